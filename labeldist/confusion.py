@@ -1,0 +1,85 @@
+"""Confusion counts and the class pairs that a classifier confuses most. Rows = true class, columns = predicted."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from labeldist.functional import check_labels
+
+__all__ = ["ConfusedPair", "confusion_counts", "most_confused_pairs"]
+
+
+class ConfusedPair(NamedTuple):
+    """Two classes and how often one was predicted for the other, either way.
+
+    Attributes:
+        first: the class with the lower index.
+        second: the class with the higher index.
+        num_mistakes: mistakes between the two, in rows.
+        rate: the mean of both directions' rates, each relative to its true class's rows, in [0, 1].
+    """
+
+    first: int
+    second: int
+    num_mistakes: int
+    rate: float
+
+
+def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """Count how often each class was predicted for each true class.
+
+    Args:
+        labels: true classes, `(N,)`, integer, in [0, `num_classes`).
+        predictions: predicted classes, `(N,)`, integer, in [0, `num_classes`).
+        num_classes: `C`.
+
+    Returns:
+        `(C, C)`, int64, row = true class, column = predicted class. Sums to `N`.
+
+    Raises:
+        ValueError: if lengths disagree or a class lies outside the range.
+        TypeError: if the classes are not integers.
+
+    Examples:
+        >>> confusion_counts(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
+        tensor([[1, 1],
+                [0, 1]])
+    """
+    check_labels(labels, len(labels), num_classes)
+    check_labels(predictions, len(labels), num_classes, name="predictions", rows="labels")
+    cells = labels.long() * num_classes + predictions.long()
+    # index_add, not bincount: the latter has no deterministic implementation on CUDA.
+    counts = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=labels.device)
+    return counts.index_add(0, cells, torch.ones_like(cells)).view(num_classes, num_classes)
+
+
+def confusion_rates(counts: Tensor, *, symmetric: bool = True) -> Tensor:
+    """Off-diagonal confusion rate per true class, `(C, C)`, float, in [0, 1]; the diagonal is 0.
+
+    A class without rows has rate 0. With `symmetric` both directions are averaged: `(r + r.T) / 2`.
+    """
+    counts = counts.to(torch.get_default_dtype())
+    rates = (counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).fill_diagonal_(0)
+    return (rates + rates.T) / 2 if symmetric else rates
+
+
+def most_confused_pairs(counts: Tensor, *, num_pairs: int | None = None) -> list[ConfusedPair]:
+    """List the unordered class pairs between which mistakes happened, the highest rate first.
+
+    Args:
+        counts: confusion counts, `(C, C)`, row = true class.
+        num_pairs: at most this many; all with at least one mistake if `None`.
+
+    Returns:
+        Pairs with `num_mistakes >= 1`, by rate, then number of mistakes, then index.
+
+    Examples:
+        >>> most_confused_pairs(torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 10]]))
+        [ConfusedPair(first=0, second=1, num_mistakes=3, rate=0.15...)]
+    """
+    rates = confusion_rates(counts)
+    both = counts + counts.T
+    pairs = [ConfusedPair(a, b, int(both[a, b]), float(rates[a, b])) for a, b in both.triu(1).nonzero().tolist()]
+    pairs.sort(key=lambda pair: (-pair.rate, -pair.num_mistakes, pair.first, pair.second))
+    return pairs[:num_pairs]

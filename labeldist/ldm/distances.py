@@ -1,0 +1,97 @@
+"""From what is known of the classes to distances: closeness is stretched to [1, tau]."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from labeldist.confusion import confusion_rates
+from labeldist.functional import check_labels, unit_rows
+from labeldist.ldm.base import check_matrix
+
+Normalization = Literal["rate", "count"]
+
+
+def distances_from_confusion(
+    counts: Tensor, *, tau: float = 5.0, normalization: Normalization = "rate", symmetric: bool = True
+) -> Tensor:
+    r"""Turn confusion counts into label distances: `COUNT(CM)` of Algorithm 1.
+
+    - `"rate"` (Choice): the off-diagonal confusion rate $r_{ab}$ per true class, averaged over both directions, scaled
+      so that no confusion is 1 and the most confused pair `tau`; the diagonal is 1. Without any confusion, ones.
+    - `"count"`: the counts themselves, the letter of the paper. They grow with the validation set and put its correct
+      predictions on the diagonal.
+
+    Args:
+        counts: `(C, C)`, non-negative, row = true class, column = predicted.
+        tau: distance of the most confused pair, > 0; unused by `"count"`.
+        normalization: `"rate"` or `"count"`.
+        symmetric: average both directions; otherwise row `a`, column `b` speaks of `a` predicted as `b`.
+
+    Returns:
+        `(C, C)`, the default floating-point type.
+
+    Raises:
+        ValueError: if `counts` is not square or has a negative entry, or an option is unknown.
+
+    Examples:
+        >>> distances_from_confusion(torch.tensor([[8, 2], [0, 10]]), tau=3.0, symmetric=False)
+        tensor([[1., 3.],
+                [1., 1.]])
+    """
+    check_tau(tau)
+    check_normalization(normalization)
+    check_matrix(counts, whole="Confusion counts", entries="Confusion counts")
+    if normalization == "count":
+        counts = counts.to(torch.get_default_dtype())
+        return (counts + counts.T) / 2 if symmetric else counts
+    return stretch(confusion_rates(counts, symmetric=symmetric), tau, lowest=0.0)
+
+
+def class_centroids(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean unit row of each class, for `StaticLDM.from_vectors`.
+
+    Args:
+        embeddings: `(N, D)`, floating point.
+        labels: `(N,)`, integer, in [0, `num_classes`).
+        num_classes: `C`.
+
+    Returns:
+        `(C, D)`; a class without rows has a row of NaN.
+
+    Examples:
+        >>> class_centroids(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0]), 1)
+        tensor([[0.5000, 0.5000]])
+    """
+    check_labels(labels, len(embeddings), num_classes)
+    rows = unit_rows(embeddings)
+    sums = rows.new_zeros(num_classes, rows.shape[1]).index_add(0, labels.long(), rows)
+    return sums / torch.bincount(labels.long(), minlength=num_classes)[:, None]
+
+
+def stretch(closeness: Tensor, tau: float, *, lowest: float | None = None) -> Tensor:
+    """Map off-diagonal closeness linearly to [1, tau], `lowest` (or the minimum) to 1; the diagonal is 1."""
+    matrix = torch.ones_like(closeness)
+    off_diagonal = ~torch.eye(len(closeness), dtype=torch.bool, device=closeness.device)
+    values = closeness[off_diagonal]
+    if not values.numel():
+        return matrix
+    low = values.min() if lowest is None else torch.as_tensor(lowest).to(values)
+    span = values.max() - low
+    # Cosines that are equal but for rounding must not be stretched to the whole range.
+    if span > 16 * torch.finfo(values.dtype).eps * closeness.abs().max():
+        matrix[off_diagonal] = 1 + (tau - 1) * (values - low) / span
+    return matrix
+
+
+def check_tau(tau: float) -> None:
+    """Raise `ValueError` unless `tau` is a finite number above 0."""
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau must be a finite number above 0, got {tau}.")
+
+
+def check_normalization(normalization: str) -> None:
+    """Raise `ValueError` unless `normalization` is known."""
+    if normalization not in ("rate", "count"):
+        raise ValueError(f"normalization must be 'rate' or 'count', got {normalization!r}.")

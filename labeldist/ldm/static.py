@@ -1,0 +1,278 @@
+"""Label distances that stay as they are set, and their builders."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from labeldist.class_names import Class, class_index, resolve_names
+from labeldist.functional import unit_rows
+from labeldist.hierarchy import Hierarchy, common_ancestor_depths
+from labeldist.ldm.base import LabelDistanceMatrix, check_matrix
+from labeldist.ldm.distances import Normalization, check_tau, distances_from_confusion, stretch
+
+_StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
+
+
+class StaticLDM(LabelDistanceMatrix):
+    r"""Label distances that stay as they are set.
+
+    The constructor takes a matrix; the `from_...` builders make one from what is known about the classes. Builders map
+    closeness to a distance in $[1, \tau]$: 1 for classes that are far apart in meaning and easily told apart, $\tau$
+    for the most confusable ones. The diagonal is 1.
+
+    Choice: the paper gives only "tau = 5.0" and "manually selecting confusing classes" for the static matrix.
+
+    Args:
+        matrix: `(C, C)`, non-negative and finite, row = anchor's class; may be asymmetric. Copied. Integers become the
+            default floating-point type.
+        class_names: one name a class.
+
+    Raises:
+        ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or the names do not fit it.
+
+    Examples:
+        >>> StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
+        StaticLDM(num_classes=2, mean_off_diagonal=3.5)
+    """
+
+    def __init__(self, matrix: Tensor | Sequence[Sequence[float]], *, class_names: Sequence[str] | None = None):
+        matrix = torch.as_tensor(matrix).detach().clone()
+        if not matrix.is_floating_point():
+            matrix = matrix.to(torch.get_default_dtype())
+        check_matrix(matrix)
+        super().__init__(matrix, class_names=class_names)
+
+    @classmethod
+    def uniform(
+        cls: type[_StaticLDM],
+        value: float = 1.0,
+        *,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+    ) -> _StaticLDM:
+        """The same distance between all classes: plain supervised contrastive learning for `value = 1`.
+
+        Args:
+            value: every off-diagonal entry, non-negative.
+            class_names: one name a class; this or `num_classes`.
+            num_classes: `C`.
+
+        Returns:
+            `value` off the diagonal, 1 on it.
+
+        Examples:
+            >>> StaticLDM.uniform(2.0, num_classes=2).matrix
+            tensor([[1., 2.],
+                    [2., 1.]])
+        """
+        names = resolve_names(class_names, num_classes)
+        return cls(torch.full((len(names), len(names)), float(value)).fill_diagonal_(1), class_names=names)
+
+    @classmethod
+    def from_pairs(
+        cls: type[_StaticLDM],
+        pairs: Iterable[Sequence[Any]],
+        *,
+        tau: float = 5.0,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        symmetric: bool = True,
+    ) -> _StaticLDM:
+        """`tau` between listed pairs of confusable classes, 1 elsewhere: the paper's static matrix.
+
+        Args:
+            pairs: `(a, b)`, or `(a, b, distance)` for a distance of its own; classes by name or index.
+            tau: distance of a listed pair, > 0; 5 in the paper.
+            class_names: one name a class; this or `num_classes`.
+            num_classes: `C`.
+            symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
+
+        Raises:
+            ValueError: for an unknown class (the nearest name is offered) or a class paired with itself.
+
+        Examples:
+            >>> StaticLDM.from_pairs([(0, 1)], num_classes=3).matrix
+            tensor([[1., 5., 1.],
+                    [5., 1., 1.],
+                    [1., 1., 1.]])
+        """
+        check_tau(tau)
+        names = resolve_names(class_names, num_classes)
+        matrix = torch.ones(len(names), len(names))
+        for pair in pairs:
+            if len(pair) not in (2, 3):
+                raise ValueError(f"A pair is (a, b) or (a, b, distance), got {len(pair)} entries: {tuple(pair)}.")
+            first, second, *distance = pair
+            a, b = class_index(first, names), class_index(second, names)
+            if a == b:
+                raise ValueError(f"A pair must name two different classes, got {names[a]!r} twice.")
+            matrix[a, b] = distance[0] if distance else tau
+            if symmetric:
+                matrix[b, a] = matrix[a, b]
+        return cls(matrix, class_names=names)
+
+    @classmethod
+    def from_groups(
+        cls: type[_StaticLDM],
+        groups: Iterable[Sequence[Class]],
+        *,
+        tau: float = 5.0,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+    ) -> _StaticLDM:
+        """`tau` between classes of the same group, 1 elsewhere.
+
+        Args:
+            groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
+            tau: distance within a group, > 0.
+            class_names: one name a class; this or `num_classes`.
+            num_classes: `C`.
+
+        Examples:
+            >>> names = ["guns", "politics", "baseball", "hockey"]
+            >>> ldm = StaticLDM.from_groups([["guns", "politics"], ["baseball", "hockey"]], class_names=names)
+            >>> ldm.distance("baseball", "hockey"), ldm.distance("guns", "hockey")
+            (5.0, 1.0)
+        """
+        groups = [list(group) for group in groups]
+        pairs = [(a, b) for group in groups for i, a in enumerate(group) for b in group[i + 1 :]]
+        return cls.from_pairs(pairs, tau=tau, class_names=class_names, num_classes=num_classes)
+
+    @classmethod
+    def from_hierarchy(
+        cls: type[_StaticLDM], tree: Hierarchy, *, tau: float = 5.0, class_names: Sequence[str]
+    ) -> _StaticLDM:
+        r"""Distances from the depth of the lowest common ancestor (LCA) in a tree of classes.
+
+        $d_{ab} = 1 + (\tau - 1)\, l_{ab} / \max_{a \ne b} l_{ab}$ with $l_{ab}$ the depth of their LCA: classes that
+        part at the root (depth 0) have 1, those that part deepest have `tau`.
+
+        Args:
+            tree: nested mappings and sequences whose leaves are the class names, each exactly once:
+                `{"recreation": {"sport": ["baseball", "hockey"], "autos": "autos"}, "politics": ["guns", "mideast"]}`.
+                The keys only name inner nodes.
+            tau: distance of the classes that part deepest, > 0.
+            class_names: one name a class.
+
+        Raises:
+            ValueError: if a leaf is no class, stands twice, or a class is missing.
+
+        Examples:
+            >>> tree = {"sport": {"ball": ["soccer", "rugby"], "water": ["rowing"]}, "other": ["chess"]}
+            >>> ldm = StaticLDM.from_hierarchy(tree, class_names=["soccer", "rugby", "rowing", "chess"])
+            >>> ldm.matrix[0]
+            tensor([1., 5., 3., 1.])
+        """
+        check_tau(tau)
+        depths = common_ancestor_depths(tree, class_names)
+        return cls(stretch(depths, tau, lowest=0.0), class_names=class_names)
+
+    @classmethod
+    def from_confusion(
+        cls: type[_StaticLDM],
+        counts: Tensor | Sequence[Sequence[int]],
+        *,
+        tau: float = 5.0,
+        normalization: Normalization = "rate",
+        symmetric: bool = True,
+        class_names: Sequence[str] | None = None,
+    ) -> _StaticLDM:
+        """Distances from a classifier's confusion counts: see `distances_from_confusion`.
+
+        Count on rows that the classifier was not trained on: on its own training rows it hardly errs.
+
+        Args:
+            counts: `(C, C)`, non-negative, row = true class, column = predicted.
+            tau: distance of the most confused pair, > 0.
+            normalization: `"rate"` or `"count"`.
+            symmetric: average both directions.
+            class_names: one name a class.
+
+        Examples:
+            >>> StaticLDM.from_confusion([[8, 2, 0], [0, 9, 1], [0, 0, 10]], tau=5.0).matrix
+            tensor([[1., 5., 1.],
+                    [5., 1., 3.],
+                    [1., 3., 1.]])
+        """
+        matrix = distances_from_confusion(
+            torch.as_tensor(counts), tau=tau, normalization=normalization, symmetric=symmetric
+        )
+        return cls(matrix, class_names=class_names)
+
+    @classmethod
+    def from_vectors(
+        cls: type[_StaticLDM],
+        vectors: Tensor | Sequence[Sequence[float]],
+        *,
+        tau: float = 5.0,
+        class_names: Sequence[str] | None = None,
+    ) -> _StaticLDM:
+        r"""Distances from one vector a class, such as the embedded label texts or `class_centroids`.
+
+        $d_{ab} = 1 + (\tau - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$, extremes over different classes:
+        the two most similar classes have `tau`, the two least similar 1. Where all are equally similar, 1.
+
+        Args:
+            vectors: `(C, D)`, finite.
+            tau: distance of the most similar pair, > 0.
+            class_names: one name a class.
+
+        Raises:
+            ValueError: if a vector has a NaN or infinite entry or is zero.
+
+        Examples:
+            >>> StaticLDM.from_vectors([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]).matrix
+            tensor([[1., 5., 1.],
+                    [5., 1., 1.],
+                    [1., 1., 1.]])
+        """
+        check_tau(tau)
+        vectors = torch.as_tensor(vectors)
+        if vectors.ndim != 2 or not vectors.is_floating_point():
+            raise ValueError(f"vectors must be floating point, (C, D), got {vectors.dtype} {tuple(vectors.shape)}.")
+        unusable = ~torch.isfinite(vectors).all(dim=1) | (vectors == 0).all(dim=1)
+        if unusable.any():
+            row = int(unusable.nonzero()[0])
+            raise ValueError(f"Each class needs a finite vector that is not zero, got another for class {row}.")
+        rows = unit_rows(vectors)
+        return cls(stretch(rows @ rows.T, tau), class_names=class_names)
+
+    @classmethod
+    def from_order(
+        cls: type[_StaticLDM],
+        *,
+        tau: float = 5.0,
+        class_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+    ) -> _StaticLDM:
+        """Distances for ordered classes (one to five stars): `tau` for neighbours, falling linearly to 1 for the ends.
+
+        Args:
+            tau: distance of neighbours, > 0.
+            class_names: one name a class, in order; this or `num_classes`.
+            num_classes: `C`.
+
+        Examples:
+            >>> StaticLDM.from_order(num_classes=4, tau=5.0).matrix[0]
+            tensor([1., 5., 3., 1.])
+        """
+        check_tau(tau)
+        names = resolve_names(class_names, num_classes)
+        rank = torch.arange(len(names), dtype=torch.get_default_dtype())
+        apart = (rank[:, None] - rank[None, :]).abs()
+        return cls(stretch(-apart, tau, lowest=-max(len(names) - 1.0, 2.0)), class_names=names)
+
+    def flattened(self) -> "StaticLDM":
+        """This matrix with its off-diagonal distances replaced by their mean: the control for it. The diagonal stays.
+
+        It separates what the distances between *particular* classes do from what a larger weight on all negatives does.
+
+        Examples:
+            >>> StaticLDM.from_pairs([(0, 1)], tau=4.0, num_classes=3).flattened().matrix[0]
+            tensor([1., 2., 2.])
+        """
+        flat = torch.full_like(self.matrix, self.mean_off_diagonal())
+        flat.diagonal().copy_(self.matrix.diagonal())
+        return StaticLDM(flat, class_names=self.class_names)

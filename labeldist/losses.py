@@ -1,0 +1,224 @@
+"""The label-distance contrastive loss as a pytorch-metric-learning loss, and the joint objective."""
+
+from typing import NamedTuple
+
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import BaseReducer
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from labeldist import functional
+from labeldist.functional import Weighting
+from labeldist.ldm import LabelDistanceMatrix, StaticLDM
+
+__all__ = ["JointLoss", "JointTerms", "LabelDistanceContrastiveLoss", "ValidAnchorMeanReducer"]
+
+
+class ValidAnchorMeanReducer(BaseReducer):
+    """Mean over the anchors that have a positive, without a data-dependent branch.
+
+    The sum of the losses over `divisor`, the number of valid anchors that the loss reports. Unlike PML's
+    `AvgNonZeroReducer` it compiles without a graph break and counts a valid anchor whose loss happens to be 0.
+
+    Examples:
+        >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
+        >>> LabelDistanceContrastiveLoss(StaticLDM.uniform(1.0, num_classes=2)).reducer
+        ValidAnchorMeanReducer()
+    """
+
+    def unpack_loss_info(self, loss_info):
+        """Pass the divisor on to the reduction, where the loss reports one."""
+        losses, indices, reduction_type, kwargs = super().unpack_loss_info(loss_info)
+        if reduction_type != "already_reduced" and "divisor" in loss_info:
+            kwargs = {"divisor": loss_info["divisor"]}
+        return losses, indices, reduction_type, kwargs
+
+    def element_reduction(self, losses, loss_indices, embeddings, labels, divisor=None):
+        """Sum over `divisor`; over the number of losses where the loss reports no divisor."""
+        if divisor is None:
+            return losses.sum() / max(len(losses), 1)
+        return losses.sum() / divisor
+
+    pos_pair_reduction = neg_pair_reduction = triplet_reduction = element_reduction
+
+
+class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
+    r"""Supervised contrastive loss whose pairs are weighted by a label-distance matrix.
+
+    Eq. 4-8 and 11-13 of CLLD, `labeldist.functional.label_distance_contrastive`, reduced over the anchors that have
+    a positive: $L_s = \frac{1}{|V|} \sum_{i \in V} \mathrm{KL}(z_i \Vert q_i)$.
+
+    Called as any pytorch-metric-learning loss: `loss(embeddings, labels)`, or with `indices_tuple` from a miner, or
+    with `ref_emb` and `ref_labels`. Only pairs that `indices_tuple` lists take part; without it all pairs do, except a
+    row with itself where the batch is its own reference. A batch without any positive gives 0 with the graph attached.
+
+    Args:
+        ldm: the label distances: a `StaticLDM`, an `AdaptiveLDM`, or a `(C, C)` tensor (made a `StaticLDM`).
+            Shared, not copied: an adaptive matrix that is updated elsewhere is the one that the next call uses.
+        temperature: softmax temperature, > 0; 1 in the paper.
+        weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
+        **kwargs: `reducer`, `embedding_regularizer`, ... of pytorch-metric-learning. `distance` may only be
+            `CosineSimilarity()`: Eq. 4 is defined on cosines.
+
+    Raises:
+        ValueError: if `temperature` is not positive, `weighting` unknown, or `distance` not cosine.
+
+    Examples:
+        >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
+        >>> ldm = StaticLDM.from_pairs([("fast", "not slow")], class_names=["fast", "not slow", "question"])
+        >>> loss = LabelDistanceContrastiveLoss(ldm)
+        >>> embeddings = torch.randn(8, 16, requires_grad=True)
+        >>> loss(embeddings, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])).backward()
+        >>> embeddings.grad.shape
+        torch.Size([8, 16])
+    """
+
+    def __init__(
+        self,
+        ldm: LabelDistanceMatrix | Tensor,
+        *,
+        temperature: float = 1.0,
+        weighting: Weighting = "scale",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(self.distance, CosineSimilarity) or self.distance.power != 1:
+            raise ValueError(
+                "LabelDistanceContrastiveLoss is defined on cosines (Eq. 4): distance must be CosineSimilarity(), got "
+                f"{type(self.distance).__name__} with power={self.distance.power}."
+            )
+        self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
+        functional.class_pair_tables(self.ldm.matrix, temperature=temperature, weighting=weighting)
+        self.temperature = temperature
+        self.weighting: Weighting = weighting
+        self.num_valid_anchors = 0
+        self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=["num_valid_anchors"], is_stat=True)
+
+    # PML annotates the narrower types of its own defaults.
+    def get_default_distance(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Cosine similarity, Eq. 4."""
+        return CosineSimilarity()
+
+    def get_default_reducer(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The mean over anchors that have a positive."""
+        return ValidAnchorMeanReducer()
+
+    def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
+        """Return one loss an anchor in the form that pytorch-metric-learning's reducers take."""
+        if labels is None or ref_labels is None:
+            raise ValueError(
+                "labels are required (and ref_labels with ref_emb): label distance is defined between classes."
+            )
+        # PML passes the batch itself where no references are given. Other rows under the same labels, a second view,
+        # are references like any.
+        same = ref_emb is embeddings and ref_labels is labels
+        references = {} if same else {"ref_emb": ref_emb, "ref_labels": ref_labels}
+        losses, is_valid = functional.anchor_losses(
+            embeddings,
+            labels,
+            self.ldm.matrix,
+            **references,
+            pairs=_listed_pairs(labels, ref_labels, indices_tuple),
+            temperature=self.temperature,
+            weighting=self.weighting,
+        )
+        if not len(losses):
+            return self.zero_losses()
+        num_valid = is_valid.sum()
+        if self.collect_stats:
+            self.num_valid_anchors = int(num_valid)
+        return {
+            "loss": {
+                "losses": losses,
+                "indices": torch.arange(len(losses), device=losses.device),
+                "reduction_type": "element",
+                "divisor": num_valid.clamp_min(1),
+            }
+        }
+
+
+def _listed_pairs(labels: Tensor, ref_labels: Tensor, indices_tuple) -> tuple[Tensor, Tensor] | None:
+    """Masks `(B, R)` of the listed positives and of all listed pairs; `None` where nothing is listed: all pairs."""
+    if indices_tuple is None:
+        return None
+    anchors, positive, negative_anchors, negative = lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
+    positives = torch.zeros(len(labels), len(ref_labels), dtype=torch.bool, device=labels.device)
+    candidates = positives.clone()
+    positives[anchors, positive] = True
+    candidates[negative_anchors, negative] = True
+    return positives, candidates | positives
+
+
+class JointTerms(NamedTuple):
+    """The parts of one joint objective, each a scalar in nats.
+
+    Attributes:
+        total: Eq. 9, what is minimised.
+        cross_entropy: Eq. 10.
+        contrastive: Eq. 11.
+    """
+
+    total: Tensor
+    cross_entropy: Tensor
+    contrastive: Tensor
+
+
+class JointLoss(nn.Module):
+    r"""Cross-entropy and a contrastive loss together. Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$.
+
+    With several views a text, stack them: all rows of the first view, then all of the second. Choice: the cross-entropy
+    is over every row of `logits`; pass the first view's logits alone for the letter of Eq. 10.
+
+    Args:
+        contrastive: $L_s$, called as `contrastive(embeddings, labels)`; any pytorch-metric-learning loss fits.
+        weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
+
+    Raises:
+        ValueError: if `weight` lies outside [0, 1].
+
+    Examples:
+        >>> from labeldist import JointLoss, LabelDistanceContrastiveLoss, StaticLDM
+        >>> objective = JointLoss(LabelDistanceContrastiveLoss(StaticLDM.uniform(1.0, num_classes=3)))
+        >>> objective(torch.randn(4, 3), torch.randn(4, 8), torch.tensor([0, 1, 0, 1])).shape
+        torch.Size([])
+    """
+
+    def __init__(self, contrastive: nn.Module, *, weight: float = 0.5):
+        super().__init__()
+        functional.check_weight(weight)
+        self.contrastive = contrastive
+        self.weight = weight
+
+    def terms(self, logits: Tensor, embeddings: Tensor, labels: Tensor) -> JointTerms:
+        """The total and both parts. Arguments as in `forward`."""
+        if not 0 < len(logits) <= len(labels):
+            raise ValueError(f"logits must have between 1 and {len(labels)} rows (one a label), got {len(logits)}.")
+        ldm = getattr(self.contrastive, "ldm", None)
+        if isinstance(ldm, LabelDistanceMatrix) and logits.shape[1:] != (ldm.num_classes,):
+            raise ValueError(
+                f"logits must have shape (B, {ldm.num_classes}), one column a class of the LDM, "
+                f"got {tuple(logits.shape)}."
+            )
+        # The contrastive loss first: it checks the labels.
+        contrastive = self.contrastive(embeddings, labels)
+        classification = cross_entropy(functional.at_least_float32(logits), labels[: len(logits)].long())
+        return JointTerms(
+            functional.joint_objective(classification, contrastive, weight=self.weight), classification, contrastive
+        )
+
+    def forward(self, logits: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return Eq. 9.
+
+        Args:
+            logits: class scores, `(B, C)`, or `(M, C)` of the first M rows.
+            embeddings: `(B, D)`.
+            labels: `(B,)`, integer, in [0, C).
+
+        Returns:
+            Scalar, in nats.
+        """
+        return self.terms(logits, embeddings, labels).total
