@@ -1,0 +1,48 @@
+"""The projection head between encoder and contrastive loss."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+__all__ = ["Projection", "ProjectionHead"]
+
+Projection = Literal["mlp", "linear", "none"]
+
+
+class ProjectionHead(nn.Module):
+    r"""Map an encoder's vector to the space in which contrast is taken. Eq. 3: $h = \mathrm{MLP}(E_\phi(x))$.
+
+    Choice: the paper gives no sizes; the MLP has one hidden layer as wide as its input, with ReLU.
+
+    Args:
+        in_dim: size of the encoder's vector, >= 1.
+        out_dim: size of the embedding, >= 1; unused by `"none"`.
+        kind: `"mlp"` as in the paper, `"linear"`, or `"none"`, which contrasts the encoder's vector itself.
+
+    Attributes:
+        out_dim: size of the embedding that comes out.
+
+    Raises:
+        ValueError: if `kind` is unknown.
+
+    Examples:
+        >>> import torch
+        >>> ProjectionHead(300, 64)(torch.zeros(2, 300)).shape
+        torch.Size([2, 64])
+    """
+
+    def __init__(self, in_dim: int, out_dim: int = 128, *, kind: Projection = "mlp"):
+        super().__init__()
+        self.out_dim = in_dim if kind == "none" else out_dim
+        if kind == "mlp":
+            self.layers = nn.Sequential(nn.Linear(in_dim, in_dim), nn.ReLU(), nn.Linear(in_dim, out_dim))
+        elif kind == "linear":
+            self.layers = nn.Linear(in_dim, out_dim)
+        elif kind == "none":
+            self.layers = nn.Identity()
+        else:
+            raise ValueError(f"kind must be 'mlp', 'linear' or 'none', got {kind!r}.")
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """`(B, in_dim)` to `(B, out_dim)`."""
+        return self.layers(vectors)
