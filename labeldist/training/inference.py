@@ -1,0 +1,84 @@
+"""A trained run at work: predictions for texts as they come, and metrics on other labelled rows."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.training.config import OptimSettings
+from labeldist.training.data import Split
+from labeldist.training.errors import UserError
+from labeldist.training.fit import EVAL_BATCH_SIZE, predict_batches, resolve_device
+from labeldist.training.metrics import evaluate_predictions
+from labeldist.training.run import CONFIG, METRICS, MODEL, read_config
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained classifier with what it needs to read texts.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: its own.
+        class_names: one name a class.
+        max_length: tokens a text is cut to.
+    """
+
+    model: ContrastiveClassifier
+    tokenizer: PreTrainedTokenizerBase
+    class_names: tuple[str, ...]
+    max_length: int
+
+    @classmethod
+    def from_run(cls, folder: Path, *, device: str = "auto") -> "Predictor":
+        """Read a finished run folder, wherever it stands now.
+
+        Raises:
+            UserError: if `folder` is no finished run, or a GPU is asked for where there is none.
+        """
+        config = read_config(folder)
+        if "class_names" not in config:
+            raise UserError(f"{folder} is no run folder of labeldist: its {CONFIG} was written by something else.")
+        # Written last, after the model.
+        if not (folder / METRICS).exists():
+            raise UserError(f"The run in {folder} is not finished. Go on with it: labeldist train --resume {folder}")
+        where = resolve_device(OptimSettings(device=device))  # type: ignore[arg-type]
+        try:
+            model = ContrastiveClassifier.load(folder / MODEL).to(where)
+            tokenizer = AutoTokenizer.from_pretrained(folder / MODEL, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"The model in {folder / MODEL} cannot be read: {error}") from error
+        return cls(model, tokenizer, tuple(config["class_names"]), config["model"]["max_length"])
+
+    def probabilities(self, texts: list[str]) -> Tensor:
+        """Class probabilities, `(N, C)`, float32 on the CPU."""
+        return predict_batches(self.model, self.tokenizer, texts, self.max_length)[0]
+
+    def predictions(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yield a prediction for each text, in order, holding one batch in memory at a time.
+
+        Yields:
+            `{"text", "label", "probability", "probabilities": {class: probability}}`.
+        """
+        texts = iter(texts)
+        while batch := list(islice(texts, EVAL_BATCH_SIZE)):
+            for text, row in zip(batch, self.probabilities(batch).tolist(), strict=True):
+                best = max(range(len(row)), key=row.__getitem__)
+                named = {name: round(value, 6) for name, value in zip(self.class_names, row, strict=True)}
+                yield {
+                    "text": text,
+                    "label": self.class_names[best],
+                    "probability": round(row[best], 6),
+                    "probabilities": named,
+                }
+
+    def evaluate(self, split: Split) -> dict[str, Any]:
+        """Metrics on labelled rows: see `labeldist.training.metrics.evaluate_predictions`."""
+        probabilities = self.probabilities(split.texts).numpy()
+        return evaluate_predictions(split.labels, probabilities, self.class_names, split.texts)

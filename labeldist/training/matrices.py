@@ -1,0 +1,163 @@
+"""The label-distance matrix of each objective: given, read from a file, or derived from counted confusions."""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labeldist.confusion import confusion_counts, most_confused_pairs
+from labeldist.integrations.transformers import TrainerObjective
+from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
+from labeldist.training.config import Objective, RunSettings
+from labeldist.training.data import Corpus, Split
+from labeldist.training.encoders import build_classifier
+from labeldist.training.errors import UserError
+from labeldist.training.fit import EncodedSplit, FitOptions, fit, predict_batches
+from labeldist.training.matrix_file import parse_pair, read_matrix_file
+from labeldist.training.seeding import seed_everything
+from labeldist.training.splits import stratified_folds
+
+MIN_COUNTING_STEPS = 150
+
+
+@dataclass(frozen=True)
+class MatrixChoice:
+    """The matrix of one run and where it came from.
+
+    Attributes:
+        ldm: `None` for cross-entropy alone.
+        source: a sentence that says what was taken.
+        confusion: fixed counts that refresh an adaptive matrix; `None` where the validation set's do.
+    """
+
+    ldm: LabelDistanceMatrix | None
+    source: str
+    confusion: Tensor | None = None
+
+
+def choose_matrix(
+    objective: Objective, settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]
+) -> MatrixChoice:
+    """The matrix that `objective` trains with.
+
+    Args:
+        objective: of the run.
+        settings: of the run.
+        corpus: gives the classes.
+        count: counts confusions by short cross-entropy runs; called only if they are needed.
+
+    Raises:
+        UserError: if a given pair or file does not fit the classes.
+    """
+    names = corpus.class_names
+    if objective == "contrastive":
+        return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), "1 between all classes")
+    if objective == "static":
+        return _static(settings, corpus, count)
+    if objective == "uniform":
+        static = _static(settings, corpus, count)
+        assert static.ldm is not None
+        flat = static.ldm.flattened() if isinstance(static.ldm, StaticLDM) else static.ldm
+        mean = flat.mean_off_diagonal()
+        return MatrixChoice(flat, f"{mean:.3g} between all classes, the mean of this static matrix: {static.source}")
+    if objective == "adaptive":
+        matrix = settings.matrix
+        ldm = AdaptiveLDM(
+            class_names=names,
+            warmup_fraction=matrix.warmup_fraction,
+            update_every=matrix.update_every,
+            tau=matrix.tau,
+            normalization=matrix.normalization,
+            symmetric=matrix.symmetric,
+        )
+        if matrix.confusion_from == "validation":
+            return MatrixChoice(ldm, "learnt from the validation set's confusions")
+        return MatrixChoice(ldm, f"learnt from confusions in {matrix.folds}-fold cross-validation", count())
+    return MatrixChoice(None, "none: cross-entropy alone")
+
+
+def needs_counting(objective: Objective, settings: RunSettings) -> bool:
+    """Whether `choose_matrix` will call `count`: nothing was given, or confusions come from cross-validation."""
+    if objective in ("static", "uniform"):
+        return not settings.matrix.confusable and settings.matrix.matrix_file is None
+    return objective == "adaptive" and settings.matrix.confusion_from == "cross-validation"
+
+
+def count_confusions(settings: RunSettings, corpus: Corpus, seed: int) -> Tensor:
+    """Count confusions of short cross-entropy runs on rows that they were not trained on.
+
+    Returns:
+        `(C, C)`, int64, row = true class: on the validation set, or over the held-out parts of a cross-validation.
+    """
+    if settings.matrix.confusion_from == "validation":
+        return _count_once(settings, corpus, corpus.train, corpus.validation, seed)
+    everything = np.arange(len(corpus.train))
+    counts = torch.zeros(len(corpus.class_names), len(corpus.class_names), dtype=torch.int64)
+    for held_out in draw_folds(settings, corpus, seed):
+        kept = np.setdiff1d(everything, held_out)
+        counts += _count_once(settings, corpus, _rows(corpus.train, kept), _rows(corpus.train, held_out), seed)
+    return counts
+
+
+def draw_folds(settings: RunSettings, corpus: Corpus, seed: int) -> list[np.ndarray]:
+    """The held-out rows of each fold of the training set.
+
+    Raises:
+        UserError: if there are more folds than rows.
+    """
+    try:
+        return stratified_folds(corpus.train.labels, settings.matrix.folds, seed)
+    except ValueError as error:
+        raise UserError(f"--folds {settings.matrix.folds} does not fit the training set: {error}") from error
+
+
+def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) -> MatrixChoice:
+    names, matrix = corpus.class_names, settings.matrix
+    if matrix.matrix_file is not None:
+        return MatrixChoice(
+            read_matrix_file(matrix.matrix_file, names, tau=matrix.tau), f"from {matrix.matrix_file.name}"
+        )
+    if matrix.confusable:
+        pairs = [parse_pair(pair, names) for pair in matrix.confusable]
+        origin = "as given"
+    else:
+        counts = count()
+        confused = most_confused_pairs(counts, num_pairs=matrix.num_pairs or len(names))
+        pairs = [(names[pair.first], names[pair.second]) for pair in confused]
+        where = (
+            "the validation set" if matrix.confusion_from == "validation" else f"{matrix.folds}-fold cross-validation"
+        )
+        share = counts.diagonal().sum().item() / max(counts.sum().item(), 1)
+        origin = f"the most confused of a short cross-entropy run on {where} ({100 * share:.0f} % right there)"
+    if not pairs:
+        return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), f"1 between all classes: no pair was {origin}")
+    plural = "" if len(pairs) == 1 else "s"
+    shown = "; ".join(f"{a} / {b}" for a, b in pairs)
+    ldm = StaticLDM.from_pairs(pairs, tau=matrix.tau, class_names=names)
+    return MatrixChoice(ldm, f"{matrix.tau:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
+
+
+def _count_once(settings: RunSettings, corpus: Corpus, train: Split, held_out: Split, seed: int) -> Tensor:
+    """Train a fresh classifier by cross-entropy on `train` and count its confusions on `held_out`."""
+    num_classes = len(corpus.class_names)
+    seed_everything(seed)
+    model, tokenizer = build_classifier(settings.model, train.texts, num_classes)
+    splits = tuple(EncodedSplit(split, tokenizer, settings.model.max_length) for split in (train, held_out))
+    objective = TrainerObjective(None, model, views=1)
+    with tempfile.TemporaryDirectory(prefix="labeldist-") as scratch:
+        # Few rows make few steps an epoch: a model that has hardly begun confuses everything.
+        steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
+        epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
+        options = FitOptions(Path(scratch), seed, epochs)
+        fit(model, objective, (splits[0], splits[1]), tokenizer, settings, options)
+    probabilities, _ = predict_batches(model, tokenizer, held_out.texts, settings.model.max_length)
+    return confusion_counts(torch.as_tensor(held_out.labels), probabilities.argmax(dim=1), num_classes)
+
+
+def _rows(split: Split, indices: np.ndarray) -> Split:
+    return Split([split.texts[i] for i in indices], split.labels[indices])
