@@ -1,0 +1,330 @@
+"""The objective inside the Hugging Face Trainer: a plain model, its own Trainer, no other part of this project's
+trainer."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertForSequenceClassification, BertModel, Trainer, TrainingArguments
+
+from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss, StaticLDM
+from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
+from labeldist.models import TextCNN
+from labeldist.models.classifier import ContrastiveClassifier
+
+pytestmark = pytest.mark.usefixtures("as_it_was")
+
+NUM_CLASSES = 3
+SMALL: dict[str, Any] = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 8,
+    "num_labels": NUM_CLASSES,
+}
+
+
+class Rows(torch.utils.data.Dataset):
+    """Six tokens a text; the first is the class's own."""
+
+    def __init__(self, num_rows: int, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.arange(num_rows) % NUM_CLASSES
+        self.input_ids = torch.randint(5, 20, (num_rows, 6), generator=generator)
+        self.input_ids[:, 0] = self.labels + 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
+
+    def batch(self) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.input_ids}
+
+
+TRAIN, DEV = Rows(48), Rows(30, seed=1)
+
+
+def bert(*, dropout: float = 0.1, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = BertConfig(**SMALL, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    return BertForSequenceClassification(config)
+
+
+def adaptive(**options) -> AdaptiveLDM:
+    return AdaptiveLDM(NUM_CLASSES, **{"warmup_fraction": 0.0, **options})
+
+
+def arguments(folder: Path, **options) -> TrainingArguments:
+    defaults = {
+        "num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 1e-2, "use_cpu": True, "seed": 0,
+        "eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": "no", "report_to": "none",
+        "disable_tqdm": True, "dataloader_pin_memory": False,
+    }  # fmt: skip
+    return TrainingArguments(str(folder), **{**defaults, **options})
+
+
+def trainer_of(model, objective: TrainerObjective, folder: Path, *, dev: Rows | None = DEV, **options) -> Trainer:
+    if dev is None:
+        options["eval_strategy"] = "no"
+    return Trainer(
+        model,
+        arguments(folder, **options),
+        train_dataset=TRAIN,
+        eval_dataset=dev,
+        compute_loss_func=objective,
+        callbacks=[objective.callback],
+    )
+
+
+def test_three_lines_train_a_plain_model(tmp_path):
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    trainer = trainer_of(model, objective, tmp_path, num_train_epochs=8)
+    trainer.train()
+    log = trainer.state.log_history
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert losses[-1] < losses[0]
+    predicted = np.asarray(trainer.predict(DEV).predictions).argmax(axis=1)
+    assert np.mean(predicted == DEV.labels.numpy()) > 0.8
+
+
+def test_both_parts_of_the_loss_are_in_the_log_and_make_it_up(tmp_path):
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, weight=0.3)
+    trainer = trainer_of(model, objective, tmp_path)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["loss"] == pytest.approx(0.3 * row["cross_entropy"] + 0.7 * row["contrastive"], rel=1e-5)
+
+
+def test_cross_entropy_alone_logs_itself(tmp_path):
+    model = bert()
+    trainer = trainer_of(model, TrainerObjective(None, model), tmp_path)
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["loss"] == pytest.approx(row["cross_entropy"], rel=1e-5)
+    assert "contrastive" not in row
+
+
+def test_embeddings_are_what_the_class_layer_receives():
+    model = bert(dropout=0.0).eval()
+    loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(2.0, num_classes=NUM_CLASSES))
+    objective = TrainerObjective(loss, model, views=1)
+    outputs = model(**DEV.batch())
+    pooled = model.bert(**DEV.batch()).pooler_output
+    expected = 0.5 * cross_entropy(outputs.logits, DEV.labels) + 0.5 * loss(pooled, DEV.labels)
+    torch.testing.assert_close(objective(outputs, DEV.labels), expected)
+    with pytest.raises(RuntimeError, match="class layer was not called"):
+        objective(outputs, DEV.labels)
+
+
+def test_training_sees_each_text_as_often_as_there_are_views():
+    model = bert()
+    TrainerObjective(None, model, views=3)
+    model.train()
+    logits = model(**DEV.batch()).logits
+    assert len(logits) == 3 * len(DEV)
+    # The views differ by dropout, and whole views stand one after another.
+    assert not torch.equal(logits[:30], logits[30:60])
+    assert len(model.eval()(**DEV.batch()).logits) == len(DEV)
+
+
+def test_views_stand_one_after_another():
+    model = bert(dropout=0.0)
+    TrainerObjective(None, model, views=2)
+    logits = model.train()(**DEV.batch()).logits
+    torch.testing.assert_close(logits[:30], logits[30:])
+    torch.testing.assert_close(logits[:30], model.eval()(**DEV.batch()).logits)
+
+
+def test_one_view_repeats_nothing():
+    model = bert()
+    TrainerObjective(None, model, views=1)
+    assert len(model.train()(**DEV.batch()).logits) == len(DEV)
+
+
+def test_ce_views_limits_the_cross_entropy_to_the_first_views():
+    logits = torch.randn(8, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 0])
+    model = bert()
+    whole, first = (TrainerObjective(None, model, views=2, ce_views=views) for views in (None, 1))
+    torch.testing.assert_close(first({"logits": logits}, labels), cross_entropy(logits[:4], labels))
+    torch.testing.assert_close(whole({"logits": logits}, labels), cross_entropy(logits, labels.repeat(2)))
+
+
+def gradients(tmp_path: Path, batch_size: int, steps: int, contrastive=None) -> tuple[list[torch.Tensor], float]:
+    """The model's first step of plain gradient descent with learning rate 1 and no clipping is its gradient."""
+    model = bert(dropout=0.0)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer = trainer_of(
+        model,
+        TrainerObjective(contrastive, model, views=2),
+        tmp_path,
+        dev=None,
+        max_steps=1,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=steps,
+        learning_rate=1.0,
+        optim="sgd",
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+    )
+    loss = trainer.train().training_loss
+    return [old - new.detach() for old, new in zip(before, model.parameters(), strict=True)], loss
+
+
+def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path):
+    (whole, loss), (parts, parts_loss) = (gradients(tmp_path, size, 32 // size) for size in (32, 8))
+    assert any(gradient.abs().max() > 1e-3 for gradient in whole)
+    for left, right in zip(whole, parts, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-4)
+    assert loss == pytest.approx(parts_loss, rel=1e-5)
+
+
+def test_a_last_smaller_batch_counts_for_its_rows(tmp_path):
+    # 48 rows in batches of 20: the third has 8.
+    model = bert(dropout=0.0)
+    before = cross_entropy(model.eval()(**TRAIN.batch()).logits, TRAIN.labels).item()
+    trainer = trainer_of(
+        model, TrainerObjective(None, model, views=1), tmp_path, dev=None, num_train_epochs=1,
+        per_device_train_batch_size=20, gradient_accumulation_steps=3, learning_rate=1e-9,
+    )  # fmt: skip
+    assert trainer.train().training_loss == pytest.approx(before, rel=1e-4)
+
+
+def test_the_adaptive_matrix_is_refreshed_from_evaluations_in_training_only(tmp_path):
+    model = bert()
+    ldm = adaptive()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
+    trainer = trainer_of(model, objective, tmp_path, num_train_epochs=4)
+    trainer.evaluate()
+    assert ldm.num_evaluations == 0
+    trainer.train()
+    assert ldm.num_evaluations == 4
+    assert [progress for progress, _ in ldm.history] == [0.25, 0.5, 0.75, 1.0]
+    after = ldm.matrix.clone()
+    trainer.evaluate()
+    trainer.predict(DEV)
+    assert ldm.num_evaluations == 4
+    assert torch.equal(ldm.matrix, after)
+    refreshed = [row for row in trainer.state.log_history if "ldm_epsilon" in row]
+    assert [row["ldm_epsilon"] for row in refreshed] == [0.75, 0.5, 0.25, 0.0]
+    assert all(row["ldm_mean"] >= 1 for row in refreshed)
+
+
+def test_the_matrix_comes_from_the_evaluations_confusions(tmp_path):
+    model = bert()
+    ldm = adaptive()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
+    seen = []
+    update = ldm.update
+
+    def spy(counts, *, progress):
+        seen.append(counts.clone())
+        return update(counts, progress=progress)
+
+    ldm.update = spy  # type: ignore[method-assign]
+    trainer = trainer_of(model, objective, tmp_path, num_train_epochs=1, per_device_eval_batch_size=7)
+    trainer.train()
+    predicted = torch.as_tensor(trainer.predict(DEV).predictions).argmax(dim=1)
+    expected = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64)
+    for true, guess in zip(DEV.labels, predicted, strict=True):
+        expected[true, guess] += 1
+    assert len(seen) == 1
+    assert torch.equal(seen[0], expected)
+
+
+def test_fixed_confusions_take_the_place_of_the_evaluations(tmp_path):
+    counts = torch.tensor([[5, 5, 0], [0, 10, 0], [0, 0, 10]])
+    ldm, twin = adaptive(), adaptive()
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model, confusion=counts)
+    trainer_of(model, objective, tmp_path).train()
+    for progress in (0.5, 1.0):
+        twin.update(counts, progress=progress)
+    assert torch.equal(ldm.matrix, twin.matrix)
+
+
+def test_a_static_matrix_stays(tmp_path):
+    ldm = StaticLDM.from_pairs([(0, 1)], num_classes=NUM_CLASSES)
+    before = ldm.matrix.clone()
+    model = bert()
+    trainer_of(model, TrainerObjective(LabelDistanceContrastiveLoss(ldm), model), tmp_path).train()
+    assert torch.equal(ldm.matrix, before)
+
+
+def checkpointed(folder: Path, *, resume: Path | None = None) -> tuple[AdaptiveLDM, torch.nn.Module]:
+    model, ldm = bert(), adaptive()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
+    trainer = trainer_of(model, objective, folder, num_train_epochs=4, save_strategy="epoch")
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return ldm, model
+
+
+def test_a_resumed_training_takes_the_matrix_from_the_checkpoint(tmp_path):
+    ldm, model = checkpointed(tmp_path / "whole")
+    middle = tmp_path / "other" / "checkpoint-6"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-6", middle)
+    assert (middle / STATE_FILE).is_file()
+    again, resumed = checkpointed(tmp_path / "other", resume=middle)
+    assert torch.equal(again.matrix, ldm.matrix)
+    assert [progress for progress, _ in again.history] == [progress for progress, _ in ldm.history]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(again.history, ldm.history, strict=True))
+    for left, right in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_model_that_returns_embeddings_needs_no_hook(tmp_path):
+    torch.manual_seed(0)
+    model = ContrastiveClassifier(TextCNN(20, embedding_dim=4, num_maps=3), NUM_CLASSES, projection_dim=5)
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    trainer = trainer_of(model, objective, tmp_path, label_names=["labels"], remove_unused_columns=False)
+    trainer.train()
+    assert {"cross_entropy", "contrastive"} <= trainer.state.log_history[0].keys()
+
+
+def test_a_model_without_a_class_layer_is_refused():
+    model = BertModel(BertConfig(**{**SMALL, "num_labels": 5}))
+    with pytest.raises(ValueError, match=r"BertModel has no nn\.Linear with config\.num_labels = 5 outputs"):
+        TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    # Cross-entropy alone reads no embeddings.
+    TrainerObjective(None, model)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"views": 0}, "views must be at least 1, got 0"),
+        ({"ce_views": 0}, "ce_views must lie between 1 and views = 2, got 0"),
+        ({"views": 2, "ce_views": 3}, "ce_views must lie between 1 and views = 2, got 3"),
+        ({"weight": 1.5}, "got 1.5"),
+        ({"weight": float("nan")}, "got nan"),
+    ],
+)
+def test_arguments_outside_their_range_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        TrainerObjective(None, bert(), **options)
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1, 3]), torch.tensor([0, -1, 2])])
+def test_labels_out_of_range_are_refused(labels):
+    model = bert().eval()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, views=1)
+    with pytest.raises((ValueError, IndexError)):
+        objective(model(input_ids=TRAIN.input_ids[:3]), labels)
+
+
+def test_labels_that_are_not_integers_are_refused():
+    loss = LabelDistanceContrastiveLoss(adaptive())
+    with pytest.raises((TypeError, ValueError), match="labels"):
+        loss(torch.randn(3, 4), torch.tensor([0.0, 1.0, 2.0]))

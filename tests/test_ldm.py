@@ -1,0 +1,640 @@
+"""Label-distance matrices: what each builder gives, the laws they share, and Algorithm 1."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+import reference
+from labeldist import AdaptiveLDM, ConfusedPair, StaticLDM, class_centroids
+from labeldist.ldm import distances_from_confusion
+from strategies import brief, confusion_matrices, matrices, refusal_of, seeds
+
+NAMES = ["guns", "politics", "baseball", "hockey"]
+COUNTS = torch.tensor([[6, 4, 0], [2, 8, 0], [0, 1, 9]])
+NO_CONFUSION = torch.diag(torch.tensor([5, 5, 5]))
+
+taus = st.sampled_from([0.5, 1.0, 2.0, 5.0, 20.0])
+
+
+def assert_law_abiding(ldm, tau):
+    """Diagonal 1, between 1 and tau, symmetric."""
+    matrix = ldm.matrix.double()
+    slack = 1e-6 * max(tau, 1.0)
+    assert torch.equal(matrix.diagonal(), torch.ones(len(matrix), dtype=torch.float64))
+    assert (matrix >= min(1.0, tau) - slack).all()
+    assert (matrix <= max(1.0, tau) + slack).all()
+    assert_close(matrix, matrix.T, rtol=0, atol=slack)
+
+
+# The matrix itself
+
+
+def test_a_matrix_is_kept_as_it_is_asymmetric_too():
+    ldm = StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
+    assert ldm.matrix.tolist() == [[1.0, 5.0], [2.0, 1.0]]
+    assert ldm.matrix.dtype == torch.get_default_dtype()
+    assert ldm().tolist() == ldm.matrix.tolist()
+    assert (ldm.num_classes, ldm.class_names) == (2, ("slow", "fast"))
+
+
+def test_distance_reads_row_anchor_and_column_other():
+    ldm = StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
+    assert (ldm.distance("slow", "fast"), ldm.distance("fast", "slow"), ldm.distance(1, 0)) == (5.0, 2.0, 2.0)
+
+
+def test_classes_are_numbered_unless_named():
+    assert StaticLDM(torch.ones(3, 3)).class_names == ("0", "1", "2")
+    assert AdaptiveLDM(2).class_names == ("0", "1")
+    assert AdaptiveLDM(class_names=["a", "b", "c"]).matrix.tolist() == [[1.0] * 3] * 3
+
+
+def test_the_given_tensor_is_copied_and_needs_no_gradient():
+    given_matrix = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
+    ldm = StaticLDM(given_matrix)
+    ldm.matrix[0, 1] = 3
+    assert given_matrix.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert ldm.matrix.dtype == torch.float64
+    assert not ldm.matrix.requires_grad
+
+
+def test_the_matrix_is_a_buffer_that_moves_and_is_saved():
+    ldm = StaticLDM([[1, 5], [2, 1]])
+    assert list(ldm.state_dict()) == ["matrix"]
+    assert ldm.to(torch.float64).matrix.dtype == torch.float64
+    other = StaticLDM.uniform(num_classes=2)
+    other.load_state_dict(ldm.state_dict())
+    assert other.matrix.tolist() == [[1.0, 5.0], [2.0, 1.0]]
+
+
+def test_the_mean_off_diagonal_leaves_the_diagonal_out():
+    assert StaticLDM([[9, 5], [2, 9]]).mean_off_diagonal() == pytest.approx(3.5)
+    assert StaticLDM([[7]]).mean_off_diagonal() == 1.0
+
+
+def test_flattened_is_uniform_with_the_same_mean_and_names():
+    ldm = StaticLDM.from_pairs([("guns", "politics")], tau=7.0, class_names=NAMES)
+    flat = ldm.flattened()
+    # Two of twelve entries are 7: (2 * 7 + 10 * 1) / 12 = 2.
+    assert flat.matrix.tolist() == [[1.0 if a == b else 2.0 for b in range(4)] for a in range(4)]
+    assert flat.class_names == ldm.class_names
+
+
+def test_flattened_works_for_an_adaptive_matrix_by_way_of_a_static_one():
+    ldm = AdaptiveLDM(3)
+    ldm.update(COUNTS, progress=0.5)
+    assert StaticLDM(ldm.matrix).flattened().mean_off_diagonal() == pytest.approx(ldm.mean_off_diagonal())
+
+
+def test_print_shows_classes_and_mean():
+    assert repr(StaticLDM([[1, 5], [2, 1]])) == "StaticLDM(num_classes=2, mean_off_diagonal=3.5)"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "sentence"),
+    [
+        ([[1, 2, 3], [1, 2, 3]], "A label-distance matrix must have shape (C, C) with C >= 1, got (2, 3)."),
+        ([1.0, 2.0], "A label-distance matrix must have shape (C, C) with C >= 1, got (2,)."),
+        (torch.ones(0, 0), "A label-distance matrix must have shape (C, C) with C >= 1, got (0, 0)."),
+        ([[1, math.nan], [1, 1]], "Label distances must be finite and non-negative, got nan at row 0, column 1."),
+        ([[1, 1], [-2, 1]], "Label distances must be finite and non-negative, got -2.0 at row 1, column 0."),
+        ([[1, 1], [1, math.inf]], "Label distances must be finite and non-negative, got inf at row 1, column 1."),
+    ],
+)
+def test_a_matrix_that_cannot_be_is_answered_by_one_sentence(matrix, sentence):
+    matrix = torch.as_tensor(matrix, dtype=torch.float32)
+    assert refusal_of(ValueError, StaticLDM, matrix) == sentence
+
+
+def test_names_that_do_not_fit_the_matrix_are_refused():
+    sentence = "class_names must have 2 entries, got 3."
+    assert refusal_of(ValueError, StaticLDM, [[1, 1], [1, 1]], class_names=["a", "b", "c"]) == sentence
+
+
+# Builders
+
+
+def test_uniform_is_one_value_off_the_diagonal():
+    assert StaticLDM.uniform(2.5, num_classes=2).matrix.tolist() == [[1.0, 2.5], [2.5, 1.0]]
+    assert StaticLDM.uniform(class_names=["a", "b"]).matrix.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert StaticLDM.uniform(0.0, num_classes=1).matrix.tolist() == [[1.0]]
+
+
+def test_pairs_have_tau_or_a_distance_of_their_own():
+    ldm = StaticLDM.from_pairs([("guns", "politics"), ("hockey", "baseball", 3)], tau=4.0, class_names=NAMES)
+    assert ldm.matrix.tolist() == [[1, 4, 1, 1], [4, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
+    assert ldm.class_names == tuple(NAMES)
+
+
+def test_the_default_tau_is_the_papers():
+    assert StaticLDM.from_pairs([(0, 1)], num_classes=2).distance(0, 1) == 5.0
+
+
+def test_pairs_of_one_direction_set_row_first_and_column_second():
+    ldm = StaticLDM.from_pairs([("guns", "politics")], class_names=NAMES, symmetric=False)
+    assert (ldm.distance("guns", "politics"), ldm.distance("politics", "guns")) == (5.0, 1.0)
+
+
+def test_no_pairs_give_ones():
+    assert StaticLDM.from_pairs([], num_classes=2).matrix.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        (
+            [("gunz", "politics")],
+            "There is no class 'gunz'; the classes are guns, politics, baseball, hockey. Did you mean 'guns'?",
+        ),
+        ([("guns", 4)], "A class index must lie in [0, 4), got 4."),
+        ([("guns", 0)], "A pair must name two different classes, got 'guns' twice."),
+        (
+            [("guns", "hockey", -1.0)],
+            "Label distances must be finite and non-negative, got -1.0 at row 0, column 3.",
+        ),
+    ],
+)
+def test_a_pair_that_cannot_be_is_answered_by_one_sentence(pairs, sentence):
+    assert refusal_of(ValueError, StaticLDM.from_pairs, pairs, class_names=NAMES) == sentence
+
+
+@pytest.mark.parametrize("pair", [("guns",), ("guns", "hockey", 2.0, 3.0)])
+def test_a_pair_of_another_length_is_refused_in_the_users_words(pair):
+    assert "pair" in refusal_of(ValueError, StaticLDM.from_pairs, [pair], class_names=NAMES)
+
+
+def test_the_mistakes_of_a_confused_pair_are_not_taken_for_its_distance():
+    pair = ConfusedPair(first=0, second=1, num_mistakes=37, rate=0.2)
+    try:
+        ldm = StaticLDM.from_pairs([pair], tau=5.0, class_names=NAMES)
+    except ValueError:
+        return
+    assert ldm.distance(0, 1) == 5.0
+
+
+def test_groups_have_tau_inside_and_one_outside():
+    ldm = StaticLDM.from_groups([["guns", "politics"], ["hockey", "baseball"]], tau=3.0, class_names=NAMES)
+    assert ldm.matrix.tolist() == [[1, 3, 1, 1], [3, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
+
+
+def test_groups_may_overlap_and_leave_classes_out():
+    ldm = StaticLDM.from_groups([[0, 1], [1, 2]], tau=3.0, num_classes=4)
+    assert ldm.matrix.tolist() == [[1, 3, 1, 1], [3, 1, 3, 1], [1, 3, 1, 1], [1, 1, 1, 1]]
+
+
+def test_an_unknown_class_in_a_group_is_answered_by_the_nearest_name():
+    message = refusal_of(ValueError, StaticLDM.from_groups, [["guns", "hokey"]], class_names=NAMES)
+    assert message.endswith("Did you mean 'hockey'?")
+
+
+def test_a_hierarchy_puts_tau_between_classes_that_part_deepest():
+    # Depths 2 (guns, politics), 0 between the halves, 1 (baseball, hockey): 1 + (5 - 1) * depth / 2.
+    tree = {"society": {"conflict": ["guns", "politics"]}, "sport": ["baseball", "hockey"]}
+    ldm = StaticLDM.from_hierarchy(tree, tau=5.0, class_names=NAMES)
+    assert ldm.matrix.tolist() == [[1, 5, 1, 1], [5, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
+
+
+def test_a_flat_hierarchy_says_nothing_and_gives_ones():
+    assert StaticLDM.from_hierarchy(NAMES, class_names=NAMES).matrix.tolist() == [[1.0] * 4] * 4
+
+
+def test_an_unknown_leaf_is_answered_by_the_nearest_name():
+    message = refusal_of(ValueError, StaticLDM.from_hierarchy, ["guns", "politic"], class_names=NAMES)
+    assert message.endswith("Did you mean 'politics'?")
+
+
+def test_confusion_rates_are_averaged_over_both_directions_and_stretched_to_tau():
+    # Rates: 0 as 1 0.4, 1 as 0 0.2, 2 as 1 0.1. Averaged: (0,1) 0.3, (1,2) 0.05, (0,2) 0; the largest becomes tau = 4.
+    near = 1 + 3 * 0.05 / 0.3
+    expected = torch.tensor([[1.0, 4.0, 1.0], [4.0, 1.0, near], [1.0, near, 1.0]])
+    assert_close(StaticLDM.from_confusion(COUNTS, tau=4.0).matrix, expected)
+
+
+def test_confusion_may_keep_its_direction_row_as_true_class():
+    # The largest rate is 0.4 (0 as 1): 1 as 0 is half of it, 2 as 1 a quarter.
+    expected = torch.tensor([[1.0, 5.0, 1.0], [3.0, 1.0, 1.0], [1.0, 2.0, 1.0]])
+    assert_close(StaticLDM.from_confusion(COUNTS, symmetric=False).matrix, expected)
+
+
+def test_count_is_the_letter_of_the_paper():
+    assert distances_from_confusion(COUNTS, normalization="count", symmetric=False).tolist() == COUNTS.tolist()
+    expected = [[6.0, 3.0, 0.0], [3.0, 8.0, 0.5], [0.0, 0.5, 9.0]]
+    assert distances_from_confusion(COUNTS, normalization="count").tolist() == expected
+
+
+def test_no_confusion_gives_ones():
+    assert distances_from_confusion(NO_CONFUSION).tolist() == [[1.0] * 3] * 3
+    assert distances_from_confusion(torch.zeros(2, 2, dtype=torch.int64)).tolist() == [[1.0] * 2] * 2
+    assert distances_from_confusion(torch.tensor([[4]])).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("normalization", ["rate", "count"])
+@given(counts=confusion_matrices(), tau=taus)
+@brief
+def test_confusion_distances_agree_with_the_plain_loops(counts, tau, normalization, symmetric):
+    options = {"tau": tau, "normalization": normalization, "symmetric": symmetric}
+    expected = torch.tensor(reference.confusion_distances(counts.tolist(), **options))
+    assert_close(distances_from_confusion(counts, **options), expected)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [torch.tensor([[1, -1], [0, 1]]), torch.ones(2, 3, dtype=torch.int64), torch.tensor([[1.0, math.nan], [0.0, 1.0]])],
+    ids=["negative", "not square", "NaN"],
+)
+def test_counts_that_cannot_be_are_refused_by_their_own_name(counts):
+    assert "counts" in refusal_of(ValueError, StaticLDM.from_confusion, counts)
+
+
+def test_an_unknown_normalization_is_refused():
+    message = refusal_of(ValueError, distances_from_confusion, COUNTS, normalization="rates")
+    assert message == "normalization must be 'rate' or 'count', got 'rates'."
+
+
+def test_vectors_are_stretched_between_the_least_and_the_most_similar_pair():
+    # Cosines 0 (0, 1), -1 (0, 2) and 0 (1, 2): least -1, most 0.
+    ldm = StaticLDM.from_vectors([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]], tau=3.0)
+    assert ldm.matrix.tolist() == [[1.0, 3.0, 1.0], [3.0, 1.0, 3.0], [1.0, 3.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vectors_that_are_equally_similar_give_ones(dtype):
+    # Three vectors 120 degrees apart: their cosines differ in the last bit only.
+    angles = torch.tensor([0.1, 0.1 + 2 * math.pi / 3, 0.1 + 4 * math.pi / 3], dtype=torch.float64)
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1).to(dtype)
+    assert_close(StaticLDM.from_vectors(vectors).matrix, torch.ones(3, 3, dtype=dtype))
+    assert_close(StaticLDM.from_vectors(torch.eye(4, dtype=dtype)).matrix, torch.ones(4, 4, dtype=dtype))
+
+
+@brief
+@given(seeds, st.sampled_from([1e-6, 1e6]))
+def test_only_the_direction_of_a_vector_counts(seed, factor):
+    vectors = torch.randn(5, 16, generator=torch.Generator().manual_seed(seed))
+    scaled = vectors.clone()
+    scaled[0] *= factor
+    assert_close(StaticLDM.from_vectors(scaled).matrix, StaticLDM.from_vectors(vectors).matrix)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "sentence"),
+    [
+        ([[1.0, 0.0], [0.0, 0.0]], "Each class needs a finite vector that is not zero, got another for class 1."),
+        ([[1.0, math.nan], [0.0, 1.0]], "Each class needs a finite vector that is not zero, got another for class 0."),
+        ([[1, 0], [0, 1]], "vectors must be floating point, (C, D), got torch.int64 (2, 2)."),
+        ([1.0, 0.0], "vectors must be floating point, (C, D), got torch.float32 (2,)."),
+    ],
+)
+def test_vectors_that_cannot_be_are_answered_by_one_sentence(vectors, sentence):
+    assert refusal_of(ValueError, StaticLDM.from_vectors, torch.tensor(vectors)) == sentence
+
+
+def test_centroids_are_the_means_of_unit_rows():
+    embeddings = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-5.0, 0.0]])
+    centroids = class_centroids(embeddings, torch.tensor([0, 0, 1]), 2)
+    assert centroids.tolist() == [[0.5, 0.5], [-1.0, 0.0]]
+
+
+def test_a_class_without_rows_has_no_centroid_and_is_refused_as_a_vector():
+    centroids = class_centroids(torch.ones(1, 2), torch.tensor([0]), 2)
+    assert centroids[1].isnan().all()
+    assert "class 1" in refusal_of(ValueError, StaticLDM.from_vectors, centroids)
+
+
+@pytest.mark.parametrize(("labels", "error"), [([0, 2], ValueError), ([0], ValueError), ([0.0, 1.0], TypeError)])
+def test_centroids_of_labels_that_do_not_fit_are_refused(labels, error):
+    with pytest.raises(error, match="labels"):
+        class_centroids(torch.ones(2, 2), torch.tensor(labels), 2)
+
+
+def test_an_order_puts_tau_between_neighbours_and_one_between_the_ends():
+    # Steps apart 1, 2, 3, 4 map to 4, 3, 2, 1.
+    assert StaticLDM.from_order(num_classes=5, tau=4.0).matrix[0].tolist() == [1.0, 4.0, 3.0, 2.0, 1.0]
+    assert StaticLDM.from_order(num_classes=2, tau=4.0).matrix.tolist() == [[1.0, 4.0], [4.0, 1.0]]
+    assert StaticLDM.from_order(class_names=["only"]).matrix.tolist() == [[1.0]]
+
+
+@given(
+    num_classes=st.integers(1, 6),
+    tau=taus,
+    pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=5),
+)
+@brief
+def test_pairs_and_groups_and_orders_obey_the_laws(num_classes, tau, pairs):
+    pairs = [(a % num_classes, b % num_classes) for a, b in pairs if a % num_classes != b % num_classes]
+    assert_law_abiding(StaticLDM.from_pairs(pairs, tau=tau, num_classes=num_classes), tau)
+    assert_law_abiding(StaticLDM.from_groups(pairs, tau=tau, num_classes=num_classes), tau)
+    assert_law_abiding(StaticLDM.from_order(tau=tau, num_classes=num_classes), tau)
+
+
+@brief
+@given(confusion_matrices(), taus)
+def test_confusion_obeys_the_laws_and_reaches_tau(counts, tau):
+    ldm = StaticLDM.from_confusion(counts, tau=tau)
+    assert_law_abiding(ldm, tau)
+    if counts.fill_diagonal_(0).any():
+        off_diagonal = ldm.matrix[~torch.eye(len(counts), dtype=torch.bool)]
+        assert_close((off_diagonal - 1).abs().max().item(), abs(tau - 1), rtol=1e-5, atol=1e-6)
+
+
+@brief
+@given(matrices(5, 3, st.integers(-4, 4).map(float)), taus)
+def test_vectors_obey_the_laws(vectors, tau):
+    assume((vectors != 0).any(dim=1).all())
+    assert_law_abiding(StaticLDM.from_vectors(vectors, tau=tau), tau)
+
+
+@brief
+@given(st.permutations(range(6)), taus)
+def test_a_hierarchy_obeys_the_laws_and_ignores_the_order_of_children(order, tau):
+    names = [str(i) for i in range(6)]
+    tree = [["0", ["1", "2"]], [["3"], "4"], "5"]
+    shuffled = [names[i] for i in order]
+    ldm = StaticLDM.from_hierarchy(tree, tau=tau, class_names=shuffled)
+    mirrored = [child[::-1] for child in tree[::-1]]
+    assert_law_abiding(ldm, tau)
+    assert torch.equal(StaticLDM.from_hierarchy(mirrored, tau=tau, class_names=shuffled).matrix, ldm.matrix)
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda tau: StaticLDM.from_pairs([(0, 1)], tau=tau, num_classes=2),
+        lambda tau: StaticLDM.from_groups([[0, 1]], tau=tau, num_classes=2),
+        lambda tau: StaticLDM.from_hierarchy(["a", "b"], tau=tau, class_names=["a", "b"]),
+        lambda tau: StaticLDM.from_confusion(COUNTS, tau=tau),
+        lambda tau: StaticLDM.from_vectors(torch.eye(2), tau=tau),
+        lambda tau: StaticLDM.from_order(tau=tau, num_classes=2),
+        lambda tau: AdaptiveLDM(2, tau=tau),
+    ],
+    ids=["pairs", "groups", "hierarchy", "confusion", "vectors", "order", "adaptive"],
+)
+def test_tau_must_be_finite_and_above_0(build, tau):
+    assert refusal_of(ValueError, build, tau) == f"tau must be a finite number above 0, got {tau}."
+
+
+@pytest.mark.parametrize("counts", [COUNTS, COUNTS.double()])
+def test_builders_leave_their_arguments_as_they_are(counts):
+    before = counts.clone()
+    StaticLDM.from_confusion(counts)
+    distances_from_confusion(counts, normalization="count", symmetric=False).add_(1)
+    AdaptiveLDM(3).update(counts, progress=0.5)
+    assert torch.equal(counts, before)
+
+
+# Algorithm 1
+
+
+def test_algorithm_1_gives_the_numbers_worked_out_by_hand():
+    ldm = AdaptiveLDM(3, tau=5.0)
+    # Rates averaged over both directions: (0,1) 0.3, (1,2) 0.05, (0,2) 0, so LDM' = 5, 1 + 4 / 6 and 1.
+    # At progress 0.5 the matrix goes half the way from 1: 3, 1 + 1 / 3 and 1.
+    assert ldm.update(COUNTS, progress=0.5) is True
+    third = 1 / 3
+    assert_close(ldm.matrix, torch.tensor([[1, 3, 1], [3, 1, 1 + third], [1, 1 + third, 1]]))
+    # At progress 0.75 it goes a quarter of the way back to ones: 2.5, 1 + 1 / 4 and 1.
+    assert ldm.update(NO_CONFUSION, progress=0.75) is True
+    assert_close(ldm.matrix, torch.tensor([[1, 2.5, 1], [2.5, 1, 1.25], [1, 1.25, 1]]))
+
+
+def test_count_moves_the_matrix_to_the_counts_to_the_letter():
+    ldm = AdaptiveLDM(3, normalization="count", symmetric=False)
+    ldm.update(COUNTS, progress=0.5)
+    # Half the way from 1 to the count: (1 + count) / 2, on the diagonal too.
+    assert ldm.matrix.tolist() == [[3.5, 2.5, 0.5], [1.5, 4.5, 0.5], [0.5, 1.0, 5.0]]
+
+
+def test_an_asymmetric_update_keeps_the_direction_of_confusion():
+    ldm = AdaptiveLDM(3, symmetric=False)
+    ldm.update(COUNTS, progress=0.5)
+    # Rates 0.4, 0.2, 0.1 become 5, 3, 2; half the way from 1 is 3, 2, 1.5.
+    assert_close(ldm.matrix, torch.tensor([[1.0, 3.0, 1.0], [2.0, 1.0, 1.0], [1.0, 1.5, 1.0]]))
+
+
+def test_the_matrix_starts_at_one_and_stays_without_confusion():
+    ldm = AdaptiveLDM(3)
+    assert ldm.matrix.tolist() == [[1.0] * 3] * 3
+    assert ldm.update(NO_CONFUSION, progress=0.5) is True
+    assert ldm.matrix.tolist() == [[1.0] * 3] * 3
+
+
+def test_the_warm_up_is_over_strictly_after_its_fraction():
+    ldm = AdaptiveLDM(3, warmup_fraction=0.2)
+    assert ldm.update(COUNTS, progress=0.0) is False
+    assert ldm.update(COUNTS, progress=0.2) is False
+    assert ldm.matrix.tolist() == [[1.0] * 3] * 3
+    assert ldm.update(COUNTS, progress=0.2000001) is True
+
+
+def test_without_a_warm_up_the_first_step_moves_the_matrix():
+    ldm = AdaptiveLDM(3, warmup_fraction=0.0)
+    assert ldm.update(COUNTS, progress=0.0) is False
+    assert ldm.update(COUNTS, progress=0.001) is True
+
+
+def test_every_third_evaluation_moves_the_matrix_and_the_warm_up_counts_too():
+    ldm = AdaptiveLDM(3, update_every=3, warmup_fraction=0.2)
+    moved = [ldm.update(COUNTS, progress=progress / 10) for progress in range(1, 10)]
+    # Evaluations 3, 6 and 9; Algorithm 1 counts steps from the start of training.
+    assert moved == [False, False, True, False, False, True, False, False, True]
+
+
+def test_an_evaluation_that_falls_due_in_the_warm_up_is_not_made_up_for():
+    ldm = AdaptiveLDM(3, update_every=2, warmup_fraction=0.5)
+    assert [ldm.update(COUNTS, progress=progress) for progress in (0.3, 0.4, 0.6, 0.7)] == [False, False, False, True]
+
+
+def test_the_last_step_of_training_changes_nothing():
+    ldm = AdaptiveLDM(3)
+    ldm.update(COUNTS, progress=0.5)
+    before = ldm.matrix.clone()
+    ldm.update(NO_CONFUSION, progress=1.0)
+    assert ldm.epsilon == 0.0
+    assert torch.equal(ldm.matrix, before)
+
+
+def test_epsilon_falls_linearly_with_progress():
+    ldm = AdaptiveLDM(3)
+    for progress in (0.25, 0.5, 0.875):
+        ldm.update(COUNTS, progress=progress)
+        assert ldm.epsilon == 1 - progress
+
+
+def test_history_keeps_every_update_and_only_those():
+    ldm = AdaptiveLDM(3)
+    assert ldm.history == []
+    for progress in (0.1, 0.5, 0.75):
+        ldm.update(COUNTS if progress == 0.5 else NO_CONFUSION, progress=progress)
+    assert [progress for progress, _ in ldm.history] == [0.5, 0.75]
+    assert ldm.history[0][1][0, 1].item() == pytest.approx(3.0)
+    assert torch.equal(ldm.history[1][1], ldm.matrix)
+
+
+@pytest.mark.parametrize("normalization", ["rate", "count"])
+@given(
+    counts=st.lists(matrices(3, 3, st.integers(0, 9).map(float)), max_size=6),
+    update_every=st.integers(1, 3),
+    warmup_fraction=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    symmetric=st.booleans(),
+)
+@brief
+def test_algorithm_1_agrees_with_the_plain_loops(normalization, counts, update_every, warmup_fraction, symmetric):
+    options = {
+        "update_every": update_every,
+        "warmup_fraction": warmup_fraction,
+        "symmetric": symmetric,
+        "tau": 5.0,
+        "normalization": normalization,
+    }
+    ldm = AdaptiveLDM(3, **options)
+    evaluations = [(table.long(), (step + 1) / len(counts)) for step, table in enumerate(counts)]
+    for table, progress in evaluations:
+        ldm.update(table, progress=progress)
+    expected = reference.algorithm_1([(t.tolist(), p) for t, p in evaluations], num_classes=3, **options)
+    assert_close(ldm.matrix, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+@brief
+@given(st.lists(confusion_matrices(max_classes=1), min_size=1, max_size=3))
+def test_one_class_only_stays_at_one(tables):
+    ldm = AdaptiveLDM(1)
+    for table in tables:
+        ldm.update(table, progress=0.5)
+    assert ldm.matrix.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"warmup_fraction": 1.5}, "warmup_fraction must lie in [0, 1], got 1.5."),
+        ({"warmup_fraction": math.nan}, "warmup_fraction must lie in [0, 1], got nan."),
+        ({"update_every": 0}, "update_every must be at least 1, got 0."),
+        ({"normalization": "rates"}, "normalization must be 'rate' or 'count', got 'rates'."),
+        ({"class_names": ["a", "b"]}, "class_names must have 3 entries, got 2."),
+    ],
+)
+def test_an_option_that_cannot_be_is_answered_by_one_sentence(options, sentence):
+    assert refusal_of(ValueError, AdaptiveLDM, 3, **options) == sentence
+
+
+@pytest.mark.parametrize(
+    ("counts", "progress", "sentence"),
+    [
+        (COUNTS, 1.5, "progress must lie in [0, 1] (step / total_steps), got 1.5."),
+        (COUNTS, math.nan, "progress must lie in [0, 1] (step / total_steps), got nan."),
+        (torch.ones(2, 2), 0.5, "counts must have shape (3, 3), got (2, 2)."),
+    ],
+)
+def test_an_update_that_cannot_be_is_refused_and_leaves_no_trace(counts, progress, sentence):
+    ldm = AdaptiveLDM(3)
+    before = copy.deepcopy(ldm.state_dict())
+    assert refusal_of(ValueError, ldm.update, counts, progress=progress) == sentence
+    assert all(torch.equal(before[name], value) for name, value in ldm.state_dict().items())
+
+
+def test_negative_counts_are_refused_and_leave_no_trace():
+    ldm = AdaptiveLDM(3)
+    assert "counts" in refusal_of(ValueError, ldm.update, -COUNTS, progress=0.5)
+    assert (ldm.num_evaluations, ldm.history) == (0, [])
+
+
+def test_an_update_in_inference_mode_can_be_saved_and_continued():
+    ldm, undisturbed = AdaptiveLDM(3, **OPTIONS), train(AdaptiveLDM(3, **OPTIONS), EVALUATIONS)
+    with torch.inference_mode():
+        train(ldm, EVALUATIONS[:5])
+    ldm.load_state_dict(copy.deepcopy(ldm.state_dict()))
+    assert_identical(train(ldm, EVALUATIONS[5:]), undisturbed)
+
+
+# Checkpoints
+
+EVALUATIONS = [(COUNTS.roll(step, dims=1), (step + 1) / 10) for step in range(9)]
+OPTIONS = {"update_every": 2, "warmup_fraction": 0.2}
+
+
+def train(ldm, evaluations):
+    for counts, progress in evaluations:
+        ldm.update(counts, progress=progress)
+    return ldm
+
+
+def assert_identical(ldm, other):
+    assert torch.equal(ldm.matrix, other.matrix)
+    assert ldm.num_evaluations.item() == other.num_evaluations.item()
+    assert len(ldm.history) == len(other.history)
+    for (progress, matrix), (other_progress, other_matrix) in zip(ldm.history, other.history, strict=True):
+        assert progress == other_progress
+        assert torch.equal(matrix, other_matrix)
+
+
+def by_torch(state, path):
+    torch.save(state, path)
+    return torch.load(path, weights_only=True)
+
+
+def by_safetensors(state, path):
+    save_file(state, path)
+    return load_file(path)
+
+
+@pytest.mark.parametrize("round_trip", [by_torch, by_safetensors])
+@pytest.mark.parametrize("stop", range(10))
+def test_a_matrix_saved_in_mid_training_continues_identically(tmp_path, round_trip, stop):
+    undisturbed = train(AdaptiveLDM(3, **OPTIONS), EVALUATIONS)
+    saved = round_trip(train(AdaptiveLDM(3, **OPTIONS), EVALUATIONS[:stop]).state_dict(), tmp_path / "ldm")
+    resumed = AdaptiveLDM(3, **OPTIONS)
+    resumed.load_state_dict(saved)
+    assert_identical(train(resumed, EVALUATIONS[stop:]), undisturbed)
+
+
+def test_an_earlier_checkpoint_winds_the_history_back():
+    ldm = train(AdaptiveLDM(3), EVALUATIONS[:4])
+    checkpoint = copy.deepcopy(ldm.state_dict())
+    train(ldm, EVALUATIONS[4:])
+    ldm.load_state_dict(checkpoint)
+    assert_identical(ldm, train(AdaptiveLDM(3), EVALUATIONS[:4]))
+
+
+def test_a_checkpoint_of_other_classes_is_refused():
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        AdaptiveLDM(2).load_state_dict(train(AdaptiveLDM(3), EVALUATIONS).state_dict())
+
+
+def test_a_loaded_checkpoint_is_not_changed_by_further_training():
+    checkpoint = copy.deepcopy(train(AdaptiveLDM(3), EVALUATIONS[:4]).state_dict())
+    before = copy.deepcopy(checkpoint)
+    ldm = AdaptiveLDM(3)
+    ldm.load_state_dict(checkpoint)
+    train(ldm, EVALUATIONS[4:])
+    assert all(torch.equal(before[name], checkpoint[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda ldm: pickle.loads(pickle.dumps(ldm))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_continues_identically_and_on_its_own(copied):
+    ldm = train(AdaptiveLDM(class_names=["a", "b", "c"], **OPTIONS), EVALUATIONS[:5])
+    twin = copied(ldm)
+    before = ldm.matrix.clone()
+    train(twin, EVALUATIONS[5:])
+    assert torch.equal(ldm.matrix, before)
+    assert twin.class_names == ("a", "b", "c")
+    assert_identical(train(ldm, EVALUATIONS[5:]), twin)
+
+
+def test_a_static_matrix_survives_pickle_with_its_names():
+    ldm = StaticLDM.from_pairs([("guns", "politics")], class_names=NAMES)
+    twin = pickle.loads(pickle.dumps(ldm))
+    assert torch.equal(twin.matrix, ldm.matrix)
+    assert twin.class_names == ldm.class_names
+
+
+def test_epsilon_is_recorded_the_pytorch_metric_learning_way():
+    assert "epsilon" in vars(AdaptiveLDM(2))["_record_these"]

@@ -1,0 +1,225 @@
+"""Comparisons: paired, resumable, and the same whatever the number of processes."""
+
+import json
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from labeldist.cli import main
+from labeldist.training.compare import CompareSpec, compare, data_name
+from labeldist.training.errors import UserError
+from runs import QUICK, SIZES, contents, labeldist, read, settings_of, write_corpus
+
+pytestmark = pytest.mark.usefixtures("as_it_was")
+
+OBJECTIVES = ("ce-two-views", "uniform", "static", "adaptive")
+
+
+def spec_of(data, objectives=("ce-two-views", "static"), seeds=(0, 1), **changes) -> CompareSpec:
+    return CompareSpec(settings_of(data, **changes), objectives, seeds)
+
+
+def timeless(comparison: dict) -> dict:
+    """A comparison without its wall times."""
+    objectives = {name: {**entry, "seconds": None} for name, entry in comparison["objectives"].items()}
+    return {**comparison, "objectives": objectives}
+
+
+def run_metrics(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in folder.glob("runs/*/metrics.json")}
+
+
+@pytest.fixture(scope="module")
+def compared(tickets, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("compared") / "all"
+    compare(spec_of(tickets, OBJECTIVES), folder)
+    return folder
+
+
+def test_everything_is_on_disk(compared):
+    runs = {f"{objective}-seed{seed}" for objective in OBJECTIVES for seed in (0, 1)}
+    assert {path.name for path in (compared / "runs").iterdir()} == runs
+    assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    comparison = read(compared / "comparison.json")
+    assert comparison["seeds"] == [0, 1]
+    assert set(comparison["objectives"]) == set(OBJECTIVES)
+    for objective, entry in comparison["objectives"].items():
+        own = [
+            read(compared / "runs" / f"{objective}-seed{seed}" / "metrics.json")["test"]["accuracy"] for seed in (0, 1)
+        ]
+        assert entry["accuracy"] == own
+
+
+def test_all_objectives_of_a_seed_share_their_rows_and_their_counted_confusions(compared):
+    for seed in (0, 1):
+        configs = [read(compared / "runs" / f"{objective}-seed{seed}" / "config.json") for objective in OBJECTIVES]
+        assert len({config["fingerprint"] for config in configs}) == 1
+        assert (compared / f"confusion-seed{seed}.json").is_file()
+    assert not list((compared / "runs").rglob("confusion.json"))
+
+
+def test_uniform_has_the_mean_distance_of_static_spread_evenly(compared):
+    for seed in (0, 1):
+        uniform, static = (
+            read(compared / "runs" / f"{name}-seed{seed}" / "ldm.json")["matrix"] for name in ("uniform", "static")
+        )
+        off = [(i, j) for i in range(4) for j in range(4) if i != j]
+        assert len({uniform[i][j] for i, j in off}) == 1
+        mean = sum(static[i][j] for i, j in off) / len(off)
+        assert uniform[0][1] == pytest.approx(mean, rel=1e-6)
+        assert uniform[0][1] > 1
+
+
+def test_a_run_of_a_comparison_is_the_run_that_train_gives(compared, tickets, tmp_path):
+    command = ["train", "--data", str(tickets), *QUICK, "--objective", "static", "--seed", "1"]
+    assert main([*command, "-o", str(tmp_path / "run")]) == 0
+    ours, theirs = tmp_path / "run", compared / "runs" / "static-seed1"
+    for name in ("metrics.json", "ldm.json", "predictions.jsonl", "config.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_the_last_line_is_one_plain_sentence(capsys, compared, tickets, tmp_path):
+    folder = shutil.copytree(compared, tmp_path / "all")
+    flags = ["--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
+    assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 0
+    out, err = capsys.readouterr()
+    last = out.rstrip("\n").splitlines()[-1]
+    assert last == read(folder / "comparison.json")["verdict"]["sentence"]
+    assert last[0].isupper()
+    assert last.endswith(".")
+    assert f"Saved in {folder}" in err
+
+
+def test_going_on_trains_only_what_is_missing(compared, tickets, tmp_path):
+    folder = shutil.copytree(compared, tmp_path / "all", copy_function=shutil.copy2)
+    shutil.rmtree(folder / "runs" / "static-seed1")
+    (folder / "runs" / "adaptive-seed1" / "metrics.json").unlink()
+    (folder / "comparison.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.json")}
+    compare(spec_of(tickets, OBJECTIVES), folder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run_metrics(folder) == run_metrics(compared)
+    assert timeless(read(folder / "comparison.json")) == timeless(read(compared / "comparison.json"))
+
+
+def test_objectives_and_seeds_may_be_added(compared, tickets, tmp_path):
+    folder = shutil.copytree(compared, tmp_path / "all", copy_function=shutil.copy2)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.json")}
+    comparison = compare(spec_of(tickets, (*OBJECTIVES, "contrastive"), (0, 1)), folder)
+    assert set(comparison["objectives"]) == {*OBJECTIVES, "contrastive"}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"epochs": 3}, "--epochs 2, not 3"),
+        ({"shots": 5}, "--shots None, not 5"),
+    ],
+)
+def test_another_setting_in_the_same_folder_is_refused(compared, tickets, changes, option):
+    before = contents(compared)
+    with pytest.raises(UserError, match=f"holds a comparison with {option}"):
+        compare(spec_of(tickets, OBJECTIVES, **changes), compared)
+    assert contents(compared) == before
+
+
+def test_data_that_changed_since_is_noticed(tmp_path):
+    data = write_corpus(tmp_path / "data", num_train=40, num_test=10)
+    spec = spec_of(data, ("ce", "contrastive"), (0,), epochs=1)
+    compare(spec, tmp_path / "all")
+    with (data / "test.jsonl").open("a") as file:
+        file.write('{"text": "one more", "label": "delivery_praise"}\n')
+    before = contents(tmp_path / "all" / "runs")
+    with pytest.raises(UserError, match="changed since"):
+        compare(replace(spec, objectives=("ce", "contrastive", "ce-two-views")), tmp_path / "all")
+    assert contents(tmp_path / "all" / "runs") == before
+
+
+def test_what_a_kill_left_of_a_first_file_does_not_stand_in_the_way(tickets, tmp_path):
+    folder = tmp_path / "all"
+    run = folder / "runs" / "ce-seed0"
+    run.mkdir(parents=True)
+    (run / "config.json.partial").write_text("{")
+    (folder / "compare.json").write_text(json.dumps(spec_of(tickets, ("ce", "contrastive"), (0,), epochs=1).to_json()))
+    compare(spec_of(tickets, ("ce", "contrastive"), (0,), epochs=1), folder)
+    assert (run / "metrics.json").is_file()
+
+
+def test_a_killed_comparison_goes_on_where_it_stopped(tickets, tmp_path, compared):
+    folder = tmp_path / "all"
+    flags = ["--data", str(tickets), *QUICK, "--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
+    process = labeldist("compare", *flags)
+    deadline = time.monotonic() + 120
+    while len(run_metrics(folder)) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "comparison.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.json")}
+    assert main(["compare", *flags]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run_metrics(folder) == run_metrics(compared)
+    assert timeless(read(folder / "comparison.json")) == timeless(read(compared / "comparison.json"))
+
+
+def test_the_number_of_processes_does_not_change_the_results(compared, tickets, tmp_path):
+    said = []
+    compare(spec_of(tickets, OBJECTIVES), tmp_path / "all", jobs=2, say=said.append)
+    assert run_metrics(tmp_path / "all") == run_metrics(compared)
+    assert timeless(read(tmp_path / "all" / "comparison.json")) == timeless(read(compared / "comparison.json"))
+    assert len(said) == 8
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_killed_parent(tickets, tmp_path):
+    flags = [
+        "--data",
+        str(tickets),
+        *SIZES,
+        "--epochs",
+        "1000",
+        "--patience",
+        "1000",
+        "--objectives",
+        "ce",
+        "contrastive",
+    ]
+    process = labeldist("compare", *flags, "--jobs", "2", "--seeds", "0", "1", "-o", tmp_path / "all")
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "all").glob("runs/*/checkpoints/checkpoint-*"))) < 4:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    # The pipe closes when the last process that holds it ends.
+    process.communicate(timeout=20)
+
+
+def test_a_mistake_in_one_process_is_told_by_the_parent(capsys, tickets, tmp_path, tiny_disk):
+    disk = tiny_disk(700)
+    flags = ["--data", str(tickets), *QUICK, "--objectives", "ce", "contrastive", "--seeds", "0", "--jobs", "2"]
+    assert main(["compare", *flags, "-o", str(disk / "all")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("labeldist: error: The disk that holds ")
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (("demo",), "demo"),
+        (("a/train.csv.gz", "a/test.csv.gz"), "a"),
+        (("owner/set",), "set"),
+        (("x.y.jsonl",), "x.y"),
+    ],
+)
+def test_data_has_a_short_name(data, name):
+    assert data_name(data) == name

@@ -1,0 +1,157 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction
+
+from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
+from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
+from labeldist.training.config import OptimSettings
+from labeldist.training.data import Split
+from labeldist.training.encoders import build_classifier, train_tokenizer
+from labeldist.training.errors import UserError
+from labeldist.training.fit import (
+    EncodedSplit,
+    FitOptions,
+    check_trackers,
+    encode,
+    fit,
+    newest_checkpoint,
+    predict_batches,
+    resolve_device,
+    training_arguments,
+    validation_metrics,
+)
+from runs import messages, settings_of
+
+pytestmark = pytest.mark.usefixtures("as_it_was")
+
+ROWS = messages(60)
+NAMES = sorted({row["label"] for row in ROWS})
+SPLIT = Split([row["text"] for row in ROWS], np.array([NAMES.index(row["label"]) for row in ROWS]))
+
+
+def test_texts_are_cut_and_not_padded():
+    tokenizer: Any = train_tokenizer(["a b c d e f"])
+    encodings = encode(["a b", "a b c d e f"], tokenizer, 4)
+    assert [len(ids) for ids in encodings["input_ids"]] == [2, 4]
+    assert encode([], tokenizer, 4) == {"input_ids": []}
+
+
+def test_a_text_without_tokens_becomes_an_unknown_word():
+    tokenizer: Any = train_tokenizer(["a b"])
+    encodings = encode(["a", "\u200b"], tokenizer, 4)
+    assert encodings["input_ids"][1] == [tokenizer.unk_token_id]
+    assert encodings["attention_mask"][1] == [1]
+
+
+def test_a_row_holds_tokens_and_label():
+    tokenizer: Any = train_tokenizer(SPLIT.texts)
+    split = EncodedSplit(SPLIT, tokenizer, 128)
+    assert len(split) == 60
+    row = split[3]
+    assert row["labels"] == SPLIT.labels[3]
+    assert tokenizer.decode(row["input_ids"]).split() == tokenizer.tokenize(SPLIT.texts[3])
+
+
+def test_probabilities_come_in_the_order_of_the_texts():
+    torch.manual_seed(0)
+    model, tokenizer = build_classifier(settings_of("demo").model, SPLIT.texts, 4)
+    texts = SPLIT.texts * 6
+    probabilities, embeddings = predict_batches(model, tokenizer, texts, 128)
+    assert probabilities.dtype == embeddings.dtype == torch.float32
+    for i in range(0, 360, 61):
+        alone, _ = predict_batches(model, tokenizer, [texts[i]], 128)
+        torch.testing.assert_close(probabilities[i : i + 1], alone)
+    assert not model.training
+
+
+def fitted(folder, epochs: int, **options):
+    torch.manual_seed(0)
+    settings = settings_of("demo", optim=OptimSettings(epochs=epochs, batch_size=16, **options))
+    model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
+    loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4))
+    split = EncodedSplit(SPLIT, tokenizer, 128)
+    history = fit(
+        model, TrainerObjective(loss, model), (split, split), tokenizer, settings, FitOptions(folder, 0, epochs)
+    )
+    return model, tokenizer, history
+
+
+def test_the_model_ends_with_its_best_epoch(tmp_path):
+    model, tokenizer, history = fitted(tmp_path, 6, learning_rate=0.05)
+    accuracies = [row["eval_accuracy"] for row in history if "eval_accuracy" in row]
+    assert len(accuracies) == 6
+    probabilities, _ = predict_batches(model, tokenizer, SPLIT.texts, 128)
+    assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
+    assert max(accuracies) > 0.6
+
+
+def test_training_stops_when_patience_ends(tmp_path):
+    _, _, history = fitted(tmp_path, 30, patience=2, learning_rate=1e-12)
+    assert len([row for row in history if "eval_accuracy" in row]) == 3
+
+
+def test_the_newest_whole_checkpoint_is_found_wherever_the_folder_stands(tmp_path):
+    fitted(tmp_path / "old", 3)
+    folder = shutil.move(tmp_path / "old", tmp_path / "new")
+    newest = newest_checkpoint(Path(folder), needs_matrix=True)
+    assert newest is not None
+    # 60 rows in batches of 16 are 4 steps an epoch.
+    assert newest.name == "checkpoint-12"
+    state = json.loads((newest / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"].startswith(str(folder))
+    (newest / STATE_FILE).unlink()
+    assert newest_checkpoint(Path(folder), needs_matrix=False) == newest
+    earlier = newest_checkpoint(Path(folder), needs_matrix=True)
+    assert earlier is not None
+    assert earlier.name != "checkpoint-12"
+    assert newest_checkpoint(tmp_path / "nowhere", needs_matrix=True) is None
+
+
+def test_validation_metrics_by_hand():
+    logits = np.array([[2.0, 1.0], [0.0, 3.0], [5.0, 1.0], [1.0, 0.0]])
+    labels = np.array([0, 1, 1, 0])
+    outputs: Any = (logits, np.zeros((4, 2)))
+    # Class 0: precision 2/3, recall 1, F1 0.8; class 1: precision 1, recall 1/2, F1 2/3.
+    expected = {"accuracy": 0.75, "macro_f1": pytest.approx((0.8 + 2 / 3) / 2)}
+    assert validation_metrics(EvalPrediction(logits, labels)) == expected
+    assert validation_metrics(EvalPrediction(outputs, labels)) == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_everything_is_on_the_cpu(tmp_path):
+    assert resolve_device(OptimSettings()) == resolve_device(OptimSettings(device="cpu")) == "cpu"
+    with pytest.raises(UserError, match="--device cuda needs a CUDA GPU"):
+        resolve_device(OptimSettings(device="cuda"))
+    with pytest.raises(UserError, match="--precision fp16 needs a GPU"):
+        resolve_device(OptimSettings(precision="fp16"))
+    arguments: Any = training_arguments(settings_of("demo"), FitOptions(tmp_path, 0, 1))
+    assert not arguments.bf16
+    assert not arguments.fp16
+
+
+def test_the_papers_optimizer_is_set(tmp_path):
+    arguments: Any = training_arguments(settings_of("demo", optim=OptimSettings()), FitOptions(tmp_path, 3, 7))
+    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.weight_decay) == (0.9, 0.999, 0.1)
+    assert str(arguments.optim.value).startswith("adamw")
+    assert arguments.per_device_train_batch_size == 128
+    assert (arguments.num_train_epochs, arguments.seed, arguments.learning_rate) == (7, 3, 1e-3)
+
+
+def test_bf16_runs_on_a_cpu_too(tmp_path):
+    model, _, history = fitted(tmp_path, 1, precision="bf16")
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert np.isfinite(history[0]["loss"])
+
+
+def test_unknown_and_missing_trackers_are_told():
+    check_trackers(())
+    with pytest.raises(UserError, match=r"--report-to knows .*tensorboard.*, not nosuch"):
+        check_trackers(("nosuch",))
+    with pytest.raises(UserError, match="--report-to clearml needs a package that is not installed"):
+        check_trackers(("clearml",))

@@ -1,0 +1,164 @@
+import json
+
+import pytest
+import torch
+
+from labeldist.ldm import StaticLDM
+from labeldist.training.errors import UserError
+from labeldist.training.matrix_file import parse_pair, read_matrix_file
+
+NAMES = ("guns", "politics", "baseball", "hockey")
+
+
+def read(path, content, *, names=NAMES, **options):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return read_matrix_file(path, names, **options)
+
+
+def test_pairs_take_tau_or_their_own_distance(tmp_path):
+    content = {"pairs": [["guns", "politics"], ["baseball", "hockey", 3]]}
+    ldm = read(tmp_path / "a.json", content, tau=4.0)
+    assert isinstance(ldm, StaticLDM)
+    assert ldm.class_names == NAMES
+    assert ldm.matrix.tolist() == [[1, 4, 1, 1], [4, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
+
+
+def test_tau_of_the_file_wins(tmp_path):
+    ldm = read(tmp_path / "a.json", {"pairs": [["guns", "politics"]], "tau": 2}, tau=9.0)
+    assert ldm.distance("guns", "politics") == 2
+
+
+@pytest.mark.parametrize("groups", [{"sport": ["baseball", "hockey"]}, [["baseball", "hockey"]]])
+def test_groups_with_and_without_names(tmp_path, groups):
+    ldm = read(tmp_path / "a.json", {"groups": groups})
+    assert torch.equal(ldm.matrix, StaticLDM.from_groups([["baseball", "hockey"]], class_names=NAMES).matrix)
+
+
+def test_hierarchy_of_objects_and_arrays(tmp_path):
+    tree = {"sport": {"ball": ["baseball"], "ice": "hockey"}, "talk": ["guns", "politics"]}
+    ldm = read(tmp_path / "a.json", {"hierarchy": tree}, tau=3.0)
+    assert torch.equal(ldm.matrix, StaticLDM.from_hierarchy(tree, tau=3.0, class_names=NAMES).matrix)
+    assert ldm.distance("guns", "baseball") == 1
+
+
+def test_matrix_is_put_in_the_corpus_order(tmp_path):
+    content = {"matrix": [[1, 2], [3, 4]], "class_names": ["b", "a"]}
+    assert read(tmp_path / "a.json", content, names=["a", "b"]).matrix.tolist() == [[4, 3], [2, 1]]
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_tables_may_order_rows_and_columns_differently(tmp_path, suffix, separator):
+    rows = [["", "a", "b, or c"], ["b, or c", "2", "1"], ["a", "1", "0.5"]]
+    content = "\ufeff" + "\r\n".join(separator.join(f'"{field}"' for field in row) for row in rows) + "\r\n\r\n"
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content.encode())
+    # Row = anchor's class: from "a" to "b, or c" the distance is 0.5, the other way 2.
+    assert read_matrix_file(path, ["a", "b, or c"]).matrix.tolist() == [[1, 0.5], [2, 1]]
+
+
+def test_numeric_class_names_are_names_not_indices(tmp_path):
+    ldm = read(tmp_path / "a.json", {"pairs": [[1, 2]]}, names=["2", "3", "1"])
+    assert ldm.distance("1", "2") == 5
+    assert read(tmp_path / "a.json", {"hierarchy": [[1, 2], 3]}, names=["2", "3", "1"]).distance("1", "2") == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "a.json is empty"),
+        ('{"pairs": [', "line 1: not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ([1], "one JSON object with exactly one of pairs, groups, hierarchy, matrix, got none of them"),
+        ({}, "got none of them"),
+        ({"pairs": [], "groups": []}, "got pairs and groups"),
+        ({"pairs": [], "taus": 3}, "beside 'pairs' there is 'taus'"),
+        ({"pairs": [], "tau": "5"}, "tau must be a number above 0, got '5'"),
+        ({"pairs": [], "tau": 0}, "tau must be a finite number above 0, got 0"),
+        ({"pairs": [], "tau": float("nan")}, "tau must be a finite number above 0, got nan"),
+        ({"pairs": {}}, '"pairs" must be an array'),
+        ({"pairs": [["guns"]]}, r'each of "pairs" must be .* got \["guns"\]'),
+        ({"pairs": [["guns", None]]}, r'"pairs" must hold class names, got \["guns", null\]'),
+        ({"pairs": [["guns", "gnus"]]}, "There is no class 'gnus'; the classes are guns, .* Did you mean 'guns'?"),
+        ({"pairs": [["guns", "guns"]]}, "two different classes, got 'guns' twice"),
+        ({"pairs": [["guns", "hockey"], ["hockey", "guns", 2]]}, "the pair 'hockey' and 'guns' stands more than once"),
+        ({"pairs": [["guns", "hockey", "3"]]}, "distance of a pair must be a finite number"),
+        ({"pairs": [["guns", "hockey", -1]]}, "distance of a pair must be a finite number >= 0"),
+        ({"pairs": [["guns", "hockey", float("nan")]]}, "distance of a pair must be a finite number"),
+        ({"groups": ["guns"]}, '"groups" must be'),
+        ({"groups": [["guns", "gnus"]]}, "no class 'gnus'"),
+        ({"groups": [["guns", "guns"]]}, "a group names the class 'guns' more than once"),
+        ('{"groups": {"a": ["guns"], "a": ["hockey"]}}', "the key 'a' stands twice in one JSON object"),
+        ({"hierarchy": ["guns", "politics", "baseball"]}, "'hockey' is missing"),
+        ({"hierarchy": [*NAMES, "guns"]}, "'guns' stands more than once"),
+        ({"hierarchy": [*NAMES, "gnus"]}, "no class 'gnus'"),
+        ({"hierarchy": [*NAMES, None]}, '"hierarchy" must hold class names'),
+        ({"matrix": [[1]]}, 'needs "class_names" beside it'),
+        ({"matrix": 3, "class_names": ["guns"]}, '"matrix" must be an array of rows'),
+        ({"matrix": [[1]], "class_names": list(NAMES)}, "the matrix has 1 rows for 4 class names"),
+        ({"matrix": [[1], [1, 1]], "class_names": ["guns", "hockey"]}, "row 'guns' of the matrix has 1 entries for 2"),
+        ({"matrix": [["1"]], "class_names": ["guns"]}, 'has the entry "1", which is no number'),
+        ({"matrix": [[1]], "class_names": ["guns"]}, "for each of the 4 classes, it has 1 and 'politics' is missing"),
+    ],
+)
+def test_defects_of_json_files_are_told(tmp_path, content, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        read(tmp_path / "a.json", content)
+    assert str(caught.value).startswith(str(tmp_path / "a.json"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (",a,b\na,1,x\nb,1,1\n", "row 'a', column 'b': 'x' is no number"),
+        (",a,b\na,1,nan\nb,1,1\n", "row 'a', column 'b': a distance must be finite and >= 0, got nan"),
+        (",a,b\na,1,inf\nb,1,1\n", "must be finite and >= 0, got inf"),
+        (",a,b\na,1,1\nb,-2,1\n", "row 'b', column 'a': a distance must be finite and >= 0, got -2.0"),
+        (",a,b\na,1\nb,1,1\n", "row 'a' has 1 entries where the header names 2 classes"),
+        (",a,b\na,1,1\n", "a row for each of the 2 classes, it has 1 and 'b' is missing"),
+        (",a\na,1\nb,1\n", "a column for each of the 2 classes, it has 1 and 'b' is missing"),
+        (",a,b\na,1,1\na,1,1\n", "the class 'a' has more than one row"),
+        (",a,c\na,1,1\nb,1,1\n", "There is no class 'c'"),
+        (',a,b\n"a,1,1\n', "unexpected end of data"),
+    ],
+)
+def test_defects_of_tables_are_told(tmp_path, content, expected):
+    with pytest.raises(UserError, match=expected):
+        read(tmp_path / "a.csv", content, names=["a", "b"])
+
+
+def test_files_that_cannot_be_read_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"There is no matrix file .*b.json"):
+        read_matrix_file(tmp_path / "b.json", NAMES)
+    with pytest.raises(UserError, match=r"is read from a .json, .csv or .tsv file"):
+        read_matrix_file(tmp_path / "b.xlsx", NAMES)
+    (tmp_path / "c.csv").mkdir()
+    with pytest.raises(UserError, match=r"c.csv is a folder where a file is expected"):
+        read_matrix_file(tmp_path / "c.csv", NAMES)
+    (tmp_path / "d.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"d.csv: byte 1 is not UTF-8"):
+        read_matrix_file(tmp_path / "d.csv", NAMES)
+
+
+def test_parse_pair_splits_at_the_comma_that_gives_two_classes():
+    assert parse_pair("guns,hockey", NAMES) == ("guns", "hockey")
+    assert parse_pair(" guns , hockey ", NAMES) == ("guns", "hockey")
+    assert parse_pair("a,b,c", ["a,b", "c"]) == ("a,b", "c")
+    assert parse_pair("a,b,c", ["a", "b,c"]) == ("a", "b,c")
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("guns", NAMES, "A confusable pair is written first,second, got 'guns'"),
+        ("guns,hocky", NAMES, "'guns,hocky': There is no class 'hocky'; .* Did you mean 'hockey'?"),
+        ("hocky,guns", NAMES, "There is no class 'hocky'"),
+        ("gnus,hocky", NAMES, "There is no class 'gnus'; .* Did you mean 'guns'?"),
+        ("a,b,d", ["a,b", "c"], "There is no class 'd'"),
+        ("guns,guns", NAMES, "must name two different classes, got 'guns' twice"),
+        ("a,b,c", ["a", "a,b", "c", "b,c"], "can be read as 'a' and 'b,c' or 'a,b' and 'c'"),
+    ],
+)
+def test_parse_pair_tells_what_is_wrong(text, names, expected):
+    with pytest.raises(UserError, match=expected):
+        parse_pair(text, names)

