@@ -1,0 +1,1 @@
+"""Measurements behind the documentation's numbers. Not part of the installed package."""

@@ -1,0 +1,52 @@
+"""Record a finished comparison as a result of this repository.
+
+python -m benchmarks.paper.record runs/compare-trec-textcnn textcnn-trec --note "..."
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+from labeldist.training.compare import COMPARISON
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def record(folder: Path, name: str, *, note: str = "", commit: str | None = None) -> Path:
+    """Write `benchmarks/results/NAME.json` from a comparison's folder.
+
+    Args:
+        folder: of a finished `labeldist compare`.
+        name: of the result.
+        note: what a reader must know beside the settings.
+        commit: that the comparison ran at; the current one if `None`.
+
+    Returns:
+        The file written.
+    """
+    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    if commit is None:
+        answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        commit = answer.stdout.strip()
+    # Where the corpus stands on one machine is nobody's business.
+    data = comparison["settings"]["data"]
+    data["data"] = [f"corpora/{Path(part).name}" for part in data["data"]]
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**comparison, "commit": commit, "note": note}, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--note", default="")
+    parser.add_argument("--commit")
+    options = parser.parse_args()
+    print(record(options.folder, options.name, note=options.note, commit=options.commit))
+
+
+if __name__ == "__main__":
+    main()
