@@ -258,6 +258,7 @@ def label_distance_contrastive(
     ref_labels: Tensor | None = None,
     temperature: float = 1.0,
     weighting: Weighting = "scale",
+    validate: bool = True,
 ) -> Tensor:
     r"""Supervised contrastive loss of each anchor, its pairs weighted by the distance of their classes.
 
@@ -276,12 +277,14 @@ def label_distance_contrastive(
         ref_labels: class of each reference, `(R,)`; goes with `ref_emb`.
         temperature: softmax temperature, > 0. 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
+        validate: check the labels' range, which on a GPU waits for the device. An index out of range on a GPU ends the
+            process's use of it. Never checked inside `torch.compile` or while a CUDA graph is captured.
 
     Returns:
         `(B,)`, in nats, float32 (float64 for float64 embeddings); 0 for an anchor without a positive.
 
     Raises:
-        ValueError: if shapes disagree, a label lies outside [0, C) (checked on CPU tensors), or an option is unknown.
+        ValueError: if shapes disagree, a label lies outside [0, C), or an option is unknown.
         TypeError: if labels are not integers or embeddings not floating point.
 
     Examples:
@@ -300,6 +303,7 @@ def label_distance_contrastive(
         ref_labels=ref_labels,
         temperature=temperature,
         weighting=weighting,
+        validate=validate,
     ).losses
 
 
@@ -325,6 +329,7 @@ def anchor_losses(
     pairs: tuple[Tensor, Tensor] | None = None,
     temperature: float = 1.0,
     weighting: Weighting = "scale",
+    validate: bool = True,
 ) -> AnchorLosses:
     """`label_distance_contrastive` for chosen pairs, with the valid anchors beside the losses.
 
@@ -338,6 +343,7 @@ def anchor_losses(
             a row with itself where the batch is its own reference.
         temperature: softmax temperature, > 0.
         weighting: `"scale"` or `"log"`.
+        validate: check the labels' range.
 
     Returns:
         Losses and validity, each `(B,)`.
@@ -346,11 +352,11 @@ def anchor_losses(
         >>> anchor_losses(torch.randn(3, 8), torch.tensor([0, 0, 1]), torch.ones(2, 2)).is_valid
         tensor([ True,  True, False])
     """
-    check_batch(embeddings, labels, len(ldm))
+    check_batch(embeddings, labels, len(ldm), validate=validate)
     if (ref_emb is None) != (ref_labels is None):
         raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
     if ref_emb is not None and ref_labels is not None:
-        check_batch(ref_emb, ref_labels, len(ldm), prefix="ref_", dim=embeddings.shape[1])
+        check_batch(ref_emb, ref_labels, len(ldm), prefix="ref_", dim=embeddings.shape[1], validate=validate)
     similarity = cosine_similarity(embeddings, ref_emb)
     with torch.autocast(embeddings.device.type, enabled=False):
         scale, bias = class_pair_tables(ldm.to(similarity), temperature=temperature, weighting=weighting)
@@ -396,39 +402,58 @@ def check_weight(weight: float) -> None:
 
 
 def check_batch(
-    embeddings: Tensor, labels: Tensor, num_classes: int, *, prefix: str = "", dim: int | None = None
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    prefix: str = "",
+    dim: int | None = None,
+    validate: bool = True,
 ) -> None:
-    """Raise unless rows and labels fit together and to an LDM of `num_classes` classes.
-
-    The range of labels is read on CPU tensors only: on a GPU it would cost a synchronisation.
-    """
+    """Raise unless rows and labels fit together and to an LDM of `num_classes` classes."""
     rows, classes = f"{prefix}emb" if prefix else "embeddings", f"{prefix}labels"
     if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
         wanted = "(B, D)" if dim is None else f"(R, {dim})"
         raise ValueError(f"{rows} must have shape {wanted}, got {tuple(embeddings.shape)}.")
     if not embeddings.is_floating_point():
         raise TypeError(f"{rows} must be floating point, got {embeddings.dtype}.")
-    check_labels(labels, len(embeddings), num_classes, name=classes, rows=rows)
+    check_labels(labels, len(embeddings), num_classes, name=classes, rows=rows, validate=validate)
 
 
 def check_labels(
-    labels: Tensor, num_rows: int, num_classes: int, *, name: str = "labels", rows: str = "embeddings"
+    labels: Tensor,
+    num_rows: int,
+    num_classes: int,
+    *,
+    name: str = "labels",
+    rows: str = "embeddings",
+    validate: bool = True,
 ) -> None:
-    """Raise unless `labels` is one integer class in [0, `num_classes`) for each of `num_rows` rows."""
+    """Raise unless `labels` is one integer class in [0, `num_classes`) for each of `num_rows` rows.
+
+    With `validate=False` the range is not read, only shape and type.
+    """
     if labels.shape != (num_rows,):
         raise ValueError(
             f"{name} must have shape ({num_rows},), got {tuple(labels.shape)}. Pass one label for each row of {rows}."
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name} must be integers (class indices), got {labels.dtype}. Convert them with .long().")
-    if labels.device.type != "cpu" or not num_rows or torch.compiler.is_compiling():
+    if not num_rows or not may_read(labels, validate):
         return
-    smallest, largest = int(labels.min()), int(labels.max())
+    smallest, largest = (int(value) for value in labels.aminmax())
     if smallest < 0 or largest >= num_classes:
         raise ValueError(
             f"{name} must lie in [0, {num_classes}) for an LDM of {num_classes} classes, got values from {smallest} "
-            f"to {largest}. Number the classes from 0, or build the LDM for all of them."
+            f"to {largest}. Pass class indices counted from 0, not ids of rows, or build the LDM for all classes."
         )
+
+
+def may_read(tensor: Tensor, validate: bool = True) -> bool:
+    """Whether a check may look at the values of `tensor`: not while its work is only being recorded."""
+    if not validate or torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

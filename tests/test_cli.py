@@ -100,6 +100,35 @@ def test_train_prints_the_answer_and_says_only_which_distances_it_took(capsys, t
     assert {path.name for path in Path("runs/tickets-textcnn-adaptive-seed0").iterdir()} == names
 
 
+def test_compare_prints_its_tables_and_ends_in_a_sentence(capsys, tickets):
+    flags = ["--objectives", "ce", "static", "--seeds", "0", "--confusable", ",".join(CLASSES[:2])]
+    assert main(["compare", "--data", str(tickets), *QUICK, *flags, "-o", "all"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "tickets, textcnn: mean ± standard deviation over 1 seed"
+    start = printed.index("Nearest neighbours among the test rows, and where the mistakes fall")
+    headers = "objective  precision@1 %  R-precision %  MAP@R %  mistake distance  if even"
+    assert printed[start + 2] == headers
+    comparison = read(Path("all/comparison.json"))
+    for line, (name, columns) in zip(printed[start + 4 : start + 6], comparison["objectives"].items(), strict=True):
+        neighbours = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+        shown = [f"{100 * columns[key][0]:.1f}" for key in neighbours]
+        shown += [f"{columns[key][0]:.2f}" for key in ("mistake_distance", "expected_mistake_distance")]
+        assert line.split() == [name, *shown]
+    assert "under the matrix of static, seed 0;" in printed[start + 6]
+    assert printed[-1] == comparison["verdict"]["sentence"]
+
+
+def test_train_and_evaluate_print_neighbours_and_mistakes(capsys, tickets):
+    flags = ["--objective", "static", "--confusable", ",".join(CLASSES[:2]), "-o", "run"]
+    assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0
+    trained = capsys.readouterr().out.splitlines()
+    assert trained[1].startswith("Nearest neighbours among these rows: precision@1 ")
+    assert trained[2].startswith("Mean distance of the mistakes by the run's own matrix: ")
+    assert main(["evaluate", "run", "--data", str(tickets), "-o", "metrics.json"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == trained[1:3]
+    assert read(Path("metrics.json"))["embeddings"] == read(Path("run/metrics.json"))["test"]["embeddings"]
+
+
 def test_verbose_says_what_was_decided(capsys, tickets):
     assert main(["train", "--data", str(tickets), *QUICK, "--shots", "5", "--objective", "ce", "-v", "-o", "run"]) == 0
     err = capsys.readouterr().err

@@ -14,19 +14,26 @@ PACKAGE = ROOT / "labeldist"
 # A module may import its own part and parts of a lower level. What stands on one level does not know of each other.
 LEVELS = {
     "functional": 0,
+    "distributed": 0,
     "class_names": 0,
     "demo": 0,
+    "backends": 1,
     "confusion": 1,
+    "indices": 1,
     "hierarchy": 1,
     "ldm": 2,
+    "evaluation": 3,
     "losses": 3,
+    "miners": 3,
+    "samplers": 3,
+    "wrappers": 4,
     # The public names, `labeldist/__init__.py`: all of the core.
-    "": 4,
-    "models": 5,
-    "integrations": 6,
-    "training": 7,
-    "cli": 8,
-    "__main__": 9,
+    "": 5,
+    "models": 6,
+    "integrations": 7,
+    "training": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 CORE = [part for part, level in LEVELS.items() if level <= LEVELS[""] and part != "demo"]
 CORE_NEEDS = {"torch", "pytorch_metric_learning", "einops"}

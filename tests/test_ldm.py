@@ -74,8 +74,8 @@ def test_the_matrix_is_a_buffer_that_moves_and_is_saved():
 
 
 def test_the_mean_off_diagonal_leaves_the_diagonal_out():
-    assert StaticLDM([[9, 5], [2, 9]]).mean_off_diagonal() == pytest.approx(3.5)
-    assert StaticLDM([[7]]).mean_off_diagonal() == 1.0
+    assert StaticLDM([[9, 5], [2, 9]]).mean_off_diagonal == pytest.approx(3.5)
+    assert StaticLDM([[7]]).mean_off_diagonal == 1.0
 
 
 def test_flattened_is_uniform_with_the_same_mean_and_names():
@@ -89,7 +89,7 @@ def test_flattened_is_uniform_with_the_same_mean_and_names():
 def test_flattened_works_for_an_adaptive_matrix_by_way_of_a_static_one():
     ldm = AdaptiveLDM(3)
     ldm.update(COUNTS, progress=0.5)
-    assert StaticLDM(ldm.matrix).flattened().mean_off_diagonal() == pytest.approx(ldm.mean_off_diagonal())
+    assert StaticLDM(ldm.matrix).flattened().mean_off_diagonal == pytest.approx(ldm.mean_off_diagonal)
 
 
 def test_print_shows_classes_and_mean():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from labeldist.class_names import resolve_names
+from labeldist.distributed import sum_over_processes
 from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import Normalization, check_normalization, check_tau, distances_from_confusion
 
@@ -83,14 +84,17 @@ class AdaptiveLDM(LabelDistanceMatrix):
         self.add_to_recordable_attributes(list_of_names=["epsilon"], is_stat=False)
 
     @torch.no_grad()
-    def update(self, counts: Tensor, *, progress: float) -> bool:
+    def update(self, counts: Tensor, *, progress: float, is_local: bool = True) -> bool:
         """Take in the confusion counts of one evaluation; move the matrix if one is due.
 
-        With several processes, sum the counts over them first: normalised counts do not add.
+        Under `torch.distributed` every process calls this, with the counts of its own rows. They are summed before
+        they are normalised, so that all processes hold the same matrix.
 
         Args:
             counts: `(C, C)`, non-negative, row = true class, column = predicted.
             progress: fraction of training done, in [0, 1]: `step / total_steps`.
+            is_local: whether the counts are of this process's rows. `False` where every process holds the counts of all
+                rows: nothing is summed.
 
         Returns:
             Whether the matrix moved.
@@ -102,6 +106,8 @@ class AdaptiveLDM(LabelDistanceMatrix):
             raise ValueError(f"progress must lie in [0, 1] (step / total_steps), got {progress}.")
         if counts.shape != self.matrix.shape:
             raise ValueError(f"counts must have shape {tuple(self.matrix.shape)}, got {tuple(counts.shape)}.")
+        if is_local:
+            counts = sum_over_processes(counts.to(self.matrix.device))
         target = distances_from_confusion(
             counts, tau=self.tau, normalization=self.normalization, symmetric=self.symmetric
         ).to(self.matrix)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labeldist.class_names import Class, class_index, resolve_names
 from labeldist.functional import unit_rows
@@ -25,8 +25,8 @@ class StaticLDM(LabelDistanceMatrix):
     Choice: the paper gives only "tau = 5.0" and "manually selecting confusing classes" for the static matrix.
 
     Args:
-        matrix: `(C, C)`, non-negative and finite, row = anchor's class; may be asymmetric. Copied. Integers become the
-            default floating-point type.
+        matrix: `(C, C)`, non-negative and finite, row = anchor's class; may be asymmetric. Copied, unless it is an
+            `nn.Parameter`: that is kept, to be learnt. Integers become the default floating-point type.
         class_names: one name a class.
 
     Raises:
@@ -38,7 +38,8 @@ class StaticLDM(LabelDistanceMatrix):
     """
 
     def __init__(self, matrix: Tensor | Sequence[Sequence[float]], *, class_names: Sequence[str] | None = None):
-        matrix = torch.as_tensor(matrix).detach().clone()
+        if not isinstance(matrix, nn.Parameter):
+            matrix = torch.as_tensor(matrix).detach().clone()
         if not matrix.is_floating_point():
             matrix = matrix.to(torch.get_default_dtype())
         check_matrix(matrix)
@@ -273,6 +274,6 @@ class StaticLDM(LabelDistanceMatrix):
             >>> StaticLDM.from_pairs([(0, 1)], tau=4.0, num_classes=3).flattened().matrix[0]
             tensor([1., 2., 2.])
         """
-        flat = torch.full_like(self.matrix, self.mean_off_diagonal())
+        flat = torch.full_like(self.matrix, self.mean_off_diagonal)
         flat.diagonal().copy_(self.matrix.diagonal())
         return StaticLDM(flat, class_names=self.class_names)

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from labeldist.training import plots
+from labeldist.training.comparison import build_comparison
 from labeldist.training.config import Objective, RunSettings, to_json
 from labeldist.training.errors import UserError
 from labeldist.training.files import read_json, write_json, writing_to
@@ -38,7 +39,6 @@ from labeldist.training.run import (
     start_run,
 )
 from labeldist.training.sources import file_name
-from labeldist.training.statistics import build_comparison
 
 Say = Callable[[str], None]
 
@@ -88,7 +88,7 @@ def compare(
         say: receives a sentence for each finished run.
 
     Returns:
-        The comparison: see `labeldist.training.statistics`.
+        The comparison: see `labeldist.training.comparison`.
 
     Raises:
         UserError: for any mistake in settings or data, or if `folder` holds something else.

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -231,27 +231,44 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
+class Predictions(NamedTuple):
+    """What a classifier makes of N texts, float32 on the CPU, in the order given.
+
+    Attributes:
+        probabilities: of each class, `(N, C)`.
+        embeddings: the projection's output, `(N, D)`, in which contrast is taken.
+        vectors: the encoder's output, `(N, hidden_size)`, which both heads read. Every objective trains it, where
+            cross-entropy alone leaves the projection as it was drawn.
+    """
+
+    probabilities: Tensor
+    embeddings: Tensor
+    vectors: Tensor
+
+
 @torch.inference_mode()
 def predict_batches(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> tuple[Tensor, Tensor]:
-    """Class probabilities `(N, C)` and embeddings `(N, D)` of `texts`, float32 on the CPU, in the order given."""
+    model: ContrastiveClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> Predictions:
+    """Run the classifier on texts of any number, one batch at a time."""
     model.eval()
     device = next(model.parameters()).device
     encodings = encode(texts, tokenizer, max_length)
     # Texts of like length share a batch: less padding to compute.
     order = sorted(range(len(texts)), key=lambda i: len(encodings["input_ids"][i]))
-    probabilities, embeddings = [], []
-    for start in range(0, len(order), EVAL_BATCH_SIZE):
-        rows = order[start : start + EVAL_BATCH_SIZE]
-        batch = tokenizer.pad(
-            {name: [values[i] for i in rows] for name, values in encodings.items()}, return_tensors="pt"
-        )
-        output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-        probabilities.append(output.logits.float().softmax(dim=1).cpu())
-        embeddings.append(output.embeddings.float().cpu())
+    probabilities, embeddings, vectors = [], [], []
+    # The model returns what its heads make of the encoder's vector, not the vector.
+    with model.projection.register_forward_pre_hook(lambda _, inputs: vectors.append(inputs[0].float().cpu())):
+        for start in range(0, len(order), EVAL_BATCH_SIZE):
+            rows = order[start : start + EVAL_BATCH_SIZE]
+            batch = tokenizer.pad(
+                {name: [values[i] for i in rows] for name, values in encodings.items()}, return_tensors="pt"
+            )
+            output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+            probabilities.append(output.logits.float().softmax(dim=1).cpu())
+            embeddings.append(output.embeddings.float().cpu())
     back = torch.tensor(order).argsort()
-    return torch.cat(probabilities)[back], torch.cat(embeddings)[back]
+    return Predictions(*(torch.cat(batches)[back] for batches in (probabilities, embeddings, vectors)))
 
 
 def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:

@@ -14,9 +14,10 @@ from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training.config import OptimSettings
 from labeldist.training.data import Split
 from labeldist.training.errors import UserError
+from labeldist.training.files import read_json
 from labeldist.training.fit import EVAL_BATCH_SIZE, predict_batches, resolve_device
 from labeldist.training.metrics import evaluate_predictions
-from labeldist.training.run import CONFIG, METRICS, MODEL, read_config
+from labeldist.training.run import CONFIG, MATRIX, METRICS, MODEL, read_config
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Predictor:
         tokenizer: its own.
         class_names: one name a class.
         max_length: tokens a text is cut to.
+        matrix: the label distances that it was trained with, as nested lists; `None` for cross-entropy alone.
     """
 
     model: ContrastiveClassifier
     tokenizer: PreTrainedTokenizerBase
     class_names: tuple[str, ...]
     max_length: int
+    matrix: list[list[float]] | None = None
 
     @classmethod
     def from_run(cls, folder: Path, *, device: str = "auto") -> "Predictor":
@@ -54,11 +57,12 @@ class Predictor:
             tokenizer = AutoTokenizer.from_pretrained(folder / MODEL, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The model in {folder / MODEL} cannot be read: {error}") from error
-        return cls(model, tokenizer, tuple(config["class_names"]), config["model"]["max_length"])
+        matrix = read_json(folder / MATRIX)["matrix"] if (folder / MATRIX).exists() else None
+        return cls(model, tokenizer, tuple(config["class_names"]), config["model"]["max_length"], matrix)
 
     def probabilities(self, texts: list[str]) -> Tensor:
         """Class probabilities, `(N, C)`, float32 on the CPU."""
-        return predict_batches(self.model, self.tokenizer, texts, self.max_length)[0]
+        return predict_batches(self.model, self.tokenizer, texts, self.max_length).probabilities
 
     def predictions(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
         """Yield a prediction for each text, in order, holding one batch in memory at a time.
@@ -80,5 +84,12 @@ class Predictor:
 
     def evaluate(self, split: Split) -> dict[str, Any]:
         """Metrics on labelled rows: see `labeldist.training.metrics.evaluate_predictions`."""
-        probabilities = self.probabilities(split.texts).numpy()
-        return evaluate_predictions(split.labels, probabilities, self.class_names, split.texts)
+        predictions = predict_batches(self.model, self.tokenizer, split.texts, self.max_length)
+        return evaluate_predictions(
+            split.labels,
+            predictions.probabilities,
+            self.class_names,
+            split.texts,
+            vectors=predictions.vectors,
+            matrix=self.matrix,
+        )

@@ -63,7 +63,7 @@ def choose_matrix(
         static = _static(settings, corpus, count)
         assert static.ldm is not None
         flat = static.ldm.flattened() if isinstance(static.ldm, StaticLDM) else static.ldm
-        mean = flat.mean_off_diagonal()
+        mean = flat.mean_off_diagonal
         return MatrixChoice(flat, f"{mean:.3g} between all classes, the mean of this static matrix: {static.source}")
     if objective == "adaptive":
         matrix = settings.matrix
@@ -155,8 +155,8 @@ def _count_once(settings: RunSettings, corpus: Corpus, train: Split, held_out: S
         epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
         options = FitOptions(Path(scratch), seed, epochs)
         fit(model, objective, (splits[0], splits[1]), tokenizer, settings, options)
-    probabilities, _ = predict_batches(model, tokenizer, held_out.texts, settings.model.max_length)
-    return confusion_counts(torch.as_tensor(held_out.labels), probabilities.argmax(dim=1), num_classes)
+    predictions = predict_batches(model, tokenizer, held_out.texts, settings.model.max_length)
+    return confusion_counts(torch.as_tensor(held_out.labels), predictions.probabilities.argmax(dim=1), num_classes)
 
 
 def _rows(split: Split, indices: np.ndarray) -> Split:

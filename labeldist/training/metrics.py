@@ -1,21 +1,33 @@
-"""Metrics of predictions: how often the model is right, and which classes it takes for which."""
+"""Metrics of a model: how often it is right, which classes it takes for which, and how it groups them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-__all__ = ["evaluate_predictions", "repaired_pairs", "shorten"]
+from labeldist.evaluation import embedding_metrics, mistake_severity
+
+__all__ = ["evaluate_predictions", "repaired_pairs", "severity_under", "shorten", "tells_pairs_apart"]
 
 NUM_CONFUSED_PAIRS = 10
 NUM_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 200
+# Every row is compared with every other: ten times the rows take a hundred times as long.
+MAX_NEIGHBOUR_ROWS = 10_000
 
 
 def evaluate_predictions(
-    labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str], texts: Sequence[str]
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    class_names: Sequence[str],
+    texts: Sequence[str],
+    *,
+    vectors: ArrayLike | None = None,
+    matrix: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Accuracy, F1 and confusions of one set of predictions.
 
@@ -27,11 +39,18 @@ def evaluate_predictions(
         probabilities: predicted probabilities, `(N, C)`, finite.
         class_names: name of each class, C of them.
         texts: the N texts, for the examples.
+        vectors: one vector a text, `(N, D)`, finite, for `embeddings`.
+        matrix: label distances, `(C, C)`, for `mistake_severity`.
 
     Returns:
         A dict that `json.dump` takes:
 
-        - `accuracy`, `macro_f1`: fractions; `num_rows`: N; `class_names`: list of C names
+        - `accuracy`, `macro_f1`: fractions; `num_rows`: N
+        - `embeddings`: `{precision_at_1, r_precision, mean_average_precision_at_r}` of `vectors`, each row compared
+          with all others (see `labeldist.evaluation.embedding_metrics`), of at most 10,000 rows, drawn by a fixed seed;
+          None where no class has two rows; None in place of the dict without `vectors`
+        - `mistake_severity`: see `severity_under`
+        - `class_names`: list of C names
         - `per_class`: one `{class, precision, recall, f1, support}` for each class, in the order of `class_names`
         - `confused_pairs`: at most 10 ordered pairs, most frequent first, each `{true, predicted, count, rate,
           examples}`; `rate` is the share of the true class's rows; `examples` are up to 3 `{text, probability}`, the
@@ -66,6 +85,8 @@ def evaluate_predictions(
         "accuracy": float((true == predicted).mean()),
         "macro_f1": float(np.mean([score for score, rows in zip(f1, support, strict=True) if rows])),
         "num_rows": len(true),
+        "embeddings": _embeddings(vectors, true),
+        "mistake_severity": severity_under(confusion, matrix),
         "class_names": list(class_names),
         "per_class": [
             {
@@ -103,6 +124,53 @@ def _checked(
     if true.min() < 0 or true.max() >= num_classes:
         raise ValueError(f"labels must lie in [0, {num_classes}), got values from {true.min()} to {true.max()}.")
     return true.astype(np.int64), scores
+
+
+def _embeddings(vectors: ArrayLike | None, true: NDArray[np.int64]) -> dict[str, float | None] | None:
+    if vectors is None:
+        return None
+    rows = np.asarray(vectors)
+    if len(rows) > MAX_NEIGHBOUR_ROWS:
+        kept = np.sort(np.random.default_rng(0).choice(len(rows), MAX_NEIGHBOUR_ROWS, replace=False))
+        rows, true = rows[kept], true[kept]
+    return _without_nan(embedding_metrics(torch.as_tensor(rows), torch.as_tensor(true)))
+
+
+def severity_under(confusion: ArrayLike, matrix: ArrayLike | None) -> dict[str, Any] | None:
+    """`labeldist.evaluation.mistake_severity` as a dict that `json.dump` takes, None for its NaN.
+
+    Args:
+        confusion: counts, `(C, C)`, row = true class.
+        matrix: label distances, `(C, C)`.
+
+    Returns:
+        `{mean_distance, expected_distance, num_mistakes}`; None without a matrix, and under one whose distances between
+        different classes are all equal: there every mistake is as far as any other.
+
+    Examples:
+        >>> severity_under([[7, 2, 1], [1, 8, 1], [0, 0, 9]], [[1, 5, 1], [5, 1, 1], [1, 1, 1]])
+        {'mean_distance': 3.4, 'expected_distance': 3.0, 'num_mistakes': 5}
+        >>> severity_under([[7, 3], [1, 9]], [[1, 5], [5, 1]])
+    """
+    if matrix is None or not tells_pairs_apart(matrix):
+        return None
+    severity = mistake_severity(torch.as_tensor(np.asarray(confusion)), torch.as_tensor(np.asarray(matrix)))
+    return _without_nan(severity._asdict())
+
+
+def tells_pairs_apart(matrix: ArrayLike) -> bool:
+    """Whether some pairs of different classes are further apart than others.
+
+    Examples:
+        >>> tells_pairs_apart([[1, 5, 1], [5, 1, 1], [1, 1, 1]]), tells_pairs_apart([[0, 2], [2, 0]])
+        (True, False)
+    """
+    distances = np.asarray(matrix)
+    return len(np.unique(distances[~np.eye(len(distances), dtype=bool)])) > 1
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, Any]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def _confused_pairs(

@@ -301,7 +301,7 @@ def plot_comparison(comparison: Mapping[str, Any], path: Path) -> None:
     """Accuracy of every objective, one dot for each seed, beside the mean difference to the baseline with its interval.
 
     Args:
-        comparison: result of `labeldist.training.statistics.build_comparison`.
+        comparison: result of `labeldist.training.comparison.build_comparison`.
         path: where the figure goes; the suffix says the format.
     """
     names, baseline = list(comparison["objectives"]), comparison["baseline"]

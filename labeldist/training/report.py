@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TextIO
@@ -17,9 +18,15 @@ Style = Literal["bold", "dim", "red", "green", "yellow", "blue"]
 STYLE_CODES: dict[str, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34}
 ANSI_PATTERN = re.compile(r"\x1b\[[0-9;]*m")
 ANSWER_STYLES: dict[str, Style] = {"helps": "green", "does not help": "red", "cannot be told": "yellow"}
+EMBEDDING_TITLES = {
+    "precision_at_1": "precision@1",
+    "r_precision": "R-precision",
+    "mean_average_precision_at_r": "MAP@R",
+}
 NUM_WEAK_CLASSES = 5
 NUM_PAIRS_SHOWN = 3
 NAME_COLUMNS = 28
+NOTE_COLUMNS = 100
 
 
 def style(text: str, name: Style, stream: TextIO | None) -> str:
@@ -107,12 +114,34 @@ def train_summary(
     accuracy = style(f"accuracy {percent(metrics['accuracy'])} %", "bold", stream)
     lines = [
         f"{style(title, 'bold', stream)}: {accuracy}, macro-F1 {percent(metrics['macro_f1'])} % ({', '.join(facts)})",
+        *_neighbours_and_mistakes(metrics),
         "",
         *_weakest_classes(metrics["per_class"], stream),
         "",
         *_confused_pairs(metrics["confused_pairs"], width, stream),
     ]
     return "\n".join([*lines, "", f"Saved in {folder}"] if folder else lines)
+
+
+def _neighbours_and_mistakes(metrics: Mapping[str, Any]) -> list[str]:
+    """How the embedding groups the rows, and how far the mistakes lie, where that was measured."""
+    lines = []
+    embeddings = _measured(metrics.get("embeddings"))
+    if embeddings:
+        shown = ", ".join(f"{title} {percent(embeddings[key])} %" for key, title in EMBEDDING_TITLES.items())
+        lines.append(f"Nearest neighbours among these rows: {shown}")
+    severity = _measured(metrics.get("mistake_severity"))
+    if severity:
+        mean, expected = severity["mean_distance"], severity["expected_distance"]
+        lines.append(
+            f"Mean distance of the mistakes by the run's own matrix: {mean:.2f} ({expected:.2f} if spread evenly)"
+        )
+    return lines
+
+
+def _measured(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """None for what earlier versions did not measure, and for what could not be."""
+    return None if values is None or None in values.values() else values
 
 
 def _weakest_classes(per_class: Sequence[Mapping[str, Any]], stream: TextIO | None) -> list[str]:
@@ -144,10 +173,10 @@ def _confused_pairs(pairs: Sequence[Mapping[str, Any]], width: int, stream: Text
 
 
 def comparison_table(comparison: Mapping[str, Any], stream: TextIO | None = None) -> str:
-    """The table of a comparison, the class pairs repaired or broken, and, last, the verdict in one sentence.
+    """The tables of a comparison, the class pairs repaired or broken, and, last, the verdict in one sentence.
 
     Args:
-        comparison: result of `labeldist.training.statistics.build_comparison`.
+        comparison: result of `labeldist.training.comparison.build_comparison`; of an earlier version, too.
         stream: where the text will be written; colours only if it is a terminal.
     """
     baseline, objectives = comparison["baseline"], comparison["objectives"]
@@ -156,6 +185,7 @@ def comparison_table(comparison: Mapping[str, Any], stream: TextIO | None = None
     num_seeds = len(comparison["seeds"])
     title = f"{comparison['data']}, {comparison['encoder']}: mean ± standard deviation over {_seeds(num_seeds)}"
     lines = [style(title, "bold", stream), "", format_table(headers, rows, "<>>>>>>"), ""]
+    lines += _neighbours_and_mistakes_table(comparison, stream)
     if comparison["pairs"]:
         lines.append(style(f"Confused rows of a class pair, mean over seeds, against {baseline}", "bold", stream))
         for name, pairs in comparison["pairs"].items():
@@ -178,6 +208,41 @@ def _objective_row(name: str, comparison: Mapping[str, Any], stream: TextIO | No
     else:
         row += [points(difference["mean"]), _interval(difference), _p_value(difference["p_value"])]
     return [*row, duration(float(np.mean(seconds))) if seconds else "-"]
+
+
+def _neighbours_and_mistakes_table(comparison: Mapping[str, Any], stream: TextIO | None) -> list[str]:
+    """The second table, with the columns that some objective has values for."""
+    objectives = comparison["objectives"]
+    columns = [(key, f"{title} %", _mean_and_deviation) for key, title in EMBEDDING_TITLES.items()]
+    columns += [
+        ("mistake_distance", "mistake distance", _distance),
+        ("expected_mistake_distance", "if even", _distance),
+    ]
+    columns = [one for one in columns if any(_present(values.get(one[0], [])) for values in objectives.values())]
+    if not columns:
+        return []
+    rows = [[name, *(show(values.get(key, [])) for key, _, show in columns)] for name, values in objectives.items()]
+    headers = ["objective", *(title for _, title, _ in columns)]
+    lines = [
+        style("Nearest neighbours among the test rows, and where the mistakes fall", "bold", stream),
+        "",
+        format_table(headers, rows, "<" + ">" * len(columns)),
+    ]
+    if comparison.get("severity_matrix"):
+        note = (
+            f"Mistake distance: the mean label distance of the mistakes under {comparison['severity_matrix']}; "
+            "if even: were they spread evenly over the other classes. Large: they fall on the pairs that this matrix "
+            "marks as easily confused. Read it beside the accuracy: repairing other pairs raises it."
+        )
+        lines += textwrap.wrap(note, NOTE_COLUMNS)
+    return [*lines, ""]
+
+
+def _distance(values: Sequence[float | None]) -> str:
+    found = _present(values)
+    if not found:
+        return "-"
+    return f"{np.mean(found):.2f}" + (f" ± {np.std(found, ddof=1):.2f}" if len(found) > 1 else "")
 
 
 def _present(values: Sequence[float | None]) -> list[float]:

@@ -217,10 +217,18 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
     )
     history = fit(model, objective, (train, validation), tokenizer, settings, fit_options)
 
-    probabilities, embeddings = predict_batches(model, tokenizer, corpus.test.texts, settings.model.max_length)
-    test = evaluate_predictions(corpus.test.labels, probabilities.numpy(), classes, corpus.test.texts)
-    best_accuracy = max((entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry), default=None)
+    predictions = predict_batches(model, tokenizer, corpus.test.texts, settings.model.max_length)
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, history)
+    distances = None if matrix is None else matrix.tolist()
+    test = evaluate_predictions(
+        corpus.test.labels,
+        predictions.probabilities,
+        classes,
+        corpus.test.texts,
+        vectors=predictions.vectors,
+        matrix=distances,
+    )
+    best_accuracy = max((entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry), default=None)
     if spec.objective == "adaptive" and not num_updates:
         options.say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
     metrics = {
@@ -237,11 +245,11 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
     tokenizer.save_pretrained(folder / MODEL)
     if matrix is not None:
         _write_matrix(choice, matrix, folder / MATRIX)
-    _write_predictions(corpus, probabilities, folder / PREDICTIONS)
+    _write_predictions(corpus, predictions.probabilities, folder / PREDICTIONS)
     # The time before an interruption is not known.
     write_json(folder / HISTORY, {"seconds": None if resume else time.perf_counter() - started, "log": history})
     if options.pictures:
-        draw_pictures(folder, corpus, metrics, history, matrix, embeddings)
+        draw_pictures(folder, corpus, metrics, history, matrix, predictions.embeddings)
     # Last: its presence says that the run is whole.
     write_json(folder / METRICS, metrics)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from labeldist.cli import main
+from labeldist.evaluation import mistake_severity
 from labeldist.training.compare import CompareSpec, compare, data_name
 from labeldist.training.errors import UserError
 from runs import QUICK, SIZES, contents, labeldist, read, settings_of, write_corpus
@@ -92,6 +93,32 @@ def test_the_last_line_is_one_plain_sentence(capsys, compared, tickets, tmp_path
     assert last[0].isupper()
     assert last.endswith(".")
     assert f"Saved in {folder}" in err
+
+
+def test_neighbours_and_mistakes_of_every_run_stand_in_the_comparison(compared):
+    comparison = read(compared / "comparison.json")
+    assert comparison["severity_matrix"] == "the matrix of static, seed 0"
+    matrix = read(compared / "runs" / "static-seed0" / "ldm.json")["matrix"]
+    for objective, columns in comparison["objectives"].items():
+        for seed in (0, 1):
+            own = read(compared / "runs" / f"{objective}-seed{seed}" / "metrics.json")["test"]
+            for name, value in own["embeddings"].items():
+                assert columns[name][seed] == value
+            assert columns["mistake_distance"][seed] == mistake_severity(own["confusion"], matrix).mean_distance
+
+
+def test_a_comparison_of_an_earlier_version_goes_on(capsys, compared, tickets, tmp_path):
+    folder = shutil.copytree(compared, tmp_path / "all")
+    for path in folder.glob("runs/*/metrics.json"):
+        metrics = read(path)
+        del metrics["test"]["embeddings"], metrics["test"]["mistake_severity"]
+        path.write_text(json.dumps(metrics))
+    flags = ["--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
+    assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 0
+    out = capsys.readouterr().out
+    assert "precision@1" not in out
+    assert "mistake distance" in out
+    assert read(folder / "comparison.json")["objectives"]["static"]["precision_at_1"] == [None, None]
 
 
 def test_going_on_trains_only_what_is_missing(compared, tickets, tmp_path):

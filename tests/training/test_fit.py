@@ -62,12 +62,25 @@ def test_probabilities_come_in_the_order_of_the_texts():
     torch.manual_seed(0)
     model, tokenizer = build_classifier(settings_of("demo").model, SPLIT.texts, 4)
     texts = SPLIT.texts * 6
-    probabilities, embeddings = predict_batches(model, tokenizer, texts, 128)
-    assert probabilities.dtype == embeddings.dtype == torch.float32
+    predictions = predict_batches(model, tokenizer, texts, 128)
+    assert {output.dtype for output in predictions} == {torch.float32}
     for i in range(0, 360, 61):
-        alone, _ = predict_batches(model, tokenizer, [texts[i]], 128)
-        torch.testing.assert_close(probabilities[i : i + 1], alone)
+        alone = predict_batches(model, tokenizer, [texts[i]], 128)
+        for together, single in zip(predictions, alone, strict=True):
+            torch.testing.assert_close(together[i : i + 1], single)
     assert not model.training
+
+
+def test_vectors_are_what_both_heads_read():
+    torch.manual_seed(0)
+    model, tokenizer = build_classifier(settings_of("demo").model, SPLIT.texts, 4)
+    predictions = predict_batches(model, tokenizer, SPLIT.texts, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(model.projection(predictions.vectors), predictions.embeddings)
+        logits = model.classifier(predictions.vectors)
+    torch.testing.assert_close(logits.softmax(dim=1), predictions.probabilities)
+    # Nothing listens to the model afterwards.
+    assert not model.projection._forward_pre_hooks
 
 
 def fitted(folder, epochs: int, **options):
@@ -86,7 +99,7 @@ def test_the_model_ends_with_its_best_epoch(tmp_path):
     model, tokenizer, history = fitted(tmp_path, 6, learning_rate=0.05)
     accuracies = [row["eval_accuracy"] for row in history if "eval_accuracy" in row]
     assert len(accuracies) == 6
-    probabilities, _ = predict_batches(model, tokenizer, SPLIT.texts, 128)
+    probabilities = predict_batches(model, tokenizer, SPLIT.texts, 128).probabilities
     assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
     assert max(accuracies) > 0.6
 

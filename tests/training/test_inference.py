@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
+from labeldist.evaluation import mistake_severity
 from labeldist.training.data import load_corpus, read_split
 from labeldist.training.errors import UserError
 from labeldist.training.inference import Predictor
@@ -31,6 +32,17 @@ def test_evaluation_is_the_runs_own(predictor, finished_run, tickets):
     split = read_split(tickets / "test.jsonl", predictor.class_names)
     assert predictor.evaluate(split) == read(finished_run / "metrics.json")["test"]
     assert predictor.evaluate(load_corpus([str(tickets)]).test) == read(finished_run / "metrics.json")["test"]
+
+
+def test_evaluation_measures_mistakes_in_the_runs_own_matrix(finished_run, tickets, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    matrix = [[1.0, 5.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0], [1.0] * 4, [1.0] * 4]
+    (run / "ldm.json").write_text(json.dumps({**read(run / "ldm.json"), "matrix": matrix}))
+    metrics = Predictor.from_run(run).evaluate(read_split(tickets / "test.jsonl", CLASSES))
+    assert metrics["mistake_severity"] == mistake_severity(metrics["confusion"], matrix)._asdict()
+    (run / "ldm.json").unlink()
+    metrics = Predictor.from_run(run).evaluate(read_split(tickets / "test.jsonl", CLASSES))
+    assert metrics["mistake_severity"] is None
 
 
 def test_predictions_are_those_in_the_run_folder(predictor, finished_run):

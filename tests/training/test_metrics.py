@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from labeldist.training.metrics import evaluate_predictions, repaired_pairs, shorten
+from labeldist.training.metrics import evaluate_predictions, repaired_pairs, severity_under, shorten
 
 NAMES = ["ask", "tell", "order"]
 # rows: true class, predicted class; the probability of the predicted class rises with the row number
@@ -46,6 +46,52 @@ def test_confused_pairs_are_ordered_and_their_examples_most_confident_first(metr
 
 def test_metrics_survive_a_round_trip_through_json(metrics):
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_neighbours_and_mistakes_are_measured_where_vectors_and_a_matrix_are_given(metrics):
+    assert (metrics["embeddings"], metrics["mistake_severity"]) == (None, None)
+    # ask taken for tell three times (distance 5), tell for ask once (2); row means of ask and tell: 3 and 1.5.
+    matrix = [[1, 5, 1], [2, 1, 1], [1, 1, 1]]
+    vectors = np.eye(3, dtype=np.float32)[TRUE]
+    full = evaluate_predictions(TRUE, probabilities(PREDICTED), NAMES, TEXTS, vectors=vectors, matrix=matrix)
+    assert full["embeddings"] == {"precision_at_1": 1.0, "r_precision": 1.0, "mean_average_precision_at_r": 1.0}
+    assert full["mistake_severity"] == {"mean_distance": 4.25, "expected_distance": 2.625, "num_mistakes": 4}
+    assert {**full, "embeddings": None, "mistake_severity": None} == metrics
+
+
+def test_neighbours_are_searched_among_a_part_of_very_many_rows(monkeypatch):
+    monkeypatch.setattr("labeldist.training.metrics.MAX_NEIGHBOUR_ROWS", 20)
+    seen = []
+
+    def watched(vectors, labels):
+        seen.append((vectors.tolist(), labels.tolist()))
+        return {}
+
+    monkeypatch.setattr("labeldist.training.metrics.embedding_metrics", watched)
+    true = np.arange(50) % 3
+    rows = np.stack([true, np.arange(50)], axis=1).astype(np.float32)
+    for _ in range(2):
+        evaluate_predictions(true, np.eye(3)[true], NAMES, ["x"] * 50, vectors=rows)
+    evaluate_predictions(true[:20], np.eye(3)[true[:20]], NAMES, ["x"] * 20, vectors=rows[:20])
+    assert seen[0] == seen[1]
+    vectors, labels = seen[0]
+    assert len({row for _, row in vectors}) == 20
+    assert [label for label, _ in vectors] == labels
+    assert seen[2] == (rows[:20].tolist(), true[:20].tolist())
+
+
+def test_what_cannot_be_measured_is_null():
+    matrix = [[1, 5, 1], [5, 1, 1], [1, 1, 1]]
+    metrics = evaluate_predictions([0, 1], np.eye(3)[:2], NAMES, ["x", "y"], vectors=np.eye(2), matrix=matrix)
+    assert set(metrics["embeddings"].values()) == {None}
+    assert metrics["mistake_severity"] == {"mean_distance": None, "expected_distance": None, "num_mistakes": 0}
+    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+@pytest.mark.parametrize("matrix", [None, [[1]], [[1, 5], [5, 1]], [[1, 2, 2], [2, 9, 2], [2, 2, 1]]])
+def test_a_matrix_that_tells_no_pairs_apart_measures_no_mistake(matrix):
+    counts = np.ones((len(matrix or NAMES),) * 2, dtype=np.int64)
+    assert severity_under(counts, matrix) is None
 
 
 def test_at_most_ten_pairs_with_three_examples_each():

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from labeldist.training import plots
+from labeldist.training.comparison import build_comparison
 from labeldist.training.plots import plot_comparison, plot_confusion, plot_curves, plot_embeddings, plot_ldm
-from labeldist.training.statistics import build_comparison
 
 CHINESE = ["提问", "取消", "其他"]
 AWKWARD = ["$a$", "_hidden", "two\nlines", "x" * 80]

@@ -3,6 +3,8 @@ import io
 import numpy as np
 import pytest
 
+from benchmarks.paper import tables
+from labeldist.training.comparison import build_comparison
 from labeldist.training.metrics import evaluate_predictions
 from labeldist.training.report import (
     comparison_table,
@@ -12,7 +14,6 @@ from labeldist.training.report import (
     style,
     train_summary,
 )
-from labeldist.training.statistics import build_comparison
 
 
 class Terminal(io.StringIO):
@@ -31,11 +32,35 @@ def metrics_of(predicted, names=("提问", "tell")):
 
 
 def comparison_of(*objectives, num_seeds=3):
+    return build_comparison(runs_of(*objectives, num_seeds=num_seeds), data="trec", encoder="textcnn")
+
+
+def runs_of(*objectives, num_seeds):
     runs = []
     for number, objective in enumerate(objectives):
         for seed in range(num_seeds):
             predicted = [0] * (4 + (number + seed) % 3) + [1] * (6 - (number + seed) % 3)
             runs.append({"objective": objective, "seed": seed, "metrics": metrics_of(predicted), "seconds": 61.0})
+    return runs
+
+
+# Rows of three classes: ask is taken for tell or for order so many times.
+def three_classes(as_tell, as_order):
+    true = np.repeat([0, 1, 2], 4)
+    predicted = true.copy()
+    predicted[: as_tell + as_order] = [1] * as_tell + [2] * as_order
+    matrix = [[1, 5, 1], [5, 1, 1], [1, 1, 1]]
+    names = ["ask", "tell", "order"]
+    vectors = np.eye(3)[predicted]
+    return evaluate_predictions(true, np.eye(3)[predicted], names, ["x"] * 12, vectors=vectors, matrix=matrix), matrix
+
+
+def measured_comparison(num_seeds=2):
+    runs = []
+    for objective, as_tell, as_order in (("ce", 2, 1), ("static", 1, 2)):
+        for seed in range(num_seeds):
+            metrics, matrix = three_classes(as_tell, as_order - seed)
+            runs.append({"objective": objective, "seed": seed, "metrics": metrics, "seconds": 1.0, "matrix": matrix})
     return build_comparison(runs, data="trec", encoder="textcnn")
 
 
@@ -84,6 +109,25 @@ def test_summary_answers_which_classes_are_confused():
     assert all(display_width(line) <= 75 for line in lines)
 
 
+def test_summary_shows_neighbours_and_mistakes_below_the_accuracy():
+    metrics, _ = three_classes(2, 1)
+    lines = train_summary(metrics, title="trec").splitlines()
+    assert lines[1].startswith("Nearest neighbours among these rows: precision@1 ")
+    assert lines[1].endswith(f"MAP@R {100 * metrics['embeddings']['mean_average_precision_at_r']:.1f} %")
+    # (5 + 5 + 1) / 3, and the mean of 5 and 1.
+    assert lines[2] == "Mean distance of the mistakes by the run's own matrix: 3.67 (3.00 if spread evenly)"
+    assert lines[3] == ""
+
+
+def test_summary_leaves_out_what_was_not_or_could_not_be_measured():
+    metrics, _ = three_classes(0, 0)
+    assert "distance of the mistakes" not in train_summary(metrics, title="trec")
+    earlier = {key: value for key, value in metrics.items() if key not in ("embeddings", "mistake_severity")}
+    assert train_summary(earlier, title="trec").splitlines()[1] == ""
+    alone = evaluate_predictions([0, 1], np.eye(2), ["ask", "tell"], ["x", "y"], vectors=np.eye(2))
+    assert train_summary(alone, title="trec").splitlines()[1] == ""
+
+
 def test_summary_of_a_perfect_model():
     assert "No test row was misclassified." in train_summary(metrics_of([0] * 6 + [1] * 4), title="demo")
 
@@ -103,6 +147,45 @@ def test_the_last_line_of_a_comparison_is_the_verdict():
     assert [line.split()[0] for line in lines[4:8]] == ["ce", "ce-two-views", "static", "adaptive"]
     assert "baseline" in lines[5]
     assert "1 min 01 s" in lines[7]
+
+
+def test_a_second_table_shows_neighbours_and_mistakes():
+    comparison = measured_comparison()
+    lines = comparison_table(comparison).splitlines()
+    start = lines.index("Nearest neighbours among the test rows, and where the mistakes fall")
+    headers, _, ce, static = lines[start + 2 : start + 6]
+    assert headers.split("  ")[-1] == "if even"
+    assert "precision@1 %" in headers
+    # Under static's matrix: ce (5 + 5 + 1) / 3 and (5 + 5) / 2; static (5 + 1 + 1) / 3 and (5 + 1) / 2.
+    assert ce.endswith("4.33 ± 0.94  3.00 ± 0.00")
+    assert static.endswith("2.67 ± 0.47  3.00 ± 0.00")
+    note = " ".join(lines[start + 6 : start + 9])
+    assert "under the matrix of static, seed 0; if even:" in note
+    assert lines[start + 9] == ""
+    assert max(map(display_width, lines[start : start + 9])) <= 100
+
+
+def test_the_second_table_has_the_columns_that_were_measured():
+    # Two classes have one pair, and these runs no vectors.
+    assert "Nearest neighbours" not in comparison_table(comparison_of("ce", "adaptive"))
+    comparison = measured_comparison(num_seeds=1)
+    for columns in comparison["objectives"].values():
+        columns["r_precision"] = [None]
+    table = comparison_table(comparison)
+    assert "precision@1 %" in table
+    assert "R-precision" not in table
+    assert "±" not in table.split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in tables.RESULTS.glob("*.json")))
+def test_a_comparison_of_an_earlier_version_still_has_its_table(name):
+    recorded = {key: value for key, value in tables.load(name).items() if key != "severity_matrix"}
+    for columns in recorded["objectives"].values():
+        for key in columns.keys() - {"accuracy", "macro_f1", "seconds"}:
+            del columns[key]
+    table = comparison_table(recorded)
+    assert "Nearest neighbours" not in table
+    assert table.splitlines()[-1] == recorded["verdict"]["sentence"]
 
 
 def test_one_seed_shows_means_without_spread_interval_or_p():

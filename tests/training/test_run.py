@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
 from labeldist.training.config import (
     LossSettings,
@@ -227,6 +228,8 @@ def test_the_run_folder_holds_what_it_says(finished_run, tickets):
     assert config["num_rows"] == {"train": 81, "validation": 9, "test": 30}
     assert config["fingerprint"] == load_run_corpus(RunSpec.from_json(config)).fingerprint
     assert metrics["num_epochs"] == 2
+    assert list(metrics["test"]["embeddings"]) == ["precision_at_1", "r_precision", "mean_average_precision_at_r"]
+    assert all(0 <= value <= 1 for value in metrics["test"]["embeddings"].values())
     rows = [json.loads(line) for line in (finished_run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == metrics["test"]["num_rows"] == 30
     right = sum(row["label"] == row["predicted"] for row in rows)
@@ -246,6 +249,27 @@ def test_cross_entropy_leaves_no_matrix(tickets, tmp_path):
     start_run(RunSpec(settings_of(tickets), "ce", 0), tmp_path / "run", RunOptions())
     assert not (tmp_path / "run" / "ldm.json").exists()
     assert not (tmp_path / "run" / "ldm.png").exists()
+    assert read(tmp_path / "run" / "metrics.json")["test"]["mistake_severity"] is None
+
+
+def test_mistakes_are_measured_in_the_runs_own_matrix(tickets, tmp_path):
+    metrics = train(tmp_path / "static", settings_of(tickets), "static")["test"]
+    expected = mistake_severity(metrics["confusion"], read(tmp_path / "static" / "ldm.json")["matrix"])
+    assert expected.num_mistakes > 0
+    assert metrics["mistake_severity"] == expected._asdict()
+
+
+def test_an_adaptive_run_measures_mistakes_in_the_matrix_of_its_best_epoch(tickets, tmp_path):
+    moved = torch.tensor([[1.0, 5.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0], [1.0] * 4, [1.0] * 4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labeldist.training.run.matrix_of_best_epoch", lambda ldm, history: (moved, 1))
+        metrics = train(tmp_path / "run", settings_of(tickets, epochs=1))["test"]
+    assert metrics["mistake_severity"] == mistake_severity(metrics["confusion"], moved)._asdict()
+
+
+def test_equal_distances_measure_no_mistake(tickets, tmp_path):
+    metrics = train(tmp_path / "run", settings_of(tickets, epochs=1), "contrastive")
+    assert metrics["test"]["mistake_severity"] is None
 
 
 @pytest.mark.parametrize("objective", ["ce", "static"])

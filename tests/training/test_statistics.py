@@ -1,4 +1,3 @@
-import json
 import math
 from typing import Any
 
@@ -11,8 +10,6 @@ from scipy import stats
 from labeldist.training.statistics import (
     REQUIRED_CONTROLS,
     PairedDifference,
-    build_comparison,
-    choose_baseline,
     holm,
     num_seeds_needed,
     paired_difference,
@@ -134,19 +131,6 @@ def test_a_control_with_the_same_matrix_says_nothing():
     assert result.sentence.endswith("it helps (uniform had the same matrix).")
 
 
-def test_two_classes_leave_uniform_out_of_the_verdict_on_static():
-    matrix = [[1.0, 5.0], [5.0, 1.0]]
-    accuracies = {"static": [0.8, 0.82], "uniform": [0.8, 0.82], "ce-two-views": [0.7, 0.81]}
-    runs = [
-        {**run(name, seed, accuracy), "matrix": matrix if name in ("static", "uniform") else None}
-        for name, by_seed in accuracies.items()
-        for seed, accuracy in enumerate(by_seed)
-    ]
-    sentence = build_comparison(runs, **WHERE)["verdict"]["sentence"]
-    assert "over ce-two-views" in sentence
-    assert "(uniform had the same matrix)" in sentence
-
-
 def test_an_interval_above_zero_does_not_help_if_holm_says_chance():
     lucky = difference(0.02, 0.019, 0.04)
     certain: dict[str, float | None] = {name: 0.04 for name in REQUIRED_CONTROLS}  # noqa: C420
@@ -190,95 +174,3 @@ def test_without_a_control_nothing_can_be_told():
     result = verdict("adaptive", {}, **WHERE)
     assert (result.answer, result.control) == ("cannot be told", None)
     assert "no control" in result.sentence
-
-
-@pytest.mark.parametrize(
-    ("objectives", "baseline"),
-    [
-        (["adaptive", "ce", "ce-two-views"], "ce-two-views"),
-        (["ce", "uniform"], "ce"),
-        (["uniform", "contrastive", "static"], "contrastive"),
-        (["static"], None),
-    ],
-)
-def test_the_baseline_is_two_view_cross_entropy_if_it_was_run(objectives, baseline):
-    assert choose_baseline(objectives) == baseline
-
-
-def run(objective, seed, accuracy):
-    wrong = round(100 * (1 - accuracy))
-    confusion = [[50 - wrong, wrong], [0, 50]]
-    metrics = {"accuracy": accuracy, "macro_f1": accuracy, "confusion": confusion, "class_names": ["ask", "tell"]}
-    return {"objective": objective, "seed": seed, "metrics": metrics, "seconds": 10.0 + seed}
-
-
-RUNS = [
-    *(run("adaptive", seed, accuracy) for seed, accuracy in enumerate([0.90, 0.92, 0.91, 0.93])),
-    *(run("ce-two-views", seed, accuracy) for seed, accuracy in enumerate([0.80, 0.83, 0.80, 0.82])),
-    *(run("contrastive", seed, accuracy) for seed, accuracy in enumerate([0.81, 0.82, 0.80, 0.82])),
-    *(run("uniform", seed, accuracy) for seed, accuracy in enumerate([0.80, 0.81, 0.82, 0.82])),
-]
-
-
-def test_a_comparison_holds_controls_first_and_survives_json():
-    comparison = build_comparison(RUNS, **WHERE)
-    assert list(comparison["objectives"]) == ["ce-two-views", "contrastive", "uniform", "adaptive"]
-    assert (comparison["baseline"], comparison["seeds"]) == ("ce-two-views", [0, 1, 2, 3])
-    assert comparison["verdict"]["answer"] == "helps"
-    assert comparison["verdict"]["sentence"].endswith("it helps.")
-    assert comparison["pairs"]["adaptive"]["repaired"] == [{"classes": ["ask", "tell"], "base": 18.75, "other": 8.5}]
-    assert json.loads(json.dumps(comparison, allow_nan=False)) == comparison
-
-
-def test_the_order_of_runs_does_not_matter():
-    # objectives that are no controls keep the order in which they came
-    assert build_comparison(RUNS[::-1], **WHERE) == build_comparison(RUNS, **WHERE)
-
-
-def test_an_interrupted_comparison_pairs_the_seeds_that_both_have():
-    comparison = build_comparison([*RUNS[:2], *RUNS[5:8]], **WHERE)
-    assert comparison["objectives"]["ce-two-views"]["accuracy"] == [None, 0.83, 0.80, 0.82]
-    assert comparison["differences"]["adaptive"]["ce-two-views"]["num_pairs"] == 1
-    assert comparison["verdict"]["answer"] == "cannot be told"
-
-
-def test_holm_runs_over_all_label_distance_objectives():
-    alone = build_comparison(RUNS, **WHERE)["verdict"]["objectives"]["adaptive"]["corrected_p"]
-    static = [run("static", seed, accuracy) for seed, accuracy in enumerate([0.85, 0.80, 0.84, 0.80])]
-    verdicts = build_comparison([*RUNS, *static], **WHERE)["verdict"]
-    assert verdicts["objectives"]["adaptive"]["corrected_p"]["uniform"] > alone["uniform"]
-    assert verdicts["sentence"].startswith(
-        "Label distance on trec, textcnn: adaptive helps; whether static helps cannot"
-    )
-
-
-def test_objectives_with_one_answer_share_a_clause():
-    runs = [run(name, 0, 0.8) for name in ("ce", "static", "adaptive")]
-    assert build_comparison(runs, **WHERE)["verdict"]["sentence"] == (
-        "Label distance on trec, textcnn: whether static or adaptive helps cannot be told with these seeds."
-    )
-
-
-def test_without_label_distance_the_verdict_says_so():
-    comparison = build_comparison([each for each in RUNS if each["objective"] != "adaptive"], **WHERE)
-    assert comparison["verdict"]["answer"] == "cannot be told"
-    assert "no label-distance objective was run" in comparison["verdict"]["sentence"]
-
-
-def test_a_label_distance_objective_alone_is_its_own_baseline():
-    comparison = build_comparison(RUNS[:2], **WHERE)
-    assert (comparison["baseline"], comparison["differences"], comparison["pairs"]) == (
-        "adaptive",
-        {"adaptive": {}},
-        {},
-    )
-    assert "no control was run" in comparison["verdict"]["sentence"]
-
-
-def test_a_comparison_refuses_no_run_a_run_twice_and_an_absent_baseline():
-    with pytest.raises(ValueError, match="at least one finished run"):
-        build_comparison([], **WHERE)
-    with pytest.raises(ValueError, match="'ce' with seed 0 twice"):
-        build_comparison([run("ce", 0, 0.8), run("ce", 0, 0.8)], **WHERE)
-    with pytest.raises(ValueError, match=r"got 'ce'\. Choose one of ce-two-views, contrastive, uniform"):
-        build_comparison(RUNS, baseline="ce", **WHERE)
