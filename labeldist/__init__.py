@@ -1,22 +1,35 @@
 """Contrastive learning with label distance: metric-learning components for classes that are easily confused."""
 
 from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
+from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
 from labeldist.functional import label_distance_contrastive
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
 from labeldist.losses import JointLoss, LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
+from labeldist.miners import LabelDistanceMiner
+from labeldist.samplers import ConfusionBatchSampler
+from labeldist.wrappers import CrossBatchMemory, DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveLDM",
     "ConfusedPair",
+    "ConfusionBatchSampler",
+    "CrossBatchMemory",
+    "DistributedLossWrapper",
+    "DistributedMinerWrapper",
     "JointLoss",
     "LabelDistanceContrastiveLoss",
     "LabelDistanceMatrix",
+    "LabelDistanceMiner",
+    "MistakeSeverity",
     "StaticLDM",
+    "TwoViewLoss",
     "ValidAnchorMeanReducer",
     "class_centroids",
     "confusion_counts",
+    "embedding_metrics",
     "label_distance_contrastive",
+    "mistake_severity",
     "most_confused_pairs",
 ]

@@ -352,11 +352,7 @@ def anchor_losses(
         >>> anchor_losses(torch.randn(3, 8), torch.tensor([0, 0, 1]), torch.ones(2, 2)).is_valid
         tensor([ True,  True, False])
     """
-    check_batch(embeddings, labels, len(ldm), validate=validate)
-    if (ref_emb is None) != (ref_labels is None):
-        raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
-    if ref_emb is not None and ref_labels is not None:
-        check_batch(ref_emb, ref_labels, len(ldm), prefix="ref_", dim=embeddings.shape[1], validate=validate)
+    check_problem(embeddings, labels, len(ldm), ref_emb, ref_labels, validate=validate)
     similarity = cosine_similarity(embeddings, ref_emb)
     with torch.autocast(embeddings.device.type, enabled=False):
         scale, bias = class_pair_tables(ldm.to(similarity), temperature=temperature, weighting=weighting)
@@ -399,6 +395,23 @@ def check_weight(weight: float) -> None:
     """Raise `ValueError` unless `weight` lies in [0, 1]."""
     if not 0 <= weight <= 1:
         raise ValueError(f"weight (lambda of Eq. 9) must lie in [0, 1], got {weight}.")
+
+
+def check_problem(
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    *,
+    validate: bool = True,
+) -> None:
+    """Raise unless anchors, references and their labels fit together and to an LDM of `num_classes` classes."""
+    check_batch(embeddings, labels, num_classes, validate=validate)
+    if (ref_emb is None) != (ref_labels is None):
+        raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
+    if ref_emb is not None and ref_labels is not None:
+        check_batch(ref_emb, ref_labels, num_classes, prefix="ref_", dim=embeddings.shape[1], validate=validate)
 
 
 def check_batch(

@@ -1,5 +1,6 @@
 """The label-distance contrastive loss as a pytorch-metric-learning loss, and the joint objective."""
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -10,8 +11,10 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from labeldist import functional
+from labeldist import backends, functional
+from labeldist.backends import Backend
 from labeldist.functional import Weighting
+from labeldist.indices import check_indices_tuple
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 
 __all__ = ["JointLoss", "JointTerms", "LabelDistanceContrastiveLoss", "ValidAnchorMeanReducer"]
@@ -53,13 +56,22 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
 
     Called as any pytorch-metric-learning loss: `loss(embeddings, labels)`, or with `indices_tuple` from a miner, or
     with `ref_emb` and `ref_labels`. Only pairs that `indices_tuple` lists take part; without it all pairs do, except a
-    row with itself where the batch is its own reference. A batch without any positive gives 0 with the graph attached.
+    row with itself where the batch is its own reference. A batch without any positive gives 0 with the graph attached,
+    and a warning the first time.
+
+    With `collect_stats=True` each call records `num_valid_anchors`, `mean_positive_similarity` and
+    `mean_negative_similarity` (Eq. 4, over the pairs that take part; 0 where there are none) for PML's loggers.
 
     Args:
         ldm: the label distances: a `StaticLDM`, an `AdaptiveLDM`, or a `(C, C)` tensor (made a `StaticLDM`).
-            Shared, not copied: an adaptive matrix that is updated elsewhere is the one that the next call uses.
+            Shared, not copied: an adaptive matrix that is updated elsewhere is the one that the next call uses. It
+            follows the embeddings to their device.
         temperature: softmax temperature, > 0; 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
+        backend: how the pairs are computed: see `labeldist.backends`. `"auto"` takes what is fastest for the batch.
+        validate: check the values of labels and of `indices_tuple`, and look for batches without positives; on a GPU
+            each call then waits for the device. `False` leaves shapes and types only, and a wrong index on a GPU ends
+            the process's use of it. Values are never read inside `torch.compile` or while a CUDA graph is captured.
         **kwargs: `reducer`, `embedding_regularizer`, ... of pytorch-metric-learning. `distance` may only be
             `CosineSimilarity()`: Eq. 4 is defined on cosines.
 
@@ -82,21 +94,32 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         *,
         temperature: float = 1.0,
         weighting: Weighting = "scale",
+        backend: Backend = "auto",
+        validate: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(self.distance, CosineSimilarity) or self.distance.power != 1:
+        # With another p, PML's class divides by another norm: no cosine.
+        if type(self.distance) is not CosineSimilarity or (self.distance.p, self.distance.power) != (2, 1):
             raise ValueError(
                 "LabelDistanceContrastiveLoss is defined on cosines (Eq. 4): distance must be CosineSimilarity(), got "
-                f"{type(self.distance).__name__} with power={self.distance.power}."
+                f"{type(self.distance).__name__} with p={self.distance.p} and power={self.distance.power}."
             )
         self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
         functional.class_pair_tables(self.ldm.matrix, temperature=temperature, weighting=weighting)
+        backends.check_backend(backend)
         self.temperature = temperature
         self.weighting: Weighting = weighting
+        self.backend: Backend = backend
+        self.validate = validate
         self.num_valid_anchors = 0
+        self.mean_positive_similarity = 0.0
+        self.mean_negative_similarity = 0.0
+        self._has_warned = False
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
-        self.add_to_recordable_attributes(list_of_names=["num_valid_anchors"], is_stat=True)
+        self.add_to_recordable_attributes(
+            list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
+        )
 
     # PML annotates the narrower types of its own defaults.
     def get_default_distance(self):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -113,24 +136,30 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             raise ValueError(
                 "labels are required (and ref_labels with ref_emb): label distance is defined between classes."
             )
+        if self.ldm.matrix.device != embeddings.device:
+            self.ldm.to(embeddings.device)
         # PML passes the batch itself where no references are given. Other rows under the same labels, a second view,
         # are references like any.
         same = ref_emb is embeddings and ref_labels is labels
         references = {} if same else {"ref_emb": ref_emb, "ref_labels": ref_labels}
-        losses, is_valid = functional.anchor_losses(
+        pairs = _listed_pairs(labels, ref_labels, indices_tuple, validate=self.validate)
+        losses, is_valid = backends.anchor_losses(
             embeddings,
             labels,
             self.ldm.matrix,
             **references,
-            pairs=_listed_pairs(labels, ref_labels, indices_tuple),
+            pairs=pairs,
             temperature=self.temperature,
             weighting=self.weighting,
+            backend=self.backend,
+            validate=self.validate,
         )
+        num_valid = is_valid.sum()
+        self._watch(num_valid)
         if not len(losses):
             return self.zero_losses()
-        num_valid = is_valid.sum()
         if self.collect_stats:
-            self.num_valid_anchors = int(num_valid)
+            self._record(num_valid, embeddings, labels, references, pairs)
         return {
             "loss": {
                 "losses": losses,
@@ -140,11 +169,44 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             }
         }
 
+    def _watch(self, num_valid: Tensor) -> None:
+        """Warn of a batch that teaches nothing, once."""
+        # An evaluation's batches are as they come.
+        if self._has_warned or not torch.is_grad_enabled() or not functional.may_read(num_valid, self.validate):
+            return
+        if num_valid:
+            return
+        self._has_warned = True
+        warnings.warn(
+            "No row of this batch has a positive (another row of its class), so its contrastive loss is 0. Draw "
+            "several rows of a class into each batch, for example with ConfusionBatchSampler. This is said once.",
+            stacklevel=2,
+        )
 
-def _listed_pairs(labels: Tensor, ref_labels: Tensor, indices_tuple) -> tuple[Tensor, Tensor] | None:
+    @torch.no_grad()
+    def _record(self, num_valid: Tensor, embeddings: Tensor, labels: Tensor, references: dict, pairs) -> None:
+        self.num_valid_anchors = int(num_valid)
+        similarity = functional.cosine_similarity(embeddings, references.get("ref_emb"))
+        ref_labels = references.get("ref_labels")
+        if pairs is None:
+            positives = functional.positive_pairs(labels, ref_labels)
+            negatives = labels[:, None] != (labels if ref_labels is None else ref_labels)[None, :]
+        else:
+            positives, negatives = pairs[0], pairs[1] & ~pairs[0]
+        for name, mask in (("positive", positives), ("negative", negatives)):
+            mean = (similarity * mask).sum() / mask.sum().clamp_min(1)
+            setattr(self, f"mean_{name}_similarity", mean.item())
+
+
+def _listed_pairs(
+    labels: Tensor, ref_labels: Tensor, indices_tuple, *, validate: bool = True
+) -> tuple[Tensor, Tensor] | None:
     """Masks `(B, R)` of the listed positives and of all listed pairs; `None` where nothing is listed: all pairs."""
     if indices_tuple is None:
         return None
+    check_indices_tuple(indices_tuple, len(labels), len(ref_labels), validate=validate)
+    # Only int64 indexes as an index in every case: uint8 would select as a mask.
+    indices_tuple = tuple(indices.to(labels.device, torch.int64) for indices in indices_tuple)
     anchors, positive, negative_anchors, negative = lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
     positives = torch.zeros(len(labels), len(ref_labels), dtype=torch.bool, device=labels.device)
     candidates = positives.clone()
@@ -193,32 +255,40 @@ class JointLoss(nn.Module):
         self.contrastive = contrastive
         self.weight = weight
 
-    def terms(self, logits: Tensor, embeddings: Tensor, labels: Tensor) -> JointTerms:
+    def terms(self, logits: Tensor, embeddings: Tensor, labels: Tensor, **pairs) -> JointTerms:
         """The total and both parts. Arguments as in `forward`."""
         if not 0 < len(logits) <= len(labels):
             raise ValueError(f"logits must have between 1 and {len(labels)} rows (one a label), got {len(logits)}.")
-        ldm = getattr(self.contrastive, "ldm", None)
+        ldm = _matrix_of(self.contrastive)
         if isinstance(ldm, LabelDistanceMatrix) and logits.shape[1:] != (ldm.num_classes,):
             raise ValueError(
                 f"logits must have shape (B, {ldm.num_classes}), one column a class of the LDM, "
                 f"got {tuple(logits.shape)}."
             )
         # The contrastive loss first: it checks the labels.
-        contrastive = self.contrastive(embeddings, labels)
+        contrastive = self.contrastive(embeddings, labels, **pairs)
         classification = cross_entropy(functional.at_least_float32(logits), labels[: len(logits)].long())
         return JointTerms(
             functional.joint_objective(classification, contrastive, weight=self.weight), classification, contrastive
         )
 
-    def forward(self, logits: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, embeddings: Tensor, labels: Tensor, **pairs) -> Tensor:
         """Return Eq. 9.
 
         Args:
             logits: class scores, `(B, C)`, or `(M, C)` of the first M rows.
             embeddings: `(B, D)`.
             labels: `(B,)`, integer, in [0, C).
+            **pairs: handed on to the contrastive loss: `indices_tuple`, `ref_emb` and `ref_labels`.
 
         Returns:
             Scalar, in nats.
         """
-        return self.terms(logits, embeddings, labels).total
+        return self.terms(logits, embeddings, labels, **pairs).total
+
+
+def _matrix_of(loss: nn.Module) -> object:
+    """The LDM of a loss, through any wrappers around it."""
+    while not hasattr(loss, "ldm") and isinstance(getattr(loss, "loss", None), nn.Module):
+        loss = loss.loss  # type: ignore[assignment]
+    return getattr(loss, "ldm", None)

@@ -604,13 +604,13 @@ def test_labels_may_be_any_integers(dtype):
             {"labels": torch.tensor([0, 1, 2, 0])},
             ValueError,
             "labels must lie in [0, 2) for an LDM of 2 classes, got values from 0 to 2. "
-            "Number the classes from 0, or build the LDM for all of them.",
+            "Pass class indices counted from 0, not ids of rows, or build the LDM for all classes.",
         ),
         (
             {"labels": torch.tensor([0, -1, 1, 0])},
             ValueError,
             "labels must lie in [0, 2) for an LDM of 2 classes, got values from -1 to 1. "
-            "Number the classes from 0, or build the LDM for all of them.",
+            "Pass class indices counted from 0, not ids of rows, or build the LDM for all classes.",
         ),
         ({"ref_emb": torch.ones(1, 2)}, ValueError, "ref_emb and ref_labels go together: pass both or neither."),
         (

@@ -49,8 +49,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
     """
 
     num_evaluations: Tensor
-    history_progress: Tensor
-    history_matrix: Tensor
+    history_table: Tensor
 
     def __init__(
         self,
@@ -76,10 +75,10 @@ class AdaptiveLDM(LabelDistanceMatrix):
         self.tau = tau
         self.normalization: Normalization = normalization
         self.symmetric = symmetric
-        # Buffers, not Python state: they follow state_dict into any checkpoint format.
+        # Buffers, not Python state: they follow state_dict into any checkpoint format. An update is a column, its
+        # progress above its matrix: PML's record keeper takes a tensor of less than two rows for a number.
         self.register_buffer("num_evaluations", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("history_progress", torch.zeros(0, dtype=torch.float64))
-        self.register_buffer("history_matrix", torch.zeros(0, len(names), len(names)))
+        self.register_buffer("history_table", torch.zeros(1 + len(names) ** 2, 0))
         self.epsilon = 0.0
         self.add_to_recordable_attributes(list_of_names=["epsilon"], is_stat=False)
 
@@ -117,19 +116,21 @@ class AdaptiveLDM(LabelDistanceMatrix):
         if progress <= self.warmup_fraction or self.num_evaluations.item() % self.update_every:
             return False
         self.matrix += self.epsilon * (target - self.matrix)
-        self.history_progress = torch.cat([self.history_progress, self.history_progress.new_tensor([progress])])
-        self.history_matrix = torch.cat([self.history_matrix, self.matrix[None].to(self.history_matrix)])
+        column = torch.cat([self.history_table.new_tensor([progress]), self.matrix.flatten().to(self.history_table)])
+        self.history_table = torch.cat([self.history_table, column[:, None]], dim=1)
         return True
 
     @property
     def history(self) -> list[tuple[float, Tensor]]:
         """`(progress, matrix)` after each update, oldest first."""
-        return list(zip(self.history_progress.tolist(), self.history_matrix, strict=True))
+        matrices = self.history_table[1:].T.unflatten(1, self.matrix.shape).to(self.matrix.dtype)
+        # float32 has seven digits, of which six are told.
+        progress = [round(value, 6) for value in self.history_table[0].tolist()]
+        return list(zip(progress, matrices, strict=True))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # The history grows: take the stored length before PyTorch compares shapes.
-        for name in ("history_progress", "history_matrix"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None and stored.shape[1:] == getattr(self, name).shape[1:]:
-                setattr(self, name, getattr(self, name).new_empty(stored.shape))
+        stored = state_dict.get(prefix + "history_table")
+        if stored is not None and len(stored) == len(self.history_table):
+            self.history_table = self.history_table.new_empty(stored.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]

@@ -112,7 +112,11 @@ def test_quoted_csv_fields_keep_line_breaks_and_rows_their_first_line(tmp_path):
         ("a.csv", b'text,label\n"' + b"a\n" * 80_000, "a.csv, line 2: a field is longer than 131072 characters."),
         ("a.csv", b"text,label,text\na,x,b\n", "a.csv: the header names the column 'text' more than once."),
         ("a.jsonl.gz", b'{"text": "a"}\n', "a.jsonl.gz is not a sound gzip file: "),
-        ("a.csv.gz", gzip.compress(b"text\n" + b"a\n" * 999, mtime=0)[:-12], "a.csv.gz is a damaged or incomplete gzip file: "),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text\n" + b"a\n" * 999, mtime=0)[:-12],
+            "a.csv.gz is a damaged or incomplete gzip file: ",
+        ),
         ("a.parquet", b"PAR1 but not really PAR1", "a.parquet is not a sound Parquet file: "),
         ("a.docx", b"text", "a.docx is of no kind that can be read. Give a file whose name ends in .jsonl, "),
         ("a.json", b"[]", "a.json is of no kind that can be read."),

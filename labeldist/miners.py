@@ -1,0 +1,195 @@
+"""A miner that looks for hard examples where classes are confusable."""
+
+import math
+from typing import Literal
+
+import torch
+from pytorch_metric_learning.distances import BaseDistance, CosineSimilarity
+from pytorch_metric_learning.miners import BaseMiner
+from torch import Tensor
+
+from labeldist import functional
+from labeldist.functional import Weighting
+from labeldist.ldm import LabelDistanceMatrix, StaticLDM
+
+__all__ = ["LabelDistanceMiner"]
+
+
+class LabelDistanceMiner(BaseMiner):
+    r"""Select, for each anchor, the negatives that label distance and similarity together make hardest.
+
+    The hardness of a pair is the loss's logit at temperature 1 (Eq. 8):
+    $g_{ij} = \mathrm{LDM}[y_i, y_j]\, S_{ij}$, or $S_{ij} + \log \mathrm{LDM}[y_i, y_j]$ under `"log"`. A negative is
+    the harder the larger its $g$, a positive the smaller. A distance of 0 drops the pair under `"log"`.
+
+    Works with any pytorch-metric-learning loss: `loss(embeddings, labels, miner(embeddings, labels))`. Share one LDM
+    object between miner and loss and an adaptive matrix moves both. With an LDM of ones, one negative and one positive
+    an anchor, this is batch-hard mining (`BatchHardMiner`); `margin` alone is `MultiSimilarityMiner` for pairs and
+    `TripletMarginMiner` for triplets, with twice the number there, because $S$ is half of the cosine's scale.
+    Memory grows with the pairs and with the triplets of the chosen pairs, not with all triplets of the batch.
+
+    Rows with a NaN are mined as the hardest, so that a loss can show them. Where there is nothing to mine, the result
+    is empty tensors.
+
+    With `collect_stats=True` each call records `mean_mined_distance`, the mean LDM entry of the mined negatives.
+
+    Args:
+        ldm: the label distances; a `LabelDistanceMatrix`, shared, or a `(C, C)` tensor.
+        num_negatives: at most so many hardest negatives an anchor; `None` takes all.
+        num_positives: at most so many hardest positives an anchor; `None` takes all.
+        margin: leaves out what is easy, with $P$ and $N$ the anchor's positives and negatives. Pairs: a negative stays
+            if $g_{an} > \min_P g_{ap} - \mathrm{margin}$, a positive if $g_{ap} < \max_N g_{an} + \mathrm{margin}$.
+            Triplets: $g_{ap} - g_{an} \le \mathrm{margin}$. May be negative. `None` leaves out nothing.
+        output: `"pairs"` `(a1, p, a2, n)` or `"triplets"` `(a, p, n)`, each anchor's positives with each of its
+            negatives.
+        weighting: `"scale"` or `"log"`, as in the loss.
+        validate: check the labels' range; on a GPU this waits for the device.
+        **kwargs: `distance` and `collect_stats` of pytorch-metric-learning. $S$ is $(\cos + 1) / 2$ for
+            `CosineSimilarity()`, the default, and $1 / (1 + d)$ for a distance $d$.
+
+    Raises:
+        ValueError: if a number is out of range, an option unknown, or `distance` a similarity other than cosine.
+
+    Examples:
+        >>> from pytorch_metric_learning.losses import TripletMarginLoss
+        >>> from labeldist import LabelDistanceMiner, StaticLDM
+        >>> ldm = StaticLDM.from_pairs([(0, 1)], num_classes=3)
+        >>> miner = LabelDistanceMiner(ldm, num_negatives=1, output="triplets")
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.5, 0.9]])
+        >>> labels = torch.tensor([0, 0, 1, 2])
+        >>> miner(embeddings, labels)  # class 1 is less similar to class 0 than class 2 is, but easily confused with it
+        (tensor([0, 1]), tensor([1, 0]), tensor([2, 2]))
+        >>> TripletMarginLoss()(embeddings, labels, miner(embeddings, labels)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        ldm: LabelDistanceMatrix | Tensor,
+        *,
+        num_negatives: int | None = 5,
+        num_positives: int | None = None,
+        margin: float | None = None,
+        output: Literal["pairs", "triplets"] = "pairs",
+        weighting: Weighting = "scale",
+        validate: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, number in (("num_negatives", num_negatives), ("num_positives", num_positives)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, or None for all, got {number}.")
+        if output not in ("pairs", "triplets"):
+            raise ValueError(f"output must be 'pairs' or 'triplets', got {output!r}.")
+        if margin is not None and not math.isfinite(margin):
+            raise ValueError(f"margin must be a finite number, or None for none, got {margin}.")
+        _check_distance(self.distance)
+        self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
+        functional.class_pair_tables(self.ldm.matrix, weighting=weighting)
+        self.num_negatives = num_negatives
+        self.num_positives = num_positives
+        self.margin = margin
+        self.output = output
+        self.weighting: Weighting = weighting
+        self.validate = validate
+        self.mean_mined_distance = 0.0
+        self.add_to_recordable_attributes(list_of_names=["mean_mined_distance"], is_stat=True)
+
+    def get_default_distance(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Cosine similarity, Eq. 4."""
+        return CosineSimilarity()
+
+    def mine(self, embeddings, labels, ref_emb, ref_labels):
+        """Return the selected pairs or triplets; anchors index `embeddings`, the others `ref_emb`."""
+        if ref_labels is None:
+            raise ValueError("ref_labels are required with ref_emb: label distance is defined between classes.")
+        # PML passes the batch itself where no references are given. Other rows under the same labels, a second view,
+        # are references like any, as in the loss.
+        same = ref_emb is embeddings and ref_labels is labels
+        references = (None, None) if same else (ref_emb, ref_labels)
+        functional.check_problem(embeddings, labels, self.ldm.num_classes, *references, validate=self.validate)
+        if self.ldm.matrix.device != embeddings.device:
+            self.ldm.to(embeddings.device)
+        hardness = self._hardness(embeddings, labels, ref_emb, ref_labels)
+        # A pair that the LDM drops is no candidate. Not `hardness > -inf`: a NaN must stay and show in the loss.
+        takes_part = hardness != -torch.inf
+        positives = functional.positive_pairs(labels, references[1]) & takes_part
+        negatives = (labels[:, None] != ref_labels[None, :]) & takes_part
+        mined = self._select(hardness, positives, negatives)
+        if self.collect_stats:
+            self._record(mined, labels, ref_labels)
+        return mined
+
+    def _hardness(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = functional.at_least_float32(embeddings)
+            references = rows if ref_emb is embeddings else functional.at_least_float32(ref_emb)
+            similarity = self.distance(rows, references.to(rows.dtype))
+            similarity = (similarity + 1) / 2 if self.distance.is_inverted else 1 / (1 + similarity)
+            scale, bias = functional.class_pair_tables(self.ldm.matrix.to(similarity), weighting=self.weighting)
+            return functional.pair_logits(similarity, labels, ref_labels, scale, bias)
+
+    def _select(self, hardness: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:
+        """Of the candidates, given as masks `(B, R)`, the indices of those that are mined."""
+        if self.margin is not None and self.output == "pairs":
+            positives, negatives = _within_margin(hardness, positives, negatives, self.margin)
+        positives = _hardest(-hardness, positives, self.num_positives)
+        negatives = _hardest(hardness, negatives, self.num_negatives)
+        if self.output == "pairs":
+            return *positives.nonzero(as_tuple=True), *negatives.nonzero(as_tuple=True)
+        anchors, positive, negative = _triplets(positives, negatives)
+        if self.margin is None:
+            return anchors, positive, negative
+        keep = ~(hardness[anchors, positive] - hardness[anchors, negative] > self.margin)
+        return anchors[keep], positive[keep], negative[keep]
+
+    def _record(self, mined: tuple[Tensor, ...], labels: Tensor, ref_labels: Tensor) -> None:
+        anchors, negatives = mined[0 if len(mined) == 3 else 2], mined[-1]
+        if len(negatives):
+            distances = self.ldm.matrix[labels[anchors].long(), ref_labels[negatives].long()]
+            self.mean_mined_distance = distances.mean().item()
+
+
+def _check_distance(distance: torch.nn.Module) -> None:
+    """Raise `ValueError` unless `distance` is the cosine or grows from 0 as rows part."""
+    if isinstance(distance, BaseDistance):
+        # With another p, PML's class divides by another norm: no cosine.
+        is_cosine = isinstance(distance, CosineSimilarity) and (distance.p, distance.power) == (2, 1)
+        if is_cosine or not distance.is_inverted:
+            return
+    raise ValueError(
+        "distance must be CosineSimilarity() with p=2 and power=1, or a distance such as LpDistance(), got "
+        f"{type(distance).__name__}: a similarity without bounds cannot be multiplied by a label distance."
+    )
+
+
+def _within_margin(hardness: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Masks of the pairs that are not easy: Wang et al. 2019, *Multi-Similarity Loss*, Eq. 10 and 11."""
+    if not hardness.shape[1]:
+        return positives, negatives
+    hardest_positive = hardness.masked_fill(~positives, torch.inf).amin(dim=1, keepdim=True)
+    hardest_negative = hardness.masked_fill(~negatives, -torch.inf).amax(dim=1, keepdim=True)
+    # What is easy is left out, not what is hard taken in: a NaN is neither, and stays.
+    positives = positives & ~(hardness >= hardest_negative + margin)
+    return positives, negatives & ~(hardness <= hardest_positive - margin)
+
+
+def _hardest(hardness: Tensor, candidates: Tensor, number: int | None) -> Tensor:
+    """Mask of each row's `number` hardest candidates; of all of them for `None`."""
+    if number is None or number >= hardness.shape[1]:
+        return candidates
+    chosen = hardness.masked_fill(~candidates, -torch.inf).topk(number, dim=1).indices
+    return torch.zeros_like(candidates).scatter_(1, chosen, True) & candidates
+
+
+def _triplets(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each anchor's positives with each of its negatives, without a (B, R, R) tensor."""
+    anchors, positive = positives.nonzero(as_tuple=True)
+    num_negatives = negatives.sum(dim=1)
+    repeats = num_negatives[anchors]
+    negative = negatives.nonzero(as_tuple=True)[1]
+    # Negatives stand sorted by anchor: each pair takes its anchor's run of them.
+    starts = (num_negatives.cumsum(0) - num_negatives)[anchors].repeat_interleave(repeats)
+    run_starts = (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
+    within = torch.arange(len(starts), device=starts.device) - run_starts
+    return anchors.repeat_interleave(repeats), positive.repeat_interleave(repeats), negative[starts + within]

@@ -1,0 +1,329 @@
+"""pytorch-metric-learning's (PML's) loss wrappers, made to admit label-distance losses and mended where they err.
+
+Each is a subclass of PML's class of the same purpose and takes every loss that PML's takes.
+"""
+
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning.utils import distributed as pml_distributed
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from torch import Tensor, nn
+
+from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
+from labeldist.indices import check_indices_tuple
+from labeldist.losses import LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
+
+__all__ = ["CrossBatchMemory", "DistributedLossWrapper", "DistributedMinerWrapper", "TwoViewLoss"]
+
+
+def _admit(wrapper: type, loss: nn.Module, supported: list[str]) -> None:
+    """Raise `TypeError` unless `loss` is a label-distance loss or on PML's own list."""
+    if not isinstance(loss, LabelDistanceContrastiveLoss) and type(loss).__name__ not in supported:
+        raise TypeError(
+            f"{wrapper.__name__} takes a LabelDistanceContrastiveLoss or one of PML's {', '.join(supported)}, got "
+            f"{type(loss).__name__}."
+        )
+
+
+class CrossBatchMemory(pml_losses.CrossBatchMemory):
+    """References from earlier batches: a queue of the last `memory_size` embeddings and their labels.
+
+    Each batch enters the queue first and is then compared with all of it, never a row with itself (Wang et al. 2020).
+    The embeddings of earlier batches are constants, and of an earlier model.
+
+    Five faults of PML 2.9's class are mended:
+
+    - An outside `indices_tuple` names rows of the batch; here it is moved to the slots that these rows hold in the
+      queue. PML leaves it, so from the second batch on its "positives" are rows of any class.
+    - A batch of one row is never compared with itself.
+    - Several calls may come before one `backward()`.
+    - A call that enqueues no row leaves the queue as it is. PML takes it for filled and compares with its empty slots.
+    - Where the queue stands is part of `state_dict`, so that a resumed training goes on with it.
+
+    Args:
+        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's memory takes.
+        embedding_size: `D`.
+        memory_size: rows in the queue, at least as many as in a batch.
+        miner: called as `miner(embeddings, labels, ref_emb, ref_labels)` with the queue as references.
+
+    Raises:
+        TypeError: if the loss is not supported.
+        ValueError: in a call, if labels are missing, a batch has more rows than the queue or other than `D` columns.
+
+    Examples:
+        >>> from labeldist import CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
+        >>> loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=2))
+        >>> memory = CrossBatchMemory(loss, embedding_size=8, memory_size=64)
+        >>> memory(torch.randn(4, 8), torch.tensor([0, 1, 0, 1])).shape
+        torch.Size([])
+
+    References:
+        Wang et al. 2020, *Cross-Batch Memory for Embedding Learning*, https://arxiv.org/abs/1912.06798
+    """
+
+    def __init__(self, loss: nn.Module, embedding_size: int, memory_size: int = 1024, miner=None, **kwargs):
+        for name, size in (("embedding_size", embedding_size), ("memory_size", memory_size)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}.")
+        _admit(type(self), loss, pml_losses.CrossBatchMemory.supported_losses())
+        super().__init__(loss, embedding_size, memory_size=memory_size, miner=miner, **kwargs)
+
+    @classmethod
+    def check_loss_support(cls, loss_name: str) -> None:
+        """Nothing: the constructor asks for the class, not its name."""
+
+    def forward(self, embeddings, labels, indices_tuple=None, enqueue_mask=None):
+        """Return the loss of the batch against the queue, which then holds the batch.
+
+        Args:
+            embeddings: `(B, D)`, B at most `memory_size`.
+            labels: `(B,)`.
+            indices_tuple: pairs or triplets of rows *of this batch*, taken in addition to those of the queue.
+            enqueue_mask: boolean `(B,)`; rows where it is true enter the queue, the others are compared with it.
+        """
+        if labels is None:
+            raise ValueError("CrossBatchMemory needs labels: pass one class index for each row of embeddings.")
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_size or labels.shape != embeddings.shape[:1]:
+            raise ValueError(
+                f"embeddings must have shape (B, {self.embedding_size}) and labels (B,), got "
+                f"{tuple(embeddings.shape)} and {tuple(labels.shape)}."
+            )
+        if enqueue_mask is not None and (enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape):
+            raise ValueError(
+                f"enqueue_mask must be boolean with shape {tuple(labels.shape)}, got {enqueue_mask.dtype} "
+                f"{tuple(enqueue_mask.shape)}."
+            )
+        num_enqueued = len(embeddings) if enqueue_mask is None else int(enqueue_mask.sum())
+        if num_enqueued > self.memory_size:
+            raise ValueError(
+                f"the memory must hold a whole batch: memory_size is {self.memory_size}, the batch enqueues "
+                f"{num_enqueued} rows. Make memory_size larger."
+            )
+        if not num_enqueued and enqueue_mask is None:
+            return embeddings.sum()
+        # A queue of its own for each call: writing into one that an earlier call's graph holds spoils its backward.
+        # That of a learnt LDM holds the labels.
+        self.embedding_memory = self.embedding_memory.clone()
+        self.label_memory = self.label_memory.clone()
+        return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
+
+    def add_to_memory(self, embeddings, labels, batch_size):
+        """Put rows into the next slots; no row takes none."""
+        # PML reads a queue that has not moved as one that has gone round.
+        if batch_size:
+            super().add_to_memory(embeddings, labels, batch_size)
+
+    def create_indices_tuple(self, embeddings, labels, E_mem, L_mem, input_indices_tuple, do_remove_self_comparisons):  # noqa: N803
+        """Pairs or triplets of the batch with the queue, and those from outside moved to the queue's slots."""
+        mined = self.miner(embeddings, labels, E_mem, L_mem) if self.miner else lmu.get_all_pairs_indices(labels, L_mem)
+        if do_remove_self_comparisons:
+            mined = _without_self(mined, self.curr_batch_idx)
+        if input_indices_tuple is None:
+            return mined
+        check_indices_tuple(input_indices_tuple, len(embeddings), len(embeddings))
+        given = tuple(indices.to(labels.device, torch.int64) for indices in input_indices_tuple)
+        if len(mined) == 4:
+            given = lmu.convert_to_pairs(given, labels)
+        elif len(given) == 4:
+            given = lmu.convert_to_triplets(given, labels)
+        is_reference = (False, True, True) if len(given) == 3 else (False, True, False, True)
+        slots = [self.curr_batch_idx[i] if ref else i for i, ref in zip(given, is_reference, strict=True)]
+        return tuple(torch.cat(parts) for parts in zip(mined, slots, strict=True))
+
+    def get_extra_state(self) -> Tensor:
+        """Where the queue stands: the next slot, and whether every slot is taken."""
+        return torch.tensor([self.queue_idx, int(self.has_been_filled)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take up the queue where it stood."""
+        self.queue_idx, self.has_been_filled = int(state[0]), bool(state[1])
+
+
+def _without_self(indices_tuple: tuple[Tensor, ...], slots: Tensor) -> tuple[Tensor, ...]:
+    """Leave out positives that are the anchor itself, which stands in slot `slots[anchor]`."""
+    anchors, positives, *rest = indices_tuple
+    keep = slots[anchors] != positives
+    if len(rest) == 1:
+        return anchors[keep], positives[keep], rest[0][keep]
+    return anchors[keep], positives[keep], *rest
+
+
+class TwoViewLoss(pml_losses.SelfSupervisedLoss):
+    """A loss over two views of the same rows, with their classes: `loss(embeddings, ref_emb, labels)`.
+
+    PML's `SelfSupervisedLoss` numbers the rows and calls the numbers labels, so that a row's only positive is its own
+    other view. Label distance is defined between classes; here rows of one class are positives across views, too.
+
+    Args:
+        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's class takes.
+        symmetric: stack the views, so that each row meets every other row of both views (the paper's $2M$ rows).
+            Otherwise the first view's rows are anchors and the second's the references.
+
+    Raises:
+        TypeError: if the loss is not supported.
+        ValueError: in a call, if labels are missing or shapes disagree.
+
+    Examples:
+        >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM, TwoViewLoss
+        >>> loss = TwoViewLoss(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=3)))
+        >>> first, second = torch.randn(4, 8), torch.randn(4, 8)
+        >>> loss(first, second, torch.tensor([0, 1, 2, 0])).shape
+        torch.Size([])
+    """
+
+    def __init__(self, loss: nn.Module, symmetric: bool = True, **kwargs):
+        _admit(type(self), loss, pml_losses.SelfSupervisedLoss.supported_losses())
+        super().__init__(loss, symmetric=symmetric, **kwargs)
+
+    @classmethod
+    def check_loss_support(cls, loss_name: str) -> None:
+        """Nothing: the constructor asks for the class, not its name."""
+
+    def forward(self, embeddings: Tensor, ref_emb: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the loss.
+
+        Args:
+            embeddings: first view, `(M, D)`.
+            ref_emb: second view of the same rows, `(M, D)`.
+            labels: class of each row, `(M,)`.
+        """
+        if labels is None:
+            raise ValueError(
+                "TwoViewLoss needs labels: pass the class of each row, as in loss(embeddings, ref_emb, labels)."
+            )
+        if embeddings.shape != ref_emb.shape or labels.shape != embeddings.shape[:1]:
+            raise ValueError(
+                f"both views must have shape (M, D) and labels (M,), got {tuple(embeddings.shape)}, "
+                f"{tuple(ref_emb.shape)} and {tuple(labels.shape)}."
+            )
+        if self.symmetric:
+            return self.loss(torch.cat([embeddings, ref_emb]), torch.cat([labels, labels]))
+        return self.loss(embeddings, labels, ref_emb=ref_emb, ref_labels=labels.clone())
+
+
+class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
+    r"""The loss of all processes' rows together, with its whole gradient, for `DistributedDataParallel`.
+
+    Every process returns the loss of the concatenated batch, and leaves a gradient whose *mean* over the processes,
+    which `DistributedDataParallel` takes, is that of one process.
+
+    PML 2.9's class differs in three points: it multiplies the returned value by the number of processes; with
+    `efficient=True` a row gets no gradient as a reference of another process's anchor, for any loss, so that the
+    gradient is another one; all processes must bring equally many rows.
+
+    Args:
+        loss: any of PML's losses, or a `CrossBatchMemory`.
+        efficient: each process takes its own rows as anchors and all rows as references, in place of all rows as
+            anchors. The means over each process's anchors are then weighted by the number of anchors that have a
+            positive where `loss` is a `LabelDistanceContrastiveLoss` with its own reducer, and equally otherwise.
+
+    Examples:
+        >>> from labeldist import DistributedLossWrapper, LabelDistanceContrastiveLoss, StaticLDM
+        >>> loss = DistributedLossWrapper(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=2)))
+        >>> loss(torch.randn(4, 8), torch.tensor([0, 1, 0, 1])).shape  # on one process, the loss itself
+        torch.Size([])
+    """
+
+    def __init__(self, loss: nn.Module, efficient: bool = False):
+        super().__init__(loss, efficient=efficient)
+
+    def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None, enqueue_mask=None):
+        """Return the loss of all processes' rows; each process passes its own.
+
+        Arguments as for the loss. `indices_tuple` names gathered rows, this process's first: what a
+        `DistributedMinerWrapper` returns.
+        """
+        if isinstance(self.loss, pml_losses.CrossBatchMemory):
+            if ref_emb is not None or ref_labels is not None:
+                raise ValueError("CrossBatchMemory brings its own references: pass no ref_emb and no ref_labels.")
+            return self._memory_loss(embeddings, _required(labels), indices_tuple, enqueue_mask)
+        if num_processes() == 1:
+            return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        if self.efficient:
+            return self._own_anchors_loss(embeddings, _required(labels), indices_tuple, ref_emb, ref_labels)
+        references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels)
+        return self.loss(*_gather(embeddings, labels), indices_tuple, *references)
+
+    def _memory_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, enqueue_mask) -> Tensor:
+        if num_processes() == 1:
+            return self.loss(embeddings, labels, indices_tuple, enqueue_mask)
+        rows, classes = _gather(embeddings, labels)
+        mask = None if enqueue_mask is None else gather_rows(enqueue_mask.to(rows.device), own_first=True)
+        # Every process's queue must take the rows in one order: by rank.
+        ranks = torch.full((len(embeddings),), process_index(), device=rows.device)
+        order = gather_rows(ranks, own_first=True).argsort(stable=True)
+        if indices_tuple is not None:
+            check_indices_tuple(indices_tuple, len(rows), len(rows))
+            indices_tuple = tuple(order.argsort()[indices.to(rows.device).long()] for indices in indices_tuple)
+        return self.loss(rows[order], classes[order], indices_tuple, None if mask is None else mask[order])
+
+    def _own_anchors_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, ref_emb, ref_labels) -> Tensor:
+        labels = labels.to(embeddings.device)
+        rows, classes = _gather(embeddings, labels) if ref_emb is None else _gather(ref_emb, ref_labels)
+        if indices_tuple is None:
+            indices_tuple = lmu.get_all_pairs_indices(labels, classes)
+            if ref_emb is None:
+                indices_tuple = _without_self(indices_tuple, torch.arange(len(labels), device=labels.device))
+        # A loss without pairs leaves the references out of its graph. Then this process's backward would not meet those
+        # of the others, which wait for it: an empty slice keeps the gathered rows in.
+        loss = self.loss(embeddings, labels, indices_tuple, rows, classes)
+        share = (loss + rows[:0].sum().to(loss)) * self._weight(indices_tuple, labels, classes, loss.dtype)
+        # The value is the mean over processes; the gradient is the own share's.
+        return share + (sum_over_processes(share) / num_processes() - share).detach()
+
+    def _weight(self, indices_tuple, labels: Tensor, ref_labels: Tensor, dtype: torch.dtype) -> Tensor | float:
+        """This process's number of valid anchors, relative to the mean over processes."""
+        loss = self.loss
+        if not isinstance(loss, LabelDistanceContrastiveLoss) or not isinstance(loss.reducer, ValidAnchorMeanReducer):
+            return 1.0
+        anchors, positives = (indices.to(labels.device, torch.int64) for indices in indices_tuple[:2])
+        if loss.weighting == "log":  # which drops pairs of distance 0
+            distances = loss.ldm.matrix.detach().to(labels.device)
+            anchors = anchors[distances[labels[anchors].long(), ref_labels[positives].long()] > 0]
+        is_valid = torch.zeros(len(labels), dtype=torch.bool, device=labels.device).index_fill(0, anchors, True)
+        num_valid = is_valid.sum()
+        total = sum_over_processes(num_valid)
+        return (num_valid * num_processes()).to(dtype) / total.clamp_min(1)
+
+
+class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
+    """A miner over the rows of all processes, which may bring different numbers of rows.
+
+    Args:
+        miner: any of PML's miners, or a `LabelDistanceMiner`.
+        efficient: mine for this process's anchors only; goes with `DistributedLossWrapper(..., efficient=True)`.
+
+    Examples:
+        >>> from labeldist import DistributedMinerWrapper, LabelDistanceMiner, StaticLDM
+        >>> miner = DistributedMinerWrapper(LabelDistanceMiner(StaticLDM.uniform(num_classes=2)))
+        >>> len(miner(torch.randn(4, 8), torch.tensor([0, 1, 0, 1])))  # on one process, the miner itself
+        4
+    """
+
+    def __init__(self, miner: nn.Module, efficient: bool = False):
+        super().__init__(miner, efficient=efficient)
+
+    def forward(self, emb, labels, ref_emb=None, ref_labels=None):
+        """Return indices of gathered rows, this process's rows first."""
+        if num_processes() == 1:
+            return self.miner(emb, labels, ref_emb, ref_labels)
+        with torch.no_grad():
+            references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels)
+            if not self.efficient:
+                return self.miner(*_gather(emb, labels), *references)
+            labels = labels.to(emb.device)
+            if ref_emb is not None:
+                return self.miner(emb, labels, *references)
+            mined = self.miner(emb, labels, *_gather(emb, labels))
+            return _without_self(mined, torch.arange(len(labels), device=labels.device))
+
+
+def _gather(embeddings: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    classes = _required(labels).to(embeddings.device)
+    return gather_rows(embeddings, own_first=True), gather_rows(classes, own_first=True)
+
+
+def _required(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise ValueError("labels are required: pass one class index for each row of embeddings.")
+    return labels

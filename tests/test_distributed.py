@@ -1,0 +1,486 @@
+"""Several real processes against one process on the concatenated batch: losses, gradients, queues, matrices, batches.
+
+One start of the processes runs every check, under `DistributedDataParallel` where a model learns, and leaves its
+numbers; the tests read them.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from pytorch_metric_learning.losses import SupConLoss
+from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMiner
+from pytorch_metric_learning.utils import distributed as pml_distributed
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.nn.functional import cosine_similarity
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+from labeldist import (
+    AdaptiveLDM,
+    ConfusionBatchSampler,
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    DistributedMinerWrapper,
+    LabelDistanceContrastiveLoss,
+    LabelDistanceMiner,
+    StaticLDM,
+)
+from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
+from strategies import gradient_of, normal
+
+WORLDS = [2, 4]
+EVEN, UNEVEN = [6, 6, 6, 6], [5, 8, 3, 6]
+DISTANCES = torch.tensor([[1, 5, 2, 1], [3, 1, 1, 0.5], [2, 1, 1, 4], [1, 1, 6, 1]], dtype=torch.float64)
+# Under "log" a distance of 0 drops a pair: here the positives of class 1.
+DROPPING = DISTANCES * torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All rows of a step, in the order of the ranks, and how many each rank has."""
+
+    inputs: Tensor
+    labels: Tensor
+    ref_inputs: Tensor
+    ref_labels: Tensor
+    lengths: list[int]
+
+    def part(self, rank: int | None) -> "Batch":
+        """What one rank has; all of it for `None`."""
+        if rank is None:
+            return self
+
+        def own(tensor: Tensor) -> Tensor:
+            return tensor.split(self.lengths)[rank]
+
+        return Batch(own(self.inputs), own(self.labels), own(self.ref_inputs), own(self.ref_labels), self.lengths)
+
+
+def batch(lengths: list[int], *, seed: int = 0, lonely_rank: int | None = None) -> Batch:
+    """Rows of three classes in any order; the rows of a lonely rank have class 3, and there is one a rank at most."""
+    number = sum(lengths)
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
+    labels = (torch.arange(number) % 3)[order]
+    if lonely_rank is not None:
+        labels.split(lengths)[lonely_rank].fill_(3)
+    ref_labels = (torch.arange(number) % 3)[order.flip(0)]
+    return Batch(normal(number, 6, seed=seed), labels, normal(number, 6, seed=seed + 100), ref_labels, lengths)
+
+
+def learnt(matrix: Tensor = DISTANCES, **options) -> LabelDistanceContrastiveLoss:
+    """The loss with a matrix that learns, too."""
+    return LabelDistanceContrastiveLoss(StaticLDM(nn.Parameter(matrix.clone())), temperature=0.3, **options)
+
+
+def fixed(**options) -> LabelDistanceContrastiveLoss:
+    return LabelDistanceContrastiveLoss(StaticLDM(DISTANCES), temperature=0.3, **options)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step of training: what wraps the loss and the miner, and the rows."""
+
+    loss: Callable[[], nn.Module] = learnt
+    wrapper: Callable[..., nn.Module] = DistributedLossWrapper
+    efficient: bool = False
+    miner: Callable[[], nn.Module] | None = None
+    miner_wrapper: Callable[..., nn.Module] = DistributedMinerWrapper
+    has_references: bool = False
+    lengths: list[int] = field(default_factory=lambda: EVEN)
+    lonely_rank: int | None = None
+
+
+def multi_similarity():
+    return MultiSimilarityMiner(epsilon=0.3)
+
+
+def label_distance_miner():
+    return LabelDistanceMiner(DISTANCES, num_negatives=3, num_positives=2)
+
+
+def label_distance_triplets():
+    return LabelDistanceMiner(DISTANCES, num_negatives=2, output="triplets")
+
+
+def triplets():
+    return TripletMarginMiner(margin=0.5)
+
+
+def both_modes(name: str, **options) -> dict[str, Case]:
+    return {
+        f"{name}, all anchors": Case(efficient=False, **options),
+        f"{name}, own anchors": Case(efficient=True, **options),
+    }
+
+
+def dropping():
+    return learnt(DROPPING, weighting="log")
+
+
+def logarithmic():
+    return learnt(weighting="log")
+
+
+# Each of these must be one process on the concatenated batch.
+EQUAL: dict[str, Case] = {
+    **both_modes("the loss"),
+    **both_modes("the loss with references", has_references=True),
+    **both_modes("uneven batches", lengths=UNEVEN),
+    **both_modes("uneven batches with references", lengths=UNEVEN, has_references=True),
+    **both_modes("an empty batch", loss=fixed, lengths=[6, 0, 5, 7]),
+    **both_modes("a rank without positives", lengths=[6, 1, 6, 6], lonely_rank=1),
+    **both_modes("log weights", loss=logarithmic, lengths=UNEVEN),
+    **both_modes("log weights that drop a class", loss=dropping, lengths=UNEVEN),
+    **both_modes("pairs mined", miner=multi_similarity, lengths=UNEVEN),
+    **both_modes("triplets mined", miner=triplets, lengths=UNEVEN),
+    **both_modes("pairs mined among references", miner=multi_similarity, lengths=UNEVEN, has_references=True),
+    **both_modes("pairs by label distance", miner=label_distance_miner, lengths=UNEVEN),
+    **both_modes("triplets by label distance", miner=label_distance_triplets, lengths=UNEVEN),
+    **both_modes(
+        "the library's miner wrapper", miner=multi_similarity, miner_wrapper=pml_distributed.DistributedMinerWrapper
+    ),
+    **both_modes(
+        "our miner in the library's wrapper",
+        miner=label_distance_miner,
+        miner_wrapper=pml_distributed.DistributedMinerWrapper,
+    ),
+    **both_modes("SupConLoss", loss=SupConLoss),
+    **both_modes("SupConLoss with references", loss=SupConLoss, has_references=True),
+    "SupConLoss, uneven batches, all anchors": Case(loss=SupConLoss, lengths=UNEVEN),
+}
+# The library's own wrapper.
+THEIRS = {
+    "ours, all anchors": Case(loss=fixed, wrapper=pml_distributed.DistributedLossWrapper),
+    "SupConLoss, all anchors": Case(loss=SupConLoss, wrapper=pml_distributed.DistributedLossWrapper),
+    "ours, own anchors": Case(loss=fixed, wrapper=pml_distributed.DistributedLossWrapper, efficient=True),
+    "SupConLoss, own anchors": Case(loss=SupConLoss, wrapper=pml_distributed.DistributedLossWrapper, efficient=True),
+}
+# Must end, with finite numbers.
+ENDING = {
+    "SupConLoss, a rank without positives": Case(loss=SupConLoss, efficient=True, lengths=[6, 1, 6, 6], lonely_rank=1),
+    "a rank without mined pairs": Case(
+        loss=SupConLoss, efficient=True, lengths=[6, 1, 6, 6], lonely_rank=1, miner=multi_similarity
+    ),
+}
+
+
+def batch_of(case: Case, world: int) -> Batch:
+    return batch(case.lengths[:world], lonely_rank=case.lonely_rank)
+
+
+def encoder() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+
+
+def replicated(module: nn.Module) -> nn.Module:
+    """The module under DDP, if it learns and there are several processes."""
+    if num_processes() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
+        return module
+    return DistributedDataParallel(module)
+
+
+def step(case: Case, world: int, rank: int | None) -> dict[str, Tensor]:
+    """One forward and backward: of one rank, or of one process with all rows and without a wrapper."""
+    part = batch_of(case, world).part(rank)
+    inner = encoder()
+    loss = case.loss() if rank is None else case.wrapper(case.loss(), efficient=case.efficient)
+    model, objective = replicated(inner), replicated(loss)
+    rows, ref_rows = model(torch.cat([part.inputs, part.ref_inputs])).tensor_split(2)
+    references = {"ref_emb": ref_rows, "ref_labels": part.ref_labels} if case.has_references else {}
+    mined = None
+    if case.miner is not None:
+        miner = case.miner() if rank is None else case.miner_wrapper(case.miner(), efficient=case.efficient)
+        mined = miner(rows, part.labels, **references)
+    value = objective(rows, part.labels, mined, **references)
+    value.backward()
+    gradients = [gradient_of(parameter).flatten() for parameter in inner.parameters()]
+    of_matrix = [gradient_of(parameter).flatten() for parameter in loss.parameters()]
+    return {"loss": value.detach(), "gradient": torch.cat(gradients), "matrix": torch.cat([*of_matrix, torch.zeros(0)])}
+
+
+# A memory over several steps
+
+
+@dataclass(frozen=True)
+class MemoryCase:
+    """Steps of training with a queue that goes round in mid-batch."""
+
+    loss: Callable[[], nn.Module] = fixed
+    lengths: list[int] = field(default_factory=lambda: EVEN)
+    is_masked: bool = False
+    miner: Callable[[], nn.Module] | None = None
+    memory_miner: Callable[[], nn.Module] | None = None
+
+
+MEMORY: dict[str, MemoryCase] = {
+    "even batches": MemoryCase(),
+    "uneven batches": MemoryCase(lengths=UNEVEN),
+    "rows that stay out of the queue": MemoryCase(lengths=UNEVEN, is_masked=True),
+    "pairs mined in the batch": MemoryCase(lengths=UNEVEN, miner=multi_similarity, memory_miner=label_distance_miner),
+    "triplets mined in the batch": MemoryCase(lengths=UNEVEN, miner=triplets),
+    "SupConLoss": MemoryCase(loss=SupConLoss, lengths=UNEVEN),
+}
+
+
+def memory_steps(case: MemoryCase, world: int, rank: int | None) -> dict[str, Any]:
+    lengths = case.lengths[:world]
+    queue = CrossBatchMemory(
+        case.loss(), 4, memory_size=sum(lengths) * 5 // 3, miner=case.memory_miner() if case.memory_miner else None
+    )
+    objective = queue if rank is None else DistributedLossWrapper(queue)
+    inner = encoder()
+    model = replicated(inner)
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.5)
+    losses = []
+    for seed in range(4):
+        part = batch(lengths, seed=seed).part(rank)
+        rows = model(part.inputs)
+        options: dict[str, Any] = {}
+        if case.is_masked:
+            options = {"enqueue_mask": part.ref_labels > 0}
+        if case.miner is not None:
+            miner = case.miner() if rank is None else DistributedMinerWrapper(case.miner())
+            options = {"indices_tuple": miner(rows, part.labels)}
+        optimizer.zero_grad()
+        loss = objective(rows, part.labels, **options)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    weights = torch.cat([parameter.detach().flatten() for parameter in inner.parameters()])
+    return {
+        "losses": torch.stack(losses),
+        "weights": weights,
+        "rows": queue.embedding_memory,
+        "labels": queue.label_memory,
+        "slot": queue.queue_idx,
+    }
+
+
+# Parts beside the loss
+
+
+def counts_of(rank: int) -> Tensor:
+    return torch.tensor([[9, 4, 0], [1, 7, 2], [0, 3, 5]]) * (rank + 1) + rank * torch.eye(3, dtype=torch.int64)
+
+
+def adapt(counts: Tensor) -> AdaptiveLDM:
+    ldm = AdaptiveLDM(3)
+    ldm.update(counts, progress=0.5)
+    return ldm
+
+
+SAMPLED = torch.arange(96) % 4
+
+
+def sampler(**options) -> ConfusionBatchSampler:
+    return ConfusionBatchSampler(SAMPLED, DISTANCES, classes_per_batch=2, rows_per_class=3, **options)
+
+
+def gathered(rank: int) -> dict[str, Any]:
+    """The plain gather: order, types, and the gradient that sums what all processes say."""
+    rows = normal(rank + 1, 2, seed=rank).requires_grad_()
+    everything = gather_rows(rows)
+    (everything * (rank + 1)).sum().backward()
+    kinds = [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8, torch.bool]
+    return {
+        "rows": everything.detach(),
+        "gradient": gradient_of(rows),
+        "own first": gather_rows(torch.full((rank,), rank), own_first=True),
+        "types": [gather_rows(torch.ones(rank, dtype=kind)).sum().item() for kind in kinds],
+        "sum": sum_over_processes(torch.tensor([rank, 1])),
+    }
+
+
+def run_checks(rank: int, world: int, folder: str, handed_over: LabelDistanceContrastiveLoss) -> None:
+    """What each process does; `handed_over` was pickled to it."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    # A file, not a port: none to be taken by another.
+    meeting = f"file://{folder}/rendezvous"
+    # Processes that wait for each other in vain end with an error.
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    part = batch(EVEN[:world]).part(None)
+    results = {
+        "place": (num_processes(), process_index()),
+        "steps": {name: step(case, world, rank) for name, case in {**EQUAL, **ENDING}.items()},
+        "theirs": {name: step(case, world, rank) for name, case in THEIRS.items()},
+        "memory": {name: memory_steps(case, world, rank) for name, case in MEMORY.items()},
+        "gathered": gathered(rank),
+        "matrix": adapt(counts_of(rank)).matrix,
+        "batches": list(sampler()),
+        "handed over": handed_over(part.inputs, part.labels).detach(),
+    }
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world} processes")
+def processes(request, tmp_path_factory) -> list[dict[str, Any]]:
+    """What each process found, by rank."""
+    world = request.param
+    folder = tmp_path_factory.mktemp(f"world{world}")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        spawn(run_checks, args=(world, str(folder), fixed()), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def assert_near(actual, expected):
+    assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+
+
+def error_of(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+# The loss
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_loss_and_gradients_are_those_of_one_process_for(processes, name):
+    alone = step(EQUAL[name], len(processes), None)
+    assert alone["gradient"].abs().sum() > 0
+    for result in processes:
+        for part in ("loss", "gradient", "matrix"):
+            assert_near(result["steps"][name][part], alone[part])
+
+
+def test_the_cases_with_a_learnt_matrix_have_a_gradient_for_it():
+    case = EQUAL["uneven batches, own anchors"]
+    assert (step(case, 2, None)["matrix"] != 0).sum() >= 9
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_process_with_nothing_to_learn_does_not_leave_the_others_waiting(processes, name):
+    for result in processes:
+        assert torch.isfinite(result["steps"][name]["gradient"]).all()
+        assert_near(result["steps"][name]["gradient"], processes[0]["steps"][name]["gradient"])
+
+
+@pytest.mark.parametrize("name", ["ours, all anchors", "SupConLoss, all anchors"])
+def test_the_librarys_wrapper_returns_the_loss_times_the_processes_and_its_gradient(processes, name):
+    alone = step(THEIRS[name], len(processes), None)
+    for result in processes:
+        assert_near(result["theirs"][name]["loss"], alone["loss"] * len(processes))
+        assert_near(result["theirs"][name]["gradient"], alone["gradient"])
+
+
+@pytest.mark.parametrize("name", ["ours, own anchors", "SupConLoss, own anchors"])
+def test_with_own_anchors_the_librarys_wrapper_leaves_another_gradient(processes, name):
+    # The value is the same, times the processes. But rows get no gradient as references of other processes' anchors,
+    # and what they get as anchors comes once too often for each process: neither direction nor length is right.
+    alone = step(THEIRS[name], len(processes), None)
+    mean = sum(result["theirs"][name]["loss"] for result in processes) / len(processes) ** 2
+    assert_near(mean, alone["loss"])
+    for result in processes:
+        gradient = result["theirs"][name]["gradient"]
+        assert error_of(gradient, alone["gradient"]) > 0.2
+        assert cosine_similarity(gradient, alone["gradient"], dim=0) < 0.995
+
+
+def test_a_loss_can_be_handed_to_a_started_process(processes):
+    part = batch(EVEN[: len(processes)])
+    for result in processes:
+        assert_near(result["handed over"], fixed()(part.inputs, part.labels))
+
+
+# The memory
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_training_with_a_memory_is_that_of_one_process_for(processes, name):
+    alone = memory_steps(MEMORY[name], len(processes), None)
+    for result in processes:
+        found = result["memory"][name]
+        assert found["slot"] == alone["slot"]
+        assert torch.equal(found["labels"], alone["labels"])
+        for part in ("losses", "weights", "rows"):
+            assert_near(found[part], alone[part])
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_all_processes_hold_the_same_queue(processes, name):
+    for result in processes[1:]:
+        assert torch.equal(result["memory"][name]["labels"], processes[0]["memory"][name]["labels"])
+        assert_near(result["memory"][name]["rows"], processes[0]["memory"][name]["rows"])
+
+
+# Parts beside the loss
+
+
+def test_each_process_knows_its_place(processes):
+    assert [result["place"] for result in processes] == [(len(processes), rank) for rank in range(len(processes))]
+
+
+def test_rows_are_gathered_in_the_order_of_the_ranks(processes):
+    world = len(processes)
+    everything = torch.cat([normal(rank + 1, 2, seed=rank) for rank in range(world)])
+    of_all = sum(range(1, world + 1))
+    for rank, result in enumerate(processes):
+        found = result["gathered"]
+        assert torch.equal(found["rows"], everything)
+        assert torch.equal(found["gradient"], torch.full((rank + 1, 2), float(of_all), dtype=torch.float64))
+        others = [other for other in range(world) if other != rank]
+        assert found["own first"].tolist() == [number for number in [rank, *others] for _ in range(number)]
+        assert set(found["types"]) == {world * (world - 1) // 2}
+        assert found["sum"].tolist() == [world * (world - 1) // 2, world]
+
+
+def test_the_adaptive_matrix_is_that_of_all_counts_on_every_process(processes):
+    expected = adapt(torch.stack([counts_of(rank) for rank in range(len(processes))]).sum(dim=0)).matrix
+    assert not torch.equal(expected, adapt(counts_of(0)).matrix)
+    for result in processes:
+        assert torch.equal(result["matrix"], expected)
+
+
+def test_the_sampler_deals_an_epochs_batches_out(processes):
+    world = len(processes)
+    for rank, result in enumerate(processes):
+        assert result["batches"] == list(sampler(num_replicas=world, rank=rank))
+    dealt = [row for result in processes for rows in result["batches"] for row in rows]
+    assert sorted(dealt) == list(range(96))
+
+
+# Without torch.distributed
+
+
+@pytest.mark.parametrize("efficient", [False, True], ids=["all anchors", "own anchors"])
+def test_on_one_process_the_wrappers_are_what_they_wrap(efficient):
+    part = batch([9])
+    miner = DistributedMinerWrapper(label_distance_miner(), efficient=efficient)
+    mined = miner(part.inputs, part.labels)
+    for found, expected in zip(mined, label_distance_miner()(part.inputs, part.labels), strict=True):
+        assert torch.equal(found, expected)
+    wrapped, plain = DistributedLossWrapper(fixed(), efficient=efficient), fixed()
+    assert torch.equal(wrapped(part.inputs, part.labels, mined), plain(part.inputs, part.labels, mined))
+    references = {"ref_emb": part.ref_inputs, "ref_labels": part.ref_labels}
+    value = wrapped(part.inputs, part.labels, **references)
+    assert torch.equal(value, plain(part.inputs, part.labels, **references))
+
+
+def test_a_memory_brings_its_own_references():
+    part = batch([9])
+    wrapped = DistributedLossWrapper(CrossBatchMemory(fixed(), 6))
+    with pytest.raises(ValueError, match="brings its own references"):
+        wrapped(part.inputs, part.labels, ref_emb=part.inputs, ref_labels=part.labels)
+
+
+def test_without_other_processes_rows_are_gathered_as_they_are():
+    rows = normal(2, 3).requires_grad_()
+    assert gather_rows(rows) is rows
+
+
+@pytest.mark.parametrize("wrapped", [nn.Identity(), MultiSimilarityMiner()], ids=["a module", "a miner"])
+def test_what_is_no_loss_is_refused(wrapped):
+    with pytest.raises(TypeError, match="must extend BaseMetricLossFunction"):
+        DistributedLossWrapper(wrapped)
