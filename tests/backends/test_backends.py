@@ -1,0 +1,115 @@
+"""The door: what it chooses, what it refuses, and that every choice gives the same numbers."""
+
+import pytest
+import torch
+from hypothesis import given
+
+from labeldist import LabelDistanceContrastiveLoss, StaticLDM, backends, functional
+from strategies import brief, gradient_of, normal, problems, problems_with_references, refusal_of
+
+CHOICES = ["auto", "eager", "blockwise"]
+
+
+def batch(num_rows=6, dim=3, dtype=torch.float64, seed=0):
+    labels = torch.arange(num_rows) % 3
+    return normal(num_rows, dim, seed=seed, dtype=dtype), labels, torch.tensor([[1.0, 5, 2], [1, 1, 1], [3, 1, 1]])
+
+
+@pytest.mark.parametrize("backend", CHOICES)
+@brief
+@given(problem=problems())
+def test_every_backend_gives_the_numbers_of_functional(backend, problem):
+    expected = functional.anchor_losses(problem.embeddings, problem.labels, problem.ldm, **problem.options)
+    found = backends.anchor_losses(problem.embeddings, problem.labels, problem.ldm, **problem.options, backend=backend)
+    torch.testing.assert_close(found.losses, expected.losses)
+    assert found.is_valid.equal(expected.is_valid)
+
+
+@pytest.mark.parametrize("backend", CHOICES)
+@brief
+@given(problem=problems_with_references())
+def test_every_backend_takes_references(backend, problem):
+    expected = functional.label_distance_contrastive(problem.embeddings, problem.labels, problem.ldm, **problem.options)
+    found = backends.label_distance_contrastive(
+        problem.embeddings, problem.labels, problem.ldm, **problem.options, backend=backend
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", CHOICES)
+@pytest.mark.parametrize("weighting", ["scale", "log"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_gradients_of_embeddings_and_matrix_are_those_of_functional(backend, weighting, dtype):
+    def gradients(function, **options):
+        embeddings, labels, ldm = batch(dtype=dtype)
+        embeddings.requires_grad_()
+        ldm.requires_grad_()
+        function(embeddings, labels, ldm, weighting=weighting, **options).sum().backward()
+        return gradient_of(embeddings), gradient_of(ldm)
+
+    expected = gradients(functional.label_distance_contrastive)
+    for found, one in zip(gradients(backends.label_distance_contrastive, backend=backend), expected, strict=True):
+        assert found.dtype == one.dtype
+        torch.testing.assert_close(found, one)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_references", "expected"),
+    [
+        (2047, None, "eager"),
+        (2048, None, "blockwise"),
+        (8, 2**19, "blockwise"),
+        (8, 2**18, "eager"),
+        (0, None, "eager"),
+    ],
+)
+def test_auto_takes_tiles_where_there_are_many_pairs(num_rows, num_references, expected):
+    references = None if num_references is None else torch.empty(num_references, 1)
+    assert backends.choose_backend("auto", torch.empty(num_rows, 1), references, is_listed=False) == expected
+
+
+def test_auto_takes_eager_for_listed_pairs():
+    assert backends.choose_backend("auto", torch.empty(4096, 1), None, is_listed=True) == "eager"
+
+
+@pytest.mark.parametrize("backend", ["blockwise", "triton"])
+def test_listed_pairs_are_refused_by_name(backend):
+    labels = torch.tensor([0, 0, 1])
+    tuples = tuple(torch.tensor([index]) for index in (0, 1, 2))
+    loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=2), backend=backend)
+    assert refusal_of(ValueError, loss, normal(3, 2), labels, tuples) == (
+        f"backend='{backend}' compares all pairs, got listed ones (an indices_tuple). Use 'auto' or 'eager'."
+    )
+
+
+def test_triton_on_a_cpu_is_refused():
+    assert refusal_of(RuntimeError, backends.anchor_losses, *batch(), backend="triton") == (
+        "backend='triton' needs embeddings on an NVIDIA GPU, got cpu. Use 'auto' elsewhere."
+    )
+
+
+def test_an_unknown_backend_is_refused_by_function_and_loss():
+    sentence = "backend must be one of 'auto', 'eager', 'blockwise', 'triton', got 'cuda'."
+    assert refusal_of(ValueError, backends.anchor_losses, *batch(), backend="cuda") == sentence
+    assert refusal_of(ValueError, LabelDistanceContrastiveLoss, torch.ones(2, 2), backend="cuda") == sentence
+
+
+@pytest.mark.parametrize("backend", CHOICES)
+def test_bad_labels_are_told_by_every_backend(backend):
+    embeddings, labels, ldm = batch()
+    sentence = refusal_of(ValueError, backends.anchor_losses, embeddings, labels + 1, ldm, backend=backend)
+    assert sentence.startswith("labels must lie in [0, 3) for an LDM of 3 classes, got values from 1 to 3.")
+
+
+@pytest.mark.parametrize("backend", CHOICES)
+def test_the_loss_goes_through_the_door(backend):
+    embeddings, labels, ldm = batch(num_rows=9, dtype=torch.float32)
+    expected = LabelDistanceContrastiveLoss(ldm, backend="eager")(embeddings, labels)
+    torch.testing.assert_close(LabelDistanceContrastiveLoss(ldm, backend=backend)(embeddings, labels), expected)
+
+
+def test_the_loss_does_not_hold_all_pairs_of_a_large_batch():
+    embeddings, labels, ldm = batch(num_rows=4096, dim=4, dtype=torch.float32)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        LabelDistanceContrastiveLoss(ldm)(embeddings.requires_grad_(), labels).backward()
+    assert max(event.cpu_memory_usage for event in profile.events()) < 4 * 4096 * 4096 / 2
