@@ -1,0 +1,128 @@
+"""Time and memory of the loss against batch size, beside its peers.
+
+python -m benchmarks.loss                        # every method and size on this machine's GPU, or else its CPU
+python -m benchmarks.loss --rows 1024 8192 --dims 128 --methods eager blockwise
+
+Writes a JSON record with machine, versions and commit, then the table and the figure made from it. Each method passes a
+correctness gate in the same run, or the run ends. A case that does not fit says so.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.loss.figures import draw, table
+from benchmarks.loss.measure import DTYPES, measure
+from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE
+from labeldist.training.machine import describe_machine
+
+ROWS = (256, 1024, 4096, 16384, 65536, 262144, 1048576)
+DIMS = (128, 384, 768)
+RESULTS = Path(__file__).parent.parent / "results" / "loss"
+PACKAGES = ("torch", "triton", "pytorch-metric-learning", "inf-cl", "cut-cross-entropy", "liger-kernel", "pykeops")
+
+
+def main() -> None:
+    """Read the command line, measure, write."""
+    options = _options()
+    record: dict[str, Any] = {
+        "machine": describe_machine(),
+        "device": options.device,
+        "dtype": options.dtype,
+        "threads": torch.get_num_threads(),
+        "num_classes": NUM_CLASSES,
+        "temperature": TEMPERATURE,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": options.commit or _commit(),
+        "command": " ".join(["python -m benchmarks.loss", *sys.argv[1:]]),
+        "cases": [],
+    }
+    path = options.output or RESULTS / f"{options.device}-{options.dtype}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for dim in options.dims:
+        too_slow: set[str] = set()
+        for num_rows in options.rows:
+            for name in options.methods:
+                case = {"method": name, "task": METHODS[name].task, "num_rows": num_rows, "dim": dim}
+                if name in too_slow:
+                    numbers = {**case, "skipped": f"would take over {options.limit:.0f} s"}
+                else:
+                    numbers = _measured(case, options)
+                    # Four times the rows are sixteen times the pairs.
+                    if numbers.get("both_ms", numbers.get("forward_ms", 0)) * 16 > 1e3 * options.limit:
+                        too_slow.add(name)
+                record["cases"].append(numbers)
+                print(_line(numbers), flush=True)
+                # After each case: a run that is stopped keeps what it has measured.
+                path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{table(record)}\n\nwritten: {path}, {draw(record, path.with_suffix('.png'))}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    has_gpu = torch.cuda.is_available()
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="B")
+    parser.add_argument("--dims", type=int, nargs="+", default=DIMS, help="D")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if has_gpu else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if has_gpu else "float32")
+    parser.add_argument("--seconds", type=float, default=0.5 if has_gpu else 2.0, help="spent on each timing, about")
+    parser.add_argument("--limit", type=float, default=60.0, help="longest time of one pass, in s")
+    parser.add_argument("--output", type=Path, help="the JSON file; default: benchmarks/results/loss/DEVICE-DTYPE.json")
+    parser.add_argument("--commit", help="that is measured, where there is no git")
+    return parser.parse_args()
+
+
+def _measured(case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    name, num_rows, dim = case["method"], case["num_rows"], case["dim"]
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
+        return measure(
+            METHODS[name], num_rows, dim, device=torch.device("cuda"), dtype=options.dtype, seconds=options.seconds
+        )
+    # A process of its own: resident memory is not given back.
+    command = [sys.executable, "-m", "benchmarks.loss.measure", name, str(num_rows), str(dim)]
+    command += ["--device", options.device, "--dtype", options.dtype, "--seconds", str(options.seconds)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20 * options.limit)
+    except subprocess.TimeoutExpired:
+        return {**case, "skipped": f"over {20 * options.limit:.0f} s in all"}
+    if done.returncode < 0:
+        return {**case, "skipped": "does not fit"}
+    if done.returncode:
+        sys.exit(f"{name} at {num_rows} x {dim} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def _line(numbers: dict[str, Any]) -> str:
+    start = f"{numbers['num_rows']:>8} x {numbers['dim']:<4} {numbers['method']:22s}"
+    if "skipped" in numbers:
+        return f"{start} {numbers['skipped']}"
+    both = f"{numbers['both_ms']:11.2f} ms, {numbers['both_mib']:9.1f} MiB" if "both_ms" in numbers else " " * 29
+    return f"{start} forward {numbers['forward_ms']:10.2f} ms, forward+backward {both}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

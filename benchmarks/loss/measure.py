@@ -1,0 +1,294 @@
+"""One case: is it right, how long does it take, how much memory beside its inputs?
+
+python -m benchmarks.loss.measure eager 1024 128    # prints one JSON object
+"""
+
+import argparse
+import ctypes
+import json
+import math
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.loss.methods import METHODS, TEMPERATURE, Method, Problem
+from labeldist import functional
+
+# Gradients are judged at this size at most: float64 needs B x B there.
+GATE_ROWS = 2048
+# At the size itself, losses of so many anchors are judged.
+GATE_ANCHORS = 64
+# The floor's product goes through a buffer of at most so many elements.
+FLOOR_ELEMENTS = 2**28
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def measure(
+    method: Method, num_rows: int, dim: int, *, device: torch.device, dtype: str, seconds: float
+) -> dict[str, Any]:
+    """Gate, then time and weigh one method at one size.
+
+    Args:
+        method: what to measure.
+        num_rows: `B`.
+        dim: `D`.
+        device: where.
+        dtype: of the rows.
+        seconds: about so long is spent on each of forward and forward+backward.
+
+    Returns:
+        Medians and 20 % and 80 % percentiles in ms, the floor's medians in the same process, extra peak memory in MiB,
+        and the errors that the gate saw; or `{"skipped": reason}`.
+    """
+    case = {"method": method.name, "task": method.task, "num_rows": num_rows, "dim": dim, "dtype": dtype}
+    reason = method.missing(device, dim)
+    if reason is not None:
+        return {**case, "skipped": reason}
+    try:
+        _warm_up(method, dim, device, DTYPES[dtype])
+        problem = Problem.draw(num_rows, dim, device=device, dtype=DTYPES[dtype])
+        forward = method.prepare(problem)
+        step = _step(forward, problem)
+        with_backward = method.task != "forward"
+        numbers: dict[str, Any] = dict(case)
+        # Memory first: what the gate has held and given back would be taken again unseen.
+        if with_backward:
+            numbers["both_mib"] = _peak_mib(step, device)
+        numbers["forward_mib"] = _peak_mib(lambda: forward().detach(), device)
+        if method.task == "same":
+            numbers |= _gate(method, dim, device, DTYPES[dtype])
+            numbers["loss_error"] = _loss_error(method, problem, forward)
+        alternatives = {"forward": forward, "floor_forward": _floor(problem, 1)}
+        if with_backward:
+            alternatives |= {"both": step, "floor_both": _floor(problem, 3)}
+        numbers.update(_times(alternatives, device, seconds))
+        return numbers
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return {**case, "skipped": "does not fit", "detail": str(error).splitlines()[0][:200]}
+    except RuntimeError as error:
+        if "allocate" not in str(error) and "out of memory" not in str(error):
+            raise
+        return {**case, "skipped": "does not fit", "detail": str(error).splitlines()[0][:200]}
+
+
+def _step(call: Callable[[], Tensor], problem: Problem) -> Callable[[], None]:
+    def step() -> None:
+        problem.rows.grad = None
+        call().backward()
+
+    return step
+
+
+def _warm_up(method: Method, dim: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Load libraries and start threads, which takes memory once."""
+    problem = Problem.draw(64, dim, device=device, dtype=dtype)
+    call = method.prepare(problem)
+    if method.task == "forward":
+        call()
+    else:
+        _step(call, problem)()
+
+
+def _gate(method: Method, dim: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Errors of loss and gradient against float64 on another, smaller problem; raises where they exceed eager's."""
+    problem = Problem.draw(GATE_ROWS - 1, dim, device=device, dtype=dtype, seed=1)
+    exact = _loss_and_gradient(
+        METHODS["eager"], Problem(problem.rows.detach().double().requires_grad_(), problem.labels, problem.ldm.double())
+    )
+    errors = {}
+    for name, candidate in (("eager", METHODS["eager"]), ("own", method)):
+        loss, gradient = _loss_and_gradient(candidate, problem)
+        errors[name] = (
+            abs(float(loss) - float(exact[0])) / abs(float(exact[0])),
+            float((gradient.double() - exact[1]).norm() / exact[1].norm()),
+        )
+    limit = {torch.float32: (1e-6, 1e-5), torch.bfloat16: (1e-3, 1e-2), torch.float16: (2e-4, 2e-3)}[dtype]
+    for own, eager, allowed, what in zip(errors["own"], errors["eager"], limit, ("loss", "gradient"), strict=True):
+        if not own <= eager + allowed:
+            raise AssertionError(
+                f"{method.name}: relative error of the {what} is {own:.2e}, eager's {eager:.2e}; "
+                f"{allowed:.0e} more is allowed."
+            )
+    return {"gradient_error": errors["own"][1], "eager_gradient_error": errors["eager"][1]}
+
+
+def _loss_and_gradient(method: Method, problem: Problem) -> tuple[Tensor, Tensor]:
+    problem.rows.grad = None
+    loss = method.prepare(problem)()
+    loss.backward()
+    gradient = problem.rows.grad
+    assert gradient is not None
+    return loss.detach(), gradient.detach().clone()
+
+
+@torch.no_grad()
+def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) -> float:
+    """Relative error of the whole loss at this size against float64, by blocks of anchors; over a sample if large."""
+    rows = functional.unit_rows(problem.rows.double())
+    num_anchors = len(rows) if len(rows) <= 2 * GATE_ROWS else GATE_ANCHORS
+    scale, bias = functional.class_pair_tables(problem.ldm.double(), temperature=TEMPERATURE)
+    similarity = (rows[:num_anchors] @ rows.T + 1) / 2
+    logits = functional.pair_logits(similarity, problem.labels[:num_anchors], problem.labels, scale, bias)
+    candidates = torch.ones_like(logits, dtype=torch.bool).fill_diagonal_(False)
+    positives = problem.labels[:num_anchors, None] == problem.labels
+    exact = functional.contrastive_loss(logits, positives, candidates)
+    if num_anchors < len(rows):
+        return _sample_error(method, problem, exact)
+    is_valid = functional.valid_anchors(logits, positives, candidates)
+    mean = exact.sum() / is_valid.sum().clamp_min(1)
+    error = abs(float(call().detach()) - float(mean)) / max(abs(float(mean)), 1e-12)
+    return _checked(method, error, problem.rows.dtype)
+
+
+def _sample_error(method: Method, problem: Problem, exact: Tensor) -> float:
+    from labeldist.backends import anchor_losses
+
+    backend = method.name if method.name in ("eager", "blockwise", "triton", "auto") else "eager"
+    losses = anchor_losses(
+        problem.rows, problem.labels, problem.ldm, temperature=TEMPERATURE, backend=backend, validate=False
+    ).losses
+    error = float((losses[: len(exact)].double() - exact).norm() / exact.norm())
+    return _checked(method, error, problem.rows.dtype)
+
+
+def _checked(method: Method, error: float, dtype: torch.dtype) -> float:
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 1e-3}[dtype]
+    if not error <= allowed:
+        raise AssertionError(f"{method.name}: relative error of the loss is {error:.2e}, {allowed:.0e} is allowed.")
+    return error
+
+
+def _floor(problem: Problem, num_products: int) -> Callable[[], None]:
+    """`B x B x D` products of the rows, without keeping B x B numbers."""
+    rows = problem.rows.detach()
+    block = max(min(FLOOR_ELEMENTS // len(rows), len(rows)), 1)
+    out = torch.empty(block, len(rows), dtype=rows.dtype, device=rows.device)
+
+    def products() -> None:
+        for _ in range(num_products):
+            for start in range(0, len(rows), block):
+                part = rows[start : start + block]
+                torch.matmul(part, rows.T, out=out[: len(part)])
+
+    return products
+
+
+def _times(alternatives: dict[str, Callable[[], Any]], device: torch.device, seconds: float) -> dict[str, float]:
+    """Alternatives in turn, so that they meet the same machine."""
+    samples: dict[str, list[float]] = {name: [] for name in alternatives}
+    for call in alternatives.values():
+        _timed(call, device)  # warm-up: compilation, caches
+    begun, least = time.perf_counter(), 3
+    while len(samples["forward"]) < least or (
+        time.perf_counter() - begun < seconds * len(alternatives) and len(samples["forward"]) < 200
+    ):
+        for name, call in alternatives.items():
+            samples[name].append(_timed(call, device))
+        if time.perf_counter() - begun > 8 * seconds * len(alternatives):
+            break
+    numbers: dict[str, float] = {}
+    for name, values in samples.items():
+        ordered = sorted(values)
+        numbers[f"{name}_ms"] = ordered[len(ordered) // 2]
+        if not name.startswith("floor"):
+            numbers[f"{name}_ms_20"] = ordered[math.floor(0.2 * (len(ordered) - 1))]
+            numbers[f"{name}_ms_80"] = ordered[math.ceil(0.8 * (len(ordered) - 1))]
+    return {**numbers, "num_samples": len(samples["forward"])}
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Milliseconds of one call."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+    begun = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - begun)
+
+
+def _peak_mib(call: Callable[[], Any], device: torch.device) -> float:
+    """Largest memory held during a call, beside what was held before."""
+    if device.type == "cuda":
+        call()  # workspaces of libraries
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    # Give back to the system what was freed, or it would be taken again unseen.
+    ctypes.CDLL(None).malloc_trim(0)
+    with _Watch() as watch:
+        call()
+    return watch.mib
+
+
+class _Watch:
+    """The process's largest resident memory while it is open, sampled every millisecond."""
+
+    def __enter__(self) -> "_Watch":
+        self.before = self.largest = _resident_mib()
+        self._open = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while not self._open.wait(0.001):
+            self.largest = max(self.largest, _resident_mib())
+
+    def __exit__(self, *_: object) -> None:
+        self.largest = max(self.largest, _resident_mib())
+        self._open.set()
+        self._thread.join()
+
+    @property
+    def mib(self) -> float:
+        """MiB beside what was held when it was opened."""
+        return self.largest - self.before
+
+
+def _resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("num_rows", type=int)
+    parser.add_argument("dim", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    if options.device == "cpu":
+        # Asking for more than the machine has is an error here, not the end of another process.
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+        resource.setrlimit(resource.RLIMIT_DATA, (available, available))
+    numbers = measure(
+        METHODS[options.method],
+        options.num_rows,
+        options.dim,
+        device=torch.device(options.device),
+        dtype=options.dtype,
+        seconds=options.seconds,
+    )
+    json.dump(numbers, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
