@@ -33,7 +33,7 @@ class ConfusionBatchSampler(BatchSampler):
 
     Give it to a `DataLoader` as `batch_sampler`, or to a trainer of pytorch-metric-learning as `sampler`. Each
     iteration is an epoch; call `set_epoch` to repeat one or to go on after a restart. Where a framework shares out the
-    batches itself, as accelerate's `prepare` does, say `num_replicas=1, rank=0, drop_last=True`, or rows are left out.
+    batches itself, as accelerate's `prepare` does, say `num_replicas=1, rank=0`, or most rows are left out.
 
     Args:
         labels: class of each row of the data set, `(N,)`, integer.
@@ -88,7 +88,7 @@ class ConfusionBatchSampler(BatchSampler):
         # What frameworks read from a batch sampler; rows are not drawn from this sampler.
         super().__init__(SequentialSampler(range(len(self.labels))), classes_per_batch * rows_per_class, drop_last)
         if not drop_last:
-            # Batches of several sizes: accelerate would skip each that is not of the stated one, and says so of None.
+            # Batches are of several sizes: accelerate takes all where none is stated, and skips those of another.
             self.batch_size = None  # pyright: ignore[reportAttributeAccessIssue]
         self.classes_per_batch = classes_per_batch
         self.rows_per_class = rows_per_class

@@ -295,8 +295,10 @@ def test_a_row_without_a_number_is_mined_and_shows_in_the_loss(num_negatives, ma
     embeddings = rows().detach()
     embeddings[4] = math.nan
     miner = LabelDistanceMiner(LDM, num_negatives=num_negatives, margin=margin, output=output)
+    mined = miner(embeddings, LABELS)
+    assert all(4 in indices for indices in mined)
     # A loss whose reducer takes the mean; that over losses above 0 would leave a NaN out.
-    assert torch.isnan(pml_losses.MultiSimilarityLoss()(embeddings, LABELS, miner(embeddings, LABELS)))
+    assert torch.isnan(pml_losses.MultiSimilarityLoss()(embeddings, LABELS, mined))
 
 
 def test_arguments_are_left_as_they_are():
@@ -380,10 +382,10 @@ def test_half_precision_rows_are_mined_in_float32(dtype, output):
 @pytest.mark.parametrize("distance", [CosineSimilarity(), LpDistance()], ids=lambda d: type(d).__name__)
 def test_autocast_changes_nothing(distance, dtype):
     miner = LabelDistanceMiner(LDM, num_negatives=2, margin=0.05, distance=distance)
-    embeddings = normal(11, 5, dtype=dtype)
-    plain = miner(embeddings, LABELS)
+    embeddings, labels = normal(99, 5, dtype=dtype), LABELS.repeat(9)
+    plain = miner(embeddings, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert same_mined(miner(embeddings, LABELS), plain)
+        assert same_mined(miner(embeddings, labels), plain)
 
 
 def test_float64_rows_are_compared_in_float64():

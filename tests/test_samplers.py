@@ -185,21 +185,29 @@ def test_the_scale_of_the_matrix_does_not_matter(exponent, sharpness):
     assert list(sampler_of(ldm=scaled, sharpness=sharpness)) == list(sampler_of(sharpness=sharpness))
 
 
-@pytest.mark.parametrize("sharpness", [100.0, 450.0, 1e6])
+# The 462nd power of 1 / 5 is a few of the least numbers above 0.
+@pytest.mark.parametrize("sharpness", [100.0, 462.0, 1e6])
 @pytest.mark.parametrize("entry", [0.0, 1e-300, 1.0, 1e300])
 def test_extreme_numbers_leave_an_epoch_whole(sharpness, entry):
     ldm = PARTNERS.matrix.double().clone()
     ldm[5] = entry
     ldm[:, 5] = entry
-    batches = list(sampler_of(ldm=ldm, sharpness=sharpness))
-    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(BALANCED)))
+    sampler = sampler_of(ldm=ldm, sharpness=sharpness)
+    for _ in range(5):
+        assert sorted(itertools.chain.from_iterable(sampler)) == list(range(len(BALANCED)))
 
 
 def test_either_direction_of_confusion_counts():
     one_way = torch.ones(20, 20)
     one_way[::2, 1::2].fill_diagonal_(9.0)
-    for matrix in (one_way, one_way.T):
-        assert partners_meeting(BALANCED, StaticLDM(matrix), 3) > 0.4  # by chance 3 / 19
+    assert partners_meeting(BALANCED, StaticLDM(one_way), 3) > 0.4  # by chance 3 / 19
+    for matrix in (one_way.T, (one_way + one_way.T) / 2):
+        assert list(sampler_of(ldm=matrix)) == list(sampler_of(ldm=one_way))
+
+
+def test_classes_that_are_far_from_all_others_fill_batches_too():
+    for batch in sampler_of(ldm=torch.eye(20)):
+        assert len(set(BALANCED[batch].tolist())) == 4
 
 
 def test_an_update_of_the_shared_matrix_moves_the_next_epoch():
@@ -332,11 +340,17 @@ def test_accelerate_shares_out_batches_of_one_size(num_processes):
     assert [batch for turn in zip(*shards, strict=True) for batch in turn] == batches[:kept]
 
 
-def test_accelerate_loses_no_batch_of_another_size():
-    # 60 groups in batches of at most 7 are batches of 28 and of 24 rows. Told of 28 alone, it would skip the others.
-    shards = shards_of(3, classes_per_batch=7, even_batches=False)
-    rows = list(itertools.chain.from_iterable(batch for shard in shards for batch in shard))
-    assert sorted(rows) == list(range(len(BALANCED)))
+@pytest.mark.parametrize("even_batches", [True, False])
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
+def test_accelerate_loses_no_batch_of_another_size(num_processes, even_batches):
+    # 57 groups in batches of at most 7 are 3 batches of 28 rows and 6 of 24. Told of 28, it would skip some of the 6.
+    labels = BALANCED[:228]
+    shards = shards_of(num_processes, labels=labels, classes_per_batch=7, even_batches=even_batches)
+    batches = list(itertools.chain.from_iterable(shards))
+    assert {len(batch) for batch in batches} == {28, 24}
+    assert set(itertools.chain.from_iterable(batches)) == set(range(len(labels)))
+    if even_batches:
+        assert {len(shard) for shard in shards} == {math.ceil(9 / num_processes)}
 
 
 def test_accelerate_prepares_a_loader():
