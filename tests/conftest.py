@@ -5,6 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's interpreter, so that kernels run on a CPU. Read where they are defined, so before any import of them.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,9 +28,6 @@ def corpora() -> Path:
 @contextmanager
 def restored():
     """Take back what a run and the command line set for their own process."""
-    # Imported here: most tests need neither.
-    import torch
-
     environment, level = dict(os.environ), logging.getLogger().level
     try:
         yield
@@ -91,7 +93,6 @@ def tiny_disk(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_bert_folder(tmp_path_factory) -> Path:
     """A BERT of random weights with its tokenizer, for at most 64 tokens, saved as a Hugging Face checkpoint."""
-    import torch
     from transformers import BertConfig, BertModel
 
     from labeldist.training.encoders import train_tokenizer

@@ -1,0 +1,221 @@
+"""Checks and times labeldist.backends.fused on a GPU, against torch.matmul floors.
+
+python -m benchmarks.loss.tune                       # the standard shapes, tilings as they stand
+python -m benchmarks.loss.tune --sweep mirrored      # one kernel's tilings over one shape: --shape 65536,128,bf16
+python -m benchmarks.loss.tune --shapes 16384,128,bf16 65536,768,bf16 --classes 20 --mode mirrored|dense|ask
+
+Prints one line a case: correctness (error of loss and gradient rows against float64),
+times in ms (median), ratio to the floor. A case that fails its check prints BAD and no time.
+Floor: the rate of an 8192 x 8192 x D torch.matmul in the same dtype; forward B^2 D (mirrored) or 2 B^2 D (dense)
+multiply-adds' flops, forward + backward 4 B^2 D (mirrored) or 6 B^2 D (dense).
+"""
+
+import argparse
+import itertools
+import time
+
+import torch
+import triton
+from triton.testing import do_bench
+
+from labeldist import functional
+from labeldist.backends import fused
+
+TOLERANCE = {"bf16": 2e-2, "fp16": 4e-3, "tf32": 4e-3, "float32": 2e-5}
+HINTS = {"mirrored": (True, True), "dense": (False, None), "ask": (None, None)}
+SHAPES = [
+    "256,768,bf16", "4096,128,bf16", "16384,128,bf16", "65536,128,bf16", "16384,256,bf16",
+    "16384,768,bf16", "65536,768,bf16", "16384,128,tf32", "16384,128,float32", "16384,768,float32",
+]  # fmt: skip
+# Kernel: candidate (block_rows, block_columns, block_d, num_warps, num_stages).
+SWEEPS = {
+    "mirrored": [(128, 64, d, w, s) for d in (64, 128) for w in (4, 8) for s in (2, 3, 4)]
+    + [(128, 128, d, 8, s) for d in (64, 128) for s in (2, 3, 4)]
+    + [(64, 64, 128, 4, s) for s in (2, 3, 4)],
+    "dense": [(128, n, d, 8, s) for n in (64, 128, 256) for d in (64, 128) for s in (2, 3, 4)]
+    + [(64, 128, 128, 4, s) for s in (2, 3, 4)],
+    "gradient": [(128, n, 256, w, s) for n in (32, 64, 128) for w in (4, 8) for s in (2, 3, 4)]
+    + [(64, n, 256, 4, s) for n in (32, 64, 128) for s in (2, 3, 4)],
+    "weights": [(128, n, d, w, s) for n in (64, 128, 256) for d in (32, 64) for w in (4, 8) for s in (3, 4)],
+}
+
+
+def problem(num_rows, dim, num_classes):
+    """Unit rows in random classes, and a symmetric table."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    rows = functional.unit_rows(torch.randn(num_rows, dim, device="cuda", generator=generator))
+    labels = torch.randint(num_classes, (num_rows,), device="cuda", generator=generator)
+    scale = torch.rand(num_classes, num_classes, device="cuda", generator=generator) * 8 + 2
+    scale = (scale + scale.T) / 2
+    return rows, labels, scale, torch.zeros_like(scale)
+
+
+def truth(rows, labels, scale, bias, sample=128, chunk=2048):
+    """Losses of all rows and the gradient of the mean for a few, in float64."""
+    u, scale, bias = rows.double(), scale.double(), bias.double()
+    num_rows = len(u)
+    lse = torch.empty(num_rows, device="cuda", dtype=torch.float64)
+    losses = torch.empty_like(lse)
+    count = torch.bincount(labels, minlength=len(scale))[labels] - 1
+    for start in range(0, num_rows, chunk):
+        own = slice(start, min(start + chunk, num_rows))
+        logits = scale[labels[own]][:, labels] * (u[own] @ u.T + 1) / 2 + bias[labels[own]][:, labels]
+        same = labels[own][:, None] == labels[None, :]
+        places = torch.arange(own.start, own.stop, device="cuda")
+        logits[places - own.start, places] = -torch.inf
+        same[places - own.start, places] = False
+        lse[own] = logits.logsumexp(1)
+        mean = logits.masked_fill(~same, 0).sum(1) / count[own].clamp_min(1)
+        losses[own] = torch.where(count[own] > 0, lse[own] - mean - count[own].clamp_min(1).log(), 0)
+    few = torch.linspace(0, num_rows - 1, min(sample, num_rows), device="cuda").long().unique()
+    valid = (count > 0).double() / num_rows
+    dots = u[few] @ u.T
+    f_ab, f_ba = scale[labels[few]][:, labels] / 2, scale[labels][:, labels[few]].T / 2
+    o_ab, o_ba = f_ab + bias[labels[few]][:, labels], f_ba + bias[labels][:, labels[few]].T
+    same = (labels[few][:, None] == labels[None, :]).double()
+    here = (
+        f_ab
+        * valid[few][:, None]
+        * ((f_ab * dots + o_ab - lse[few][:, None]).exp() - same / count[few].clamp_min(1)[:, None])
+    )
+    there = f_ba * valid[None, :] * ((f_ba * dots + o_ba - lse[None, :]).exp() - same / count.clamp_min(1)[None, :])
+    weights = here + there
+    weights[torch.arange(len(few)), few] = 0
+    return losses, few, weights @ u
+
+
+def error(value, expected):
+    """Relative error, by norms."""
+    return ((value.double() - expected).norm() / expected.norm().clamp_min(1e-30)).item()
+
+
+def measure(shape, classes, mode, expected=None, backward=True):
+    """Check one case, then time it."""
+    num_rows, dim, precision = shape.split(",")
+    num_rows, dim = int(num_rows), int(dim)
+    rows, labels, scale, bias = problem(num_rows, dim, classes)
+    is_symmetric, is_bounded = HINTS[mode]
+    leaf = rows.requires_grad_()
+
+    def forward():
+        return fused.anchor_losses(
+            leaf, labels, None, None, scale, bias, is_symmetric=is_symmetric, is_bounded=is_bounded, precision=precision
+        ).losses
+
+    def both():
+        return torch.autograd.grad(forward().sum() / num_rows, leaf)[0]
+
+    started = time.perf_counter()
+    losses, gradient = forward().detach(), both() if backward else None
+    torch.cuda.synchronize()
+    compiled = time.perf_counter() - started
+    wanted, few, rows_wanted = expected or truth(rows.detach(), labels, scale, bias)
+    errors = error(losses, wanted), error(gradient[few], rows_wanted) if backward else 0.0
+    good = max(errors) <= TOLERANCE[precision]
+    torch.cuda.reset_peak_memory_stats()
+    times = (0.0, 0.0)
+    if good:
+        fast = {"warmup": 20, "rep": 100, "return_mode": "median"}
+        times = do_bench(forward, **fast), do_bench(both, **fast) if backward else 0.0
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    return good, errors, times, peak, compiled, (wanted, few, rows_wanted)
+
+
+def matmul_ms(dim, precision):
+    """Time of an 8192 x 8192 x D product."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    left = torch.randn(8192, dim, device="cuda").to(dtype)
+    right = torch.randn(8192, dim, device="cuda").to(dtype)
+    return do_bench(lambda: left @ right.T, warmup=20, rep=100, return_mode="median")
+
+
+def floors(shape, mode):
+    """Forward and forward + backward at the rate of `torch.matmul`."""
+    num_rows, dim, precision = shape.split(",")
+    # The 8192 x 8192 product writes its result: at small D use the rate of D = 768, which hides that.
+    rate = 2 * 8192**2 * max(int(dim), 768) / matmul_ms(max(int(dim), 768), precision)
+    square = int(num_rows) ** 2 * int(dim)
+    forward, total = (1, 4) if mode != "dense" else (2, 6)
+    return forward * square / rate, total * square / rate
+
+
+def line(name, result, floor):
+    """One case for the terminal."""
+    good, errors, times, peak, compiled, _ = result
+    state = "ok " if good else "BAD"
+    print(
+        f"{name:44s} {state} err {errors[0]:.0e} {errors[1]:.0e} | fwd {times[0]:8.3f} ({times[0] / floor[0]:5.2f}x)"
+        f" | f+b {times[1]:8.3f} ({times[1] / floor[1]:5.2f}x) | peak {peak:7.0f} MiB | first {compiled:5.1f} s",
+        flush=True,
+    )
+
+
+def graph_ms(shape, classes, mode):
+    """Forward + backward replayed as a CUDA graph: what is left without the launches' time on the host."""
+    num_rows, dim, precision = shape.split(",")
+    rows, labels, scale, bias = problem(int(num_rows), int(dim), classes)
+    leaf = rows.requires_grad_()
+    is_symmetric, is_bounded = HINTS[mode]
+
+    def step():
+        losses = fused.anchor_losses(
+            leaf, labels, None, None, scale, bias, is_symmetric=is_symmetric, is_bounded=is_bounded, precision=precision
+        ).losses
+        return torch.autograd.grad(losses.sum(), leaf)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step(), step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return do_bench(graph.replay, warmup=20, rep=100, return_mode="median")
+
+
+def sweep(kernel, shape, classes, mode):
+    """Every candidate tiling of one kernel, the best last."""
+    size = 2 if shape.split(",")[2] in ("bf16", "fp16") else 4
+    width = fused._width(int(shape.split(",")[1]))
+    bound = min(b for name, s, b in fused.TILINGS if (name, s) == (kernel, size) and width <= b)
+    before, expected, floor, found = fused.TILINGS[kernel, size, bound], None, floors(shape, mode), []
+    for candidate in SWEEPS[kernel]:
+        fused.TILINGS[kernel, size, bound] = fused.Tiling(*candidate)
+        try:
+            result = measure(shape, classes, mode, expected, backward=kernel in ("gradient", "weights"))
+        except Exception as problem_:
+            print(candidate, "failed:", str(problem_).splitlines()[0][:100], flush=True)
+            continue
+        expected = result[-1]
+        line(f"{kernel} {shape} {candidate}", result, floor)
+        if result[0]:
+            found.append((result[2][1] or result[2][0], candidate))
+    fused.TILINGS[kernel, size, bound] = before
+    for ms, candidate in sorted(found)[:5]:
+        print(f"best: {candidate} {ms:.3f} ms")
+
+
+def main():
+    """Read the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shapes", nargs="*", default=SHAPES)
+    parser.add_argument("--classes", type=int, nargs="*", default=[20])
+    parser.add_argument("--mode", nargs="*", default=["mirrored"], choices=list(HINTS))
+    parser.add_argument("--sweep", choices=list(SWEEPS))
+    parser.add_argument("--shape", default="65536,128,bf16")
+    parser.add_argument("--graph", action="store_true")
+    arguments = parser.parse_args()
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
+    if arguments.sweep:
+        sweep(arguments.sweep, arguments.shape, arguments.classes[0], arguments.mode[0])
+        return
+    for shape, classes, mode in itertools.product(arguments.shapes, arguments.classes, arguments.mode):
+        line(f"{shape} C={classes} {mode}", measure(shape, classes, mode), floors(shape, mode))
+        if arguments.graph:
+            print(f"    as a CUDA graph: f+b {graph_ms(shape, classes, mode):.3f} ms")
+
+
+if __name__ == "__main__":
+    main()

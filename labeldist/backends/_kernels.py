@@ -1,0 +1,570 @@
+"""Triton kernels over pairs of rows, one tile of pairs at a time: partition sums, and the gradients of rows and tables.
+
+Rows are sorted by class and padded with zero rows to whole tiles. So the columns of most tiles are of one class, where
+a class pair's factor and offset are values of a row, not of a pair, and only tiles on the diagonal or at the end need a
+mask. Tiles whose columns are of several classes (`IS_MIXED`) take more registers, so they have launches of their own,
+which add to what the first launch (`IS_FIRST`) has left. Logits are in base 2. No kernel uses atomics: two runs give
+the same bits.
+"""
+# ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
+# pyright: reportArgumentType=false
+# (in a kernel a value is not what its Python type says)
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+from labeldist.backends._kernels_rows import SIZES, table_entries, table_summary
+
+__all__ = [
+    "FLOAT32_PRODUCTS",
+    "IS_INTERPRETED",
+    "accumulate_gradient",
+    "sum_dense_pairs",
+    "sum_mirrored_pairs",
+    "sum_table_gradient",
+    "write_weights",
+]
+
+# Set when Triton reads the functions below: TRITON_INTERPRET=1 runs them on the CPU, slowly, for tests.
+IS_INTERPRETED = knobs.runtime.interpret
+
+# How `tl.dot` keeps float32's accuracy: by six products of bfloat16. It takes less fast memory than three of tf32.
+FLOAT32_PRODUCTS = "ieee" if IS_INTERPRETED else "bf16x6"
+
+# Classes of the rows of a mixed tile that are met at a time, and the dtype of the products that spread their entries.
+# The interpreter multiplies no bfloat16.
+NUM_CLASSES = tl.constexpr(16)
+PART = tl.constexpr(tl.float32 if IS_INTERPRETED else tl.bfloat16)
+
+
+@triton.jit
+def load_tile(rows, first, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """`(BLOCK, BLOCK_D)` out of `(N, WIDTH)`; no mask, as rows are padded. N * WIDTH may pass 2^31."""
+    within = tl.arange(0, BLOCK)[:, None] * WIDTH + tl.arange(0, BLOCK_D)[None, :]
+    return tl.load(rows + (tl.cast(first, tl.int64) * WIDTH + column) + within)
+
+
+@triton.jit
+def tile_dots(
+    row_tile,  # (BLOCK_ROWS, BLOCK_D), (BLOCK_COLUMNS, BLOCK_D): all there is to the rows if WIDTH = BLOCK_D,
+    column_tile,  # else unused, and the rows are read in parts
+    rows,
+    first_row,
+    columns,
+    first_column,
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Dot products `(BLOCK_ROWS, BLOCK_COLUMNS)`."""
+    dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    if WIDTH == BLOCK_D:
+        dots = tl.dot(row_tile, tl.trans(column_tile), dots, input_precision=PRECISION)
+    else:
+        for start in range(0, WIDTH, BLOCK_D):
+            row_part = load_tile(rows, first_row, start, WIDTH, BLOCK_ROWS, BLOCK_D)
+            column_part = load_tile(columns, first_column, start, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+            dots = tl.dot(row_part, tl.trans(column_part), dots, input_precision=PRECISION)
+    return dots
+
+
+@triton.jit
+def spread(is_class, values, total):
+    """`total + is_class @ values`, exact in float32: a value is the sum of three bfloat16."""
+    high = values.to(PART)
+    rest = values - high.to(tl.float32)
+    middle = rest.to(PART)
+    low = (rest - middle.to(tl.float32)).to(PART)
+    total = tl.dot(is_class, high, total, input_precision="ieee")
+    total = tl.dot(is_class, middle, total, input_precision="ieee")
+    return tl.dot(is_class, low, total, input_precision="ieee")
+
+
+@triton.jit
+def mixed_entries(
+    tables,
+    row_step,
+    column_step,
+    row_classes,
+    first_class,
+    last_class,
+    column_classes,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """Factor and offset of each pair of a tile with several classes on both sides.
+
+    A load for each pair would cost several times its exponential, and come in another layout than the products. So
+    entries are loaded for `NUM_CLASSES` classes and each column, and a product with the rows' one-hot classes puts them
+    in place.
+    """
+    factors = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    offsets = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    for start in range(first_class, last_class + 1, NUM_CLASSES):
+        classes = start + tl.arange(0, NUM_CLASSES)
+        is_class = (row_classes[:, None] == classes[None, :]).to(PART)
+        # The last classes of a step may not exist.
+        existing = tl.minimum(classes, last_class)
+        entries = (existing * row_step)[:, None] + (column_classes * column_step)[None, :]
+        factor, offset = table_entries(tables, entries)
+        factors = spread(is_class, factor, factors)
+        offsets = spread(is_class, offset, offsets)
+    return factors, offsets
+
+
+@triton.jit
+def tile_logits(
+    dots,
+    tables,
+    num_classes,
+    row_labels,
+    first_row,
+    column_labels,
+    first_column,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """Logits `(BLOCK_ROWS, BLOCK_COLUMNS)`, the rows being the anchors."""
+    row_classes = tl.load(row_labels + first_row + tl.arange(0, BLOCK_ROWS))
+    if IS_MIXED:
+        top, bottom = tl.load(row_labels + first_row), tl.load(row_labels + first_row + BLOCK_ROWS - 1)
+        column_classes = tl.load(column_labels + first_column + tl.arange(0, BLOCK_COLUMNS))
+        factors, offsets = mixed_entries(
+            tables, num_classes, 1, row_classes, top, bottom, column_classes, BLOCK_ROWS, BLOCK_COLUMNS
+        )
+        return dots * factors + offsets
+    factor, offset = table_entries(tables, row_classes * num_classes + tl.load(column_labels + first_column))
+    return dots * factor[:, None] + offset[:, None]
+
+
+@triton.jit
+def tile_weights(
+    dots,
+    tables,
+    row_step,  # the entry of rows' class a and columns' class b is `row_step * a + column_step * b`
+    column_step,
+    row_labels,
+    first_row,
+    column_labels,
+    first_column,
+    shift,  # this and the next: a value of a row, a column, or all
+    coefficient,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """`factor * exp2(logit - shift) * coefficient`, `(BLOCK_ROWS, BLOCK_COLUMNS)`."""
+    row_classes = tl.load(row_labels + first_row + tl.arange(0, BLOCK_ROWS))
+    if IS_MIXED:
+        top, bottom = tl.load(row_labels + first_row), tl.load(row_labels + first_row + BLOCK_ROWS - 1)
+        column_classes = tl.load(column_labels + first_column + tl.arange(0, BLOCK_COLUMNS))
+        factors, offsets = mixed_entries(
+            tables, row_step, column_step, row_classes, top, bottom, column_classes, BLOCK_ROWS, BLOCK_COLUMNS
+        )
+        return tl.exp2(dots * factors + (offsets - shift)) * (factors * coefficient)
+    column_class = tl.load(column_labels + first_column)
+    factor, offset = table_entries(tables, row_classes * row_step + column_class * column_step)
+    return tl.exp2(dots * factor[:, None] + (offset[:, None] - shift)) * (factor[:, None] * coefficient)
+
+
+@triton.jit
+def pair_weights(
+    dots,
+    tables,
+    num_classes,
+    shift,
+    row_labels,
+    row_lse,
+    row_coefficients,
+    first_row,
+    column_labels,
+    column_lse,
+    column_coefficients,
+    first_column,
+    num_rows,
+    num_columns,
+    OWN: tl.constexpr,  # whether the rows are anchors with the columns as their references,
+    OTHER: tl.constexpr,  # and whether the columns are anchors with the rows as theirs
+    SELF: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """A: how much of each column's row goes into the gradient of each row's; in the self-reference case symmetric.
+
+    `A_ij = factor_ab q_ij g_i + factor_ba q_ji g_j`, one exponential where mirrored and two otherwise.
+    """
+    rows = first_row + tl.arange(0, BLOCK_ROWS)
+    columns = first_column + tl.arange(0, BLOCK_COLUMNS)
+    if MIRRORED:
+        both = tl.load(row_coefficients + rows)[:, None] + tl.load(column_coefficients + columns)[None, :]
+        weights = tile_weights(
+            dots, tables, num_classes, 1, row_labels, first_row, column_labels, first_column,
+            shift, both, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+        )  # fmt: skip
+    else:
+        weights = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+        if OWN:
+            weights += tile_weights(
+                dots, tables, num_classes, 1, row_labels, first_row, column_labels, first_column,
+                tl.load(row_lse + rows)[:, None], tl.load(row_coefficients + rows)[:, None],
+                IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+            )  # fmt: skip
+        if OTHER:
+            weights += tile_weights(
+                dots, tables, 1, num_classes, row_labels, first_row, column_labels, first_column,
+                tl.load(column_lse + columns)[None, :], tl.load(column_coefficients + columns)[None, :],
+                IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+            )  # fmt: skip
+    # A padding's weight meets a zero row, but may be inf.
+    is_edge = (first_row + BLOCK_ROWS > num_rows) | (first_column + BLOCK_COLUMNS > num_columns)
+    if SELF:
+        is_edge |= (first_row < first_column + BLOCK_COLUMNS) & (first_column < first_row + BLOCK_ROWS)
+    if is_edge:
+        taken = (rows < num_rows)[:, None] & (columns < num_columns)[None, :]
+        if SELF:
+            taken &= rows[:, None] != columns[None, :]
+        weights = tl.where(taken, weights, 0.0)
+    return weights
+
+
+@triton.jit
+def tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED: tl.constexpr):
+    """Where in the list of tiles this part of the uniform or of the mixed ones begins and ends."""
+    begin, end = 0, tl.load(num_uniform)
+    if IS_MIXED:
+        begin, end = end, num_tiles
+    share = tl.cdiv(end - begin, num_splits)
+    begin += split * share
+    return begin, tl.minimum(begin + share, end)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sum_dense_pairs(
+    rows,  # (padded N, WIDTH), anchors
+    row_labels,
+    columns,  # (padded M, WIDTH), references
+    column_labels,
+    tables,
+    summaries,
+    tiles,  # from list_tiles, of the columns
+    num_uniform,
+    maxima,  # out, (splits, padded N)
+    sums,  # out, (splits, padded N): sum of exp2(logit - maximum)
+    num_columns,
+    padded_rows,
+    num_classes,
+    num_tiles,
+    num_splits,
+    SELF: tl.constexpr,
+    IS_MIXED: tl.constexpr,
+    IS_FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Partition sums of one tile of anchors over one part of the references, with a running maximum.
+
+    The maximum is of the logits themselves: they may span hundreds.
+    """
+    is_mirrored, _ = table_summary(summaries)
+    if is_mirrored:
+        return
+    first_row, split = tl.program_id(0) * BLOCK_ROWS, tl.program_id(1)
+    own = first_row + tl.arange(0, BLOCK_ROWS)
+    at = tl.cast(split, tl.int64) * padded_rows + own
+    if IS_FIRST:
+        maximum = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
+        total = tl.zeros([BLOCK_ROWS], tl.float32)
+    else:
+        maximum, total = tl.load(maxima + at), tl.load(sums + at)
+    row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
+    begin, end = tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED)
+    for place in range(begin, end):
+        first_column = tl.load(tiles + place) * BLOCK_COLUMNS
+        column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+        dots = tile_dots(
+            row_tile, column_tile, rows, first_row, columns, first_column,
+            WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
+        )  # fmt: skip
+        logits = tile_logits(
+            dots, tables, num_classes, row_labels, first_row, column_labels, first_column,
+            IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+        )  # fmt: skip
+        is_edge = first_column + BLOCK_COLUMNS > num_columns
+        if SELF:
+            is_edge |= (first_row < first_column + BLOCK_COLUMNS) & (first_column < first_row + BLOCK_ROWS)
+        if is_edge:
+            others = first_column + tl.arange(0, BLOCK_COLUMNS)
+            taken = (others < num_columns)[None, :]
+            if SELF:
+                taken &= own[:, None] != others[None, :]
+            logits = tl.where(taken, logits, -float("inf"))
+        new = tl.maximum(maximum, tl.max(logits, axis=1))
+        # -inf - -inf would be NaN.
+        base = tl.where(new == -float("inf"), 0.0, new)
+        total = total * tl.exp2(maximum - base) + tl.sum(tl.exp2(logits - base[:, None]), axis=1)
+        maximum = new
+    tl.store(maxima + at, maximum)
+    tl.store(sums + at, total)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sum_mirrored_pairs(
+    rows,  # (padded N, WIDTH)
+    labels,
+    tables,
+    summaries,
+    sums,  # out, (super-blocks, padded N): slot s of a row has its pairs with super-block s
+    num_rows,
+    padded_rows,
+    num_classes,
+    block_span,  # rows of a super-block, a multiple of both tile sides
+    IS_MIXED: tl.constexpr,
+    IS_FIRST: tl.constexpr,
+    IS_SPLIT: tl.constexpr,  # else this launch takes all tiles
+    IS_DEFERRED: tl.constexpr,  # keep the column sums of a tile apart until the last tile, or add them up at once
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Partition sums from pairs i < j alone: each exponential counts for row i and for row j.
+
+    A program has one pair of super-blocks and alone writes their two slots, so it may add to them as it goes.
+    """
+    is_mirrored, shift = table_summary(summaries)
+    column_block, row_block = tl.program_id(0), tl.program_id(1)
+    if (row_block > column_block) | (is_mirrored == 0):
+        return
+    begin_rows, begin_columns = row_block * block_span, column_block * block_span
+    end_columns = tl.minimum(begin_columns + block_span, num_rows)
+    row_slot = sums + tl.cast(column_block, tl.int64) * padded_rows
+    column_slot = sums + tl.cast(row_block, tl.int64) * padded_rows
+    if IS_FIRST:
+        for first in range(0, block_span, BLOCK_ROWS):
+            nothing, places = tl.zeros([BLOCK_ROWS], tl.float32), first + tl.arange(0, BLOCK_ROWS)
+            # The last super-block may end behind the padding.
+            tl.store(row_slot + begin_rows + places, nothing, mask=begin_rows + places < padded_rows)
+            tl.store(column_slot + begin_columns + places, nothing, mask=begin_columns + places < padded_rows)
+        # What one thread stores, another adds to: here and below.
+        tl.debug_barrier()
+
+    for first_column in range(begin_columns, end_columns, BLOCK_COLUMNS):
+        is_mixed = tl.load(labels + first_column) != tl.load(labels + first_column + BLOCK_COLUMNS - 1)
+        if (not IS_SPLIT) | (is_mixed == IS_MIXED):
+            others = first_column + tl.arange(0, BLOCK_COLUMNS)
+            column_tile = load_tile(rows, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+            if IS_DEFERRED:
+                column_sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+            else:
+                column_sums = tl.zeros([BLOCK_COLUMNS], tl.float32)
+            end_rows = tl.minimum(begin_rows + block_span, first_column + BLOCK_COLUMNS)
+            for first_row in range(begin_rows, end_rows, BLOCK_ROWS):
+                own = first_row + tl.arange(0, BLOCK_ROWS)
+                row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
+                dots = tile_dots(
+                    row_tile, column_tile, rows, first_row, rows, first_column,
+                    WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
+                )  # fmt: skip
+                logits = tile_logits(
+                    dots, tables, num_classes, labels, first_row, labels, first_column,
+                    IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+                )  # fmt: skip
+                terms = tl.exp2(logits - shift)
+                if (first_row + BLOCK_ROWS > first_column) | (first_column + BLOCK_COLUMNS > num_rows):
+                    taken = (own[:, None] < others[None, :]) & (others < num_rows)[None, :]
+                    terms = tl.where(taken, terms, 0.0)
+                column_sums += terms if IS_DEFERRED else tl.sum(terms, axis=0)
+                tl.store(row_slot + own, tl.load(row_slot + own) + tl.sum(terms, axis=1))
+            tl.debug_barrier()
+            if IS_DEFERRED:
+                column_sums = tl.sum(column_sums, axis=0)
+            tl.store(column_slot + others, tl.load(column_slot + others) + column_sums)
+            tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=SIZES)
+def accumulate_gradient(
+    rows,  # (padded N, WIDTH), whose gradient is sought
+    row_labels,
+    row_lse,  # (padded N,), read if OWN
+    row_coefficients,  # (padded N,), from weigh_rows; read if OWN
+    columns,  # (padded M, WIDTH)
+    column_labels,
+    column_lse,  # read if OTHER
+    column_coefficients,
+    tables,
+    summaries,
+    tiles,  # from list_tiles, of the columns
+    num_uniform,
+    partials,  # out, (splits, padded N, WIDTH)
+    num_rows,
+    num_columns,
+    padded_rows,
+    num_classes,
+    num_tiles,
+    num_splits,
+    OWN: tl.constexpr,
+    OTHER: tl.constexpr,
+    SELF: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    IS_MIXED: tl.constexpr,
+    IS_FIRST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Gradient of one tile of rows from one part of the columns: A V, with A made tile by tile."""
+    is_mirrored, shift = table_summary(summaries)
+    if is_mirrored != MIRRORED:
+        return
+    first_row, split = tl.program_id(0) * BLOCK_ROWS, tl.program_id(1)
+    start = (tl.cast(split, tl.int64) * padded_rows + first_row) * WIDTH
+    within = tl.arange(0, BLOCK_ROWS)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    target = partials + start + within
+    total = tl.zeros([BLOCK_ROWS, WIDTH], tl.float32) if IS_FIRST else tl.load(target)
+    row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
+    begin, end = tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED)
+    for place in range(begin, end):
+        first_column = tl.load(tiles + place) * BLOCK_COLUMNS
+        column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
+        dots = tl.dot(row_tile, tl.trans(column_tile), input_precision=PRECISION)
+        weights = pair_weights(
+            dots, tables, num_classes, shift,
+            row_labels, row_lse, row_coefficients, first_row,
+            column_labels, column_lse, column_coefficients, first_column, num_rows, num_columns,
+            OWN, OTHER, SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+        )  # fmt: skip
+        total = tl.dot(weights.to(columns.dtype.element_ty), column_tile, total, input_precision=PRECISION)
+    tl.store(target, total)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def write_weights(
+    rows,  # (padded N, WIDTH), anchors
+    row_labels,
+    row_lse,
+    row_coefficients,
+    columns,  # (padded M, WIDTH)
+    column_labels,
+    column_lse,
+    column_coefficients,
+    tables,
+    summaries,
+    weights,  # out, (>= rows of the grid, weights_stride), for the pairs from `begin_row` and `begin_column` on
+    begin_row,
+    begin_column,
+    num_rows,
+    num_columns,
+    num_classes,
+    weights_stride,
+    OTHER: tl.constexpr,
+    SELF: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    IS_MIXED: tl.constexpr,
+    IS_SPLIT: tl.constexpr,  # else this launch takes all tiles
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One tile of A, for the library's matrix product to go on with."""
+    is_mirrored, shift = table_summary(summaries)
+    if is_mirrored != MIRRORED:
+        return
+    column_place, row_place = tl.program_id(0) * BLOCK_COLUMNS, tl.program_id(1) * BLOCK_ROWS
+    first_row, first_column = begin_row + row_place, begin_column + column_place
+    if IS_SPLIT:
+        left, right = tl.load(column_labels + first_column), tl.load(column_labels + first_column + BLOCK_COLUMNS - 1)
+        if (left != right) != IS_MIXED:
+            return
+    row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
+    column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+    dots = tile_dots(
+        row_tile, column_tile, rows, first_row, columns, first_column,
+        WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
+    )  # fmt: skip
+    tile = pair_weights(
+        dots, tables, num_classes, shift,
+        row_labels, row_lse, row_coefficients, first_row,
+        column_labels, column_lse, column_coefficients, first_column, num_rows, num_columns,
+        True, OTHER, SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+    )  # fmt: skip
+    own, others = row_place + tl.arange(0, BLOCK_ROWS), column_place + tl.arange(0, BLOCK_COLUMNS)
+    tl.store(weights + own[:, None] * weights_stride + others[None, :], tile.to(weights.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sum_table_gradient(
+    rows,  # (padded N, WIDTH), anchors
+    row_starts,  # (C,)
+    row_ends,
+    row_lse,  # (padded N,)
+    row_gradients,  # (padded N,)
+    positives,  # (padded N,)
+    columns,  # (padded M, WIDTH), references
+    column_starts,
+    column_ends,
+    tables,
+    partials,  # out, (splits, C, C, 2): sums of g q dot and of g q over the pairs of two classes, less the positives'
+    num_classes,
+    classes_per_program,
+    num_splits,
+    SELF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Gradient of the tables' entries: one class of anchors, a few classes of references, one part of the anchors."""
+    label, split = tl.program_id(0), tl.program_id(2)
+    begin_class = tl.program_id(1) * classes_per_program
+    end_class = tl.minimum(begin_class + classes_per_program, num_classes)
+    row_start, row_end = tl.load(row_starts + label), tl.load(row_ends + label)
+    share = tl.cdiv(row_end - row_start, num_splits)
+    begin_row = row_start + split * share
+    end_row = tl.minimum(begin_row + share, row_end)
+    for other_label in range(begin_class, end_class):
+        begin_column, end_column = tl.load(column_starts + other_label), tl.load(column_ends + other_label)
+        factor, offset = table_entries(tables, label * num_classes + other_label)
+        slopes = tl.zeros([BLOCK_ROWS], tl.float32)
+        levels = tl.zeros([BLOCK_ROWS], tl.float32)
+        # Tiles start at multiples of their side: a tile from the class's first row on could leave the padding.
+        for first_row in range(begin_row // BLOCK_ROWS * BLOCK_ROWS, end_row, BLOCK_ROWS):
+            own = first_row + tl.arange(0, BLOCK_ROWS)
+            is_own = (own >= begin_row) & (own < end_row)
+            gradient = tl.load(row_gradients + own, mask=is_own, other=0.0)
+            lse = tl.load(row_lse + own)
+            row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
+            for first_column in range(begin_column // BLOCK_COLUMNS * BLOCK_COLUMNS, end_column, BLOCK_COLUMNS):
+                others = first_column + tl.arange(0, BLOCK_COLUMNS)
+                column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+                dots = tile_dots(
+                    row_tile, column_tile, rows, first_row, columns, first_column,
+                    WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
+                )  # fmt: skip
+                taken = is_own[:, None] & ((others >= begin_column) & (others < end_column))[None, :]
+                if SELF:
+                    taken &= own[:, None] != others[None, :]
+                terms = tl.exp2(dots * factor + (offset - lse[:, None])) * gradient[:, None]
+                terms = tl.where(taken, terms, 0.0)
+                slopes += tl.sum(terms * dots, axis=1)
+                levels += tl.sum(terms, axis=1)
+            if label == other_label:
+                slopes -= gradient * tl.load(positives + own)
+                levels -= gradient
+        pair = (tl.cast(split, tl.int64) * num_classes + label) * num_classes + other_label
+        tl.store(partials + 2 * pair, tl.sum(slopes, axis=0))
+        tl.store(partials + 2 * pair + 1, tl.sum(levels, axis=0))

@@ -1,0 +1,384 @@
+"""Triton kernels whose work grows with the number of rows, not of pairs: sorting in, class sums, and writing out.
+
+Rows are sorted by class, so a class is a segment `[starts[c], ends[c])`. Logits are kept in base 2 (`logit * log2(e)`),
+where the exponential is one instruction. No kernel uses atomics: every sum has one order.
+"""
+# ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
+# pyright: reportOperatorIssue=false
+# (in a kernel a value is not what its Python type says)
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "NUM_SUMMARIES",
+    "SIZES",
+    "finish_gradient",
+    "finish_losses",
+    "gather_rows",
+    "list_tiles",
+    "pack_tables",
+    "sum_classes",
+    "table_entries",
+    "table_summary",
+    "weigh_rows",
+]
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+# Programs of `pack_tables`, and so columns of its summary.
+NUM_SUMMARIES = tl.constexpr(64)
+
+# One shift for all pairs keeps exp(logit - shift) within float32's exponent as long as the logits span no more than
+# SPAN: at most 2^58 for one pair, so that a sum over 2^69 of them is finite, and at least 2^-113, above the subnormals.
+# Where they span less, the shift lies in the middle: a small exponent is an accurate one.
+HEADROOM = tl.constexpr(58.0)
+SPAN = tl.constexpr(171.0)
+
+# Sizes by value: compiling again for a size of 1 or a multiple of 16 gains nothing here.
+SIZES = [
+    "begin_column",
+    "begin_row",
+    "classes_per_program",
+    "dim",
+    "is_bounded",
+    "is_symmetric",
+    "num_classes",
+    "num_columns",
+    "num_dense_slots",
+    "num_mirrored_slots",
+    "num_rows",
+    "num_splits",
+    "num_tiles",
+]
+
+# The offset of pairs that take no part: exp2 gives 0 for it, and a product with 0 does not give NaN.
+DROPPED = tl.constexpr(-1e30)
+
+
+@triton.jit
+def table_entries(tables, index):
+    """Factor and offset of class pairs: the two halves of one 8-byte load."""
+    packed = tl.load(tables + index)
+    factor = packed.to(tl.int32).to(tl.float32, bitcast=True)
+    offset = (packed >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+    return factor, offset
+
+
+@triton.jit
+def table_summary(summaries):
+    """Whether a pair stands for its mirror image too (symmetric tables, a narrow range), and the shift for that."""
+    lanes = tl.arange(0, NUM_SUMMARIES)
+    highest = tl.max(tl.load(summaries + lanes), axis=0)
+    lowest = tl.min(tl.load(summaries + NUM_SUMMARIES + lanes), axis=0)
+    unequal = tl.max(tl.load(summaries + 2 * NUM_SUMMARIES + lanes), axis=0)
+    is_mirrored = (unequal == 0) & (highest - lowest <= SPAN)
+    # All pairs dropped: -inf would turn their logits into NaN.
+    shift = tl.where(highest == -float("inf"), 0.0, highest - tl.minimum(HEADROOM, (highest - lowest) / 2))
+    return is_mirrored, shift
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pack_tables(
+    scale,  # (C, C)
+    bias,  # (C, C)
+    tables,  # out, (C, C, 2): factor and offset, so that base-2 logit = factor * dot + offset
+    summaries,  # out, (3, NUM_SUMMARIES): highest logit, lowest finite one, whether an entry differs from its mirror
+    num_classes,
+    is_symmetric,  # what the caller knows: 1, 0, or -1 for nothing
+    is_bounded,  # likewise
+    BLOCK: tl.constexpr,
+):
+    """Tables in the form that the other kernels read, and what `table_summary` makes of them."""
+    program = tl.program_id(0)
+    highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    lowest = tl.full([BLOCK], float("inf"), tl.float32)
+    unequal = tl.zeros([BLOCK], tl.float32)
+    for row in range(program, num_classes, NUM_SUMMARIES):
+        for start in range(0, num_classes, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            inside = columns < num_classes
+            here, mirror = row * num_classes + columns, columns * num_classes + row
+            steepness = tl.load(scale + here, mask=inside, other=0.0)
+            level = tl.load(bias + here, mask=inside, other=-float("inf"))
+            factor = steepness * (0.5 * LOG2_E)
+            offset = factor + level * LOG2_E
+            tl.store(tables + 2 * here, factor, mask=inside)
+            tl.store(tables + 2 * here + 1, tl.where(offset == -float("inf"), DROPPED, offset), mask=inside)
+            # Rows are of length 1 at most, and a factor is not negative.
+            highest = tl.maximum(highest, offset + factor)
+            lowest = tl.minimum(lowest, tl.where(offset == -float("inf"), float("inf"), offset - factor))
+            if is_symmetric < 0:
+                other_steepness = tl.load(scale + mirror, mask=inside, other=0.0)
+                other_level = tl.load(bias + mirror, mask=inside, other=-float("inf"))
+                differs = (steepness != other_steepness) | (level != other_level)
+                unequal = tl.maximum(unequal, differs.to(tl.float32))
+    highest, lowest, unequal = tl.max(highest, axis=0), tl.min(lowest, axis=0), tl.max(unequal, axis=0)
+    lowest = tl.where(is_bounded == 1, tl.maximum(lowest, highest - SPAN), lowest)
+    unequal = tl.where((is_symmetric == 0) | (is_bounded == 0), 1.0, unequal)
+    tl.store(summaries + program, highest)
+    tl.store(summaries + NUM_SUMMARIES + program, lowest)
+    tl.store(summaries + 2 * NUM_SUMMARIES + program, unequal)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gather_rows(
+    source,  # (N, D)
+    order,  # (N,): row `order[k]` of the source is the k-th by class
+    classes,  # (N,), sorted
+    rows,  # out, (padded N, WIDTH), in the dtype of the products, 0 beyond N and D
+    labels,  # out, (padded N,), int32; beyond N the last class, so that the last tile may be of one class
+    starts,  # out, (C,), zeros before
+    ends,  # out, (C,), zeros before
+    num_rows,
+    dim,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sort the rows by class, and mark where each class begins and ends."""
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    real = places < num_rows
+    sources = tl.load(order + places, mask=real, other=0)
+    inside = real[:, None] & (columns < dim)[None, :]
+    values = tl.load(source + sources[:, None] * dim + columns[None, :], mask=inside, other=0.0)
+    target = rows + places.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+    tl.store(target, values.to(rows.dtype.element_ty), mask=(columns < WIDTH)[None, :])
+    if tl.program_id(1) == 0:
+        own = tl.load(classes + tl.minimum(places, num_rows - 1)).to(tl.int32)
+        before = tl.load(classes + tl.minimum(tl.maximum(places - 1, 0), num_rows - 1)).to(tl.int32)
+        after = tl.load(classes + tl.minimum(places + 1, num_rows - 1)).to(tl.int32)
+        tl.store(labels + places, own)
+        tl.store(starts + own, places, mask=real & ((places == 0) | (before != own)))
+        tl.store(ends + own, places + 1, mask=real & ((places == num_rows - 1) | (after != own)))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def list_tiles(
+    labels,  # (padded N,)
+    tiles,  # out, (num_tiles,): numbers of the tiles of one class in rising order, then the mixed ones in falling order
+    num_uniform,  # out, (1,): how many are of one class
+    num_tiles,
+    IS_SPLIT: tl.constexpr,  # else all tiles count as mixed
+    SIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Which tiles of sorted rows meet one class only. One program."""
+    uniform, mixed = 0, 0
+    for start in range(0, num_tiles, BLOCK):
+        numbers = start + tl.arange(0, BLOCK)
+        real = numbers < num_tiles
+        left = tl.load(labels + numbers * SIDE, mask=real, other=0)
+        right = tl.load(labels + numbers * SIDE + (SIDE - 1), mask=real, other=0)
+        # Sorted: equal ends mean one class.
+        is_uniform = (real & (left == right)).to(tl.int32) if IS_SPLIT else tl.zeros([BLOCK], tl.int32)
+        is_mixed = real.to(tl.int32) - is_uniform
+        before, mixed_before = tl.cumsum(is_uniform, axis=0), tl.cumsum(is_mixed, axis=0)
+        tl.store(tiles + uniform + before - 1, numbers, mask=is_uniform == 1)
+        tl.store(tiles + num_tiles - mixed - mixed_before, numbers, mask=is_mixed == 1)
+        uniform += tl.sum(is_uniform, axis=0)
+        mixed += tl.sum(is_mixed, axis=0)
+    tl.store(num_uniform, uniform)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def sum_classes(
+    source,  # (N, D)
+    order,  # (N,)
+    weights,  # (padded N,) by sorted row, or None for ones
+    starts,  # (C,)
+    ends,  # (C,)
+    sums,  # out, (splits, C, WIDTH)
+    num_classes,
+    dim,
+    num_splits,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Weighted sum of the rows of each class, in `num_splits` parts."""
+    label, split = tl.program_id(0), tl.program_id(2)
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    start, end = tl.load(starts + label), tl.load(ends + label)
+    share = tl.cdiv(end - start, num_splits)
+    first = start + split * share
+    last = tl.minimum(first + share, end)
+    total = tl.zeros([BLOCK_D], tl.float32)
+    for place in range(first, last, BLOCK):
+        places = place + tl.arange(0, BLOCK)
+        real = places < last
+        sources = tl.load(order + places, mask=real, other=0)
+        inside = real[:, None] & (columns < dim)[None, :]
+        values = tl.load(source + sources[:, None] * dim + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        if weights is not None:
+            values *= tl.load(weights + places, mask=real, other=0.0)[:, None]
+        total += tl.sum(values, axis=0)
+    target = sums + (split.to(tl.int64) * num_classes + label) * WIDTH + columns
+    tl.store(target, total, mask=columns < WIDTH)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def finish_losses(
+    source,  # (N, D), anchors
+    order,  # (N,)
+    labels,  # (padded N,)
+    starts,  # (C,), of the references
+    ends,  # (C,)
+    class_sums,  # (C, WIDTH), of the references
+    tables,
+    summaries,
+    partial_maxima,  # (dense slots, padded N), unused where mirrored
+    partial_sums,  # (slots, padded N)
+    num_dense_slots,
+    num_mirrored_slots,
+    losses,  # out, (N,), in the caller's order
+    is_valid,  # out, (N,)
+    lse,  # out, (padded N,), sorted, base 2; +inf for a row without a loss, so that its softmax is 0
+    positives,  # out, (padded N,), sorted: mean dot product with the positives
+    num_rows,
+    padded_rows,
+    num_classes,
+    dim,
+    SELF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Loss of each anchor: merge the partial sums of the pairs, take off the mean of the positives."""
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    real = places < num_rows
+    sources = tl.load(order + places, mask=real, other=0)
+    own = tl.load(labels + places)
+
+    is_mirrored, shift = table_summary(summaries)
+    highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    if is_mirrored:
+        highest = tl.zeros([BLOCK], tl.float32) + shift
+        for slot in range(num_mirrored_slots):
+            total += tl.load(partial_sums + tl.cast(slot, tl.int64) * padded_rows + places)
+    else:
+        for slot in range(num_dense_slots):
+            at = tl.cast(slot, tl.int64) * padded_rows + places
+            maximum, part = tl.load(partial_maxima + at), tl.load(partial_sums + at)
+            new = tl.maximum(highest, maximum)
+            # -inf - -inf would be NaN.
+            base = tl.where(new == -float("inf"), 0.0, new)
+            total = total * tl.exp2(highest - base) + part * tl.exp2(maximum - base)
+            highest = new
+    partition = highest + tl.log2(total)
+
+    similarity = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, WIDTH, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = real[:, None] & (columns < dim)[None, :]
+        row = tl.load(source + sources[:, None] * dim + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        at = class_sums + own.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+        others = tl.load(at, mask=inside, other=0.0)
+        if SELF:
+            others -= row
+        similarity += tl.sum(row * others, axis=1)
+    count = tl.load(ends + own) - tl.load(starts + own)
+    if SELF:
+        count -= 1
+    divisor = tl.maximum(count, 1).to(tl.float32)
+    similarity /= divisor
+
+    factor, offset = table_entries(tables, own * num_classes + own)
+    valid = real & (count > 0) & (offset != DROPPED)
+    loss = (partition - (factor * similarity + offset) - tl.log2(divisor)) * LN_2
+    tl.store(losses + sources, tl.where(valid, loss, 0.0), mask=real)
+    tl.store(is_valid + sources, valid, mask=real)
+    tl.store(lse + places, tl.where(valid, partition, float("inf")))
+    tl.store(positives + places, tl.where(valid, similarity, 0.0))
+
+
+@triton.jit(do_not_specialize=SIZES)
+def weigh_rows(
+    upstream,  # (N,), gradient of the losses, in the caller's order
+    order,  # (N,)
+    lse,  # (padded N,)
+    summaries,
+    unit,  # (1,): factor that brings the pairs' weights into the range of their dtype; None for 1
+    gradients,  # out, (padded N,): upstream by sorted row, 0 without a loss
+    coefficients,  # out, (padded N,): what the pairs' weights are multiplied by
+    num_rows,
+    BLOCK: tl.constexpr,
+):
+    """What each anchor brings into the weights of its pairs."""
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    real = places < num_rows
+    partition = tl.load(lse + places)
+    taken = real & (partition != float("inf"))
+    gradient = tl.load(upstream + tl.load(order + places, mask=real, other=0), mask=taken, other=0.0)
+    is_mirrored, shift = table_summary(summaries)
+    coefficient = gradient
+    if unit is not None:
+        coefficient *= tl.load(unit)
+    # Mirrored pairs share exp(logit - shift); this turns it into a softmax.
+    if is_mirrored:
+        coefficient *= tl.exp2(tl.where(taken, shift - partition, 0.0))
+    tl.store(gradients + places, gradient)
+    tl.store(coefficients + places, coefficient)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def finish_gradient(
+    partials,  # (splits, padded N, WIDTH)
+    source,  # (N, D)
+    order,  # (N,)
+    labels,  # (padded N,)
+    anchor_gradients,  # (padded N,); read if OWN
+    ref_starts,  # (C,)
+    ref_ends,  # (C,)
+    ref_sums,  # (C, WIDTH), of the references; read if OWN
+    anchor_sums,  # (C, WIDTH), of the anchors times their upstream gradients; read if OTHER
+    tables,
+    unit,
+    gradient,  # out, (N, D), in the caller's order
+    num_splits,
+    num_rows,
+    padded_rows,
+    num_classes,
+    dim,
+    OWN: tl.constexpr,
+    OTHER: tl.constexpr,
+    SELF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sum the parts of a row's gradient, take off the positives' part, and put the row back in its place."""
+    places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    real = places < num_rows
+    inside = real[:, None] & (columns < dim)[None, :]
+    sources = tl.load(order + places, mask=real, other=0)
+    own = tl.load(labels + places)
+    target = sources[:, None] * dim + columns[None, :]
+
+    total = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for split in range(num_splits):
+        at = (tl.cast(split, tl.int64) * padded_rows + places.to(tl.int64))[:, None] * WIDTH + columns[None, :]
+        total += tl.load(partials + at, mask=inside, other=0.0)
+    if unit is not None:
+        total /= tl.load(unit)
+
+    pull = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    at = own.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+    if OWN:
+        weight = tl.load(anchor_gradients + places)
+        pull += weight[:, None] * tl.load(ref_sums + at, mask=inside, other=0.0)
+        if SELF:
+            row = tl.load(source + target, mask=inside, other=0.0).to(tl.float32)
+            pull -= 2 * weight[:, None] * row
+    if OTHER:
+        pull += tl.load(anchor_sums + at, mask=inside, other=0.0)
+    count = tl.load(ref_ends + own) - tl.load(ref_starts + own)
+    if SELF:
+        count -= 1
+    factor, _ = table_entries(tables, own * num_classes + own)
+    pull *= (factor / tl.maximum(count, 1).to(tl.float32))[:, None]
+    tl.store(gradient + target, ((total - pull) * LN_2).to(gradient.dtype.element_ty), mask=inside)

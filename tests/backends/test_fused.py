@@ -1,0 +1,477 @@
+"""The Triton backend against the equations in float64: on a GPU if there is one, else in Triton's interpreter."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from labeldist import functional
+from strategies import normal, refusal_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    # Read where the kernels are defined, so before their import.
+    os.environ["TRITON_INTERPRET"] = "1"
+tl = pytest.importorskip("triton.language")
+
+from labeldist.backends import _kernels, _kernels_rows, fused  # noqa: E402  (after the switch above)
+
+pytestmark = [
+    pytest.mark.skipif(
+        DEVICE == "cpu" and not _kernels.IS_INTERPRETED, reason="the kernels were defined before this file was read"
+    ),
+    # The interpreter computes in numpy, which warns of log2(0) and inf - inf where a GPU does not.
+    pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
+    # Triton 3.9 announces another default of its compiler.
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
+]
+
+# Bounded by 118 and far from it: temperature 0.01 with entries of 5.
+MILD, STEEP = 4.0, 500.0
+# Of float32 sums and exponentials, against the largest number; a GPU's exponential is good to 2 of the last places.
+ROUNDING = 3e-6 if DEVICE == "cpu" else 1e-5
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Several tiles, splits and super-blocks in a batch that the interpreter can bear."""
+    if DEVICE == "cpu":
+        for key, tiling in fused.TILINGS.items():
+            block_d = 16 if key[2] == fused.WIDE else tiling.block_d
+            monkeypatch.setitem(fused.TILINGS, key, tiling._replace(block_rows=16, block_columns=16, block_d=block_d))
+        monkeypatch.setattr(fused, "ROW_ALIGNMENT", 32)
+        monkeypatch.setattr(fused, "MAX_SUPER_BLOCKS", 2)
+        monkeypatch.setattr(fused, "NUM_PROGRAMS", 6)
+        monkeypatch.setattr(_kernels_rows, "NUM_SUMMARIES", tl.constexpr(4))
+
+
+@pytest.fixture(autouse=True)
+def dirty_memory(monkeypatch):
+    """Fresh buffers hold NaN, or integers that no index survives."""
+    new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+
+    def dirtied(tensor):
+        if tensor.dtype == torch.bool:
+            return tensor
+        return tensor.fill_(math.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **options: dirtied(new_empty(*args, **options)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **options: dirtied(empty_like(*args, **options)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of a backend in float64, with an upstream gradient."""
+
+    anchors: torch.Tensor
+    labels: torch.Tensor
+    references: torch.Tensor | None
+    ref_labels: torch.Tensor | None
+    scale: torch.Tensor
+    bias: torch.Tensor
+    upstream: torch.Tensor
+
+    def leaves(self, dtype, device) -> list[Any]:
+        """All arguments on `device`, floating ones in `dtype` and asking for a gradient; the tables stay float32."""
+
+        def leaf(tensor, kind):
+            if tensor is None or not tensor.is_floating_point():
+                return tensor if tensor is None else tensor.to(device)
+            return tensor.to(device, kind).requires_grad_()
+
+        table = dtype if dtype == torch.float64 else torch.float32
+        rows = (self.anchors, self.labels, self.references, self.ref_labels)
+        return [leaf(tensor, dtype) for tensor in rows] + [leaf(tensor, table) for tensor in (self.scale, self.bias)]
+
+
+def case_of(
+    num_rows, *, num_refs=None, num_classes=4, dim=7, steepness=MILD, symmetric=True, labels=None, seed=0, dropped=()
+):
+    """A random case; `dropped` holds the class pairs of bias -inf."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def classes(count):
+        return torch.randint(num_classes, (count,), generator=generator)
+
+    scale, bias = normal(num_classes, num_classes, seed=seed + 1).abs(), normal(num_classes, num_classes, seed=seed + 2)
+    scale = scale / scale.max() * steepness
+    scale[num_classes // 2, 0] = 0
+    if symmetric:
+        scale, bias = (scale + scale.T) / 2, (bias + bias.T) / 2
+    for a, b in dropped:
+        bias[a, b] = -torch.inf
+    return Case(
+        anchors=functional.unit_rows(normal(num_rows, dim, seed=seed + 3)),
+        labels=classes(num_rows) if labels is None else labels,
+        references=None if num_refs is None else functional.unit_rows(normal(num_refs, dim, seed=seed + 4)),
+        ref_labels=None if num_refs is None else classes(num_refs),
+        scale=scale,
+        bias=bias,
+        upstream=normal(num_rows, seed=seed + 5),
+    )
+
+
+def eager_losses(anchors, labels, references, ref_labels, scale, bias):
+    """The specification on unit rows."""
+    similarity = (anchors @ (anchors if references is None else references).T + 1) / 2
+    logits = functional.pair_logits(similarity, labels, labels if ref_labels is None else ref_labels, scale, bias)
+    candidates = functional.other_rows(labels) if references is None else torch.ones_like(logits, dtype=torch.bool)
+    pairs = functional.positive_pairs(labels, ref_labels), candidates
+    return functional.AnchorLosses(
+        functional.contrastive_loss(logits, *pairs), functional.valid_anchors(logits, *pairs)
+    )
+
+
+def results_of(function, leaves, upstream, **options):
+    """Losses, validity, and the gradients of all leaves."""
+    losses, is_valid = function(*leaves, **options)
+    asking = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+    gradients = torch.autograd.grad(losses, asking, upstream.to(losses))
+    return losses.detach(), is_valid, gradients
+
+
+def assert_agrees(case, *, tolerance=ROUNDING, **options):
+    """Loss, validity and every gradient, relative to the largest number of each in float64."""
+    upstream = case.upstream.to(DEVICE)
+    truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), upstream)
+    actual = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), upstream, **options)
+    assert torch.equal(actual[1], truth[1])
+    for value, expected in zip([actual[0], *actual[2]], [truth[0], *truth[2]], strict=True):
+        assert value.shape == expected.shape
+        if expected.numel():
+            size = expected.abs().max().clamp_min(0.25)
+            assert (value.double() - expected).abs().max() <= tolerance * size
+
+
+def step_sizes():
+    """Cases by name: (rows, references, options of `case_of`)."""
+    return {
+        "no rows": (0, None, {}),
+        "one row": (1, None, {}),
+        "two rows": (2, None, {"num_classes": 1}),
+        "a prime": (37, None, {}),
+        "one below a block": (31, None, {}),
+        "one above a block": (33, None, {}),
+        "classes of one row": (5, None, {"num_classes": 5, "labels": torch.tensor([3, 1, 4, 0, 2])}),
+        "one class only": (35, None, {"num_classes": 1}),
+        "two large classes": (67, None, {"num_classes": 2}),
+        "more classes than rows": (11, None, {"num_classes": 17}),
+        "one dimension": (21, None, {"dim": 1}),
+        "seventeen dimensions": (21, None, {"dim": 17}),
+        "no references": (7, 0, {}),
+        "no anchors": (0, 7, {}),
+        "one reference": (18, 1, {"num_classes": 2}),
+        "more references than anchors": (5, 41, {}),
+        "fewer references than anchors": (41, 17, {}),
+        "references of other classes": (5, 5, {"num_classes": 9}),
+    }
+
+
+@pytest.mark.parametrize("name", step_sizes())
+def test_losses_and_gradients_are_those_of_the_equations(name):
+    num_rows, num_refs, options = step_sizes()[name]
+    assert_agrees(case_of(num_rows, num_refs=num_refs, **options))
+
+
+@pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
+def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_refs):
+    # Logits of hundreds leave exponents of few digits after the point.
+    tolerance = ROUNDING if steepness == MILD else 1e-4
+    case = case_of(41, num_refs=num_refs, steepness=steepness, symmetric=symmetric, dropped=[(1, 2), (2, 1), (3, 3)])
+    assert_agrees(case, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_tiles_of_one_class_and_mixed_ones_may_go_apart(symmetric, num_refs, monkeypatch):
+    monkeypatch.setattr(fused, "MAX_UNSPLIT_COLUMNS", 0)
+    assert_agrees(case_of(70, num_refs=num_refs, num_classes=2, symmetric=symmetric))
+
+
+@pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_rows_too_wide_for_the_registers_agree_with_the_equations(symmetric, num_refs, monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(fused, "MAX_FUSED_WIDTH", 16)
+        monkeypatch.setattr(fused, "SUPER_TILE_ROWS", 64)
+    dim = 20 if DEVICE == "cpu" else 300
+    assert_agrees(case_of(70, num_refs=num_refs, dim=dim, symmetric=symmetric))
+
+
+def test_wide_rows_may_have_their_tiles_apart(monkeypatch):
+    monkeypatch.setattr(fused, "MAX_UNSPLIT_COLUMNS", 0)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(fused, "MAX_FUSED_WIDTH", 16)
+        monkeypatch.setattr(fused, "SUPER_TILE_ROWS", 64)
+    assert_agrees(case_of(70, num_classes=2, dim=20 if DEVICE == "cpu" else 300))
+
+
+@pytest.mark.parametrize("is_symmetric", [True, False, None])
+@pytest.mark.parametrize("is_bounded", [True, False, None])
+def test_what_the_caller_knows_of_the_tables_changes_nothing(is_symmetric, is_bounded):
+    assert_agrees(case_of(19), is_symmetric=is_symmetric, is_bounded=is_bounded)
+
+
+@pytest.mark.parametrize("steepness", [75.0, 110.0])
+def test_one_shift_serves_logits_that_span_as_much_as_it_may(steepness):
+    case = case_of(19, steepness=steepness)
+    assert_agrees(case, tolerance=3e-5, is_symmetric=True, is_bounded=True)
+
+
+def test_a_gradient_is_made_only_where_one_is_asked_for():
+    case = case_of(23, num_refs=19)
+    for asked in range(4):
+        leaves: list[Any] = [
+            None if tensor is None else tensor.detach() for tensor in case.leaves(torch.float32, DEVICE)
+        ]
+        leaf = leaves[[0, 2, 4, 5][asked]].requires_grad_()
+        losses = fused.anchor_losses(*leaves).losses
+        truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), case.upstream)
+        (gradient,) = torch.autograd.grad(losses, leaf, case.upstream.to(losses))
+        assert_close(gradient.cpu().double(), truth[2][asked], rtol=1e-4, atol=1e-5)
+
+
+def test_zero_rows_have_similarity_one_half_with_everything():
+    case = case_of(19)
+    case.anchors[::3] = 0
+    assert_agrees(case)
+
+
+def test_an_upstream_gradient_that_is_one_number_for_all_is_taken():
+    case = case_of(11)
+    leaves = case.leaves(torch.float32, DEVICE)
+    truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), torch.full((11,), 1 / 11))
+    (gradient,) = torch.autograd.grad(fused.anchor_losses(*leaves).losses.mean(), leaves[0])
+    assert_close(gradient.cpu().double(), truth[2][0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_row_that_is_not_finite_shows_in_the_losses():
+    case = case_of(9, num_classes=1)
+    case.anchors[4] = math.nan
+    assert fused.anchor_losses(*case.leaves(torch.float32, DEVICE)).losses.isnan().all()
+
+
+@pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_two_runs_give_the_same_bits(symmetric, num_refs):
+    case = case_of(37 if DEVICE == "cpu" else 5000, num_refs=num_refs, symmetric=symmetric)
+    runs = [
+        results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE)) for _ in range(2)
+    ]
+    for first, second in zip([runs[0][0], *runs[0][2]], [runs[1][0], *runs[1][2]], strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_order_of_the_rows_moves_the_losses_along():
+    case = case_of(29)
+    order = torch.randperm(29, generator=torch.Generator().manual_seed(0))
+    leaves = case.leaves(torch.float32, DEVICE)
+    moved = [leaves[0][order.to(DEVICE)], leaves[1][order.to(DEVICE)], *leaves[2:]]
+    assert_close(fused.anchor_losses(*moved).losses, fused.anchor_losses(*leaves).losses[order.to(DEVICE)])
+
+
+def test_half_precision_rows_give_gradients_of_their_dtype():
+    case = case_of(13)
+    leaves = case.leaves(torch.float16, DEVICE)
+    losses, _ = fused.anchor_losses(*leaves)
+    assert losses.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(losses.sum(), leaves[0])
+    assert gradient.dtype == torch.float16
+
+
+# As an operator
+
+
+def arguments_of(case, **options):
+    known = {"is_symmetric": None, "is_bounded": None, "precision": "float32"} | options
+    return (*case.leaves(torch.float32, DEVICE), *known.values())
+
+
+@pytest.mark.parametrize("num_refs", [None, 6], ids=["itself", "references"])
+def test_the_operator_keeps_the_rules_of_operators(num_refs):
+    case = case_of(9, num_refs=num_refs)
+    torch.library.opcheck(torch.ops.labeldist.fused_losses.default, arguments_of(case))
+
+
+@pytest.mark.parametrize("num_refs", [None, 6], ids=["itself", "references"])
+@pytest.mark.parametrize("dim", [5, 300])
+def test_shapes_are_known_without_running(num_refs, dim):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    case = case_of(9, num_refs=num_refs, dim=dim)
+    real = torch.ops.labeldist.fused_losses(*arguments_of(case))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(value) if torch.is_tensor(value) else value for value in arguments_of(case)]
+        shapes = torch.ops.labeldist.fused_losses(*fakes)
+    for fake, value in zip(shapes, real, strict=True):
+        assert (fake.shape, fake.dtype, fake.stride()) == (value.shape, value.dtype, value.stride())
+
+
+def test_a_step_compiles_into_one_graph():
+    case = case_of(9)
+    compiled = torch.compile(fused.anchor_losses, fullgraph=True, backend="aot_eager")
+    actual = results_of(compiled, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    expected = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    for value, wanted in zip([actual[0], *actual[2]], [expected[0], *expected[2]], strict=True):
+        assert torch.equal(value, wanted)
+
+
+def test_a_second_derivative_is_refused():
+    leaves = case_of(5).leaves(torch.float32, DEVICE)
+    losses, _ = fused.anchor_losses(*leaves)
+    (gradient,) = torch.autograd.grad(losses.sum(), leaves[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="fused_losses_backward"):
+        gradient.sum().backward()
+
+
+# Refusals
+
+
+def test_an_unknown_precision_is_refused():
+    message = refusal_of(ValueError, fused.anchor_losses, *case_of(3).leaves(torch.float32, DEVICE), precision="double")
+    assert message == "precision must be one of 'bf16', 'fp16', 'tf32', 'float32', got 'double'."
+
+
+def test_float64_rows_are_refused():
+    message = refusal_of(TypeError, fused.anchor_losses, *case_of(3).leaves(torch.float64, DEVICE))
+    assert "float64" in message
+
+
+def test_tensors_on_a_cpu_are_refused_outside_the_interpreter(monkeypatch):
+    monkeypatch.setattr(_kernels, "IS_INTERPRETED", False)
+    message = refusal_of(RuntimeError, fused.anchor_losses, *case_of(3).leaves(torch.float32, "cpu"))
+    assert message.startswith("the triton backend needs tensors on a CUDA device, got cpu.")
+
+
+def test_more_classes_than_an_index_has_room_for_are_refused():
+    many = torch.zeros(1, 1).expand(40000, 40000)
+    leaves = case_of(3).leaves(torch.float32, DEVICE)
+    assert "32767" in refusal_of(ValueError, fused.anchor_losses, *leaves[:4], many, many)
+
+
+# On a GPU
+
+# Rounding of the rows and of the pairs' weights, against the largest number.
+TOLERANCES: dict[fused.Precision, float] = {"bf16": 1e-2, "fp16": 2e-3, "tf32": 2e-3, "float32": 1e-5}
+SIZES = [(1000, 64, 5), (2311, 128, 20), (4097, 256, 7), (3001, 768, 3), (2500, 100, 900)]
+gpu = pytest.mark.gpu
+
+
+@gpu
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("num_rows", "dim", "num_classes"), SIZES)
+def test_every_precision_is_as_exact_as_it_says(num_rows, dim, num_classes, symmetric, precision):
+    case = case_of(num_rows, dim=dim, num_classes=num_classes, symmetric=symmetric)
+    assert_agrees(case, tolerance=TOLERANCES[precision], precision=precision)
+
+
+@gpu
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize(("num_rows", "dim", "num_classes"), SIZES)
+def test_every_precision_is_exact_with_references(num_rows, dim, num_classes, precision):
+    case = case_of(num_rows, num_refs=1777, dim=dim, num_classes=num_classes)
+    assert_agrees(case, tolerance=TOLERANCES[precision], precision=precision)
+
+
+@gpu
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_rows_of_half_precision_lose_no_more_than_eager_loses(precision, dtype):
+    # Eager computes rows of half precision in float32, so its error is that of the rows.
+    case = case_of(3000, dim=128, num_classes=10)
+    truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), case.upstream)
+    rounded = case.leaves(dtype, "cpu")
+    eager = results_of(eager_losses, [t.detach().double().requires_grad_() if t is not None and t.is_floating_point()
+                                      else t for t in rounded], case.upstream)  # fmt: skip
+    actual = results_of(fused.anchor_losses, case.leaves(dtype, DEVICE), case.upstream.to(DEVICE), precision=precision)
+
+    def error(values, expected):
+        return ((values.cpu().double() - expected).norm() / expected.norm()).item()
+
+    pairs = zip([actual[0], *actual[2]], [eager[0], *eager[2]], [truth[0], *truth[2]], strict=True)
+    for value, eager_value, expected in pairs:
+        # The weights of the pairs are rounded too, which eager does not do, and so is the gradient.
+        assert error(value, expected) <= error(eager_value, expected) + TOLERANCES[precision]
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_large_upstream_gradient_overflows_no_weight(precision):
+    case = case_of(2000, dim=64, steepness=STEEP)
+    leaves = case.leaves(torch.float32, DEVICE)
+    losses, _ = fused.anchor_losses(*leaves, precision=precision)
+    for factor in (1e-12, 1.0, 65536.0):
+        (gradient,) = torch.autograd.grad(losses, leaves[0], torch.full_like(losses, factor), retain_graph=True)
+        assert torch.isfinite(gradient).all()
+        assert gradient.abs().max() > 0
+
+
+@gpu
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("dim", [128, 768])
+def test_large_batches_give_the_same_bits_twice(dim, precision):
+    case = case_of(20000, dim=dim, num_classes=30)
+    runs = [
+        results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE),
+                   precision=precision) for _ in range(2)
+    ]  # fmt: skip
+    for first, second in zip([runs[0][0], *runs[0][2]], [runs[1][0], *runs[1][2]], strict=True):
+        assert torch.equal(first, second)
+
+
+@gpu
+def test_memory_grows_with_the_rows_not_with_the_pairs():
+    case = case_of(60000, dim=128, num_classes=30)
+    leaves = case.leaves(torch.float32, DEVICE)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    fused.anchor_losses(*leaves, precision="bf16").losses.sum().backward()
+    # One float32 matrix of all pairs would be 13.4 GiB.
+    assert torch.cuda.max_memory_allocated() - before < 1 << 30
+
+
+@gpu
+@pytest.mark.parametrize("dim", [64, 300])
+def test_a_cuda_graph_captures_forward_and_backward(dim):
+    case = case_of(700, dim=dim)
+    leaves, upstream = case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE, torch.float32)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results_of(fused.anchor_losses, leaves, upstream)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results_of(fused.anchor_losses, leaves, upstream)
+    other = case_of(700, dim=dim, seed=10)
+    for leaf, tensor in zip(leaves, other.leaves(torch.float32, DEVICE), strict=True):
+        if leaf is not None:
+            leaf.data.copy_(tensor.data)
+    upstream.copy_(other.upstream)
+    graph.replay()
+    expected = results_of(fused.anchor_losses, other.leaves(torch.float32, DEVICE), upstream)
+    for value, wanted in zip([captured[0], *captured[2]], [expected[0], *expected[2]], strict=True):
+        assert torch.equal(value, wanted)
+
+
+@gpu
+@pytest.mark.parametrize("num_refs", [None, 300], ids=["itself", "references"])
+def test_the_operator_passes_every_check(num_refs):
+    torch.library.opcheck(torch.ops.labeldist.fused_losses.default, arguments_of(case_of(500, num_refs=num_refs)))
+
+
+@gpu
+@pytest.mark.parametrize("num_refs", [None, 300], ids=["itself", "references"])
+def test_the_default_compiler_gives_the_same_numbers(num_refs):
+    case = case_of(500, num_refs=num_refs)
+    compiled = torch.compile(fused.anchor_losses, fullgraph=True)
+    actual = results_of(compiled, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    expected = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    for value, wanted in zip([actual[0], *actual[2]], [expected[0], *expected[2]], strict=True):
+        assert_close(value, wanted)
