@@ -1,5 +1,6 @@
 """Contrastive learning with label distance: metric-learning components for classes that are easily confused."""
 
+from labeldist.cached import CachedGradients
 from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
 from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
 from labeldist.functional import label_distance_contrastive
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveLDM",
+    "CachedGradients",
     "ConfusedPair",
     "ConfusionBatchSampler",
     "CrossBatchMemory",

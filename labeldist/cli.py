@@ -21,7 +21,10 @@ except ImportError:
 
 from labeldist import __version__
 from labeldist.training.config import Objective, RunSettings
-from labeldist.training.errors import UserError
+from labeldist.training.errors import LostProcessError, UserError
+
+# Of several processes that a launcher such as torchrun started, the first one speaks.
+_IS_FIRST = os.environ.get("RANK", "0") == "0"
 
 Verbose = Annotated[bool, arg(aliases=["-v"])]
 Output = Annotated[Path | None, arg(aliases=["-o"])]
@@ -160,7 +163,9 @@ def main(argv: list[str] | None = None) -> int:
             # Here, where a failure can still be told: at exit it cannot.
             sys.stdout.flush()
     except UserError as error:
-        return _refuse(str(error))
+        if _IS_FIRST or isinstance(error, LostProcessError):
+            return _refuse(str(error))
+        return 2
     except ImportError as error:
         missing = f"the package {error.name} is missing" if error.name else f"a package is missing: {error}"
         cure = ". Install it with: pip install 'labeldist[train]'"
@@ -168,7 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         hints = {Train: _train_hint, Compare: lambda command: " The same command goes on where it stopped."}
         hint = hints.get(type(command), lambda command: "")(command)
-        print(f"\nlabeldist: interrupted.{hint}", file=sys.stderr)
+        if _IS_FIRST:
+            print(f"\nlabeldist: interrupted.{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is left to say, not even at exit.
@@ -216,8 +222,10 @@ def _train(command: Train) -> None:
     from labeldist.training.report import train_summary
     from labeldist.training.run import HISTORY, RunOptions, RunSpec, read_config, resume_run, start_run
 
-    note = _say if command.verbose else _say_nothing
-    options = RunOptions(show_progress=sys.stderr.isatty(), say=_say, note=note)
+    say, note = _say, _say if command.verbose else _say_nothing
+    if not _IS_FIRST:
+        note = say = _say_nothing
+    options = RunOptions(show_progress=sys.stderr.isatty(), say=say, note=note)
     folder = _run_folder(command)
     if command.resume is not None:
         _check_resume_alone(command)
@@ -225,6 +233,8 @@ def _train(command: Train) -> None:
     else:
         _check_matrix_wanted(command)
         metrics = start_run(RunSpec(_settings(command), command.objective, command.seed), folder, options)
+    if not _IS_FIRST:
+        return
     stored = read_config(folder)
     title = f"{data_name(stored['data']['data'])}, {_base(stored['model']['encoder'])}, {stored['objective']}"
     seconds = read_json(folder / HISTORY)["seconds"]
@@ -235,6 +245,8 @@ def _compare(command: Compare) -> None:
     from labeldist.training.compare import CompareSpec, compare, data_name
     from labeldist.training.report import comparison_table
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("labeldist compare starts processes of its own: give --jobs, and no launcher such as torchrun.")
     name = f"compare-{data_name(command.data.data)}-{_base(command.model.encoder)}"
     folder = command.output or Path("runs") / name
     spec = CompareSpec(_settings(command), command.objectives, command.seeds, command.margin)

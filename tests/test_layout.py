@@ -22,11 +22,11 @@ LEVELS = {
     "indices": 1,
     "hierarchy": 1,
     "ldm": 2,
+    "cached": 3,
     "evaluation": 3,
     "losses": 3,
     "miners": 3,
     "samplers": 3,
-    "cached": 4,
     "wrappers": 4,
     # The public names, `labeldist/__init__.py`: all of the core.
     "": 5,

@@ -22,7 +22,7 @@ __all__ = ["Backend", "anchor_losses", "label_distance_contrastive"]
 Backend = Literal["auto", "eager", "blockwise", "triton"]
 
 # `benchmarks/results/loss/cpu-float32.json`: from about so many pairs on tiles pay.
-MIN_PAIRS_BLOCKWISE = 2**22
+MIN_PAIRS_BLOCKWISE = 2**18
 
 
 def label_distance_contrastive(

@@ -100,7 +100,7 @@ class OptimSettings:
     patience: int = 10
     """Stop after this many epochs without a better validation accuracy."""
     batch_size: int = 128
-    """Texts a step."""
+    """Texts a step, shared by all processes."""
     learning_rate: float | None = None
     """2e-5 for transformers and 1e-3 for textcnn if not given."""
     weight_decay: float = 0.1

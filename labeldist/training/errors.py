@@ -12,3 +12,14 @@ class UserError(Exception):
         ...
         labeldist.training.errors.UserError: train.csv, line 3: the text is empty. Give every row a text or drop it.
     """
+
+
+class LostProcessError(UserError):
+    """A run on several processes cannot go on without one of them; each of the others says so.
+
+    Examples:
+        >>> raise LostProcessError("the run needs all of its 2 processes, and one has ended.")
+        Traceback (most recent call last):
+        ...
+        labeldist.training.errors.LostProcessError: the run needs all of its 2 processes, and one has ended.
+    """

@@ -29,14 +29,16 @@ from transformers.integrations.integration_utils import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.training import processes
 from labeldist.training.config import OptimSettings, RunSettings
 from labeldist.training.data import Split
 from labeldist.training.errors import UserError
 
 EVAL_BATCH_SIZE = 256
-_CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+_CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 
 
 class EncodedSplit(torch.utils.data.Dataset):
@@ -145,14 +147,18 @@ def fit(
             compute_metrics=validation_metrics,
             callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.optim.patience)],
         )
-    # Before the trackers' callbacks, which report the logs as they find them.
-    trainer.callback_handler.callbacks.insert(0, objective.callback)
+    objective.attach(trainer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if options.show_progress:
         trainer.add_callback(QuietProgress())
-    checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None) if options.resume else None
+    checkpoint = None
+    if options.resume and processes.is_first():
+        checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None)
+    checkpoint = processes.from_first(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # The first process may delete the checkpoints next, and others still read the best one.
+    processes.wait()
     return trainer.state.log_history
 
 
@@ -180,7 +186,8 @@ def training_arguments(settings: RunSettings, options: FitOptions) -> TrainingAr
     arguments = TrainingArguments(
         output_dir=str(options.folder),
         num_train_epochs=options.epochs,
-        per_device_train_batch_size=optim.batch_size,
+        # Processes share a batch: a run's settings mean the same on any number of them.
+        per_device_train_batch_size=optim.batch_size // num_processes(),
         per_device_eval_batch_size=EVAL_BATCH_SIZE,
         learning_rate=settings.learning_rate,
         weight_decay=optim.weight_decay,
@@ -200,6 +207,8 @@ def training_arguments(settings: RunSettings, options: FitOptions) -> TrainingAr
         fp16=half == "fp16",
         dataloader_pin_memory=device == "cuda",
         remove_unused_columns=False,
+        # A pretrained encoder may have weights that its output does not hang on; a TextCNN has none.
+        ddp_find_unused_parameters=settings.model.encoder != "textcnn",
         label_names=["labels"],
         report_to=list(options.report_to) or "none",
         disable_tqdm=True,
@@ -282,7 +291,7 @@ def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:
             state = json.loads(state_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if not all((checkpoint / name).exists() for name in _CHECKPOINT_FILES):
+        if not all((checkpoint / name).exists() for name in (*_CHECKPOINT_FILES, *_random_states())):
             continue
         if needs_matrix and not _is_whole(checkpoint / STATE_FILE):
             continue
@@ -292,6 +301,13 @@ def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:
             state_file.write_text(json.dumps(state, indent=2), encoding="utf-8")
         return checkpoint
     return None
+
+
+def _random_states() -> list[str]:
+    """What the Trainer calls the files that hold the random state of each process."""
+    if num_processes() == 1:
+        return ["rng_state.pth"]
+    return [f"rng_state_{rank}.pth" for rank in range(num_processes())]
 
 
 def _is_whole(tensors: Path) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from labeldist.confusion import confusion_counts, most_confused_pairs
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
+from labeldist.training import processes
 from labeldist.training.config import Objective, RunSettings
 from labeldist.training.data import Corpus, Split
 from labeldist.training.encoders import build_classifier
@@ -153,7 +154,7 @@ def _count_once(settings: RunSettings, corpus: Corpus, train: Split, held_out: S
         # Few rows make few steps an epoch: a model that has hardly begun confuses everything.
         steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
         epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
-        options = FitOptions(Path(scratch), seed, epochs)
+        options = FitOptions(Path(processes.from_first(scratch)), seed, epochs)
         fit(model, objective, (splits[0], splits[1]), tokenizer, settings, options)
     predictions = predict_batches(model, tokenizer, held_out.texts, settings.model.max_length)
     return confusion_counts(torch.as_tensor(held_out.labels), predictions.probabilities.argmax(dim=1), num_classes)

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
+from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import LabelDistanceContrastiveLoss
-from labeldist.training import plots
+from labeldist.training import plots, processes
 from labeldist.training.config import Objective, RunSettings, check_settings, run_settings_from_json, to_json
 from labeldist.training.data import Corpus, load_corpus
 from labeldist.training.encoders import build_classifier, parameter_count
-from labeldist.training.errors import UserError
+from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.files import read_json, write_json, write_text, writing_to
 from labeldist.training.fit import EncodedSplit, FitOptions, check_trackers, fit, predict_batches, resolve_device
 from labeldist.training.machine import describe_machine, versions
@@ -99,19 +100,20 @@ def fingerprint(spec: RunSpec, corpus: Corpus) -> str:
 def start_run(spec: RunSpec, folder: Path, options: RunOptions) -> dict[str, Any]:
     """Carry out a run in a new folder.
 
+    Started by `torchrun` or `accelerate launch`, every process calls this.
+
     Returns:
-        The run's metrics, as in `metrics.json`.
+        The run's metrics, as in `metrics.json`; nothing on any process but the first.
 
     Raises:
         UserError: for any mistake in settings or data, before anything is written; if `folder` exists and is not empty.
     """
-    check_new_folder(folder)
-    corpus = check_run(spec)
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG, _config(spec, corpus))
-    with writing_to(folder, again=options.again or f"go on with --resume {folder}"):
-        return _carry_out(spec, corpus, folder, options, resume=False)
+    processes.meet(resolve_device(spec.settings.optim))
+    processes.first_does(lambda: check_new_folder(folder))
+    corpus = processes.all_do(lambda: check_run(spec))
+    processes.check_same({**spec.to_json(), "fingerprint": fingerprint(spec, corpus)}, "settings and data")
+    processes.first_does(lambda: _begin(spec, corpus, folder))
+    return _carry_out_or_say(spec, corpus, folder, options, resume=False)
 
 
 def check_run(spec: RunSpec) -> Corpus:
@@ -127,6 +129,11 @@ def check_run(spec: RunSpec) -> Corpus:
     if not 0 <= spec.seed < 2**32:
         raise UserError(f"--seed must be a whole number from 0 to 2**32 - 1, got {spec.seed}.")
     resolve_device(spec.settings.optim)
+    if spec.settings.optim.batch_size % num_processes():
+        raise UserError(
+            f"--batch-size must be a multiple of the {num_processes()} processes, which share each batch, got "
+            f"{spec.settings.optim.batch_size}."
+        )
     check_trackers(spec.settings.optim.report_to)
     corpus = load_run_corpus(spec)
     _check_matrix(spec, corpus)
@@ -145,14 +152,40 @@ def resume_run(folder: Path, options: RunOptions) -> dict[str, Any]:
         options.say(f"{folder} is finished already.")
         return read_json(folder / METRICS)
     spec = RunSpec.from_json(config)
-    resolve_device(spec.settings.optim)
-    corpus = load_run_corpus(spec)
+    if (stored := config.get("num_processes", 1)) != processes.num_started():
+        raise UserError(
+            f"{folder} was begun on {stored} process{'' if stored == 1 else 'es'}, and this is "
+            f"{processes.num_started()}. Go on with as many: a launcher's --nproc-per-node decides."
+        )
+    processes.meet(resolve_device(spec.settings.optim))
+    corpus = processes.all_do(lambda: load_run_corpus(spec))
     if fingerprint(spec, corpus) != config["fingerprint"]:
         raise UserError(
             f"The data or the matrix file of {folder} changed since the run began. Choose another --output."
         )
-    with writing_to(folder, again=options.again or f"go on with --resume {folder}"):
-        return _carry_out(spec, corpus, folder, options, resume=True)
+    return _carry_out_or_say(spec, corpus, folder, options, resume=True)
+
+
+def _begin(spec: RunSpec, corpus: Corpus, folder: Path) -> None:
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, _config(spec, corpus))
+
+
+def _carry_out_or_say(
+    spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions, *, resume: bool
+) -> dict[str, Any]:
+    """Carry out a run, or say in one sentence why it cannot go on and how it can."""
+    try:
+        with writing_to(folder, again=options.again or f"go on with --resume {folder}"):
+            return _carry_out(spec, corpus, folder, options, resume=resume)
+    except Exception as error:
+        if isinstance(error, LostProcessError) or processes.lost_process(error):
+            raise LostProcessError(
+                f"the run needs all of its {num_processes()} processes, and one has ended or all were told to stop. "
+                f"Start them again with --resume {folder}."
+            ) from error
+        raise
 
 
 def check_new_folder(folder: Path) -> None:
@@ -216,6 +249,8 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
         report_to=settings.optim.report_to,
     )
     history = fit(model, objective, (train, validation), tokenizer, settings, fit_options)
+    if not processes.is_first():
+        return {}
 
     predictions = predict_batches(model, tokenizer, corpus.test.texts, settings.model.max_length)
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, history)
@@ -268,7 +303,10 @@ def confusions(spec: RunSpec, corpus: Corpus, path: Path) -> torch.Tensor:
     """Confusion counts of short cross-entropy runs: from `path` where an earlier run of the same split left them."""
     if path.exists() and (stored := read_json(path)).get("fingerprint") == corpus.fingerprint:
         return torch.tensor(stored["counts"])
-    counts = count_confusions(spec.settings, corpus, spec.seed)
+    # Every process trains for them; one set of them is taken.
+    counts = processes.from_first(count_confusions(spec.settings, corpus, spec.seed))
+    if not processes.is_first():
+        return counts
     path.parent.mkdir(parents=True, exist_ok=True)
     counted = {"class_names": list(corpus.class_names), "counts": counts.tolist(), "fingerprint": corpus.fingerprint}
     write_json(path, counted)
@@ -282,6 +320,7 @@ def _config(spec: RunSpec, corpus: Corpus) -> dict[str, Any]:
         "num_rows": {"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
         "notes": list(corpus.notes),
         "fingerprint": fingerprint(spec, corpus),
+        "num_processes": num_processes(),
         "machine": describe_machine(),
         "versions": versions(),
     }

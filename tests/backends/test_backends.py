@@ -112,4 +112,4 @@ def test_the_loss_does_not_hold_all_pairs_of_a_large_batch():
     embeddings, labels, ldm = batch(num_rows=4096, dim=4, dtype=torch.float32)
     with torch.profiler.profile(profile_memory=True) as profile:
         LabelDistanceContrastiveLoss(ldm)(embeddings.requires_grad_(), labels).backward()
-    assert max(event.cpu_memory_usage for event in profile.events()) < 4 * 4096 * 4096 / 2
+    assert max(event.cpu_memory_usage for event in profile.events() or []) < 4 * 4096 * 4096 / 2

@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertForSequenceClassification, BertModel, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss, StaticLDM
+from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
@@ -156,8 +165,7 @@ def test_one_view_repeats_nothing():
 def test_ce_views_limits_the_cross_entropy_to_the_first_views():
     logits = torch.randn(8, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0])
-    model = bert()
-    whole, first = (TrainerObjective(None, model, views=2, ce_views=views) for views in (None, 1))
+    whole, first = (TrainerObjective(None, bert(), views=2, ce_views=views) for views in (None, 1))
     torch.testing.assert_close(first({"logits": logits}, labels), cross_entropy(logits[:4], labels))
     torch.testing.assert_close(whole({"logits": logits}, labels), cross_entropy(logits, labels.repeat(2)))
 
@@ -229,9 +237,9 @@ def test_the_matrix_comes_from_the_evaluations_confusions(tmp_path):
     seen = []
     update = ldm.update
 
-    def spy(counts, *, progress):
+    def spy(counts, **options):
         seen.append(counts.clone())
-        return update(counts, progress=progress)
+        return update(counts, **options)
 
     ldm.update = spy  # type: ignore[method-assign]
     trainer = trainer_of(model, objective, tmp_path, num_train_epochs=1, per_device_eval_batch_size=7)
@@ -328,3 +336,189 @@ def test_labels_that_are_not_integers_are_refused():
     loss = LabelDistanceContrastiveLoss(adaptive())
     with pytest.raises((TypeError, ValueError), match="labels"):
         loss(torch.randn(3, 4), torch.tensor([0.0, 1.0, 2.0]))
+
+
+# Taking hold of a model and letting go
+
+
+def test_a_later_objective_takes_the_model_over():
+    model = bert()
+    first = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    second = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, views=3)
+    outputs = model.train()(**DEV.batch())
+    assert len(outputs.logits) == 3 * len(DEV)
+    assert torch.isfinite(second(outputs, DEV.labels))
+    with pytest.raises(RuntimeError, match="was detached from its model"):
+        first(outputs, DEV.labels)
+
+
+@pytest.mark.parametrize("kind", ["plain", "two heads"])
+def test_a_detached_objective_leaves_the_model_as_it_was(kind):
+    model = bert() if kind == "plain" else two_heads()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    assert len(model.train()(**DEV.batch()).logits) == 2 * len(DEV)
+    objective.detach()
+    objective.detach()
+    assert len(model(**DEV.batch()).logits) == len(DEV)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_detaching_the_earlier_objective_leaves_the_later_one_alone():
+    model = two_heads()
+    first, second = (TrainerObjective(None, model, views=views) for views in (2, 3))
+    first.detach()
+    outputs = model.train()(**DEV.batch())
+    assert torch.isfinite(second(outputs, DEV.labels))
+
+
+def two_heads() -> ContrastiveClassifier:
+    torch.manual_seed(0)
+    return ContrastiveClassifier(TextCNN(20, embedding_dim=4, num_maps=3), NUM_CLASSES, projection_dim=5)
+
+
+def test_inputs_by_position_are_repeated_and_what_has_no_row_a_text_is_not():
+    model = bert(dropout=0.0)
+    TrainerObjective(None, model, views=2)
+    logits = model.train()(TRAIN.input_ids[:4], position_ids=torch.arange(6)[None]).logits
+    torch.testing.assert_close(logits, model.eval()(TRAIN.input_ids[:4]).logits.repeat(2, 1))
+
+
+def test_views_may_come_from_the_collator(tmp_path):
+    def twice(rows: list[dict]) -> dict[str, torch.Tensor]:
+        return {name: torch.stack([row[name] for row in rows]).repeat_interleave(2, dim=0) for name in rows[0]}
+
+    model = bert()
+    objective = TrainerObjective(
+        LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model, views=1
+    )
+    trainer = Trainer(
+        model,
+        arguments(tmp_path, eval_strategy="no", num_train_epochs=1),
+        train_dataset=TRAIN,
+        data_collator=twice,
+        compute_loss_func=objective,
+        callbacks=[objective.callback],
+    )
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["loss"] == pytest.approx(0.5 * row["cross_entropy"] + 0.5 * row["contrastive"], rel=1e-5)
+
+
+# The log, and who reads it
+
+
+class Tracker(TrainerCallback):
+    def __init__(self):
+        self.rows: list[dict] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.rows.append(dict(logs or {}))
+
+
+def test_an_attached_objective_is_reported_by_trackers(tmp_path):
+    model, tracker = bert(), Tracker()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    trainer = Trainer(
+        model,
+        arguments(tmp_path),
+        train_dataset=TRAIN,
+        eval_dataset=DEV,
+        compute_loss_func=objective,
+        callbacks=[tracker, objective.callback],
+    )
+    objective.attach(trainer)
+    assert trainer.callback_handler.callbacks.count(objective.callback) == 1
+    trainer.train()
+    for names in ({"loss", "cross_entropy", "contrastive"}, {"ldm_epsilon", "ldm_mean"}):
+        assert sum(names <= row.keys() for row in tracker.rows) == 2
+    refreshed = [row for row in trainer.state.log_history if "ldm_epsilon" in row]
+    assert [(row["epoch"], row["step"]) for row in refreshed] == [(1.0, 3), (2.0, 6)]
+
+
+def test_the_parts_make_up_the_loss_when_batches_are_accumulated_and_uneven(tmp_path):
+    # 48 rows in batches of 20: an accumulated batch of 40, and one of 8.
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, weight=0.3)
+    trainer = trainer_of(model, objective, tmp_path, per_device_train_batch_size=20, gradient_accumulation_steps=2)
+    trainer.train()
+    for row in (row for row in trainer.state.log_history if "loss" in row):
+        assert row["loss"] == pytest.approx(0.3 * row["cross_entropy"] + 0.7 * row["contrastive"], rel=1e-5)
+
+
+# Mistakes
+
+
+def test_an_adaptive_matrix_without_the_callback_is_refused(tmp_path):
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=TRAIN, eval_dataset=DEV, compute_loss_func=objective)
+    with pytest.raises(RuntimeError, match=r"the Trainer has none: pass callbacks=\[objective\.callback\]"):
+        trainer.train()
+
+
+def test_an_adaptive_matrix_in_a_memory_is_refreshed(tmp_path):
+    model, ldm = bert(), adaptive()
+    memory = CrossBatchMemory(LabelDistanceContrastiveLoss(ldm), embedding_size=8, memory_size=64)
+    trainer_of(model, TrainerObjective(memory, model), tmp_path).train()
+    assert ldm.num_evaluations == 2
+
+
+def test_a_fixed_matrix_needs_no_callback(tmp_path):
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model)
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=TRAIN, eval_dataset=DEV, compute_loss_func=objective)
+    assert trainer.train().training_loss > 0
+
+
+@pytest.mark.parametrize("kind", ["plain", "two heads"])
+def test_a_matrix_for_other_classes_is_refused(kind):
+    model = bert() if kind == "plain" else two_heads()
+    loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=5))
+    with pytest.raises(ValueError, match=r"one output a class of the LDM, 5, got 3\. Load it with num_labels=5"):
+        TrainerObjective(loss, model)
+
+
+def test_a_model_without_a_configuration_is_refused():
+    with pytest.raises(ValueError, match=r"Linear has no nn\.Linear with config\.num_labels = None outputs"):
+        TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), torch.nn.Linear(2, 2))
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path):
+    model = bert()
+    objective = TrainerObjective(None, model)
+    args = arguments(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(RuntimeError, match="needs one process a GPU, got DataParallel over 2"):
+        objective.callback.on_train_begin(args, TrainerState(), TrainerControl())
+
+
+def test_an_adaptive_matrix_without_evaluations_is_refused(tmp_path):
+    model = bert()
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
+    with pytest.raises(ValueError, match="eval_strategy is 'no'"):
+        trainer_of(model, objective, tmp_path, dev=None).train()
+
+
+def test_rows_without_labels_are_refused():
+    model = bert().eval()
+    with pytest.raises(ValueError, match="labels are required"):
+        TrainerObjective(None, model)(model(**DEV.batch()), None)  # type: ignore[arg-type]
+
+
+def test_labels_that_are_scores_are_refused():
+    model = bert().eval()
+    with pytest.raises(TypeError, match="labels must be integers"):
+        TrainerObjective(None, model)(model(**DEV.batch()), torch.rand(len(DEV)))
+
+
+def test_a_tuple_of_outputs_is_refused():
+    model = bert().eval()
+    with pytest.raises(TypeError, match="must return a dictionary with logits, got tuple"):
+        TrainerObjective(None, model)(model(**DEV.batch(), return_dict=False), DEV.labels)
+
+
+def test_resuming_from_a_checkpoint_without_the_matrix_is_told(tmp_path):
+    checkpointed(tmp_path)
+    (tmp_path / "checkpoint-6" / STATE_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match="Resume from a checkpoint in output_dir"):
+        checkpointed(tmp_path, resume=tmp_path / "checkpoint-6")

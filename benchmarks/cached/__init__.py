@@ -1,0 +1,1 @@
+"""Memory and time of cached gradients beside the plain pass: `python -m benchmarks.cached`."""

@@ -1,0 +1,1 @@
+"""The same training through each integration: `python -m benchmarks.integrations --data FOLDER`."""

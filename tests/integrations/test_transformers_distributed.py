@@ -1,0 +1,226 @@
+"""Several real processes of a real Trainer against one process with the batches of all of them.
+
+One start by torchrun runs every case and leaves its numbers; the tests read them.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+from labeldist import (
+    AdaptiveLDM,
+    CrossBatchMemory,
+    DistributedLossWrapper,
+    LabelDistanceContrastiveLoss,
+    StaticLDM,
+    confusion_counts,
+)
+from labeldist.distributed import num_processes, process_index
+from labeldist.integrations.transformers import TrainerObjective
+from labeldist.models import TextCNN
+from labeldist.models.classifier import ContrastiveClassifier
+
+WORLD = 2
+NUM_CLASSES = 3
+
+
+class Rows(torch.utils.data.Dataset):
+    """Six tokens a text; the first is the class's own."""
+
+    def __init__(self, num_rows: int, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.arange(num_rows) % NUM_CLASSES
+        self.input_ids = torch.randint(5, 20, (num_rows, 6), generator=generator)
+        self.input_ids[:, 0] = self.labels + 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
+
+
+def bert() -> Any:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+        "max_position_embeddings": 8, "num_labels": NUM_CLASSES, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }  # fmt: skip
+    return BertForSequenceClassification(BertConfig(**options))
+
+
+def two_heads() -> Any:
+    torch.manual_seed(0)
+    encoder = TextCNN(20, embedding_dim=4, num_maps=3, dropout=0.0)
+    return ContrastiveClassifier(encoder, NUM_CLASSES, projection_dim=5)
+
+
+def static() -> nn.Module:
+    return LabelDistanceContrastiveLoss(StaticLDM.from_pairs([(0, 1)], num_classes=NUM_CLASSES), temperature=0.3)
+
+
+def adaptive() -> nn.Module:
+    return LabelDistanceContrastiveLoss(AdaptiveLDM(NUM_CLASSES, warmup_fraction=0.0), temperature=0.3)
+
+
+def memory() -> nn.Module:
+    return CrossBatchMemory(static(), embedding_size=8, memory_size=64)
+
+
+def nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: its loss, its model, its rows, and the Trainer's arguments."""
+
+    loss: Callable[[], nn.Module | None] = static
+    model: Callable[[], Any] = bert
+    num_dev: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+# Each of these must be one process with the batches of all.
+CASES: dict[str, Case] = {
+    "contrast": Case(),
+    "contrast of two heads": Case(model=two_heads),
+    "cross-entropy": Case(nothing),
+    "cross-entropy of two heads": Case(nothing, two_heads),
+    "accumulated": Case(options={"gradient_accumulation_steps": 3}),
+    "accumulated cross-entropy": Case(nothing, options={"gradient_accumulation_steps": 3}),
+    "items of each process": Case(options={"average_tokens_across_devices": False}),
+    "a memory": Case(memory),
+    "adaptive": Case(adaptive, num_dev=30),
+    "adaptive, few rows to evaluate": Case(adaptive, num_dev=3),
+    "checkpointed": Case(options={"gradient_checkpointing": True}),
+}
+
+
+class Counted:
+    """Keeps the counts that refresh the matrix."""
+
+    def __init__(self, ldm: Any):
+        self.counts: list[torch.Tensor] = []
+        update = ldm.update
+        ldm.update = lambda counts, **options: (self.counts.append(counts.clone()), update(counts, **options))[1]
+
+
+def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
+    model, loss = case.model(), case.loss()
+    objective = TrainerObjective(loss, model)
+    counted = Counted(objective.ldm) if case.num_dev else None
+    options = {
+        "num_train_epochs": 2, "per_device_train_batch_size": 16 // world, "per_device_eval_batch_size": 16 // world,
+        "learning_rate": 0.05, "optim": "sgd", "lr_scheduler_type": "constant", "use_cpu": True, "seed": 0,
+        "eval_strategy": "epoch" if case.num_dev else "no", "logging_strategy": "steps", "logging_steps": 1,
+        "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False,
+        "label_names": ["labels"], "remove_unused_columns": False, "log_level": "error",
+    }  # fmt: skip
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(folder), **{**options, **case.options}),
+        train_dataset=Rows(48),
+        eval_dataset=Rows(case.num_dev, seed=1) if case.num_dev else None,
+        compute_loss_func=objective,
+    )
+    objective.attach(trainer)
+    trainer.train()
+    names = ("loss", "cross_entropy", "contrastive", "ldm_epsilon", "ldm_mean")
+    found = {
+        "log": [{name: row[name] for name in names if name in row} for row in trainer.state.log_history],
+        "weights": torch.cat([weight.detach().flatten() for weight in model.parameters()]),
+    }
+    if counted is not None:
+        predicted = torch.as_tensor(trainer.predict(Rows(case.num_dev, seed=1)).predictions).argmax(dim=1)
+        final = confusion_counts(Rows(case.num_dev).labels, predicted, NUM_CLASSES)
+        found |= {"matrix": objective.ldm.matrix, "counts": counted.counts, "final": final}  # type: ignore[union-attr]
+    return found
+
+
+def own_loop(world: int) -> dict[str, torch.Tensor]:
+    """A loop without a Trainer, under DistributedDataParallel, with batches of different lengths."""
+    model, rows = bert(), Rows(20)
+    objective = TrainerObjective(static(), model)
+    lengths = [13, 7]
+    part = slice(None)
+    wrapped = model.train()
+    if world > 1:
+        part = slice(0, 13) if process_index() == 0 else slice(13, 20)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+    assert sum(lengths) == len(rows)
+    loss = objective(wrapped(input_ids=rows.input_ids[part]), rows.labels[part])
+    loss.backward()
+    return {"gradient": torch.cat([weight.grad.flatten() for weight in model.parameters()]), "loss": loss.detach()}
+
+
+def main(folder: Path) -> None:
+    results: dict[str, Any] = {name: run(case, WORLD, folder / "run") for name, case in CASES.items()}
+    assert num_processes() == WORLD
+    results["own loop"] = own_loop(WORLD)
+    torch.save(results, folder / f"{process_index()}.pt")
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory) -> list[dict[str, Any]]:
+    """What each process found, by rank."""
+    folder = tmp_path_factory.mktemp("processes")
+    root = Path(__file__).resolve().parents[2]
+    paths = os.pathsep.join([str(root), str(root / "tests")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
+    command = [*launch, __file__, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+
+
+# The newer name is unknown to the oldest transformers that the tests run with.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize("name", CASES)
+def test_training_is_that_of_one_process_with_all_batches_for(processes, name, tmp_path):
+    alone = run(CASES[name], 1, tmp_path)
+    assert any("loss" in row for row in alone["log"])
+    for result in processes:
+        found = result[name]
+        assert len(found["log"]) == len(alone["log"])
+        for row, expected in zip(found["log"], alone["log"], strict=True):
+            assert row == pytest.approx(expected, rel=1e-4)
+        torch.testing.assert_close(found["weights"], alone["weights"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.num_dev])
+def test_each_row_is_counted_once_and_all_processes_hold_one_matrix(processes, name):
+    for result in processes:
+        found = result[name]
+        assert [counts.sum() for counts in found["counts"]] == [CASES[name].num_dev] * 2
+        assert torch.equal(found["counts"][-1], found["final"])
+        assert torch.equal(found["matrix"], processes[0][name]["matrix"])
+
+
+def test_a_loop_of_ones_own_has_the_gradient_of_one_process(processes):
+    alone = own_loop(1)
+    for result in processes:
+        torch.testing.assert_close(result["own loop"]["gradient"], alone["gradient"], rtol=1e-4, atol=1e-7)
+    mean = sum(result["own loop"]["loss"] for result in processes) / WORLD
+    torch.testing.assert_close(mean, alone["loss"])
+
+
+def test_a_loss_that_gathers_itself_is_refused():
+    with pytest.raises(TypeError, match="must be the loss itself, got a DistributedLossWrapper"):
+        TrainerObjective(DistributedLossWrapper(static()), bert())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
