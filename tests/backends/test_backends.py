@@ -56,10 +56,10 @@ def test_gradients_of_embeddings_and_matrix_are_those_of_functional(backend, wei
 @pytest.mark.parametrize(
     ("num_rows", "num_references", "expected"),
     [
-        (2047, None, "eager"),
-        (2048, None, "blockwise"),
-        (8, 2**19, "blockwise"),
-        (8, 2**18, "eager"),
+        (511, None, "eager"),
+        (512, None, "blockwise"),
+        (8, 2**15, "blockwise"),
+        (8, 2**15 - 1, "eager"),
         (0, None, "eager"),
     ],
 )
