@@ -10,6 +10,7 @@ correctness gate in the same run, or the run ends. A case that does not fit says
 import argparse
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -41,7 +42,7 @@ def main() -> None:
         "temperature": TEMPERATURE,
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": options.commit or _commit(),
-        "command": " ".join(["python -m benchmarks.loss", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.loss", *sys.argv[1:]]),
         "cases": [],
     }
     path = options.output or RESULTS / f"{options.device}-{options.dtype}.json"

@@ -23,6 +23,8 @@ Backend = Literal["auto", "eager", "blockwise", "triton"]
 
 # `benchmarks/results/loss/cpu-float32.json`: from about so many pairs on tiles pay.
 MIN_PAIRS_BLOCKWISE = 2**18
+# Other devices were not measured: there tiles are for what eager would need tens of GiB for.
+MIN_PAIRS_BLOCKWISE_ELSEWHERE = 2**30
 
 
 def label_distance_contrastive(
@@ -141,8 +143,10 @@ def choose_backend(
     check_backend(backend)
     if backend == "auto":
         num_pairs = len(embeddings) * len(embeddings if ref_emb is None else ref_emb)
+        is_measured = embeddings.device.type == "cpu"
+        most_eager = MIN_PAIRS_BLOCKWISE if is_measured else MIN_PAIRS_BLOCKWISE_ELSEWHERE
         # Compiled, eager becomes a few kernels, and tiles would be a break in the graph.
-        is_eager = is_listed or torch.compiler.is_compiling() or num_pairs < MIN_PAIRS_BLOCKWISE
+        is_eager = is_listed or torch.compiler.is_compiling() or num_pairs < most_eager
         return "eager" if is_eager else "blockwise"
     if backend == "eager":
         return backend
