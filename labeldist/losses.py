@@ -180,7 +180,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         warnings.warn(
             "No row of this batch has a positive (another row of its class), so its contrastive loss is 0. Draw "
             "several rows of a class into each batch, for example with ConfusionBatchSampler. This is said once.",
-            stacklevel=2,
+            stacklevel=6,  # past compute_loss, PML's forward and Module's call: the line that called the loss
         )
 
     @torch.no_grad()

@@ -82,7 +82,13 @@ class ConfusionBatchSampler(BatchSampler):
         if not 0 <= sharpness < math.inf:
             raise ValueError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
-        self.labels = torch.as_tensor(labels).detach().cpu()
+        try:
+            self.labels = torch.as_tensor(labels).detach().cpu()
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "labels must be class indices, one integer for each row of the data set. Look names up in the LDM's "
+                "class_names first."
+            ) from error
         check_labels(self.labels, self.labels.numel(), self.ldm.num_classes, rows="the data set")
         self.labels = self.labels.long()
         # What frameworks read from a batch sampler; rows are not drawn from this sampler.

@@ -472,3 +472,11 @@ def test_a_matrix_that_went_wrong_is_refused_when_an_epoch_starts():
         matrix[1, 2] = -1
     message = refusal_of(ValueError, list, sampler)
     assert message == "Label distances must be finite and non-negative, got -1.0 at row 1, column 2."
+
+
+def test_names_in_place_of_class_indices_are_refused():
+    ldm = StaticLDM.uniform(num_classes=2)
+    assert refusal_of(TypeError, ConfusionBatchSampler, ["cat", "dog"], ldm) == (
+        "labels must be class indices, one integer for each row of the data set. Look names up in the LDM's "
+        "class_names first."
+    )
