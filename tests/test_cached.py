@@ -590,7 +590,7 @@ def run_steps(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     # A file, not a port: none to be taken by another.
     meeting = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=timedelta(seconds=300))
     results = {
         (name, efficient): distributed_step(name, efficient=efficient, rank=rank)
         for name in LENGTHS

@@ -308,7 +308,7 @@ def run_checks(rank: int, world: int, folder: str, handed_over: LabelDistanceCon
     # A file, not a port: none to be taken by another.
     meeting = f"file://{folder}/rendezvous"
     # Processes that wait for each other in vain end with an error.
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=300))
     part = batch(EVEN[:world]).part(None)
     results = {
         "place": (num_processes(), process_index()),

@@ -227,7 +227,7 @@ def test_workers_do_not_outlive_a_killed_parent(tickets, tmp_path):
         time.sleep(0.05)
     process.kill()
     # The pipe closes when the last process that holds it ends.
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 def test_a_mistake_in_one_process_is_told_by_the_parent(capsys, tickets, tmp_path, tiny_disk):

@@ -34,7 +34,7 @@ def launch(*arguments: str | Path) -> Any:
 
 def finished(*arguments: str | Path) -> tuple[int, str, str]:
     process = launch(*arguments)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -84,7 +84,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes(undisturbe
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
-    _, err = process.communicate(timeout=90)
+    _, err = process.communicate(timeout=300)
     assert process.returncode != 0
     assert sentences(err) == [
         "labeldist: error: the run needs all of its 2 processes, and one has ended or all were told to stop. "
