@@ -50,6 +50,12 @@ def meet(device: str) -> None:
     signal.signal(signal.SIGTERM, _stop)
 
 
+def stop_listening() -> None:
+    """Let a launcher's signal pass from here on: the run has ended, and what is left is to say so."""
+    if num_processes() > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def wait() -> None:
     """Go on when every process has come here."""
     if num_processes() > 1:

@@ -178,8 +178,11 @@ def _carry_out_or_say(
     """Carry out a run, or say in one sentence why it cannot go on and how it can."""
     try:
         with writing_to(folder, again=options.again or f"go on with --resume {folder}"):
-            return _carry_out(spec, corpus, folder, options, resume=resume)
+            metrics = _carry_out(spec, corpus, folder, options, resume=resume)
+        processes.stop_listening()
+        return metrics
     except Exception as error:
+        processes.stop_listening()
         if isinstance(error, LostProcessError) or processes.lost_process(error):
             raise LostProcessError(
                 f"the run needs all of its {num_processes()} processes, and one has ended or all were told to stop. "
