@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.cached.measure import MIXED, gate
 from benchmarks.cached.table import RESULTS, settings, table
+from benchmarks.machine import current_commit
 from labeldist.training.machine import describe_machine, versions
 
 ROWS = (128, 512, 1024, 4096)
@@ -38,7 +39,7 @@ def main() -> None:
         "steps": options.steps,
         "gradient_error": gate(),
         "versions": {**versions(), "python": platform.python_version()},
-        "commit": options.commit or _commit(),
+        "commit": options.commit or current_commit(),
         "command": " ".join(["python -m benchmarks.cached", *sys.argv[1:]]),
         "cases": [],
     }
@@ -87,11 +88,6 @@ def _line(numbers: dict[str, Any]) -> str:
         return f"{start} {numbers['skipped']}"
     seconds = f"{numbers['step_s']:8.2f} s a step ({numbers['processor_s']:.2f} of the processor)"
     return f"{start} {seconds}, {numbers['peak_mib']:9.1f} MiB more than before the step"
-
-
-def _commit() -> str:
-    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return answer.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import json
 import logging
 import platform
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -27,6 +26,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.integrations.ways import WAYS, Setup
+from benchmarks.machine import current_commit
 from labeldist.training.data import Corpus, Split, load_corpus
 from labeldist.training.machine import describe_machine
 
@@ -43,7 +43,7 @@ def main() -> None:
         "machine": describe_machine(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "commit": options.commit or _commit(),
+        "commit": options.commit or current_commit(),
         "corpus": Path(options.data).name,
         "num_train": min(options.rows, len(corpus.train)),
         "num_test": len(corpus.test),
@@ -100,11 +100,6 @@ def _be_quiet() -> None:
     # Made when it is imported, with a level of its own.
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _commit() -> str:
-    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return answer.stdout.strip()
 
 
 if __name__ == "__main__":

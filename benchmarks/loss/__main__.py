@@ -22,6 +22,7 @@ import torch
 from benchmarks.loss.figures import draw, table
 from benchmarks.loss.measure import DTYPES, measure
 from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE
+from benchmarks.machine import current_commit
 from labeldist.training.machine import describe_machine
 
 ROWS = (256, 1024, 4096, 16384, 65536, 262144, 1048576)
@@ -41,7 +42,7 @@ def main() -> None:
         "num_classes": NUM_CLASSES,
         "temperature": TEMPERATURE,
         "versions": {"python": platform.python_version(), **_versions()},
-        "commit": options.commit or _commit(),
+        "commit": options.commit or current_commit(),
         "command": shlex.join(["python", "-m", "benchmarks.loss", *sys.argv[1:]]),
         "cases": [],
     }
@@ -118,11 +119,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _commit() -> str:
-    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    return answer.stdout.strip()
 
 
 if __name__ == "__main__":

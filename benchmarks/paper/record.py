@@ -5,9 +5,9 @@ python -m benchmarks.paper.record runs/compare-trec-textcnn textcnn-trec --note 
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 
+from benchmarks.machine import current_commit
 from labeldist.training.compare import COMPARISON
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -27,8 +27,7 @@ def record(folder: Path, name: str, *, note: str = "", commit: str | None = None
     """
     comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
     if commit is None:
-        answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        commit = answer.stdout.strip()
+        commit = current_commit()
     # Where the corpus stands on one machine is nobody's business.
     data = comparison["settings"]["data"]
     data["data"] = [f"corpora/{Path(part).name}" for part in data["data"]]
