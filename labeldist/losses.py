@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labeldist import backends, functional
-from labeldist.backends import Backend
+from labeldist.backends import Backend, TableTraits
 from labeldist.functional import Weighting
 from labeldist.indices import check_indices_tuple
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
@@ -116,6 +116,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_positive_similarity = 0.0
         self.mean_negative_similarity = 0.0
         self._has_warned = False
+        self._known_traits: tuple[tuple, TableTraits] | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
@@ -153,6 +154,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             weighting=self.weighting,
             backend=self.backend,
             validate=self.validate,
+            traits=self._table_traits(),
         )
         num_valid = is_valid.sum()
         self._watch(num_valid)
@@ -168,6 +170,18 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
                 "divisor": num_valid.clamp_min(1),
             }
         }
+
+    def _table_traits(self) -> TableTraits | None:
+        """What is known of the matrix on a GPU, read once for each change of it; on a CPU a look costs nothing."""
+        matrix = self.ldm.matrix
+        # What is recorded now may run when the matrix has other entries.
+        if not matrix.is_cuda or matrix.requires_grad or matrix.is_inference() or not functional.may_read(matrix):
+            return None
+        state = matrix.data_ptr(), matrix._version, self.temperature, self.weighting
+        if self._known_traits is None or self._known_traits[0] != state:
+            traits = backends.table_traits(matrix, temperature=self.temperature, weighting=self.weighting)
+            self._known_traits = state, traits
+        return self._known_traits[1]
 
     def _watch(self, num_valid: Tensor) -> None:
         """Warn of a batch that teaches nothing, once."""

@@ -27,6 +27,8 @@ GATE_ROWS = 2048
 GATE_ANCHORS = 64
 # The floor's product goes through a buffer of at most so many elements.
 FLOOR_ELEMENTS = 2**28
+# Up to so many rows launches take much of the time: there a CUDA graph is timed besides.
+MAX_GRAPH_ROWS = 16384
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -70,6 +72,8 @@ def measure(
         if with_backward:
             alternatives |= {"both": step, "floor_both": _floor(problem, 3)}
         numbers.update(_times(alternatives, device, seconds))
+        if device.type == "cuda" and method.captures and num_rows <= MAX_GRAPH_ROWS:
+            numbers["graph_ms"] = _graph_ms(step, problem, device, seconds)
         return numbers
     except (torch.OutOfMemoryError, MemoryError) as error:
         return {**case, "skipped": "does not fit", "detail": str(error).splitlines()[0][:200]}
@@ -184,14 +188,14 @@ def _floor(problem: Problem, num_products: int) -> Callable[[], None]:
 def _times(alternatives: dict[str, Callable[[], Any]], device: torch.device, seconds: float) -> dict[str, float]:
     """Alternatives in turn, so that they meet the same machine."""
     samples: dict[str, list[float]] = {name: [] for name in alternatives}
-    for call in alternatives.values():
-        _timed(call, device)  # warm-up: compilation, caches
-    begun, least = time.perf_counter(), 3
+    # Warm-up: compilation, caches. What then takes long is not taken often.
+    once = max(min(timed(call, device), timed(call, device)) for call in alternatives.values())
+    begun, least = time.perf_counter(), 1 if once > 4e3 * seconds else 3
     while len(samples["forward"]) < least or (
         time.perf_counter() - begun < seconds * len(alternatives) and len(samples["forward"]) < 200
     ):
         for name, call in alternatives.items():
-            samples[name].append(_timed(call, device))
+            samples[name].append(timed(call, device))
         if time.perf_counter() - begun > 8 * seconds * len(alternatives):
             break
     numbers: dict[str, float] = {}
@@ -204,8 +208,8 @@ def _times(alternatives: dict[str, Callable[[], Any]], device: torch.device, sec
     return {**numbers, "num_samples": len(samples["forward"])}
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Milliseconds of one call."""
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Milliseconds of one call, its launches included."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -216,6 +220,20 @@ def _timed(call: Callable[[], Any], device: torch.device) -> float:
     begun = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - begun)
+
+
+def _graph_ms(step: Callable[[], None], problem: Problem, device: torch.device, seconds: float) -> float:
+    """Forward and backward replayed as a CUDA graph: the time of the device alone, without that of launching."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    problem.rows.grad = None
+    with torch.cuda.graph(graph):
+        step()
+    return _times({"forward": graph.replay}, device, seconds)["forward_ms"]
 
 
 def _peak_mib(call: Callable[[], Any], device: torch.device) -> float:

@@ -9,7 +9,7 @@
 """
 
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,14 +17,56 @@ from torch import Tensor
 from labeldist import functional
 from labeldist.functional import AnchorLosses, Weighting
 
-__all__ = ["Backend", "anchor_losses", "label_distance_contrastive"]
+__all__ = ["Backend", "TableTraits", "anchor_losses", "label_distance_contrastive", "table_traits"]
 
 Backend = Literal["auto", "eager", "blockwise", "triton"]
 
 # `benchmarks/results/loss/cpu-float32.json`: from about so many pairs on tiles pay.
 MIN_PAIRS_BLOCKWISE = 2**18
-# Other devices were not measured: there tiles are for what eager would need tens of GiB for.
+# Devices without kernels were not measured: there tiles are for what eager would need tens of GiB for.
 MIN_PAIRS_BLOCKWISE_ELSEWHERE = 2**30
+# What the kernels take; from Ampere on a GPU multiplies bfloat16 and tf32.
+HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+MAX_CLASSES_TRITON = 32767
+MIN_CAPABILITY_TRITON = (8, 0)
+
+
+class TableTraits(NamedTuple):
+    """What a backend may know of the class pairs' tables beforehand, which spares it a look or some launches.
+
+    Attributes:
+        is_symmetric: whether both tables equal their transposes.
+        span: the largest logit that the tables allow less the smallest, in nats.
+    """
+
+    is_symmetric: bool
+    span: float
+
+
+@torch.no_grad()
+def table_traits(ldm: Tensor, *, temperature: float = 1.0, weighting: Weighting = "scale") -> TableTraits:
+    """Read the traits of the tables of an LDM; a GPU is waited for.
+
+    Args:
+        ldm: label distances, `(C, C)`, non-negative.
+        temperature: softmax temperature, > 0.
+        weighting: `"scale"` or `"log"`.
+
+    Returns:
+        Traits that hold for as long as the LDM is as it is.
+
+    Examples:
+        >>> table_traits(torch.tensor([[1.0, 5.0], [5.0, 1.0]]), temperature=0.1)
+        TableTraits(is_symmetric=True, span=50.0)
+    """
+    scale, bias = functional.class_pair_tables(ldm.cpu().double(), temperature=temperature, weighting=weighting)
+    is_symmetric = torch.equal(scale, scale.T) and torch.equal(bias, bias.T)
+    # A similarity lies in [0, 1]; pairs that take no part have no logit.
+    takes_part = bias != -torch.inf
+    if not takes_part.any():
+        return TableTraits(is_symmetric, 0.0)
+    span = (scale + bias)[takes_part].max() - bias[takes_part].min()
+    return TableTraits(is_symmetric, span.item())
 
 
 def label_distance_contrastive(
@@ -74,6 +116,7 @@ def anchor_losses(
     weighting: Weighting = "scale",
     backend: Backend = "auto",
     validate: bool = True,
+    traits: TableTraits | None = None,
 ) -> AnchorLosses:
     """`labeldist.functional.anchor_losses` by the backend of choice.
 
@@ -88,6 +131,8 @@ def anchor_losses(
         weighting: `"scale"` or `"log"`.
         backend: `"auto"` takes what is fastest for the batch. Anything else is taken or raises.
         validate: check the labels' range.
+        traits: what `table_traits` reads of `ldm`, where the caller knows; wrong traits give wrong numbers. `None`
+            leaves it to the backend: `"triton"` finds out on the device, `"blockwise"` waits for it.
 
     Returns:
         Losses and validity, each `(B,)`.
@@ -102,7 +147,7 @@ def anchor_losses(
         >>> anchor_losses(embeddings, labels, torch.ones(2, 2), backend="blockwise").is_valid
         tensor([ True,  True, False])
     """
-    chosen = choose_backend(backend, embeddings, ref_emb, is_listed=pairs is not None)
+    chosen = choose_backend(backend, embeddings, ref_emb, num_classes=len(ldm), is_listed=pairs is not None)
     if chosen == "eager":
         return functional.anchor_losses(
             embeddings,
@@ -116,17 +161,28 @@ def anchor_losses(
             validate=validate,
         )
     functional.check_problem(embeddings, labels, len(ldm), ref_emb, ref_labels, validate=validate)
+    if chosen == "triton":
+        from labeldist.backends import fused
+
+        tables = functional.class_pair_tables(
+            ldm.to(embeddings.device, torch.float32), temperature=temperature, weighting=weighting
+        )
+        return fused.anchor_losses(
+            embeddings,
+            labels,
+            ref_emb,
+            ref_labels,
+            *tables,
+            is_symmetric=None if traits is None else traits.is_symmetric,
+            is_bounded=None if traits is None else traits.span <= fused.LARGEST_SPAN,
+            precision=fused.PRECISIONS[embeddings.dtype],
+        )
+    from labeldist.backends import blockwise
+
     anchors = functional.unit_rows(embeddings)
     references = None if ref_emb is None else functional.unit_rows(ref_emb).to(anchors.dtype)
     scale, bias = functional.class_pair_tables(ldm.to(anchors), temperature=temperature, weighting=weighting)
     classes = labels.long(), None if ref_labels is None else ref_labels.long()
-    if chosen == "triton":
-        from labeldist.backends import fused
-
-        precision = fused.PRECISIONS[embeddings.dtype]
-        return fused.anchor_losses(anchors, classes[0], references, classes[1], scale, bias, precision=precision)
-    from labeldist.backends import blockwise
-
     return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias)
 
 
@@ -137,28 +193,46 @@ def check_backend(backend: str) -> None:
 
 
 def choose_backend(
-    backend: Backend, embeddings: Tensor, ref_emb: Tensor | None, *, is_listed: bool
+    backend: Backend, embeddings: Tensor, ref_emb: Tensor | None, *, num_classes: int, is_listed: bool
 ) -> Literal["eager", "blockwise", "triton"]:
     """The backend that a call takes. Arguments and errors as in `anchor_losses`."""
     check_backend(backend)
-    if backend == "auto":
-        num_pairs = len(embeddings) * len(embeddings if ref_emb is None else ref_emb)
-        is_measured = embeddings.device.type == "cpu"
-        most_eager = MIN_PAIRS_BLOCKWISE if is_measured else MIN_PAIRS_BLOCKWISE_ELSEWHERE
-        # Compiled, eager becomes a few kernels, and tiles would be a break in the graph.
-        is_eager = is_listed or torch.compiler.is_compiling() or num_pairs < most_eager
-        return "eager" if is_eager else "blockwise"
     if backend == "eager":
         return backend
     if is_listed:
+        if backend == "auto":
+            return "eager"
         raise ValueError(
             f"backend={backend!r} compares all pairs, got listed ones (an indices_tuple). Use 'auto' or 'eager'."
         )
     if backend == "triton":
-        if embeddings.device.type != "cuda":
-            raise RuntimeError(
-                f"backend='triton' needs embeddings on an NVIDIA GPU, got {embeddings.device}. Use 'auto' elsewhere."
-            )
-        if find_spec("triton") is None:
-            raise ImportError("backend='triton' needs the package triton. Install it with: pip install triton")
-    return backend
+        _check_triton(embeddings)
+        return backend
+    if backend == "blockwise":
+        return backend
+    if _is_for_triton(embeddings, ref_emb, num_classes):
+        return "triton"
+    num_pairs = len(embeddings) * len(embeddings if ref_emb is None else ref_emb)
+    most_eager = MIN_PAIRS_BLOCKWISE if embeddings.device.type == "cpu" else MIN_PAIRS_BLOCKWISE_ELSEWHERE
+    # Compiled, eager becomes a few kernels, and tiles would be a break in the graph.
+    is_eager = torch.compiler.is_compiling() or num_pairs < most_eager
+    return "eager" if is_eager else "blockwise"
+
+
+def _check_triton(embeddings: Tensor) -> None:
+    if embeddings.device.type != "cuda":
+        raise RuntimeError(
+            f"backend='triton' needs embeddings on an NVIDIA GPU, got {embeddings.device}. Use 'auto' elsewhere."
+        )
+    if find_spec("triton") is None:
+        raise ImportError("backend='triton' needs the package triton. Install it with: pip install triton")
+
+
+def _is_for_triton(embeddings: Tensor, ref_emb: Tensor | None, num_classes: int) -> bool:
+    """Whether the kernels take a call, on a GPU that has what they are written for."""
+    if embeddings.device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    rows = [embeddings] if ref_emb is None else [embeddings, ref_emb]
+    if any(tensor.dtype not in HALF_OR_SINGLE for tensor in rows) or num_classes > MAX_CLASSES_TRITON:
+        return False
+    return torch.cuda.get_device_capability(embeddings.device) >= MIN_CAPABILITY_TRITON

@@ -65,17 +65,20 @@ def test_gradients_of_embeddings_and_matrix_are_those_of_functional(backend, wei
 )
 def test_auto_takes_tiles_where_there_are_many_pairs(num_rows, num_references, expected):
     references = None if num_references is None else torch.empty(num_references, 1)
-    assert backends.choose_backend("auto", torch.empty(num_rows, 1), references, is_listed=False) == expected
+    assert (
+        backends.choose_backend("auto", torch.empty(num_rows, 1), references, num_classes=3, is_listed=False)
+        == expected
+    )
 
 
 @pytest.mark.parametrize(("num_rows", "expected"), [(2**14, "eager"), (2**15, "blockwise")])
 def test_auto_takes_tiles_on_other_devices_only_where_eager_would_need_a_lot_of_memory(num_rows, expected):
     rows = torch.empty(num_rows, 1, device="meta")
-    assert backends.choose_backend("auto", rows, None, is_listed=False) == expected
+    assert backends.choose_backend("auto", rows, None, num_classes=3, is_listed=False) == expected
 
 
 def test_auto_takes_eager_for_listed_pairs():
-    assert backends.choose_backend("auto", torch.empty(4096, 1), None, is_listed=True) == "eager"
+    assert backends.choose_backend("auto", torch.empty(4096, 1), None, num_classes=3, is_listed=True) == "eager"
 
 
 @pytest.mark.parametrize("backend", ["blockwise", "triton"])

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,11 +18,13 @@ if DEVICE == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
 tl = pytest.importorskip("triton.language")
 
-from labeldist.backends import _kernels, _kernels_rows, fused  # noqa: E402  (after the switch above)
+from labeldist.backends import fused  # noqa: E402  (after the switch above)
+from labeldist.backends.fused import _kernels_pairs, _kernels_rows, launching, narrow, small, wide  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
-        DEVICE == "cpu" and not _kernels.IS_INTERPRETED, reason="the kernels were defined before this file was read"
+        DEVICE == "cpu" and not _kernels_pairs.IS_INTERPRETED,
+        reason="the kernels were defined before this file was read",
     ),
     # The interpreter computes in numpy, which warns of log2(0) and inf - inf where a GPU does not.
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
@@ -38,15 +40,26 @@ ROUNDING = 3e-6 if DEVICE == "cpu" else 1e-5
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Several tiles, splits and super-blocks in a batch that the interpreter can bear."""
+    """Several tiles, splits and super-blocks in a batch that the interpreter can bear, by the way of large ones."""
+    monkeypatch.setattr(small, "MAX_ROWS", 0)
     if DEVICE == "cpu":
-        for key, tiling in fused.TILINGS.items():
-            block_d = 16 if key[2] == fused.WIDE else tiling.block_d
-            monkeypatch.setitem(fused.TILINGS, key, tiling._replace(block_rows=16, block_columns=16, block_d=block_d))
-        monkeypatch.setattr(fused, "ROW_ALIGNMENT", 32)
-        monkeypatch.setattr(fused, "MAX_SUPER_BLOCKS", 2)
-        monkeypatch.setattr(fused, "NUM_PROGRAMS", 6)
+        for key, tiling in launching.TILINGS.items():
+            block_d = 16 if key[2] == launching.WIDE else tiling.block_d
+            tiling = tiling._replace(block_rows=16, block_columns=16, block_d=block_d)
+            monkeypatch.setitem(launching.TILINGS, key, tiling)
+        monkeypatch.setattr(launching, "ROW_ALIGNMENT", 32)
+        monkeypatch.setattr(launching, "NUM_PROGRAMS", 6)
+        monkeypatch.setattr(narrow, "MAX_SUPER_BLOCKS", 2)
+        monkeypatch.setattr(wide, "TILE_ROWS", {1: 64, 2: 64})
+        for name, size in {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 16, "STRIP_ROWS": 32, "WEIGHED_ROWS": 32}.items():
+            monkeypatch.setattr(wide, name, size)
         monkeypatch.setattr(_kernels_rows, "NUM_SUMMARIES", tl.constexpr(4))
+
+
+@pytest.fixture
+def as_small(small_tiles, monkeypatch):
+    """Batches go the way of small ones, whatever their size."""
+    monkeypatch.setattr(small, "MAX_ROWS", 10**6)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +88,7 @@ class Case:
     bias: torch.Tensor
     upstream: torch.Tensor
 
-    def leaves(self, dtype, device) -> list[Any]:
+    def leaves(self, dtype, device, *, tables_learn=True) -> list[Any]:
         """All arguments on `device`, floating ones in `dtype` and asking for a gradient; the tables stay float32."""
 
         def leaf(tensor, kind):
@@ -85,7 +98,8 @@ class Case:
 
         table = dtype if dtype == torch.float64 else torch.float32
         rows = (self.anchors, self.labels, self.references, self.ref_labels)
-        return [leaf(tensor, dtype) for tensor in rows] + [leaf(tensor, table) for tensor in (self.scale, self.bias)]
+        tables = [leaf(tensor, table).requires_grad_(tables_learn) for tensor in (self.scale, self.bias)]
+        return [leaf(tensor, dtype) for tensor in rows] + tables
 
 
 def case_of(
@@ -97,6 +111,10 @@ def case_of(
     def classes(count):
         return torch.randint(num_classes, (count,), generator=generator)
 
+    def rows(count, seed):
+        # Of lengths near 1: gradients go with their inverse.
+        return functional.unit_rows(normal(count, dim, seed=seed)) * normal(count, 1, seed=seed).sigmoid() * 2
+
     scale, bias = normal(num_classes, num_classes, seed=seed + 1).abs(), normal(num_classes, num_classes, seed=seed + 2)
     scale = scale / scale.max() * steepness
     scale[num_classes // 2, 0] = 0
@@ -105,9 +123,9 @@ def case_of(
     for a, b in dropped:
         bias[a, b] = -torch.inf
     return Case(
-        anchors=functional.unit_rows(normal(num_rows, dim, seed=seed + 3)),
+        anchors=rows(num_rows, seed + 3),
         labels=classes(num_rows) if labels is None else labels,
-        references=None if num_refs is None else functional.unit_rows(normal(num_refs, dim, seed=seed + 4)),
+        references=None if num_refs is None else rows(num_refs, seed + 4),
         ref_labels=None if num_refs is None else classes(num_refs),
         scale=scale,
         bias=bias,
@@ -116,8 +134,8 @@ def case_of(
 
 
 def eager_losses(anchors, labels, references, ref_labels, scale, bias):
-    """The specification on unit rows."""
-    similarity = (anchors @ (anchors if references is None else references).T + 1) / 2
+    """The specification with tables of one's own."""
+    similarity = functional.cosine_similarity(anchors, references)
     logits = functional.pair_logits(similarity, labels, labels if ref_labels is None else ref_labels, scale, bias)
     candidates = functional.other_rows(labels) if references is None else torch.ones_like(logits, dtype=torch.bool)
     pairs = functional.positive_pairs(labels, ref_labels), candidates
@@ -134,11 +152,12 @@ def results_of(function, leaves, upstream, **options):
     return losses.detach(), is_valid, gradients
 
 
-def assert_agrees(case, *, tolerance=ROUNDING, **options):
+def assert_agrees(case, *, tolerance=ROUNDING, tables_learn=True, **options):
     """Loss, validity and every gradient, relative to the largest number of each in float64."""
     upstream = case.upstream.to(DEVICE)
-    truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), upstream)
-    actual = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), upstream, **options)
+    leaves = [case.leaves(dtype, DEVICE, tables_learn=tables_learn) for dtype in (torch.float64, torch.float32)]
+    truth = results_of(eager_losses, leaves[0], upstream)
+    actual = results_of(fused.anchor_losses, leaves[1], upstream, **options)
     assert torch.equal(actual[1], truth[1])
     for value, expected in zip([actual[0], *actual[2]], [truth[0], *truth[2]], strict=True):
         assert value.shape == expected.shape
@@ -177,6 +196,39 @@ def test_losses_and_gradients_are_those_of_the_equations(name):
     assert_agrees(case_of(num_rows, num_refs=num_refs, **options))
 
 
+@pytest.mark.parametrize("name", step_sizes())
+def test_small_batches_have_losses_and_gradients_of_the_equations(name, as_small):
+    num_rows, num_refs, options = step_sizes()[name]
+    assert_agrees(case_of(num_rows, num_refs=num_refs, **options), tables_learn=False)
+
+
+@pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
+def test_small_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_refs, as_small):
+    case = case_of(41, num_refs=num_refs, steepness=steepness, symmetric=symmetric, dropped=[(1, 2), (2, 1), (3, 3)])
+    assert_agrees(case, tolerance=ROUNDING if steepness == MILD else 1e-4, tables_learn=False)
+
+
+@pytest.mark.parametrize("way", ["small", "large", "wide"])
+def test_rows_of_any_length_have_gradients_through_their_normalisation(way, monkeypatch):
+    monkeypatch.setattr(small, "MAX_ROWS", 10**6 if way == "small" else 0)
+    if way == "wide" and DEVICE == "cpu":
+        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
+    case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(way, 7))
+    # The last two lie below the norm's floor, where a row is scaled and not normalised.
+    lengths = torch.tensor([1e-3, 1.0, 1e15, 1e-9, 0.0]).repeat(5)[:23, None].to(case.anchors)
+    case = replace(case, anchors=case.anchors * lengths)
+    truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE, tables_learn=False), case.upstream.to(DEVICE))
+    actual = results_of(
+        fused.anchor_losses, case.leaves(torch.float32, DEVICE, tables_learn=False), case.upstream.to(DEVICE)
+    )
+    assert_close(actual[0].double(), truth[0], rtol=1e-5, atol=1e-5)
+    # Gradients go with 1 / length: each row against its own.
+    for value, expected in zip(actual[2][0].double(), truth[2][0], strict=True):
+        assert (value - expected).norm() <= 2e-5 * expected.norm()
+
+
 @pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
@@ -190,7 +242,7 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_tiles_of_one_class_and_mixed_ones_may_go_apart(symmetric, num_refs, monkeypatch):
-    monkeypatch.setattr(fused, "MAX_UNSPLIT_COLUMNS", 0)
+    monkeypatch.setattr(narrow, "MAX_UNSPLIT_COLUMNS", 0)
     assert_agrees(case_of(70, num_refs=num_refs, num_classes=2, symmetric=symmetric))
 
 
@@ -198,18 +250,19 @@ def test_tiles_of_one_class_and_mixed_ones_may_go_apart(symmetric, num_refs, mon
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_rows_too_wide_for_the_registers_agree_with_the_equations(symmetric, num_refs, monkeypatch):
     if DEVICE == "cpu":
-        monkeypatch.setattr(fused, "MAX_FUSED_WIDTH", 16)
-        monkeypatch.setattr(fused, "SUPER_TILE_ROWS", 64)
+        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     dim = 20 if DEVICE == "cpu" else 300
     assert_agrees(case_of(70, num_refs=num_refs, dim=dim, symmetric=symmetric))
 
 
-def test_wide_rows_may_have_their_tiles_apart(monkeypatch):
-    monkeypatch.setattr(fused, "MAX_UNSPLIT_COLUMNS", 0)
+@pytest.mark.parametrize("num_refs", [None, 75], ids=["itself", "references"])
+@pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
+def test_wide_rows_may_be_rounded_to_sixteen_bits(steepness, num_refs, monkeypatch):
     if DEVICE == "cpu":
-        monkeypatch.setattr(fused, "MAX_FUSED_WIDTH", 16)
-        monkeypatch.setattr(fused, "SUPER_TILE_ROWS", 64)
-    assert_agrees(case_of(70, num_classes=2, dim=20 if DEVICE == "cpu" else 300))
+        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
+    dim = 20 if DEVICE == "cpu" else 300
+    case = case_of(70, num_refs=num_refs, dim=dim, steepness=steepness)
+    assert_agrees(case, tolerance=2e-3 if steepness == MILD else 0.1, tables_learn=False, precision="bf16")
 
 
 @pytest.mark.parametrize("is_symmetric", [True, False, None])
@@ -294,9 +347,11 @@ def arguments_of(case, **options):
 
 
 @pytest.mark.parametrize("num_refs", [None, 6], ids=["itself", "references"])
-def test_the_operator_keeps_the_rules_of_operators(num_refs):
+def test_the_operators_keep_the_rules_of_operators(num_refs):
     case = case_of(9, num_refs=num_refs)
-    torch.library.opcheck(torch.ops.labeldist.fused_losses.default, arguments_of(case))
+    torch.library.opcheck(torch.ops.labeldist.large_losses.default, arguments_of(case))
+    leaves = case.leaves(torch.float32, DEVICE, tables_learn=False)
+    torch.library.opcheck(torch.ops.labeldist.small_losses.default, (*leaves, "float32"))
 
 
 @pytest.mark.parametrize("num_refs", [None, 6], ids=["itself", "references"])
@@ -305,10 +360,10 @@ def test_shapes_are_known_without_running(num_refs, dim):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     case = case_of(9, num_refs=num_refs, dim=dim)
-    real = torch.ops.labeldist.fused_losses(*arguments_of(case))
+    real = torch.ops.labeldist.large_losses(*arguments_of(case))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = [mode.from_tensor(value) if torch.is_tensor(value) else value for value in arguments_of(case)]
-        shapes = torch.ops.labeldist.fused_losses(*fakes)
+        shapes = torch.ops.labeldist.large_losses(*fakes)
     for fake, value in zip(shapes, real, strict=True):
         assert (fake.shape, fake.dtype, fake.stride()) == (value.shape, value.dtype, value.stride())
 
@@ -322,11 +377,13 @@ def test_a_step_compiles_into_one_graph():
         assert torch.equal(value, wanted)
 
 
-def test_a_second_derivative_is_refused():
-    leaves = case_of(5).leaves(torch.float32, DEVICE)
+@pytest.mark.parametrize("most_small", [0, 10], ids=["large", "small"])
+def test_a_second_derivative_is_refused(most_small, monkeypatch):
+    monkeypatch.setattr(small, "MAX_ROWS", most_small)
+    leaves = case_of(5).leaves(torch.float32, DEVICE, tables_learn=False)
     losses, _ = fused.anchor_losses(*leaves)
     (gradient,) = torch.autograd.grad(losses.sum(), leaves[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="fused_losses_backward"):
+    with pytest.raises(RuntimeError, match="differentiated once, got a second derivative"):
         gradient.sum().backward()
 
 
@@ -344,7 +401,7 @@ def test_float64_rows_are_refused():
 
 
 def test_tensors_on_a_cpu_are_refused_outside_the_interpreter(monkeypatch):
-    monkeypatch.setattr(_kernels, "IS_INTERPRETED", False)
+    monkeypatch.setattr(_kernels_pairs, "IS_INTERPRETED", False)
     message = refusal_of(RuntimeError, fused.anchor_losses, *case_of(3).leaves(torch.float32, "cpu"))
     assert message.startswith("the triton backend needs tensors on a CUDA device, got cpu.")
 
@@ -463,7 +520,7 @@ def test_a_cuda_graph_captures_forward_and_backward(dim):
 @gpu
 @pytest.mark.parametrize("num_refs", [None, 300], ids=["itself", "references"])
 def test_the_operator_passes_every_check(num_refs):
-    torch.library.opcheck(torch.ops.labeldist.fused_losses.default, arguments_of(case_of(500, num_refs=num_refs)))
+    torch.library.opcheck(torch.ops.labeldist.large_losses.default, arguments_of(case_of(500, num_refs=num_refs)))
 
 
 @gpu

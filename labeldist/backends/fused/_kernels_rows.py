@@ -17,6 +17,7 @@ __all__ = [
     "finish_losses",
     "gather_rows",
     "list_tiles",
+    "normalise_rows",
     "pack_tables",
     "sum_classes",
     "table_entries",
@@ -26,6 +27,12 @@ __all__ = [
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+
+# The paper's xi, `functional.NORM_FLOOR`.
+NORM_FLOOR = tl.constexpr(1e-8)
+
+# Two planes of float16 hold a float32 to 2^-22: what the first rounds off, which this factor keeps off the subnormals.
+PLANE_SCALE = tl.constexpr(256.0)
 
 # Programs of `pack_tables`, and so columns of its summary.
 NUM_SUMMARIES = tl.constexpr(64)
@@ -51,6 +58,8 @@ SIZES = [
     "num_rows",
     "num_splits",
     "num_tiles",
+    "padded_dim",
+    "padded_rows",
 ]
 
 # The offset of pairs that take no part: exp2 gives 0 for it, and a product with 0 does not give NaN.
@@ -123,17 +132,64 @@ def pack_tables(
 
 
 @triton.jit(do_not_specialize=SIZES)
+def normalise_rows(
+    source,  # (N, D), any length
+    units,  # out, (padded N, padded D): rows of length 1, 0 beyond N and D
+    inverse,  # out, (N,): 1 / length; negative below the norm's floor, 0 for a zero row
+    num_rows,
+    dim,
+    padded_rows,
+    padded_dim,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """`functional.unit_rows`: entries of at most 1 first, since squares of entries above 1e19 overflow float32."""
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    real = places < num_rows
+    largest = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, dim, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = real[:, None] & (columns < dim)[None, :]
+        values = tl.load(source + places[:, None] * dim + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.max(tl.abs(values), axis=1))
+    is_tiny = largest < NORM_FLOOR
+    largest = tl.maximum(largest, NORM_FLOOR)
+    squares = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, dim, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = real[:, None] & (columns < dim)[None, :]
+        values = tl.load(source + places[:, None] * dim + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        values /= largest[:, None]
+        squares += tl.sum(values * values, axis=1)
+    length = tl.sqrt(squares)
+    divisor = tl.maximum(length, 1.0)
+    # A row that is not finite must show: it is no zero row, whatever the maximum made of it.
+    factor = tl.where(squares == 0, 0.0, 1 / (largest * divisor))
+    # A row with an entry above the floor has a length of 1 or more there, if not for rounding.
+    tl.store(inverse + places, tl.where(is_tiny & (length < 1), -factor, factor), mask=real)
+    for start in range(0, padded_dim, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = real[:, None] & (columns < dim)[None, :]
+        values = tl.load(source + places[:, None] * dim + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+        values = values / largest[:, None] / divisor[:, None]
+        target = units + places[:, None] * padded_dim + columns[None, :]
+        within = (places < padded_rows)[:, None] & (columns < padded_dim)[None, :]
+        tl.store(target, values.to(units.dtype.element_ty), mask=within)
+
+
+@triton.jit(do_not_specialize=SIZES)
 def gather_rows(
-    source,  # (N, D)
+    source,  # (N, D), unit rows
     order,  # (N,): row `order[k]` of the source is the k-th by class
     classes,  # (N,), sorted
-    rows,  # out, (padded N, WIDTH), in the dtype of the products, 0 beyond N and D
+    rows,  # out, (padded N, STRIDE), in the dtype of the products, 0 beyond N and D
     labels,  # out, (padded N,), int32; beyond N the last class, so that the last tile may be of one class
     starts,  # out, (C,), zeros before
     ends,  # out, (C,), zeros before
     num_rows,
     dim,
     WIDTH: tl.constexpr,
+    IS_SPLIT: tl.constexpr,  # whether a row is four planes of WIDTH: high, high, low, high; see `wide.py`
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -144,8 +200,19 @@ def gather_rows(
     sources = tl.load(order + places, mask=real, other=0)
     inside = real[:, None] & (columns < dim)[None, :]
     values = tl.load(source + sources[:, None] * dim + columns[None, :], mask=inside, other=0.0)
-    target = rows + places.to(tl.int64)[:, None] * WIDTH + columns[None, :]
-    tl.store(target, values.to(rows.dtype.element_ty), mask=(columns < WIDTH)[None, :])
+    within = (columns < WIDTH)[None, :]
+    if IS_SPLIT:
+        values = values.to(tl.float32) * PLANE_SCALE
+        high = values.to(tl.float16)
+        low = (values - high.to(tl.float32)).to(tl.float16)
+        target = rows + places.to(tl.int64)[:, None] * (4 * WIDTH) + columns[None, :]
+        tl.store(target, high, mask=within)
+        tl.store(target + WIDTH, high, mask=within)
+        tl.store(target + 2 * WIDTH, low, mask=within)
+        tl.store(target + 3 * WIDTH, high, mask=within)
+    else:
+        target = rows + places.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+        tl.store(target, values.to(rows.dtype.element_ty), mask=within)
     if tl.program_id(1) == 0:
         own = tl.load(classes + tl.minimum(places, num_rows - 1)).to(tl.int32)
         before = tl.load(classes + tl.minimum(tl.maximum(places - 1, 0), num_rows - 1)).to(tl.int32)
@@ -324,10 +391,37 @@ def weigh_rows(
     tl.store(coefficients + places, coefficient)
 
 
+@triton.jit
+def part_of_gradient(
+    partials, source, order_target, labels_at, count, factor, weight, unit_length,
+    ref_sums, anchor_sums, places, columns, inside, num_splits, padded_rows,
+    OWN: tl.constexpr, OTHER: tl.constexpr, SELF: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Some dimensions of the gradient at unit rows, and these dimensions of the unit rows."""
+    row = tl.load(source + order_target, mask=inside, other=0.0)
+    total = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    for split in range(num_splits):
+        at = (tl.cast(split, tl.int64) * padded_rows + places.to(tl.int64))[:, None] * WIDTH + columns[None, :]
+        total += tl.load(partials + at, mask=inside, other=0.0)
+    total /= unit_length
+    pull = tl.zeros([BLOCK, BLOCK_D], tl.float32)
+    at = labels_at[:, None] * WIDTH + columns[None, :]
+    if OWN:
+        pull += weight[:, None] * tl.load(ref_sums + at, mask=inside, other=0.0)
+        if SELF:
+            pull -= 2 * weight[:, None] * row
+    if OTHER:
+        pull += tl.load(anchor_sums + at, mask=inside, other=0.0)
+    pull *= (factor / tl.maximum(count, 1).to(tl.float32))[:, None]
+    return (total - pull) * LN_2, row
+
+
 @triton.jit(do_not_specialize=SIZES)
 def finish_gradient(
     partials,  # (splits, padded N, WIDTH)
-    source,  # (N, D)
+    source,  # (N, D), unit rows
+    inverse,  # (N,), from normalise_rows
     order,  # (N,)
     labels,  # (padded N,)
     anchor_gradients,  # (padded N,); read if OWN
@@ -336,13 +430,14 @@ def finish_gradient(
     ref_sums,  # (C, WIDTH), of the references; read if OWN
     anchor_sums,  # (C, WIDTH), of the anchors times their upstream gradients; read if OTHER
     tables,
-    unit,
+    unit,  # (1,), or None for 1
     gradient,  # out, (N, D), in the caller's order
     num_splits,
     num_rows,
     padded_rows,
     num_classes,
     dim,
+    row_unit: tl.constexpr,  # what the rows in the partials' products were multiplied by
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
     SELF: tl.constexpr,
@@ -350,35 +445,40 @@ def finish_gradient(
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum the parts of a row's gradient, take off the positives' part, and put the row back in its place."""
+    """Sum the parts of a row's gradient, take off the positives' part, go through the normalisation."""
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     real = places < num_rows
-    inside = real[:, None] & (columns < dim)[None, :]
     sources = tl.load(order + places, mask=real, other=0)
     own = tl.load(labels + places)
-    target = sources[:, None] * dim + columns[None, :]
-
-    total = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-    for split in range(num_splits):
-        at = (tl.cast(split, tl.int64) * padded_rows + places.to(tl.int64))[:, None] * WIDTH + columns[None, :]
-        total += tl.load(partials + at, mask=inside, other=0.0)
-    if unit is not None:
-        total /= tl.load(unit)
-
-    pull = tl.zeros([BLOCK, BLOCK_D], tl.float32)
-    at = own.to(tl.int64)[:, None] * WIDTH + columns[None, :]
-    if OWN:
-        weight = tl.load(anchor_gradients + places)
-        pull += weight[:, None] * tl.load(ref_sums + at, mask=inside, other=0.0)
-        if SELF:
-            row = tl.load(source + target, mask=inside, other=0.0).to(tl.float32)
-            pull -= 2 * weight[:, None] * row
-    if OTHER:
-        pull += tl.load(anchor_sums + at, mask=inside, other=0.0)
+    weight = tl.load(anchor_gradients + places) if OWN else tl.zeros([BLOCK], tl.float32)
     count = tl.load(ref_ends + own) - tl.load(ref_starts + own)
     if SELF:
         count -= 1
     factor, _ = table_entries(tables, own * num_classes + own)
-    pull *= (factor / tl.maximum(count, 1).to(tl.float32))[:, None]
-    tl.store(gradient + target, ((total - pull) * LN_2).to(gradient.dtype.element_ty), mask=inside)
+    unit_length = row_unit * 1.0
+    if unit is not None:
+        unit_length *= tl.load(unit)
+    radial = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, dim, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = real[:, None] & (columns < dim)[None, :]
+        part, row = part_of_gradient(
+            partials, source, sources[:, None] * dim + columns[None, :], own.to(tl.int64), count, factor, weight,
+            unit_length, ref_sums, anchor_sums, places, columns, inside, num_splits, padded_rows,
+            OWN, OTHER, SELF, WIDTH, BLOCK, BLOCK_D,
+        )  # fmt: skip
+        radial += tl.sum(part * row, axis=1)
+    length = tl.load(inverse + sources, mask=real, other=0.0)
+    # A negative inverse marks a row below the norm's floor: it is scaled, not normalised.
+    radial = tl.where(length > 0, radial, 0.0)
+    for start in range(0, dim, BLOCK_D):
+        columns = start + tl.arange(0, BLOCK_D)
+        inside = real[:, None] & (columns < dim)[None, :]
+        part, row = part_of_gradient(
+            partials, source, sources[:, None] * dim + columns[None, :], own.to(tl.int64), count, factor, weight,
+            unit_length, ref_sums, anchor_sums, places, columns, inside, num_splits, padded_rows,
+            OWN, OTHER, SELF, WIDTH, BLOCK, BLOCK_D,
+        )  # fmt: skip
+        result = (part - row * radial[:, None]) * tl.abs(length)[:, None]
+        target = gradient + sources[:, None] * dim + columns[None, :]
+        tl.store(target, result.to(gradient.dtype.element_ty), mask=inside)

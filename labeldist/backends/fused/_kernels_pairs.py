@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from labeldist.backends._kernels_rows import SIZES, table_entries, table_summary
+from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
 
 __all__ = [
     "FLOAT32_PRODUCTS",
@@ -23,7 +23,6 @@ __all__ = [
     "sum_dense_pairs",
     "sum_mirrored_pairs",
     "sum_table_gradient",
-    "write_weights",
 ]
 
 # Set when Triton reads the functions below: TRITON_INTERPRET=1 runs them on the CPU, slowly, for tests.
@@ -330,7 +329,6 @@ def sum_mirrored_pairs(
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
     IS_SPLIT: tl.constexpr,  # else this launch takes all tiles
-    IS_DEFERRED: tl.constexpr,  # keep the column sums of a tile apart until the last tile, or add them up at once
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -363,10 +361,8 @@ def sum_mirrored_pairs(
         if (not IS_SPLIT) | (is_mixed == IS_MIXED):
             others = first_column + tl.arange(0, BLOCK_COLUMNS)
             column_tile = load_tile(rows, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
-            if IS_DEFERRED:
-                column_sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
-            else:
-                column_sums = tl.zeros([BLOCK_COLUMNS], tl.float32)
+            # Rows of a tile are added up once, after the last tile.
+            column_sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
             end_rows = tl.minimum(begin_rows + block_span, first_column + BLOCK_COLUMNS)
             for first_row in range(begin_rows, end_rows, BLOCK_ROWS):
                 own = first_row + tl.arange(0, BLOCK_ROWS)
@@ -383,12 +379,10 @@ def sum_mirrored_pairs(
                 if (first_row + BLOCK_ROWS > first_column) | (first_column + BLOCK_COLUMNS > num_rows):
                     taken = (own[:, None] < others[None, :]) & (others < num_rows)[None, :]
                     terms = tl.where(taken, terms, 0.0)
-                column_sums += terms if IS_DEFERRED else tl.sum(terms, axis=0)
+                column_sums += terms
                 tl.store(row_slot + own, tl.load(row_slot + own) + tl.sum(terms, axis=1))
             tl.debug_barrier()
-            if IS_DEFERRED:
-                column_sums = tl.sum(column_sums, axis=0)
-            tl.store(column_slot + others, tl.load(column_slot + others) + column_sums)
+            tl.store(column_slot + others, tl.load(column_slot + others) + tl.sum(column_sums, axis=0))
             tl.debug_barrier()
 
 
@@ -450,70 +444,14 @@ def accumulate_gradient(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def write_weights(
-    rows,  # (padded N, WIDTH), anchors
-    row_labels,
-    row_lse,
-    row_coefficients,
-    columns,  # (padded M, WIDTH)
-    column_labels,
-    column_lse,
-    column_coefficients,
-    tables,
-    summaries,
-    weights,  # out, (>= rows of the grid, weights_stride), for the pairs from `begin_row` and `begin_column` on
-    begin_row,
-    begin_column,
-    num_rows,
-    num_columns,
-    num_classes,
-    weights_stride,
-    OTHER: tl.constexpr,
-    SELF: tl.constexpr,
-    MIRRORED: tl.constexpr,
-    IS_MIXED: tl.constexpr,
-    IS_SPLIT: tl.constexpr,  # else this launch takes all tiles
-    WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """One tile of A, for the library's matrix product to go on with."""
-    is_mirrored, shift = table_summary(summaries)
-    if is_mirrored != MIRRORED:
-        return
-    column_place, row_place = tl.program_id(0) * BLOCK_COLUMNS, tl.program_id(1) * BLOCK_ROWS
-    first_row, first_column = begin_row + row_place, begin_column + column_place
-    if IS_SPLIT:
-        left, right = tl.load(column_labels + first_column), tl.load(column_labels + first_column + BLOCK_COLUMNS - 1)
-        if (left != right) != IS_MIXED:
-            return
-    row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
-    column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
-    dots = tile_dots(
-        row_tile, column_tile, rows, first_row, columns, first_column,
-        WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
-    )  # fmt: skip
-    tile = pair_weights(
-        dots, tables, num_classes, shift,
-        row_labels, row_lse, row_coefficients, first_row,
-        column_labels, column_lse, column_coefficients, first_column, num_rows, num_columns,
-        True, OTHER, SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
-    )  # fmt: skip
-    own, others = row_place + tl.arange(0, BLOCK_ROWS), column_place + tl.arange(0, BLOCK_COLUMNS)
-    tl.store(weights + own[:, None] * weights_stride + others[None, :], tile.to(weights.dtype.element_ty))
-
-
-@triton.jit(do_not_specialize=SIZES)
 def sum_table_gradient(
-    rows,  # (padded N, WIDTH), anchors
+    rows,  # (padded N, STRIDE), anchors
     row_starts,  # (C,)
     row_ends,
     row_lse,  # (padded N,)
     row_gradients,  # (padded N,)
     positives,  # (padded N,)
-    columns,  # (padded M, WIDTH), references
+    columns,  # (padded M, STRIDE), references
     column_starts,
     column_ends,
     tables,
@@ -521,8 +459,11 @@ def sum_table_gradient(
     num_classes,
     classes_per_program,
     num_splits,
+    unit: tl.constexpr,  # what products are multiplied by
     SELF: tl.constexpr,
-    WIDTH: tl.constexpr,
+    STRIDE: tl.constexpr,
+    WIDTH: tl.constexpr,  # the first WIDTH elements of a row are multiplied with those of a column from SHIFT on
+    SHIFT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -547,14 +488,14 @@ def sum_table_gradient(
             is_own = (own >= begin_row) & (own < end_row)
             gradient = tl.load(row_gradients + own, mask=is_own, other=0.0)
             lse = tl.load(row_lse + own)
-            row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
             for first_column in range(begin_column // BLOCK_COLUMNS * BLOCK_COLUMNS, end_column, BLOCK_COLUMNS):
                 others = first_column + tl.arange(0, BLOCK_COLUMNS)
-                column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
-                dots = tile_dots(
-                    row_tile, column_tile, rows, first_row, columns, first_column,
-                    WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
-                )  # fmt: skip
+                dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+                for start in range(0, WIDTH, BLOCK_D):
+                    row_part = load_tile(rows, first_row, start, STRIDE, BLOCK_ROWS, BLOCK_D)
+                    column_part = load_tile(columns, first_column, start + SHIFT, STRIDE, BLOCK_COLUMNS, BLOCK_D)
+                    dots = tl.dot(row_part, tl.trans(column_part), dots, input_precision=PRECISION)
+                dots *= unit
                 taken = is_own[:, None] & ((others >= begin_column) & (others < end_column))[None, :]
                 if SELF:
                     taken &= own[:, None] != others[None, :]

@@ -1,0 +1,115 @@
+r"""The loss of each anchor in Triton kernels: a tile of pairs at a time.
+
+For CUDA devices. No `(B, R)` tensor exists at any time: memory is $O((B + R) D + C^2)$ and a bounded workspace. Two
+runs give the same bits, nothing waits for the device, and a CUDA graph can capture forward and backward.
+`labeldist.functional` is the specification.
+
+| module | what it does |
+|---|---|
+| `small` | up to 2,048 rows: one launch for all pairs, unsorted |
+| `large` | more rows, as an operator: normalised, sorted by class, cast to the dtype of the products |
+| `narrow` | up to 256 dimensions: products, exponentials and the gradient of a tile in registers |
+| `wide` | above: products by the library in tiles of a bounded workspace, exponentials by kernels |
+| `rows` | what is done once a row |
+
+How the large ones go, with $f = \mathrm{scale} / 2$, $o = f + \mathrm{bias}$, $\mathrm{logit}_{ij} = f_{ab}\, u_i^\top
+v_j + o_{ab}$:
+
+1. The positives of an anchor share its class: their mean logit comes from class sums in float32.
+2. $\mathrm{lse}_i$ comes from all pairs. Where the batch is its own reference, the tables are symmetric and the logits
+   span little enough for one shift, each unordered pair is met once. Otherwise a running maximum keeps any span right.
+3. The gradient is $A V$ with $A_{ij} = f_{ab} q_{ij} g_i + f_{ba} q_{ji} g_j$ for $g$ from above, $q$ the softmax: one
+   product, since that $A$ is symmetric whatever the tables.
+"""
+
+import torch
+from torch import Tensor
+
+from labeldist.backends.fused import _kernels_pairs, small
+from labeldist.backends.fused.large import large_losses
+from labeldist.backends.fused.launching import PRECISIONS, PRODUCTS, Precision
+from labeldist.functional import AnchorLosses
+
+__all__ = ["LARGEST_SPAN", "PRECISIONS", "Precision", "anchor_losses"]
+
+# Nats that logits may span under one shift: `_kernels_rows.SPAN` is of base 2.
+LARGEST_SPAN = 118.0
+# Class pairs have 32-bit indices.
+MAX_CLASSES = 32767
+
+
+def anchor_losses(
+    anchors: Tensor,
+    labels: Tensor,
+    references: Tensor | None,
+    ref_labels: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    is_symmetric: bool | None = None,
+    is_bounded: bool | None = None,
+    precision: Precision = "float32",
+) -> AnchorLosses:
+    r"""Loss of each anchor, $\mathrm{lse}_i - \frac{1}{n_i} \sum_{j \in P(i)} \mathrm{logit}_{ij} - \log n_i$.
+
+    $\mathrm{logit}_{ij} = \mathrm{scale}[y_i, y_j]\,(u_i^\top v_j + 1) / 2 + \mathrm{bias}[y_i, y_j]$ for rows divided
+    by their length, the numbers of `functional.contrastive_loss`. Differentiable once, in `anchors`, `references`,
+    `scale` and `bias`.
+
+    Args:
+        anchors: `(B, D)`, float32, bfloat16 or float16, of any length (normalised here), on a CUDA device.
+        labels: class of each anchor, `(B,)`, integer, in [0, C).
+        references: `(R, D)`, likewise. If `None`, the anchors, where no row is compared with itself.
+        ref_labels: class of each reference, `(R,)`, integer; goes with `references`.
+        scale: `(C, C)`, non-negative, row = anchor's class; C at most 32767.
+        bias: `(C, C)`; `-inf` leaves the pairs of two classes out.
+        is_symmetric: whether both tables equal their transposes. `None` lets the device find out, at the price of some
+            launches. Only read where the anchors are their own references; `False` is always right, and slower.
+        is_bounded: whether the logits that the tables allow span at most 118. `None` and `False` likewise.
+        precision: of products of rows. `"float32"` keeps float32's accuracy at a fraction of the speed. The others are
+            at least as exact as they say: `"bf16"` and `"fp16"` round rows and pair weights to 16 bits, `"tf32"` to 10
+            bits of mantissa. Sums, exponentials and results are float32 always.
+
+    Returns:
+        Losses in nats, float32 `(B,)`, 0 for an anchor without a positive, and which anchors have one, boolean `(B,)`.
+
+    Raises:
+        TypeError: if rows are of another dtype.
+        ValueError: if `precision` is unknown or there are more than 32767 classes.
+        RuntimeError: if the rows are not on a CUDA device, or the gradient is differentiated again.
+
+    Examples:
+        >>> rows = torch.eye(3, device="cuda")[[0, 0, 1, 2]]  # doctest: +SKIP
+        >>> tables = torch.ones(2, 2, device="cuda"), torch.zeros(2, 2, device="cuda")  # doctest: +SKIP
+        >>> labels = torch.tensor([0, 0, 0, 1], device="cuda")  # doctest: +SKIP
+        >>> anchor_losses(rows, labels, None, None, *tables).is_valid  # doctest: +SKIP
+        tensor([ True,  True,  True, False], device='cuda:0')
+    """
+    _check(anchors, references, scale, precision)
+    num_rows = max(len(anchors), 0 if references is None else len(references))
+    # The gradient of the tables wants rows sorted by class.
+    if num_rows <= small.MAX_ROWS and not (torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)):
+        losses, is_valid, *_ = small.small_losses(anchors, labels, references, ref_labels, scale, bias, precision)
+    else:
+        losses, is_valid, *_ = large_losses(
+            anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision
+        )
+    return AnchorLosses(losses, is_valid)
+
+
+def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision: str) -> None:
+    if precision not in PRODUCTS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRODUCTS))}, got {precision!r}.")
+    if scale.shape[0] > MAX_CLASSES:
+        raise ValueError(
+            f"the triton backend takes at most {MAX_CLASSES} classes, got {scale.shape[0]}. Use the blockwise backend."
+        )
+    for rows in (anchors, references):
+        if rows is not None and rows.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise TypeError(
+                f"embeddings must be float32, bfloat16 or float16, got {rows.dtype}. Use the blockwise backend."
+            )
+    if anchors.device.type != "cuda" and not _kernels_pairs.IS_INTERPRETED:
+        raise RuntimeError(
+            f"the triton backend needs tensors on a CUDA device, got {anchors.device}. Use the blockwise backend."
+        )

@@ -1,0 +1,272 @@
+"""Large batches as one operator: rows are sorted by class, and pairs are met a tile at a time."""
+
+import torch
+from torch import Tensor
+
+from labeldist.backends.fused import _kernels_pairs, _kernels_rows, narrow, rows, wide
+from labeldist.backends.fused.launching import (
+    Precision,
+    define_operator,
+    divide_up,
+    is_wide,
+    launch,
+    num_splits,
+    padded_rows,
+    padded_width,
+    product_dtype,
+    product_mode,
+    refuse_second_derivative,
+    tiling_for,
+)
+from labeldist.backends.fused.state import Problem, Saved, Sorted, Units, Weights
+
+__all__ = ["large_losses"]
+
+
+# Forward
+
+
+def _large_losses(anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision):
+    """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
+    with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
+        is_self = references is None
+        saved = _empty_saved(anchors, len(scale))
+        rows.pack_tables(scale, bias, is_symmetric if is_self else False, is_bounded, saved)
+        units, own = _sorted(anchors, labels, len(scale), precision)
+        other_units, others = (units, own) if is_self else _sorted(references, ref_labels, len(scale), precision)
+        saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
+        modes = _possible_modes(is_self, is_symmetric, is_bounded)
+        parts = _pairs(anchors).partition_sums(own, others, saved, modes, precision, is_self=is_self)
+        losses, is_valid = _empty_losses(anchors)
+        rows.finish_losses(units, own, others, saved, parts, losses, is_valid, is_self=is_self)
+        second = _no_rows(anchors) if is_self else (*other_units, *others)
+        return losses, is_valid, *saved, *units, *own, *second
+
+
+def _fake_losses(anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision):
+    num_classes = scale.shape[0]
+
+    def empty(source: Tensor) -> tuple[Tensor, ...]:
+        return *_empty_units(source), *_empty_sorted(source, num_classes, precision)
+
+    second = _no_rows(anchors) if references is None else empty(references)
+    return *_empty_losses(anchors), *_empty_saved(anchors, num_classes), *empty(anchors), *second
+
+
+def _pairs(source: Tensor):
+    """The module with the passes over pairs of such rows."""
+    return wide if is_wide(source.shape[1]) else narrow
+
+
+def _sorted(source: Tensor, labels: Tensor, num_classes: int, precision: Precision) -> tuple[Units, Sorted]:
+    units, into = _empty_units(source), _empty_sorted(source, num_classes, precision)
+    rows.normalise(source.contiguous(), *units)
+    return units, rows.sort_rows(units, labels, into, precision, is_wide=is_wide(source.shape[1]))
+
+
+def _possible_modes(is_self: bool, is_symmetric: bool | None, is_bounded: bool | None) -> list[bool]:
+    """Whether pairs are mirrored; both where only the device knows."""
+    if not is_self or is_symmetric is False or is_bounded is False:
+        return [False]
+    return [True] if is_symmetric and is_bounded else [True, False]
+
+
+# `shape[0]`, here and below: `len` would fix the size of a traced tensor.
+
+
+def _empty_losses(anchors: Tensor) -> tuple[Tensor, Tensor]:
+    num_rows = anchors.shape[0]
+    return anchors.new_empty(num_rows, dtype=torch.float32), anchors.new_empty(num_rows, dtype=torch.bool)
+
+
+def _empty_saved(anchors: Tensor, num_classes: int) -> Saved:
+    padded = padded_rows(anchors.shape[0])
+    return Saved(
+        lse=anchors.new_empty(padded, dtype=torch.float32),
+        positives=anchors.new_empty(padded, dtype=torch.float32),
+        class_sums=anchors.new_empty(num_classes, padded_width(anchors.shape[1]), dtype=torch.float32),
+        tables=anchors.new_empty(num_classes, num_classes, dtype=torch.int64),
+        summaries=anchors.new_empty(3, int(_kernels_rows.NUM_SUMMARIES), dtype=torch.float32),
+    )
+
+
+def _empty_units(source: Tensor) -> Units:
+    return Units(
+        rows=source.new_empty(source.shape, dtype=torch.float32),
+        inverse=source.new_empty(source.shape[0], dtype=torch.float32),
+    )
+
+
+def _empty_sorted(source: Tensor, num_classes: int, precision: Precision) -> Sorted:
+    padded, width, dtype = padded_rows(source.shape[0]), padded_width(source.shape[1]), torch.float16
+    if not is_wide(source.shape[1]):
+        dtype = product_dtype(precision)
+    elif precision == "float32":
+        width *= 4
+    return Sorted(
+        rows=source.new_empty(padded, width, dtype=dtype),
+        labels=source.new_empty(padded, dtype=torch.int32),
+        order=source.new_empty(source.shape[0], dtype=torch.int64),
+        segments=source.new_empty(2, num_classes, dtype=torch.int32),
+    )
+
+
+def _no_rows(anchors: Tensor) -> tuple[Tensor, ...]:
+    """What stands for the references where there are none."""
+    return tuple(anchors.new_empty(0) for _ in (*Units._fields, *Sorted._fields))
+
+
+# Backward
+
+
+def _large_losses_backward(
+    upstream, anchors, references, scale, bias, saved, is_symmetric, is_bounded, precision, needed
+):
+    with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
+        is_self = references is None
+        units, own = Units(*saved[5:7]), Sorted(*saved[7:11])
+        problem = Problem(
+            anchors=units,
+            references=units if is_self else Units(*saved[11:13]),
+            own=own,
+            others=own if is_self else Sorted(*saved[13:]),
+            saved=Saved(*saved[:5]),
+            modes=_possible_modes(is_self, is_symmetric, is_bounded),
+            is_self=is_self,
+            precision=precision,
+        )
+        upstream = upstream.to(torch.float32).contiguous()
+        # Pair weights of float16, which those of wide rows are always, need a unit.
+        is_half = precision == "fp16" or is_wide(anchors.shape[1])
+        weights = rows.weigh_rows(upstream, problem, _unit(upstream, scale) if is_half else None)
+        gradients = _empty_gradients(anchors, references, scale, bias, needed)
+        if needed[0] or needed[1]:
+            _row_gradients(problem, weights, gradients, needed)
+        if needed[2] or needed[3]:
+            slopes, levels = _table_gradient(problem, weights).unbind(dim=-1)
+            # factor = scale / 2 and offset = scale / 2 + bias
+            if needed[2]:
+                torch.add(slopes, levels, out=gradients[2]).div_(2)
+            if needed[3]:
+                gradients[3].copy_(levels)
+        return gradients
+
+
+def _fake_gradients(upstream, anchors, references, scale, bias, saved, is_symmetric, is_bounded, precision, needed):
+    return _empty_gradients(anchors, references, scale, bias, needed)
+
+
+def _setup_context(ctx, inputs, output):
+    anchors, _, references, _, scale, bias, *ctx.options = inputs
+    _, is_valid, *saved = output
+    ctx.mark_non_differentiable(is_valid, *saved)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(anchors, references, scale, bias, *saved)
+
+
+def _backward(ctx, upstream, *_):
+    if upstream is None:
+        return (None,) * 9
+    anchors, references, scale, bias, *saved = ctx.saved_tensors
+    needed = [ctx.needs_input_grad[place] for place in (0, 2, 4, 5)]
+    gradients = large_losses_backward(upstream, anchors, references, scale, bias, saved, *ctx.options, needed)
+    own, others, scales, biases = (
+        gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True)
+    )
+    return own, None, others, None, scales, biases, None, None, None
+
+
+def _empty_gradients(anchors, references, scale, bias, needed) -> tuple[Tensor, ...]:
+    """One tensor for each that wants a gradient, in its dtype; an empty one for the others."""
+    wanted = (anchors, references, scale, bias)
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if is_needed else anchors.new_empty(0)
+        for tensor, is_needed in zip(wanted, needed, strict=True)
+    )
+
+
+def _unit(upstream: Tensor, scale: Tensor) -> Tensor | None:
+    """Factor that puts the weights of pairs below 2^14: float16 overflows at 2^16, and goes 38 powers of two down."""
+    if not len(upstream):
+        return None
+    # A weight is at most scale / 2 * log2(e) * 2 g. At least 1, for the mirrored factors, which span 2^113.
+    largest = upstream.abs().amax() * scale.amax().clamp_min(1) * 1.4426950408889634
+    return torch.where(largest > 0, 2**14 / largest, 1.0).reshape(1)
+
+
+def _row_gradients(problem: Problem, weights: Weights, gradients: tuple[Tensor, ...], needed: list[bool]) -> None:
+    is_self = problem.is_self
+    pairs = _pairs(problem.anchors.rows)
+    anchor_sums = None
+    if is_self or needed[1]:
+        width = problem.saved.class_sums.shape[1]
+        anchor_sums = rows.sum_classes(problem.anchors, problem.own, width, weights.gradients)
+    parts = pairs.gradient_parts(problem, weights, needed[:2])
+    row_unit = wide.row_unit(problem.precision) if pairs is wide else 1.0
+    sides = (problem.anchors, problem.own, True, is_self), (problem.references, problem.others, False, True)
+    for gradient, part, (units, by_class, is_anchor, is_reference) in zip(gradients[:2], parts, sides, strict=True):
+        if part is not None:
+            rows.put_back(
+                gradient, part, units, by_class, problem, weights, anchor_sums,
+                row_unit=row_unit, is_anchor=is_anchor, is_reference=is_reference,
+            )  # fmt: skip
+
+
+def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
+    """Gradients of factor and offset, `(C, C, 2)`."""
+    own, others, saved = problem.own, problem.others, problem.saved
+    num_classes, stride = len(saved.tables), own.rows.shape[1]
+    tiling = tiling_for("tables", own.rows.element_size(), stride)
+    splits = num_splits(num_classes**2, divide_up(len(own.order), tiling.block_rows))
+    # Many classes mean small ones: several to a program.
+    classes_per_program = max(1, num_classes**2 >> 20)
+    parts = saved.lse.new_empty(splits, num_classes, num_classes, 2)
+    # Rows of four planes: the first three of one row with the last three of another, see `wide.py`.
+    is_split = stride > saved.class_sums.shape[1]
+    plane = stride // 4 if is_split else 0
+    launch(
+        _kernels_pairs.sum_table_gradient,
+        (num_classes, divide_up(num_classes, classes_per_program), splits),
+        own.rows,
+        *own.segments,
+        saved.lse,
+        weights.gradients,
+        saved.positives,
+        others.rows,
+        *others.segments,
+        saved.tables,
+        parts,
+        num_classes,
+        classes_per_program,
+        splits,
+        unit=1 / wide.row_unit(problem.precision) ** 2 if is_split else 1.0,
+        SELF=problem.is_self,
+        STRIDE=stride,
+        WIDTH=stride - plane,
+        SHIFT=plane,
+        BLOCK_ROWS=tiling.block_rows,
+        BLOCK_COLUMNS=tiling.block_columns,
+        BLOCK_D=min(tiling.block_d, stride),
+        PRECISION=product_mode(problem.precision),
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+    )
+    return rows.sum_parts(parts)
+
+
+large_losses_backward = define_operator(
+    "large_losses_backward(Tensor upstream, Tensor anchors, Tensor? references, Tensor scale, Tensor bias, "
+    "Tensor[] saved, bool? is_symmetric, bool? is_bounded, str precision, bool[] needed) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    _large_losses_backward,
+    _fake_gradients,
+    refuse_second_derivative,
+)
+large_losses = define_operator(
+    "large_losses(Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, "
+    f"bool? is_symmetric, bool? is_bounded, str precision) -> ({', '.join(['Tensor'] * 19)})",
+    _large_losses,
+    _fake_losses,
+    _backward,
+    _setup_context,
+)

@@ -1,0 +1,215 @@
+"""Steps whose work grows with the number of rows: normalising, sorting, class sums, losses, and writing gradients."""
+
+import torch
+from torch import Tensor
+
+from labeldist.backends.fused import _kernels_rows
+from labeldist.backends.fused.launching import (
+    DIMS_AT_ONCE,
+    Precision,
+    divide_up,
+    launch,
+    num_splits,
+)
+from labeldist.backends.fused.state import PartialSums, Problem, Saved, Sorted, Units, Weights
+
+__all__ = ["finish_losses", "normalise", "pack_tables", "put_back", "sort_rows", "sum_classes", "weigh_rows"]
+
+# Rows at a time; fewer where each is read whole.
+ROWS_AT_ONCE, WHOLE_ROWS_AT_ONCE = 16, 4
+# Of what has one number a row.
+ANCHORS_AT_ONCE = 32
+
+
+def normalise(source: Tensor, units: Tensor, inverse: Tensor) -> None:
+    """Fill `units`, `(padded N, padded D)`, with rows of length 1, and `inverse`, `(N,)`, with what made them so."""
+    launch(
+        _kernels_rows.normalise_rows,
+        (divide_up(len(units), WHOLE_ROWS_AT_ONCE),),
+        source,
+        units,
+        inverse,
+        len(source),
+        source.shape[1],
+        *units.shape,
+        BLOCK=WHOLE_ROWS_AT_ONCE,
+        BLOCK_D=256,
+    )
+
+
+def pack_tables(scale: Tensor, bias: Tensor, is_symmetric: bool | None, is_bounded: bool | None, saved: Saved) -> None:
+    """Fill `tables` and `summaries`."""
+    known = {None: -1, False: 0, True: 1}
+    launch(
+        _kernels_rows.pack_tables,
+        (int(_kernels_rows.NUM_SUMMARIES),),
+        scale.contiguous(),
+        bias.contiguous(),
+        saved.tables.view(torch.float32),
+        saved.summaries,
+        len(scale),
+        known[is_symmetric],
+        known[is_bounded],
+        BLOCK=128,
+    )
+
+
+def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, *, is_wide: bool) -> Sorted:
+    """Fill `into` with the rows by class."""
+    # 16 bits are enough for a class here, and a radix sort takes time by the bit.
+    classes, order = labels.to(torch.int16).sort(stable=True)
+    result = into._replace(order=order)
+    result.segments.zero_()
+    is_split = is_wide and precision == "float32"
+    width = result.rows.shape[1] // (4 if is_split else 1)
+    block_d = min(width, DIMS_AT_ONCE)
+    launch(
+        _kernels_rows.gather_rows,
+        (len(result.rows) // ROWS_AT_ONCE, divide_up(width, block_d)),
+        units.rows,
+        order,
+        classes,
+        result.rows,
+        result.labels,
+        *result.segments,
+        len(units.rows),
+        units.rows.shape[1],
+        WIDTH=width,
+        IS_SPLIT=is_split,
+        BLOCK=ROWS_AT_ONCE,
+        BLOCK_D=block_d,
+    )
+    return result
+
+
+def sum_classes(units: Units, rows: Sorted, width: int, weights: Tensor | None = None) -> Tensor:
+    """Sum of the unit rows of each class, `(C, width)`, float32."""
+    num_classes, source = rows.segments.shape[1], units.rows
+    splits = num_splits(num_classes, divide_up(len(source), ROWS_AT_ONCE))
+    sums = source.new_empty(splits, num_classes, width)
+    block_d = min(width, DIMS_AT_ONCE)
+    launch(
+        _kernels_rows.sum_classes,
+        (num_classes, divide_up(width, block_d), splits),
+        source,
+        rows.order,
+        weights,
+        *rows.segments,
+        sums,
+        num_classes,
+        source.shape[1],
+        splits,
+        WIDTH=width,
+        BLOCK=ROWS_AT_ONCE,
+        BLOCK_D=block_d,
+    )
+    return sum_parts(sums)
+
+
+def sum_parts(parts: Tensor) -> Tensor:
+    """The sum over the first dimension."""
+    return parts[0] if len(parts) == 1 else parts.sum(dim=0)
+
+
+def finish_losses(
+    units: Units,
+    own: Sorted,
+    others: Sorted,
+    saved: Saved,
+    parts: PartialSums,
+    losses: Tensor,
+    is_valid: Tensor,
+    *,
+    is_self: bool,
+) -> None:
+    """Fill losses and validity, in the caller's order, and `lse` and `positives`."""
+    width = saved.class_sums.shape[1]
+    launch(
+        _kernels_rows.finish_losses,
+        (len(own.labels) // ROWS_AT_ONCE,),
+        units.rows,
+        own.order,
+        own.labels,
+        *others.segments,
+        saved.class_sums,
+        saved.tables,
+        saved.summaries,
+        *parts,
+        losses,
+        is_valid,
+        saved.lse,
+        saved.positives,
+        len(own.order),
+        len(own.labels),
+        len(saved.tables),
+        units.rows.shape[1],
+        SELF=is_self,
+        WIDTH=width,
+        BLOCK=ROWS_AT_ONCE,
+        BLOCK_D=min(width, DIMS_AT_ONCE),
+    )
+
+
+def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weights:
+    """What each anchor brings into the weights of its pairs."""
+    own, saved = problem.own, problem.saved
+    gradients, coefficients = torch.empty_like(saved.lse), torch.empty_like(saved.lse)
+    launch(
+        _kernels_rows.weigh_rows,
+        (len(own.labels) // ANCHORS_AT_ONCE,),
+        upstream,
+        own.order,
+        saved.lse,
+        saved.summaries,
+        unit,
+        gradients,
+        coefficients,
+        len(own.order),
+        BLOCK=ANCHORS_AT_ONCE,
+    )
+    return Weights(gradients, coefficients, unit)
+
+
+def put_back(
+    gradient: Tensor,
+    parts: Tensor,
+    units: Units,
+    rows: Sorted,
+    problem: Problem,
+    weights: Weights,
+    anchor_sums: Tensor | None,
+    *,
+    row_unit: float,
+    is_anchor: bool,
+    is_reference: bool,
+) -> None:
+    """Fill the gradient at the caller's rows from its parts at sorted unit rows."""
+    splits, padded, width = parts.shape
+    launch(
+        _kernels_rows.finish_gradient,
+        (padded // WHOLE_ROWS_AT_ONCE,),
+        parts,
+        units.rows,
+        units.inverse,
+        rows.order,
+        rows.labels,
+        weights.gradients,
+        *problem.others.segments,
+        problem.saved.class_sums,
+        anchor_sums,
+        problem.saved.tables,
+        weights.unit,
+        gradient,
+        splits,
+        len(units.rows),
+        padded,
+        len(problem.saved.tables),
+        units.rows.shape[1],
+        row_unit=row_unit,
+        OWN=is_anchor,
+        OTHER=is_reference,
+        SELF=problem.is_self,
+        WIDTH=width,
+        BLOCK=WHOLE_ROWS_AT_ONCE,
+        BLOCK_D=min(width, 128 if width % 128 == 0 else DIMS_AT_ONCE),
+    )

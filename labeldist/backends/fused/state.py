@@ -1,0 +1,109 @@
+"""What passes between the steps of the loss: sorted rows, what the backward needs of the forward, partial sums."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from labeldist.backends.fused.launching import Precision
+
+__all__ = ["PartialSums", "Problem", "Saved", "Sorted", "Units", "Weights"]
+
+
+class Units(NamedTuple):
+    """Unit rows in the caller's order.
+
+    Attributes:
+        rows: `(N, D)`, float32.
+        inverse: `(N,)`, float32: 1 / length; negative below the norm's floor, 0 for a zero row.
+    """
+
+    rows: Tensor
+    inverse: Tensor
+
+
+class Sorted(NamedTuple):
+    """Rows by class, as the kernels over pairs read them.
+
+    Attributes:
+        rows: `(padded N, width)`, in the dtype of the products; four planes of it for wide float32 rows.
+        labels: `(padded N,)`, int32.
+        order: `(N,)`, the caller's index of each sorted row.
+        segments: `(2, C)`, where each class starts and ends, int32.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    order: Tensor
+    segments: Tensor
+
+
+class Saved(NamedTuple):
+    """What the backward needs from the forward, besides the rows.
+
+    Attributes:
+        lse: `(padded B,)`, sorted, base 2; `inf` for an anchor without a loss.
+        positives: `(padded B,)`, sorted: mean dot product with the positives.
+        class_sums: `(C, width)`, sums of the references.
+        tables: `(C, C)`, int64: two float32, see `_kernels_rows.pack_tables`.
+        summaries: see `_kernels_rows.table_summary`.
+    """
+
+    lse: Tensor
+    positives: Tensor
+    class_sums: Tensor
+    tables: Tensor
+    summaries: Tensor
+
+
+class PartialSums(NamedTuple):
+    """Sums of exp2 over parts of the pairs of each row. Which of the two kinds holds, the device knows.
+
+    Attributes:
+        maxima: `(dense parts, padded B)`, what is taken off the logits in the dense parts.
+        sums: `(most parts, padded B)`.
+        num_dense: dense parts.
+        num_mirrored: parts with one shift for all.
+    """
+
+    maxima: Tensor
+    sums: Tensor
+    num_dense: int
+    num_mirrored: int
+
+
+class Problem(NamedTuple):
+    """The forward's rows and tables. Without references the anchors stand on both sides.
+
+    Attributes:
+        anchors: unit rows of the anchors.
+        references: of the references.
+        own: the anchors by class.
+        others: the references by class.
+        saved: what the forward found.
+        modes: whether pairs may be mirrored, or must be dense, or the device knows.
+        is_self: whether the batch is its own reference.
+        precision: of the products.
+    """
+
+    anchors: Units
+    references: Units
+    own: Sorted
+    others: Sorted
+    saved: Saved
+    modes: list[bool]
+    is_self: bool
+    precision: Precision
+
+
+class Weights(NamedTuple):
+    """What the anchors bring into the gradients.
+
+    Attributes:
+        gradients: `(padded B,)`, upstream gradient by sorted row, 0 without a loss.
+        coefficients: `(padded B,)`, the factors of the pairs' weights, in units of `unit`.
+        unit: `(1,)`, or `None` for 1.
+    """
+
+    gradients: Tensor
+    coefficients: Tensor
+    unit: Tensor | None
