@@ -43,28 +43,47 @@ def main() -> None:
         "temperature": TEMPERATURE,
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": options.commit or current_commit(),
-        "command": shlex.join(["python", "-m", "benchmarks.loss", *sys.argv[1:]]),
+        "commands": [shlex.join(["python", "-m", "benchmarks.loss", *sys.argv[1:]])],
         "cases": [],
     }
     path = options.output or RESULTS / f"{options.device}-{options.dtype}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if options.resume:
+        _go_on(path, record)
+    done = {(case["method"], case["num_rows"], case["dim"]): case for case in record["cases"]}
     for dim in options.dims:
         too_slow: set[str] = set()
         for num_rows in options.rows:
             for name in options.methods:
                 case = {"method": name, "task": METHODS[name].task, "num_rows": num_rows, "dim": dim}
-                if name in too_slow:
+                if (name, num_rows, dim) in done:
+                    numbers = done[name, num_rows, dim]
+                elif name in too_slow:
                     numbers = {**case, "skipped": f"would take over {options.limit:.0f} s"}
                 else:
                     numbers = _measured(case, options)
-                    # Four times the rows are sixteen times the pairs.
-                    if numbers.get("both_ms", numbers.get("forward_ms", 0)) * 16 > 1e3 * options.limit:
-                        too_slow.add(name)
+                # Four times the rows are sixteen times the pairs.
+                if numbers.get("both_ms", numbers.get("forward_ms", 0)) * 16 > 1e3 * options.limit:
+                    too_slow.add(name)
+                if (name, num_rows, dim) in done:
+                    continue
                 record["cases"].append(numbers)
                 print(_line(numbers), flush=True)
                 # After each case: a run that is stopped keeps what it has measured.
                 path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"\n{table(record)}\n\nwritten: {path}, {draw(record, path.with_suffix('.png'))}")
+
+
+def _go_on(path: Path, record: dict[str, Any]) -> None:
+    """Take up what a run that was stopped has measured; ends the program where that was another kind of run."""
+    if not path.exists():
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("machine", "device", "dtype", "versions", "commit"):
+        if earlier[key] != record[key]:
+            sys.exit(f"{path} cannot be resumed: its {key} is {earlier[key]}, this run's is {record[key]}.")
+    record["cases"] = earlier["cases"]
+    record["commands"] = [*earlier["commands"], *record["commands"]]
 
 
 def _options() -> argparse.Namespace:
@@ -78,6 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.5 if has_gpu else 2.0, help="spent on each timing, about")
     parser.add_argument("--limit", type=float, default=60.0, help="longest time of one pass, in s")
     parser.add_argument("--output", type=Path, help="the JSON file; default: benchmarks/results/loss/DEVICE-DTYPE.json")
+    parser.add_argument("--resume", action="store_true", help="go on with the JSON file of a run that was stopped")
     parser.add_argument("--commit", help="that is measured, where there is no git")
     return parser.parse_args()
 

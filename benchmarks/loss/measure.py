@@ -189,8 +189,8 @@ def _times(alternatives: dict[str, Callable[[], Any]], device: torch.device, sec
     """Alternatives in turn, so that they meet the same machine."""
     samples: dict[str, list[float]] = {name: [] for name in alternatives}
     # Warm-up: compilation, caches. What then takes long is not taken often.
-    once = max(min(timed(call, device), timed(call, device)) for call in alternatives.values())
-    begun, least = time.perf_counter(), 1 if once > 4e3 * seconds else 3
+    longest = max(timed(call, device) for call in alternatives.values())
+    begun, least = time.perf_counter(), 1 if longest > 1e4 * seconds else 3
     while len(samples["forward"]) < least or (
         time.perf_counter() - begun < seconds * len(alternatives) and len(samples["forward"]) < 200
     ):

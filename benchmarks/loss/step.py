@@ -1,6 +1,6 @@
 """What the contrastive loss adds to a whole training step: BERT-base, two dropout views, AdamW, bfloat16 autocast.
 
-python -m benchmarks.loss.step                     # 128 texts of 64 tokens, on a GPU
+python -m benchmarks.loss.step                     # 128 texts of 128 tokens, on a GPU
 python -m benchmarks.loss.step --device cpu --texts 4 --tokens 16 --repeats 3
 
 Both steps go through `TrainerObjective` on one model of random weights; one without its contrastive part. They take
@@ -113,7 +113,7 @@ def _step(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=40, help="timed steps of each kind")
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")

@@ -41,7 +41,7 @@ ROUNDING = 3e-6 if DEVICE == "cpu" else 1e-5
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles, splits and super-blocks in a batch that the interpreter can bear, by the way of large ones."""
-    monkeypatch.setattr(small, "MAX_ROWS", 0)
+    monkeypatch.setattr(small, "MAX_WORK", -1)
     if DEVICE == "cpu":
         for key, tiling in launching.TILINGS.items():
             block_d = 16 if key[2] == launching.WIDE else tiling.block_d
@@ -59,7 +59,7 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def as_small(small_tiles, monkeypatch):
     """Batches go the way of small ones, whatever their size."""
-    monkeypatch.setattr(small, "MAX_ROWS", 10**6)
+    monkeypatch.setattr(small, "MAX_WORK", 10**12)
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +212,7 @@ def test_small_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_r
 
 @pytest.mark.parametrize("way", ["small", "large", "wide"])
 def test_rows_of_any_length_have_gradients_through_their_normalisation(way, monkeypatch):
-    monkeypatch.setattr(small, "MAX_ROWS", 10**6 if way == "small" else 0)
+    monkeypatch.setattr(small, "MAX_WORK", 10**12 if way == "small" else -1)
     if way == "wide" and DEVICE == "cpu":
         monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(way, 7))
@@ -377,9 +377,9 @@ def test_a_step_compiles_into_one_graph():
         assert torch.equal(value, wanted)
 
 
-@pytest.mark.parametrize("most_small", [0, 10], ids=["large", "small"])
-def test_a_second_derivative_is_refused(most_small, monkeypatch):
-    monkeypatch.setattr(small, "MAX_ROWS", most_small)
+@pytest.mark.parametrize("most_work", [-1, 10**6], ids=["large", "small"])
+def test_a_second_derivative_is_refused(most_work, monkeypatch):
+    monkeypatch.setattr(small, "MAX_WORK", most_work)
     leaves = case_of(5).leaves(torch.float32, DEVICE, tables_learn=False)
     losses, _ = fused.anchor_losses(*leaves)
     (gradient,) = torch.autograd.grad(losses.sum(), leaves[0], create_graph=True)

@@ -6,7 +6,7 @@ runs give the same bits, nothing waits for the device, and a CUDA graph can capt
 
 | module | what it does |
 |---|---|
-| `small` | up to 2,048 rows: one launch for all pairs, unsorted |
+| `small` | few rows (2,048 of 768 dimensions): one launch for all pairs, unsorted |
 | `large` | more rows, as an operator: normalised, sorted by class, cast to the dtype of the products |
 | `narrow` | up to 256 dimensions: products, exponentials and the gradient of a tile in registers |
 | `wide` | above: products by the library in tiles of a bounded workspace, exponentials by kernels |
@@ -86,9 +86,10 @@ def anchor_losses(
         tensor([ True,  True,  True, False], device='cuda:0')
     """
     _check(anchors, references, scale, precision)
-    num_rows = max(len(anchors), 0 if references is None else len(references))
+    others = anchors if references is None else references
     # The gradient of the tables wants rows sorted by class.
-    if num_rows <= small.MAX_ROWS and not (torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)):
+    tables_learn = torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)
+    if small.is_small(len(anchors), *others.shape) and not tables_learn:
         losses, is_valid, *_ = small.small_losses(anchors, labels, references, ref_labels, scale, bias, precision)
     else:
         losses, is_valid, *_ = large_losses(

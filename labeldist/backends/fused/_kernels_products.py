@@ -14,9 +14,6 @@ import triton.language as tl
 
 from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
 
-# Depth of the loads' pipeline: a tile's arithmetic takes less time than its way from memory.
-NUM_STAGES = tl.constexpr(3)
-
 __all__ = ["add_sums", "sum_products", "weigh_products"]
 
 
@@ -36,6 +33,16 @@ def keep_pairs(
             taken &= own[:, None] != others[None, :]
         values = tl.where(taken, values, other)
     return values
+
+
+@triton.jit
+def products_of(products, first, end, columns, stride, BLOCK_ROWS: tl.constexpr):
+    """The products of some rows, as they are stored; of the last before `end` where there are none.
+
+    Read one step ahead of their use: a tile's arithmetic takes less time than its way from memory.
+    """
+    rows = tl.minimum(first, end - BLOCK_ROWS) + tl.arange(0, BLOCK_ROWS)
+    return tl.load(products + rows[:, None] * stride + columns[None, :])
 
 
 @triton.jit
@@ -62,9 +69,11 @@ def sum_mirrored_strip(
     """One exponential for a row's sum and a column's."""
     column_classes = tl.load(column_labels + columns)
     sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
-    for first in tl.range(begin, end, BLOCK_ROWS, num_stages=NUM_STAGES):
+    ahead = products_of(products, begin, end, columns, stride, BLOCK_ROWS)
+    for first in range(begin, end, BLOCK_ROWS):
         rows = first + tl.arange(0, BLOCK_ROWS)
-        dots = tl.load(products + rows[:, None] * stride + columns[None, :]).to(tl.float32) * unit
+        dots = ahead.to(tl.float32) * unit
+        ahead = products_of(products, first + BLOCK_ROWS, end, columns, stride, BLOCK_ROWS)
         factor, offset = pair_entries(
             tables, tl.load(row_labels + rows), column_classes, column_class, num_classes, 1, IS_UNIFORM
         )
@@ -88,9 +97,11 @@ def sum_dense_strip(
     column_classes = tl.load(column_labels + columns)
     highest = tl.full([BLOCK_COLUMNS], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_COLUMNS], tl.float32)
-    for first in tl.range(begin, end, BLOCK_ROWS, num_stages=NUM_STAGES):
+    ahead = products_of(products, begin, end, columns, stride, BLOCK_ROWS)
+    for first in range(begin, end, BLOCK_ROWS):
         rows = first + tl.arange(0, BLOCK_ROWS)
-        dots = tl.load(products + rows[:, None] * stride + columns[None, :]).to(tl.float32) * unit
+        dots = ahead.to(tl.float32) * unit
+        ahead = products_of(products, first + BLOCK_ROWS, end, columns, stride, BLOCK_ROWS)
         row_classes = tl.load(row_labels + rows)
         factor, offset = pair_entries(tables, row_classes, column_classes, column_class, num_classes, 1, IS_UNIFORM)
         logits = keep_pairs(
@@ -271,10 +282,13 @@ def weigh_strip(
 ):  # fmt: skip
     """The weights of some rows with a tile's columns."""
     columns = first_column + tl.arange(0, BLOCK_COLUMNS)
-    for first in tl.range(begin, end, BLOCK_ROWS, num_stages=NUM_STAGES):
+    ahead = products_of(products, begin, end, columns, stride, BLOCK_ROWS)
+    for first in range(begin, end, BLOCK_ROWS):
         rows = first + tl.arange(0, BLOCK_ROWS)
         at = rows[:, None] * stride + columns[None, :]
-        dots = tl.load(products + at).to(tl.float32) * unit
+        dots = ahead.to(tl.float32) * unit
+        # Not past the end: the weights may take the place of the products.
+        ahead = products_of(products, first + BLOCK_ROWS, end, columns, stride, BLOCK_ROWS)
         weights = tile_weights(
             dots, tables, row_labels, column_labels, row_lse, column_lse, row_coefficients, column_coefficients,
             is_mirrored, shift, rows, columns, column_class, num_classes, IS_UNIFORM, SELF, BLOCK_COLUMNS,

@@ -18,12 +18,17 @@ from labeldist.backends.fused.launching import (
 )
 from labeldist.backends.fused.rows import normalise
 
-__all__ = ["MAX_ROWS", "small_losses"]
+__all__ = ["is_small", "small_losses"]
 
-# Most rows on either side: beyond it, a look-up and a small tile for every pair take more than launches.
-MAX_ROWS = 2048
+# Most multiply-adds of all pairs: beyond it, a small tile and a look-up for every pair take more time than launches.
+MAX_WORK = 2048 * 2048 * 768
 # Rows are padded to a multiple of it: of any tile's side.
 ALIGNMENT = 128
+
+
+def is_small(num_rows: int, num_references: int, dim: int) -> bool:
+    """Whether a batch is small enough."""
+    return num_rows * num_references * dim <= MAX_WORK
 
 
 def _own_precision(precision: Precision) -> Precision:

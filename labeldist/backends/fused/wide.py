@@ -25,7 +25,7 @@ __all__ = ["gradient_parts", "partition_sums", "row_unit"]
 # Side of a tile, by planes: a workspace of 128 MiB.
 TILE_ROWS = {1: 8192, 2: 4096}
 # How the kernels cut a tile; each divides `launching.ROW_ALIGNMENT`, but for the strips, which it divides.
-BLOCK_ROWS, BLOCK_COLUMNS, STRIP_ROWS, WEIGHED_ROWS = 16, 128, 1024, 256
+BLOCK_ROWS, BLOCK_COLUMNS, STRIP_ROWS, WEIGHED_ROWS = 16, 128, 1024, 64
 NUM_WARPS = 4
 
 
