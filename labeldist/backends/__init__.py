@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from labeldist import functional
+from labeldist.backends._tiles import Team
 from labeldist.functional import AnchorLosses, Weighting
 
-__all__ = ["Backend", "anchor_losses", "label_distance_contrastive"]
+__all__ = ["Backend", "Team", "anchor_losses", "label_distance_contrastive"]
 
 Backend = Literal["auto", "eager", "blockwise", "triton"]
 
@@ -74,6 +75,7 @@ def anchor_losses(
     weighting: Weighting = "scale",
     backend: Backend = "auto",
     validate: bool = True,
+    team: Team | None = None,
 ) -> AnchorLosses:
     """`labeldist.functional.anchor_losses` by the backend of choice.
 
@@ -88,6 +90,9 @@ def anchor_losses(
         weighting: `"scale"` or `"log"`.
         backend: `"auto"` takes what is fastest for the batch. Anything else is taken or raises.
         validate: check the labels' range.
+        team: those who share the pairs, as in `blockwise.anchor_losses`. `"blockwise"` shares them, and so does
+            `"auto"`, which then takes it for all pairs of any batch. With another backend or listed pairs each member
+            computes all of them. Either way a row's gradient is the sum of the members' gradients.
 
     Returns:
         Losses and validity, each `(B,)`.
@@ -102,7 +107,7 @@ def anchor_losses(
         >>> anchor_losses(embeddings, labels, torch.ones(2, 2), backend="blockwise").is_valid
         tensor([ True,  True, False])
     """
-    chosen = choose_backend(backend, embeddings, ref_emb, is_listed=pairs is not None)
+    chosen = choose_backend(backend, embeddings, ref_emb, is_listed=pairs is not None, is_shared=team is not None)
     if chosen == "eager":
         return functional.anchor_losses(
             embeddings,
@@ -127,7 +132,7 @@ def anchor_losses(
         return fused.anchor_losses(anchors, classes[0], references, classes[1], scale, bias, precision=precision)
     from labeldist.backends import blockwise
 
-    return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias)
+    return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias, team=team)
 
 
 def check_backend(backend: str) -> None:
@@ -137,7 +142,7 @@ def check_backend(backend: str) -> None:
 
 
 def choose_backend(
-    backend: Backend, embeddings: Tensor, ref_emb: Tensor | None, *, is_listed: bool
+    backend: Backend, embeddings: Tensor, ref_emb: Tensor | None, *, is_listed: bool, is_shared: bool = False
 ) -> Literal["eager", "blockwise", "triton"]:
     """The backend that a call takes. Arguments and errors as in `anchor_losses`."""
     check_backend(backend)
@@ -145,6 +150,8 @@ def choose_backend(
         num_pairs = len(embeddings) * len(embeddings if ref_emb is None else ref_emb)
         is_measured = embeddings.device.type == "cpu"
         most_eager = MIN_PAIRS_BLOCKWISE if is_measured else MIN_PAIRS_BLOCKWISE_ELSEWHERE
+        if is_shared and not is_listed:
+            return "blockwise"
         # Compiled, eager becomes a few kernels, and tiles would be a break in the graph.
         is_eager = is_listed or torch.compiler.is_compiling() or num_pairs < most_eager
         return "eager" if is_eager else "blockwise"
