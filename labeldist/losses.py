@@ -186,16 +186,47 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
     @torch.no_grad()
     def _record(self, num_valid: Tensor, embeddings: Tensor, labels: Tensor, references: dict, pairs) -> None:
         self.num_valid_anchors = int(num_valid)
-        similarity = functional.cosine_similarity(embeddings, references.get("ref_emb"))
-        ref_labels = references.get("ref_labels")
         if pairs is None:
-            positives = functional.positive_pairs(labels, ref_labels)
-            negatives = labels[:, None] != (labels if ref_labels is None else ref_labels)[None, :]
+            means = _mean_similarities(embeddings, labels, self.ldm.num_classes, **references)
         else:
-            positives, negatives = pairs[0], pairs[1] & ~pairs[0]
-        for name, mask in (("positive", positives), ("negative", negatives)):
-            mean = (similarity * mask).sum() / mask.sum().clamp_min(1)
-            setattr(self, f"mean_{name}_similarity", mean.item())
+            similarity = functional.cosine_similarity(embeddings, references.get("ref_emb"))
+            masks = pairs[0], pairs[1] & ~pairs[0]
+            means = [(similarity * mask).sum() / mask.sum().clamp_min(1) for mask in masks]
+        self.mean_positive_similarity, self.mean_negative_similarity = (mean.item() for mean in means)
+
+
+def _mean_similarities(
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean similarity of the pairs of one class, and of those of two classes; from class sums, without any pair."""
+
+    def with_ones(rows: Tensor) -> Tensor:
+        units = functional.unit_rows(rows)
+        return torch.cat([units, units.new_ones(len(rows), 1)], dim=1)  # (B, D + 1): the ones count the rows
+
+    def class_sums(rows: Tensor, classes: Tensor) -> Tensor:
+        rows = with_ones(rows)
+        sums = rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, classes.long(), rows)
+        # On the CPU: not every device has float64, in which large sums are taken from each other.
+        return sums.cpu().double()  # (C, D + 1)
+
+    of_anchors = class_sums(embeddings, labels)
+    of_references = of_anchors if ref_emb is None or ref_labels is None else class_sums(ref_emb, ref_labels)
+    positives = (of_anchors * of_references).sum(dim=0)  # (D + 1,): of cosines, and how many
+    everything = of_anchors.sum(dim=0) * of_references.sum(dim=0)
+    negatives = everything - positives
+    if ref_emb is None:
+        positives = positives - with_ones(embeddings).square().sum(dim=0).cpu()
+
+    def mean(sums: Tensor) -> Tensor:
+        number = sums[-1]
+        return torch.where(number > 0, (sums[:-1].sum() / number.clamp_min(1) + 1) / 2, 0)
+
+    return mean(positives), mean(negatives)
 
 
 def _listed_pairs(
