@@ -1,6 +1,8 @@
 """The label-distance contrastive loss as a pytorch-metric-learning loss, and the joint objective."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labeldist import backends, functional
-from labeldist.backends import Backend
+from labeldist.backends import Backend, Team
 from labeldist.functional import Weighting
 from labeldist.indices import check_indices_tuple
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
@@ -69,6 +71,8 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         temperature: softmax temperature, > 0; 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
         backend: how the pairs are computed: see `labeldist.backends`. `"auto"` takes what is fastest for the batch.
+            Under several processes `"auto"` and `"blockwise"` share the pairs of all rows among the processes; with
+            `"eager"` and `"triton"` each process computes all of them.
         validate: check the values of labels and of `indices_tuple`, and look for batches without positives; on a GPU
             each call then waits for the device. `False` leaves shapes and types only, and a wrong index on a GPU ends
             the process's use of it. Values are never read inside `torch.compile` or while a CUDA graph is captured.
@@ -116,6 +120,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_positive_similarity = 0.0
         self.mean_negative_similarity = 0.0
         self._has_warned = False
+        self._team: Team | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
@@ -129,6 +134,22 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
     def get_default_reducer(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean over anchors that have a positive."""
         return ValidAnchorMeanReducer()
+
+    @contextmanager
+    def shared_by(self, team: Team) -> Iterator[None]:
+        """While it holds, the members of a team share the pairs of each call: all of them call with the same rows.
+
+        All members get the loss of all rows. A row's gradient is the sum of the members' gradients, as of rows from
+        `labeldist.distributed.gather_rows`. `labeldist.DistributedLossWrapper` does both.
+
+        Args:
+            team: such as `labeldist.distributed.Processes()`.
+        """
+        earlier, self._team = self._team, team
+        try:
+            yield
+        finally:
+            self._team = earlier
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """Return one loss an anchor in the form that pytorch-metric-learning's reducers take."""
@@ -153,6 +174,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             weighting=self.weighting,
             backend=self.backend,
             validate=self.validate,
+            team=self._team,
         )
         num_valid = is_valid.sum()
         self._watch(num_valid)

@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from labeldist import functional
 from labeldist.backends import blockwise
 from labeldist.functional import AnchorLosses
-from strategies import Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
+from strategies import LargestTensor, Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
 
 tile_sizes = st.sampled_from([1, 2, 3, 5, 100])
 INFINITY = math.inf
@@ -402,19 +401,6 @@ def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_members():
 
 
 # Memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements of any tensor that an operation returned."""
-
-    num_elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, Tensor):
-                self.num_elements = max(self.num_elements, tensor.untyped_storage().nbytes() // tensor.itemsize)
-        return result
 
 
 @pytest.mark.parametrize("num_references", [None, 600])

@@ -29,7 +29,9 @@ def dealt(num_rows: int, num_references: int | None, tile_rows: int, team) -> li
     """Rows and columns of a member's tiles."""
     rows, references = torch.ones(num_rows, 2), None if num_references is None else torch.ones(num_references, 2)
     pairs = Pairs(rows, references, torch.zeros(num_rows), torch.zeros(num_references or num_rows), tile_rows, team)
-    return [tuple(range(part.start, part.stop) for part in (tile.rows, tile.columns)) for tile in tiles(pairs, [])]
+    return [
+        (range(rows.start, rows.stop), range(columns.start, columns.stop)) for rows, columns, *_ in tiles(pairs, [])
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 100])
