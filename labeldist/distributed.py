@@ -1,11 +1,23 @@
 """Rows and counts of several processes, brought together. Without `torch.distributed` each function is the identity."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
-__all__ = ["gather_rows", "num_processes", "process_index", "sum_over_processes"]
+__all__ = [
+    "Processes",
+    "gather_rows",
+    "max_over_processes",
+    "num_processes",
+    "process_index",
+    "require_same",
+    "sum_over_processes",
+]
 
 
 def num_processes() -> int:
@@ -31,10 +43,71 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
         >>> sum_over_processes(torch.tensor([1, 2]))
         tensor([1, 2])
     """
-    total = tensor.detach().clone()
+    return _reduced(tensor, "SUM")
+
+
+def max_over_processes(tensor: Tensor) -> Tensor:
+    """The elementwise largest of one tensor of each process. Otherwise as `sum_over_processes`.
+
+    Examples:
+        >>> max_over_processes(torch.tensor([1, 2]))
+        tensor([1, 2])
+    """
+    return _reduced(tensor, "MAX")
+
+
+def _reduced(tensor: Tensor, operation: str) -> Tensor:
+    result = tensor.detach().clone(memory_format=torch.contiguous_format)
     if num_processes() > 1:
-        dist.all_reduce(total)
-    return total
+        dist.all_reduce(result, op=getattr(dist.ReduceOp, operation))
+    return result
+
+
+class Processes:
+    """All processes as a `labeldist.backends.Team`, which shares the pairs of rows that all of them have.
+
+    Attributes:
+        size: number of processes.
+        index: this process's rank.
+
+    Examples:
+        >>> Processes().size
+        1
+    """
+
+    def __init__(self):
+        self.size, self.index = num_processes(), process_index()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """`sum_over_processes`."""
+        return sum_over_processes(tensor)
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """`max_over_processes`."""
+        return max_over_processes(tensor)
+
+
+def require_same(values: Mapping[str, object], cure: str = "") -> None:
+    """Raise on every process unless all of them hold the same values.
+
+    Args:
+        values: what must be the same, by name; goes through `pickle`.
+        cure: a sentence for the end of the message.
+
+    Raises:
+        ValueError: on all processes, with the first name whose values differ.
+
+    Examples:
+        >>> require_same({"temperature": 0.1})
+    """
+    found = _of_all(dict(values))
+    for rank, others in enumerate(found):
+        for name, value in found[0].items():
+            if others.get(name) != value:
+                raise ValueError(
+                    f"All processes must have the same {name}, got {value} on process 0 and {others.get(name)} on "
+                    f"process {rank}. {cure}".rstrip()
+                )
 
 
 def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
@@ -50,18 +123,38 @@ def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
     Returns:
         `(sum of B, ...)`.
 
+    Raises:
+        ValueError: on all processes, if they have rows of different shapes or types.
+
     Examples:
         >>> gather_rows(torch.tensor([[1.0, 2.0]]))
         tensor([[1., 2.]])
     """
     if num_processes() == 1:
         return rows
-    lengths = [0] * num_processes()
-    dist.all_gather_object(lengths, len(rows))
-    parts = list(_GatherRows.apply(rows, lengths).split(lengths))  # type: ignore[union-attr]
-    if own_first:
-        parts.insert(0, parts.pop(process_index()))
+    found = _of_all((len(rows), tuple(rows.shape[1:]), str(rows.dtype)))
+    lengths = [length for length, *_ in found]
+    for rank, (_, *kind) in enumerate(found):
+        if kind != list(found[0][1:]):
+            raise ValueError(
+                f"All processes must gather rows of one shape and type, got {found[0][1:]} on process 0 and "
+                f"{tuple(kind)} on process {rank}."
+            )
+    gathered: Tensor = _GatherRows.apply(rows, lengths)  # type: ignore[assignment]
+    if not own_first:
+        return gathered
+    parts = list(gathered.split(lengths))
+    parts.insert(0, parts.pop(process_index()))
     return torch.cat(parts)
+
+
+def _of_all(value: Any) -> list[Any]:
+    """The value of each process, by rank."""
+    if num_processes() == 1:
+        return [value]
+    values = [None] * num_processes()
+    dist.all_gather_object(values, value)
+    return values
 
 
 class _GatherRows(torch.autograd.Function):
@@ -69,8 +162,7 @@ class _GatherRows(torch.autograd.Function):
     def forward(ctx, rows: Tensor, lengths: list[int]) -> Tensor:
         ctx.lengths = lengths
         # all_gather takes equal shapes: pad to the longest.
-        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
-        padded[: len(rows)] = rows.detach()
+        padded = _padded(rows.detach(), max(lengths))
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded)
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
@@ -78,6 +170,13 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total.split(ctx.lengths)[process_index()], None
+        # Each process receives the sum of its own rows' gradients only: half of the bytes of a sum of all.
+        parts = [_padded(part, max(ctx.lengths)) for part in gradients[0].split(ctx.lengths)]
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts)
+        return own[: ctx.lengths[process_index()]], None
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """A copy with rows of zeros behind, `length` in all."""
+    return pad(rows, (0, 0) * (rows.ndim - 1) + (0, length - len(rows))).contiguous()

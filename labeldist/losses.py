@@ -1,6 +1,8 @@
 """The label-distance contrastive loss as a pytorch-metric-learning loss, and the joint objective."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labeldist import backends, functional
-from labeldist.backends import Backend, TableTraits
+from labeldist.backends import Backend, TableTraits, Team
 from labeldist.functional import Weighting
 from labeldist.indices import check_indices_tuple
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
@@ -69,6 +71,8 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         temperature: softmax temperature, > 0; 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
         backend: how the pairs are computed: see `labeldist.backends`. `"auto"` takes what is fastest for the batch.
+            Under several processes `"auto"` and `"blockwise"` share the pairs of all rows among the processes; with
+            `"eager"` and `"triton"` each process computes all of them.
         validate: check the values of labels and of `indices_tuple`, and look for batches without positives; on a GPU
             each call then waits for the device. `False` leaves shapes and types only, and a wrong index on a GPU ends
             the process's use of it. Values are never read inside `torch.compile` or while a CUDA graph is captured.
@@ -117,6 +121,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_negative_similarity = 0.0
         self._has_warned = False
         self._known_traits: tuple[tuple, TableTraits] | None = None
+        self._team: Team | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
@@ -130,6 +135,22 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
     def get_default_reducer(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mean over anchors that have a positive."""
         return ValidAnchorMeanReducer()
+
+    @contextmanager
+    def shared_by(self, team: Team) -> Iterator[None]:
+        """While it holds, the members of a team share the pairs of each call: all of them call with the same rows.
+
+        All members get the loss of all rows. A row's gradient is the sum of the members' gradients, as of rows from
+        `labeldist.distributed.gather_rows`. `labeldist.DistributedLossWrapper` does both.
+
+        Args:
+            team: such as `labeldist.distributed.Processes()`.
+        """
+        earlier, self._team = self._team, team
+        try:
+            yield
+        finally:
+            self._team = earlier
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """Return one loss an anchor in the form that pytorch-metric-learning's reducers take."""
@@ -155,6 +176,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             backend=self.backend,
             validate=self.validate,
             traits=self._table_traits(),
+            team=self._team,
         )
         num_valid = is_valid.sum()
         self._watch(num_valid)
@@ -200,16 +222,47 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
     @torch.no_grad()
     def _record(self, num_valid: Tensor, embeddings: Tensor, labels: Tensor, references: dict, pairs) -> None:
         self.num_valid_anchors = int(num_valid)
-        similarity = functional.cosine_similarity(embeddings, references.get("ref_emb"))
-        ref_labels = references.get("ref_labels")
         if pairs is None:
-            positives = functional.positive_pairs(labels, ref_labels)
-            negatives = labels[:, None] != (labels if ref_labels is None else ref_labels)[None, :]
+            means = _mean_similarities(embeddings, labels, self.ldm.num_classes, **references)
         else:
-            positives, negatives = pairs[0], pairs[1] & ~pairs[0]
-        for name, mask in (("positive", positives), ("negative", negatives)):
-            mean = (similarity * mask).sum() / mask.sum().clamp_min(1)
-            setattr(self, f"mean_{name}_similarity", mean.item())
+            similarity = functional.cosine_similarity(embeddings, references.get("ref_emb"))
+            masks = pairs[0], pairs[1] & ~pairs[0]
+            means = [(similarity * mask).sum() / mask.sum().clamp_min(1) for mask in masks]
+        self.mean_positive_similarity, self.mean_negative_similarity = (mean.item() for mean in means)
+
+
+def _mean_similarities(
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean similarity of the pairs of one class, and of those of two classes; from class sums, without any pair."""
+
+    def with_ones(rows: Tensor) -> Tensor:
+        units = functional.unit_rows(rows)
+        return torch.cat([units, units.new_ones(len(rows), 1)], dim=1)  # (B, D + 1): the ones count the rows
+
+    def class_sums(rows: Tensor, classes: Tensor) -> Tensor:
+        rows = with_ones(rows)
+        sums = rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, classes.long(), rows)
+        # On the CPU: not every device has float64, in which large sums are taken from each other.
+        return sums.cpu().double()  # (C, D + 1)
+
+    of_anchors = class_sums(embeddings, labels)
+    of_references = of_anchors if ref_emb is None or ref_labels is None else class_sums(ref_emb, ref_labels)
+    positives = (of_anchors * of_references).sum(dim=0)  # (D + 1,): of cosines, and how many
+    everything = of_anchors.sum(dim=0) * of_references.sum(dim=0)
+    negatives = everything - positives
+    if ref_emb is None:
+        positives = positives - with_ones(embeddings).square().sum(dim=0).cpu()
+
+    def mean(sums: Tensor) -> Tensor:
+        number = sums[-1]
+        return torch.where(number > 0, (sums[:-1].sum() / number.clamp_min(1) + 1) / 2, 0)
+
+    return mean(positives), mean(negatives)
 
 
 def _listed_pairs(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
 from labeldist.indices import check_indices_tuple
 from labeldist.losses import LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
+from labeldist.sharing import check_same_loss, pairs_shared
 
 __all__ = ["CrossBatchMemory", "DistributedLossWrapper", "DistributedMinerWrapper", "TwoViewLoss"]
 
@@ -207,6 +208,13 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
     Every process returns the loss of the concatenated batch, and leaves a gradient whose *mean* over the processes,
     which `DistributedDataParallel` takes, is that of one process.
 
+    The rows are gathered. The pairs of a `LabelDistanceContrastiveLoss` with `backend="auto"` or `"blockwise"` are
+    shared: each tile of pairs is computed by one process. Listed pairs, other backends and other losses are computed by
+    each process.
+
+    Each call checks that all processes have the same label-distance matrix and settings of the loss. A matrix that
+    learns stays the same if the wrapper, too, is in `DistributedDataParallel`.
+
     PML 2.9's class differs in three points: it multiplies the returned value by the number of processes; with
     `efficient=True` a row gets no gradient as a reference of another process's anchor, for any loss, so that the
     gradient is another one; all processes must bring equally many rows.
@@ -216,6 +224,10 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         efficient: each process takes its own rows as anchors and all rows as references, in place of all rows as
             anchors. The means over each process's anchors are then weighted by the number of anchors that have a
             positive where `loss` is a `LabelDistanceContrastiveLoss` with its own reducer, and equally otherwise.
+            Pairs are listed, and each process holds those of its anchors.
+
+    Raises:
+        ValueError: in a call, on all processes, if their matrices or settings of the loss differ.
 
     Examples:
         >>> from labeldist import DistributedLossWrapper, LabelDistanceContrastiveLoss, StaticLDM
@@ -233,6 +245,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         Arguments as for the loss. `indices_tuple` names gathered rows, this process's first: what a
         `DistributedMinerWrapper` returns.
         """
+        check_same_loss(self.loss)
         if isinstance(self.loss, pml_losses.CrossBatchMemory):
             if ref_emb is not None or ref_labels is not None:
                 raise ValueError("CrossBatchMemory brings its own references: pass no ref_emb and no ref_labels.")
@@ -241,8 +254,12 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
             return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if self.efficient:
             return self._own_anchors_loss(embeddings, _required(labels), indices_tuple, ref_emb, ref_labels)
-        references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels)
-        return self.loss(*_gather(embeddings, labels), indices_tuple, *references)
+        # Those who share pairs must number the rows alike.
+        own_first = indices_tuple is not None
+        references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels, own_first=own_first)
+        rows, classes = _gather(embeddings, labels, own_first=own_first)
+        with pairs_shared(self.loss):
+            return self.loss(rows, classes, indices_tuple, *references)
 
     def _memory_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, enqueue_mask) -> Tensor:
         if num_processes() == 1:
@@ -293,6 +310,9 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
         miner: any of PML's miners, or a `LabelDistanceMiner`.
         efficient: mine for this process's anchors only; goes with `DistributedLossWrapper(..., efficient=True)`.
 
+    Raises:
+        ValueError: in a call, on all processes, if their label-distance matrices differ.
+
     Examples:
         >>> from labeldist import DistributedMinerWrapper, LabelDistanceMiner, StaticLDM
         >>> miner = DistributedMinerWrapper(LabelDistanceMiner(StaticLDM.uniform(num_classes=2)))
@@ -307,6 +327,7 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
         """Return indices of gathered rows, this process's rows first."""
         if num_processes() == 1:
             return self.miner(emb, labels, ref_emb, ref_labels)
+        check_same_loss(self.miner)
         with torch.no_grad():
             references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels)
             if not self.efficient:
@@ -318,9 +339,9 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
             return _without_self(mined, torch.arange(len(labels), device=labels.device))
 
 
-def _gather(embeddings: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def _gather(embeddings: Tensor, labels: Tensor | None, *, own_first: bool = True) -> tuple[Tensor, Tensor]:
     classes = _required(labels).to(embeddings.device)
-    return gather_rows(embeddings, own_first=True), gather_rows(classes, own_first=True)
+    return gather_rows(embeddings, own_first=own_first), gather_rows(classes, own_first=own_first)
 
 
 def _required(labels: Tensor | None) -> Tensor:

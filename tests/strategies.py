@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # torch's first call of a kind may take seconds on a busy machine: no deadline.
 thorough = settings(deadline=None, max_examples=60)
@@ -58,6 +59,19 @@ def refusal_of(error: type[Exception], function: Callable, *arguments, **options
     with pytest.raises(error) as caught:
         function(*arguments, **options)
     return str(caught.value)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements of any tensor that an operation returned."""
+
+    num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, Tensor):
+                self.num_elements = max(self.num_elements, tensor.untyped_storage().nbytes() // tensor.itemsize)
+        return result
 
 
 def matrices(num_rows, num_columns, elements) -> st.SearchStrategy[Tensor]:

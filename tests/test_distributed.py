@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
 from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner, TripletMarginMiner
+from pytorch_metric_learning.reducers import ClassWeightedReducer, PerAnchorReducer
+from pytorch_metric_learning.regularizers import LpRegularizer
 from pytorch_metric_learning.utils import distributed as pml_distributed
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -33,8 +36,9 @@ from labeldist import (
     LabelDistanceMiner,
     StaticLDM,
 )
-from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
-from strategies import gradient_of, normal
+from labeldist.backends import blockwise
+from labeldist.distributed import gather_rows, max_over_processes, num_processes, process_index, sum_over_processes
+from strategies import LargestTensor, gradient_of, normal
 
 WORLDS = [2, 4]
 EVEN, UNEVEN = [6, 6, 6, 6], [5, 8, 3, 6]
@@ -96,6 +100,7 @@ class Case:
     has_references: bool = False
     lengths: list[int] = field(default_factory=lambda: EVEN)
     lonely_rank: int | None = None
+    dtype: torch.dtype = torch.float64
 
 
 def multi_similarity():
@@ -129,6 +134,38 @@ def logarithmic():
     return learnt(weighting="log")
 
 
+SYMMETRIC = DISTANCES + DISTANCES.T
+
+
+def symmetric(**options):
+    return learnt(SYMMETRIC, **options)
+
+
+def fixed_symmetric():
+    return LabelDistanceContrastiveLoss(StaticLDM(SYMMETRIC), temperature=0.3)
+
+
+def unbounded():
+    """Logits of which no common shift keeps every exponential in range."""
+    return LabelDistanceContrastiveLoss(StaticLDM(SYMMETRIC), temperature=0.005)
+
+
+def eager():
+    return learnt(backend="eager")
+
+
+def by_blocks():
+    return learnt(backend="blockwise")
+
+
+def reduced():
+    return fixed(reducer=PerAnchorReducer(), embedding_regularizer=LpRegularizer(), embedding_reg_weight=0.1)
+
+
+def weighted():
+    return fixed(reducer=ClassWeightedReducer(torch.tensor([1.0, 3.0, 0.5, 1.0]).double()), collect_stats=True)
+
+
 # Each of these must be one process on the concatenated batch.
 EQUAL: dict[str, Case] = {
     **both_modes("the loss"),
@@ -155,6 +192,20 @@ EQUAL: dict[str, Case] = {
     **both_modes("SupConLoss", loss=SupConLoss),
     **both_modes("SupConLoss with references", loss=SupConLoss, has_references=True),
     "SupConLoss, uneven batches, all anchors": Case(loss=SupConLoss, lengths=UNEVEN),
+    "a symmetric matrix": Case(loss=symmetric, lengths=UNEVEN),
+    "a fixed symmetric matrix": Case(loss=fixed_symmetric, lengths=UNEVEN),
+    "a fixed symmetric matrix with references": Case(loss=fixed_symmetric, lengths=UNEVEN, has_references=True),
+    "logits of any size": Case(loss=unbounded, lengths=UNEVEN),
+    "an empty batch and a learnt matrix": Case(lengths=[6, 0, 5, 7]),
+    "an empty batch with references": Case(lengths=[6, 0, 5, 7], has_references=True),
+    "a row or few a process": Case(loss=fixed, lengths=[3, 1, 1, 1]),
+    "float32": Case(lengths=UNEVEN, dtype=torch.float32),
+    "float32, a fixed symmetric matrix": Case(loss=fixed_symmetric, lengths=UNEVEN, dtype=torch.float32),
+    "float32, with references": Case(lengths=UNEVEN, has_references=True, dtype=torch.float32),
+    "eager": Case(loss=eager, lengths=UNEVEN),
+    "blockwise": Case(loss=by_blocks, lengths=UNEVEN),
+    "a reducer and a regulariser": Case(loss=reduced, lengths=UNEVEN),
+    "a reducer of classes": Case(loss=weighted, lengths=UNEVEN),
 }
 # The library's own wrapper.
 THEIRS = {
@@ -192,10 +243,10 @@ def replicated(module: nn.Module) -> nn.Module:
 def step(case: Case, world: int, rank: int | None) -> dict[str, Tensor]:
     """One forward and backward: of one rank, or of one process with all rows and without a wrapper."""
     part = batch_of(case, world).part(rank)
-    inner = encoder()
+    inner = encoder().to(case.dtype)
     loss = case.loss() if rank is None else case.wrapper(case.loss(), efficient=case.efficient)
     model, objective = replicated(inner), replicated(loss)
-    rows, ref_rows = model(torch.cat([part.inputs, part.ref_inputs])).tensor_split(2)
+    rows, ref_rows = model(torch.cat([part.inputs, part.ref_inputs]).to(case.dtype)).tensor_split(2)
     references = {"ref_emb": ref_rows, "ref_labels": part.ref_labels} if case.has_references else {}
     mined = None
     if case.miner is not None:
@@ -206,6 +257,137 @@ def step(case: Case, world: int, rank: int | None) -> dict[str, Tensor]:
     gradients = [gradient_of(parameter).flatten() for parameter in inner.parameters()]
     of_matrix = [gradient_of(parameter).flatten() for parameter in loss.parameters()]
     return {"loss": value.detach(), "gradient": torch.cat(gradients), "matrix": torch.cat([*of_matrix, torch.zeros(0)])}
+
+
+# Who computes what
+
+
+@dataclass(frozen=True)
+class Work:
+    """One forward and backward whose operations are watched."""
+
+    loss: Callable[[], nn.Module] = learnt
+    has_references: bool = False
+
+
+LARGE = [150, 110, 0, 140]
+WORK = {
+    "any matrix": Work(),
+    "a symmetric matrix": Work(fixed_symmetric),
+    "a symmetric matrix that learns": Work(symmetric),
+    "references": Work(has_references=True),
+    "statistics": Work(weighted),
+    "blockwise": Work(by_blocks),
+}
+
+
+def work(case: Work, world: int, rank: int) -> dict[str, Any]:
+    """The tiles that a process computes, forward and backward, and the largest tensor that it meets."""
+    part = batch(LARGE[:world]).part(rank)
+    rows, ref_rows = part.inputs.requires_grad_(), part.ref_inputs.requires_grad_()
+    references = {"ref_emb": ref_rows, "ref_labels": part.ref_labels} if case.has_references else {}
+    corners: list[tuple[int, int]] = []
+    tiles = blockwise.tiles
+
+    def watched(*args):
+        for tile in tiles(*args):
+            corners.append((tile.rows.start, tile.columns.start))
+            yield tile
+
+    with LargestTensor() as largest, patch.object(blockwise, "tiles", watched):
+        loss = DistributedLossWrapper(case.loss())(rows, part.labels, **references)
+        num_forward = len(corners)
+        loss.backward()
+    return {
+        "forward": corners[:num_forward],
+        "backward": corners[num_forward:],
+        "largest": largest.num_elements,
+        "all pairs": sum(LARGE[:world]) ** 2,
+    }
+
+
+def refusal_of_triton(rank: int, world: int) -> str:
+    """What `backend="triton"` says to rows on a CPU."""
+    part = batch(UNEVEN[:world]).part(rank)
+    with pytest.raises(RuntimeError) as caught:
+        DistributedLossWrapper(fixed(backend="triton"))(part.inputs, part.labels)
+    return str(caught.value)
+
+
+def alone_with_matrix(rank: int, world: int) -> Tensor:
+    """The gradient of a matrix that learns, without DistributedDataParallel around it."""
+    part, loss = batch(UNEVEN[:world]).part(rank), learnt()
+    DistributedLossWrapper(loss)(part.inputs, part.labels).backward()
+    return gradient_of(loss.ldm.matrix)
+
+
+# What must not differ
+
+
+def another(rank: int, world: int, *, matrix: Tensor = DISTANCES, **options) -> LabelDistanceContrastiveLoss:
+    """A loss that is another one on the last process."""
+    is_last = rank == world - 1
+    loss = LabelDistanceContrastiveLoss(StaticLDM(matrix if is_last else DISTANCES))
+    for name, value in options.items() if is_last else ():
+        setattr(loss, name, value)
+    return loss
+
+
+ALMOST = DISTANCES.clone()
+ALMOST[2, 1] += 1e-9
+
+
+# The beginning of what all processes say, with the number of the last one.
+REFUSED = {
+    "another entry": "must have the same label-distance matrix, got one with checksum",
+    "an entry that has changed": "must have the same label-distance matrix, got one with checksum",
+    "fewer classes": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
+    "own anchors": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
+    "a memory": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
+    "another temperature": "must have the same temperature, got 1.0 on process 0 and 0.5 on process {last}",
+    "another backend": "must have the same backend, got auto on process 0 and eager on process {last}",
+    "a miner": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
+    "counts of fewer classes": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
+    "rows of another width": "must gather rows of one shape and type",
+}
+
+
+def refusals(rank: int, world: int) -> dict[str, str]:
+    """What a process says where another one has another matrix, by case; empty where it says nothing."""
+    part = batch(UNEVEN[:world]).part(rank)
+    smaller = another(rank, world, matrix=DISTANCES[:3, :3])
+    changed = fixed()
+    wrapped = DistributedLossWrapper(changed)
+    wrapped(part.inputs, part.labels)
+    if rank == world - 1:
+        changed.ldm.matrix[0, 1] += 1
+    attempts: dict[str, Callable[[], Any]] = {
+        "another entry": lambda: DistributedLossWrapper(another(rank, world, matrix=ALMOST))(part.inputs, part.labels),
+        "an entry that has changed": lambda: wrapped(part.inputs, part.labels),
+        "fewer classes": lambda: DistributedLossWrapper(smaller)(part.inputs, part.labels),
+        "own anchors": lambda: DistributedLossWrapper(smaller, efficient=True)(part.inputs, part.labels),
+        "a memory": lambda: DistributedLossWrapper(CrossBatchMemory(smaller, 6))(part.inputs, part.labels),
+        "another temperature": lambda: DistributedLossWrapper(another(rank, world, temperature=0.5))(
+            part.inputs, part.labels
+        ),
+        "another backend": lambda: DistributedLossWrapper(another(rank, world, backend="eager"))(
+            part.inputs, part.labels
+        ),
+        "a miner": lambda: DistributedMinerWrapper(LabelDistanceMiner(smaller.ldm))(part.inputs, part.labels),
+        "counts of fewer classes": lambda: AdaptiveLDM(smaller.ldm.num_classes).update(
+            torch.ones_like(smaller.ldm.matrix), progress=0.5
+        ),
+        "rows of another width": lambda: DistributedLossWrapper(fixed())(
+            part.inputs[:, : 5 if rank == world - 1 else 6], part.labels
+        ),
+    }
+    said = dict.fromkeys(attempts, "")
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except ValueError as error:
+            said[name] = str(error)
+    return said
 
 
 # A memory over several steps
@@ -298,6 +480,7 @@ def gathered(rank: int) -> dict[str, Any]:
         "own first": gather_rows(torch.full((rank,), rank), own_first=True),
         "types": [gather_rows(torch.ones(rank, dtype=kind)).sum().item() for kind in kinds],
         "sum": sum_over_processes(torch.tensor([rank, 1])),
+        "max": max_over_processes(torch.tensor([rank, -rank])),
     }
 
 
@@ -319,6 +502,11 @@ def run_checks(rank: int, world: int, folder: str, handed_over: LabelDistanceCon
         "matrix": adapt(counts_of(rank)).matrix,
         "batches": list(sampler()),
         "handed over": handed_over(part.inputs, part.labels).detach(),
+        "work": {name: work(case, world, rank) for name, case in WORK.items()},
+        "eager": work(Work(eager), world, rank),
+        "triton": refusal_of_triton(rank, world),
+        "matrix alone": alone_with_matrix(rank, world),
+        "refusals": refusals(rank, world),
     }
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -335,8 +523,9 @@ def processes(request, tmp_path_factory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def assert_near(actual, expected):
-    assert_close(actual, expected, rtol=1e-9, atol=1e-11)
+def assert_near(actual, expected, dtype=torch.float64):
+    rtol, atol = (1e-9, 1e-11) if dtype == torch.float64 else (1e-5, 1e-6)
+    assert_close(actual, expected, rtol=rtol, atol=atol)
 
 
 def error_of(actual: Tensor, expected: Tensor) -> float:
@@ -352,7 +541,7 @@ def test_loss_and_gradients_are_those_of_one_process_for(processes, name):
     assert alone["gradient"].abs().sum() > 0
     for result in processes:
         for part in ("loss", "gradient", "matrix"):
-            assert_near(result["steps"][name][part], alone[part])
+            assert_near(result["steps"][name][part], alone[part], EQUAL[name].dtype)
 
 
 def test_the_cases_with_a_learnt_matrix_have_a_gradient_for_it():
@@ -392,6 +581,68 @@ def test_a_loss_can_be_handed_to_a_started_process(processes):
     part = batch(EVEN[: len(processes)])
     for result in processes:
         assert_near(result["handed over"], fixed()(part.inputs, part.labels))
+
+
+def test_a_matrix_that_learns_alone_has_the_gradient_of_one_process_on_all(processes):
+    loss, everything = learnt(), batch(UNEVEN[: len(processes)])
+    loss(everything.inputs, everything.labels).backward()
+    for result in processes:
+        assert_near(result["matrix alone"], gradient_of(loss.ldm.matrix))
+        assert torch.equal(result["matrix alone"], processes[0]["matrix alone"])
+
+
+# The work
+
+
+@pytest.mark.parametrize("name", WORK)
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_each_tile_of_pairs_is_computed_by_one_process(processes, name, way):
+    of_each = [result["work"][name][way] for result in processes]
+    found = [corner for corners in of_each for corner in corners]
+    rows, columns = ({corner[part] for corner in found} for part in (0, 1))
+    assert len(rows) >= 4
+    if WORK[name].has_references:
+        expected = {(row, column) for row in rows for column in columns}
+    else:
+        # One tile for an unordered pair of blocks.
+        expected = {(row, column) for row in rows for column in rows if row <= column}
+    assert sorted(found) == sorted(expected)
+    numbers = [len(corners) for corners in of_each]
+    assert max(numbers) - min(numbers) <= 1
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_no_process_holds_a_tensor_of_all_pairs(processes, name):
+    for result in processes:
+        found = result["work"][name]
+        # Four tiles of its own are the most that a process holds.
+        assert found["largest"] < found["all pairs"] / 3
+
+
+def test_another_backend_is_taken_by_each_process_where_it_is_asked_for(processes):
+    for result in processes:
+        assert result["eager"]["forward"] == result["eager"]["backward"] == []
+        assert result["eager"]["largest"] >= result["eager"]["all pairs"]
+        assert "backend='triton' needs embeddings on an NVIDIA GPU" in result["triton"]
+
+
+# What must not differ
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_all_processes_say_what_differs_for(processes, name):
+    said = {result["refusals"][name] for result in processes}
+    (message,) = said
+    assert REFUSED[name].format(last=len(processes) - 1) in message
+
+
+def test_the_message_names_the_cure(processes):
+    message = processes[0]["refusals"]["another temperature"]
+    assert message == (
+        f"All processes must have the same temperature, got 1.0 on process 0 and 0.5 on process {len(processes) - 1}. "
+        "Build or load the same loss everywhere, call AdaptiveLDM.update on every process, and put a loss whose matrix "
+        "learns into DistributedDataParallel."
+    )
 
 
 # The memory
@@ -434,6 +685,7 @@ def test_rows_are_gathered_in_the_order_of_the_ranks(processes):
         assert found["own first"].tolist() == [number for number in [rank, *others] for _ in range(number)]
         assert set(found["types"]) == {world * (world - 1) // 2}
         assert found["sum"].tolist() == [world * (world - 1) // 2, world]
+        assert found["max"].tolist() == [world - 1, 0]
 
 
 def test_the_adaptive_matrix_is_that_of_all_counts_on_every_process(processes):

@@ -27,14 +27,15 @@ LEVELS = {
     "losses": 3,
     "miners": 3,
     "samplers": 3,
-    "wrappers": 4,
+    "sharing": 4,
+    "wrappers": 5,
     # The public names, `labeldist/__init__.py`: all of the core.
-    "": 5,
-    "models": 6,
-    "integrations": 7,
-    "training": 8,
-    "cli": 9,
-    "__main__": 10,
+    "": 6,
+    "models": 7,
+    "integrations": 8,
+    "training": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 CORE = [part for part, level in LEVELS.items() if level <= LEVELS[""] and part != "demo"]
 CORE_NEEDS = {"torch", "pytorch_metric_learning", "einops"}

@@ -626,6 +626,26 @@ def test_records_are_of_the_pairs_that_take_part():
     assert (loss.num_valid_anchors, loss.mean_positive_similarity, loss.mean_negative_similarity) == (1, 0.5, 0.75)
 
 
+@pytest.mark.parametrize("num_references", [None, 5])
+@pytest.mark.parametrize(
+    "labels", [[0, 2, 0, 1, 2, 0, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 2]], ids=["mixed", "one", "each"]
+)
+def test_records_of_all_pairs_are_those_of_every_pair_listed(labels, num_references):
+    loss = LabelDistanceContrastiveLoss(LDM, collect_stats=True)
+    embeddings, labels = 3 * normal(len(labels), 4), torch.tensor(labels)
+    references = {}
+    if num_references is not None:
+        references = {"ref_emb": normal(num_references, 4, seed=1), "ref_labels": torch.arange(num_references) % 3}
+    with torch.no_grad():
+        loss(embeddings, labels, **references)
+    found = loss.num_valid_anchors, loss.mean_positive_similarity, loss.mean_negative_similarity
+    listed = lmu.get_all_pairs_indices(labels, references.get("ref_labels"))
+    with torch.no_grad():
+        loss(embeddings, labels, listed, **references)
+    expected = loss.num_valid_anchors, loss.mean_positive_similarity, loss.mean_negative_similarity
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
 # Refusals
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from labeldist import functional
+from labeldist.backends._tiles import Team
 from labeldist.functional import AnchorLosses, Weighting
 
-__all__ = ["Backend", "TableTraits", "anchor_losses", "label_distance_contrastive", "table_traits"]
+__all__ = ["Backend", "TableTraits", "Team", "anchor_losses", "label_distance_contrastive", "table_traits"]
 
 Backend = Literal["auto", "eager", "blockwise", "triton"]
 
@@ -117,6 +118,7 @@ def anchor_losses(
     backend: Backend = "auto",
     validate: bool = True,
     traits: TableTraits | None = None,
+    team: Team | None = None,
 ) -> AnchorLosses:
     """`labeldist.functional.anchor_losses` by the backend of choice.
 
@@ -133,6 +135,9 @@ def anchor_losses(
         validate: check the labels' range.
         traits: what `table_traits` reads of `ldm`, where the caller knows; wrong traits give wrong numbers. `None`
             leaves it to the backend: `"triton"` finds out on the device, `"blockwise"` waits for it.
+        team: those who share the pairs, as in `blockwise.anchor_losses`. `"blockwise"` shares them, and so does
+            `"auto"`, which then takes it for all pairs of any batch. With another backend or listed pairs each member
+            computes all of them. Either way a row's gradient is the sum of the members' gradients.
 
     Returns:
         Losses and validity, each `(B,)`.
@@ -147,7 +152,14 @@ def anchor_losses(
         >>> anchor_losses(embeddings, labels, torch.ones(2, 2), backend="blockwise").is_valid
         tensor([ True,  True, False])
     """
-    chosen = choose_backend(backend, embeddings, ref_emb, num_classes=len(ldm), is_listed=pairs is not None)
+    chosen = choose_backend(
+        backend,
+        embeddings,
+        ref_emb,
+        num_classes=len(ldm),
+        is_listed=pairs is not None,
+        is_shared=team is not None,
+    )
     if chosen == "eager":
         return functional.anchor_losses(
             embeddings,
@@ -183,7 +195,7 @@ def anchor_losses(
     references = None if ref_emb is None else functional.unit_rows(ref_emb).to(anchors.dtype)
     scale, bias = functional.class_pair_tables(ldm.to(anchors), temperature=temperature, weighting=weighting)
     classes = labels.long(), None if ref_labels is None else ref_labels.long()
-    return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias)
+    return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias, team=team)
 
 
 def check_backend(backend: str) -> None:
@@ -193,7 +205,13 @@ def check_backend(backend: str) -> None:
 
 
 def choose_backend(
-    backend: Backend, embeddings: Tensor, ref_emb: Tensor | None, *, num_classes: int, is_listed: bool
+    backend: Backend,
+    embeddings: Tensor,
+    ref_emb: Tensor | None,
+    *,
+    num_classes: int,
+    is_listed: bool,
+    is_shared: bool = False,
 ) -> Literal["eager", "blockwise", "triton"]:
     """The backend that a call takes. Arguments and errors as in `anchor_losses`."""
     check_backend(backend)
@@ -208,8 +226,8 @@ def choose_backend(
     if backend == "triton":
         _check_triton(embeddings)
         return backend
-    if backend == "blockwise":
-        return backend
+    if backend == "blockwise" or is_shared:
+        return "blockwise"
     if _is_for_triton(embeddings, ref_emb, num_classes):
         return "triton"
     num_pairs = len(embeddings) * len(embeddings if ref_emb is None else ref_emb)

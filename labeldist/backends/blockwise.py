@@ -13,17 +13,20 @@ v_j + o_{ab}$ for an anchor of class $a$ and a reference of class $b$, and Eq. 1
 
 Where the anchors are their own references a tile above the diagonal stands for its mirror image too: one product of
 rows for an unordered pair.
+
+A team whose members all have the rows shares the tiles. Sums over pairs are then sums over the team, $O(B + C^2)$
+numbers; what needs no pairs, each member computes for itself. It is the team that knows of processes, not this module.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import threshold
 
+from labeldist.backends._class_sums import ClassRows, ClassSums, class_sizes
+from labeldist.backends._tiles import LN_2, Alone, Pairs, RowGradients, Side, Team, sides_of, tile_rows_for, tiles
 from labeldist.functional import AnchorLosses
 
 __all__ = ["anchor_losses"]
@@ -31,8 +34,6 @@ __all__ = ["anchor_losses"]
 # A workspace of four float32 tiles of 768 x 768 is 9 MiB: it stays in the last-level cache of most CPUs, and a tile is
 # large enough that starting an operation costs little beside it.
 TILE_ROWS = 768
-
-LN_2 = math.log(2)
 
 
 def anchor_losses(
@@ -46,6 +47,7 @@ def anchor_losses(
     is_symmetric: bool | None = None,
     is_bounded: bool | None = None,
     tile_rows: int = TILE_ROWS,
+    team: Team | None = None,
 ) -> AnchorLosses:
     r"""Loss of each anchor, $\mathrm{lse}_i - \frac{1}{n_i} \sum_{j \in P(i)} \mathrm{logit}_{ij} - \log n_i$.
 
@@ -65,7 +67,11 @@ def anchor_losses(
         is_bounded: whether the logits that the tables allow span at most 66 in float32, 532 in float64, so that no
             exponential overflows or vanishes. `None` derives it from the tables, likewise. `False` is always right, a
             wrong `True` in either gives wrong numbers.
-        tile_rows: rows and columns of a tile, at least 1.
+        tile_rows: rows and columns of a tile, at least 1. A team takes smaller tiles where it would have too few.
+        team: those who share the tiles; `None` for nobody else. Every member passes the same arguments and gets the
+            same losses. In the backward pass the gradients from above of all members count together. The gradient of
+            `anchors` and `references` is then each member's *part*, which the owner of a row adds up over the team, as
+            `labeldist.distributed.gather_rows` does. That of the tables is whole: the mean over the team's losses.
 
     Returns:
         Losses in nats, `(B,)`, 0 for an anchor without a positive, and which anchors have one, boolean `(B,)`.
@@ -85,7 +91,10 @@ def anchor_losses(
     """
     if tile_rows < 1:
         raise ValueError(f"tile_rows must be at least 1, got {tile_rows}.")
-    arguments = anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, tile_rows
+    team = team or Alone()
+    num_references = None if references is None else len(references)
+    tile_rows = tile_rows_for(len(anchors), num_references, team, at_most=tile_rows)
+    arguments = anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, tile_rows, team
     if torch.compiler.is_compiling():
         # A graph of every tile would be huge, and of one size and kind of tables only: run as it stands instead.
         return torch.compiler.disable(_anchor_losses)(*arguments)  # pyright: ignore[reportCallIssue] # typed as a method
@@ -102,6 +111,7 @@ def _anchor_losses(
     is_symmetric: bool | None,
     is_bounded: bool | None,
     tile_rows: int,
+    team: Team,
 ) -> AnchorLosses:
     if references is None or ref_labels is None:
         references, ref_labels, are_same = anchors, labels, True
@@ -114,7 +124,7 @@ def _anchor_losses(
         if are_same and len(anchors):
             shift = _common_shift(factor.detach(), offset.detach(), is_symmetric, is_bounded)
         partition = _LogPartition.apply(
-            anchors, None if are_same else references, factor, offset, labels, ref_labels, shift, tile_rows
+            anchors, None if are_same else references, factor, offset, labels, ref_labels, shift, tile_rows, team
         )
         num_positives, mean_positive = _positives(anchors, labels, references, ref_labels, factor, offset, are_same)
         is_valid = num_positives > 0
@@ -155,62 +165,16 @@ def _positives(
     are_same: bool,
 ) -> tuple[Tensor, Tensor]:
     """How many positives each anchor has, `(B,)`, and the mean of their logits, `(B,)`, of no meaning where none."""
-    own_factor, own_offset = _ClassRows.apply(
-        torch.stack([factor.diagonal(), offset.diagonal()], dim=1), labels
-    ).unbind(dim=1)
-    sums = _ClassRows.apply(_ClassSums.apply(references, ref_labels, len(factor)), labels)  # (B, D)
-    num_positives = _class_sizes(ref_labels, len(factor))[labels]
+    own_factor, own_offset = ClassRows.apply(torch.stack([factor.diagonal(), offset.diagonal()], dim=1), labels).unbind(
+        dim=1
+    )
+    sums = ClassRows.apply(ClassSums.apply(references, ref_labels, len(factor)), labels)  # (B, D)
+    num_positives = class_sizes(ref_labels, len(factor))[labels]
     if are_same:
         sums = sums - anchors
         num_positives = num_positives - 1
     means = (anchors * sums).sum(dim=1) / num_positives.clamp_min(1)
     return num_positives.masked_fill(own_offset == -torch.inf, 0), own_factor * means + own_offset
-
-
-class _ClassSums(Function):
-    """Sum of the rows of each class: `(R, K)` and `(R,)` to `(C, K)`. The transpose of `_ClassRows`."""
-
-    @staticmethod
-    def forward(ctx, values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-        ctx.save_for_backward(labels)
-        sizes = _class_sizes(labels, num_classes)[:, None]
-        zeros = values.new_zeros(num_classes, values.shape[1])
-        # A long sum of like rows loses digits: sum what is left of the rows without a first estimate of their mean.
-        estimate = _add_by_class(zeros.clone(), labels, values) / sizes.clamp_min(1)
-        return estimate * sizes + _add_by_class(zeros, labels, values - estimate.index_select(0, labels))
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
-        (labels,) = ctx.saved_tensors
-        return _ClassRows.apply(grad, labels), None, None
-
-
-class _ClassRows(Function):
-    """The row of each label's class: `(C, K)` and `(B,)` to `(B, K)`. The transpose of `_ClassSums`."""
-
-    @staticmethod
-    def forward(ctx, table: Tensor, labels: Tensor) -> Tensor:
-        ctx.save_for_backward(labels)
-        ctx.num_classes = len(table)
-        return table.index_select(0, labels)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
-        (labels,) = ctx.saved_tensors
-        return _ClassSums.apply(grad, labels, ctx.num_classes), None
-
-
-def _class_sizes(labels: Tensor, num_classes: int) -> Tensor:
-    # Not bincount: it reads the largest label, for which a GPU has to be waited for.
-    return labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
-
-
-def _add_by_class(sums: Tensor, labels: Tensor, values: Tensor) -> Tensor:
-    """`sums[labels[i]] += values[i]` for every row, in an order that does not change from run to run."""
-    if values.device.type == "cpu":
-        return sums.index_add_(0, labels, values)
-    # On a GPU index_add_ adds in any order, while index_put_ sorts first.
-    return sums.index_put_((labels,), values, accumulate=True)
 
 
 # The partition function: every pair
@@ -230,24 +194,29 @@ class _LogPartition(Function):
         ref_labels: Tensor,
         shift: Tensor | None,
         tile_rows: int,
+        team: Team,
     ) -> Tensor:
         # In base 2 inside: a CPU takes a third of exp's time for exp2, and not forty times as long below -87.
         factor, offset = factor / LN_2, offset / LN_2
-        pairs = _Pairs(anchors, references, labels, ref_labels, tile_rows)
+        pairs = Pairs(anchors, references, labels, ref_labels, tile_rows, team)
         if shift is None:
-            maxima, sums = _sums(pairs, factor, offset)
+            of_own_tiles, sums = _sums(pairs, factor, offset)
+            maxima = team.max(of_own_tiles)
+            sums = team.sum(sums * (of_own_tiles - maxima).exp2())
         else:
             shift = shift / LN_2
-            sums = _symmetric_sums(pairs, factor, offset, shift)
+            sums = team.sum(_symmetric_sums(pairs, factor, offset, shift))
             maxima = shift.expand_as(sums)
         ctx.save_for_backward(anchors, references, factor, offset, labels, ref_labels, shift, maxima, sums)
-        ctx.tile_rows = tile_rows
+        ctx.tile_rows, ctx.team = tile_rows, team
         return (maxima + sums.log2()) * LN_2
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
-        gradients = _LogPartitionGradient.apply(grad, *ctx.saved_tensors, ctx.needs_input_grad[:4], ctx.tile_rows)
-        return *gradients, None, None, None, None
+        gradients = _LogPartitionGradient.apply(
+            grad, *ctx.saved_tensors, ctx.needs_input_grad[:4], ctx.tile_rows, ctx.team
+        )
+        return *gradients, None, None, None, None, None
 
 
 class _LogPartitionGradient(Function):
@@ -268,20 +237,21 @@ class _LogPartitionGradient(Function):
         sums: Tensor,
         needs_gradient: tuple[bool, bool, bool, bool],
         tile_rows: int,
+        team: Team,
     ) -> tuple[Tensor | None, ...]:
-        pairs = _Pairs(anchors, references, labels, ref_labels, tile_rows)
-        rows = _RowGradients(pairs, *needs_gradient[:2])
+        pairs = Pairs(anchors, references, labels, ref_labels, tile_rows, team)
+        rows = RowGradients(pairs, *needs_gradient[:2])
         needs_tables = any(needs_gradient[2:])
         # Not exp(logit - lse): every weight would have the rounding of a large lse. An anchor that is compared with
         # nothing has no weights.
-        shares = (grad / sums).masked_fill(sums == 0, 0)
+        shares = (team.sum(grad) / sums).masked_fill(sums == 0, 0)
         # autocast may be on where backward is called.
         with torch.autocast(anchors.device.type, enabled=False):
             if shift is None or needs_tables:
-                tables = _gradient(pairs, factor, offset, maxima, shares, rows, needs_tables)
+                of_tables = _gradient(pairs, factor, offset, maxima, shares, rows, needs_tables)
             else:
-                _symmetric_gradient(pairs, factor, offset - shift, shares, rows)
-                tables = None, None
+                of_tables = _symmetric_gradient(pairs, factor, offset - shift, shares, rows)
+        tables = (None, None) if of_tables is None else team.sum(of_tables) / team.size
         return rows.of_anchors, rows.of_references, *tables
 
     @staticmethod
@@ -291,113 +261,11 @@ class _LogPartitionGradient(Function):
         )
 
 
-class _Pairs:
-    """All pairs of anchors and references."""
-
-    def __init__(self, anchors: Tensor, references: Tensor | None, labels: Tensor, ref_labels: Tensor, tile_rows: int):
-        self.anchors, self.labels = anchors, labels
-        self.are_same = references is None
-        self.references, self.ref_labels = anchors if references is None else references, ref_labels
-        self.tile_rows = tile_rows
-
-
-class _Side:
-    """One softmax that the pairs of a tile belong to: of its rows, or of its columns, which come from mirrored tables.
-
-    Where the anchors are their own references, the products of the tile `(I, J)` are those of `(J, I)` too. With the
-    tables transposed they give the logits of the anchors `J`, along dimension 0 of the tile.
-    """
-
-    def __init__(self, pairs: _Pairs, factor: Tensor, offset: Tensor, *, is_mirrored: bool = False):
-        self.pairs = pairs
-        self.tables = (factor.T, offset.T) if is_mirrored else (factor, offset)
-        self.is_mirrored = is_mirrored
-        # The dimension of a tile along which the references of one anchor lie.
-        self.dim = 0 if is_mirrored else 1
-
-    def select_columns(self, columns: slice) -> None:
-        """Spread the tables over the references of a column of tiles: each tile then copies whole rows."""
-        self.columns = [table.index_select(1, self.pairs.ref_labels[columns]) for table in self.tables]  # (C, columns)
-
-    def logits(self, tile: "_Tile") -> Tensor:
-        """`factor * products + offset`, in `tile.scratch`; leaves the factor of each pair in `tile.factors`."""
-        for table, spread in zip(self.columns, (tile.factors, tile.scratch), strict=True):
-            torch.index_select(table, 0, self.pairs.labels[tile.rows], out=spread)
-        logits = tile.scratch.addcmul_(tile.factors, tile.products)
-        return logits.fill_diagonal_(-torch.inf) if tile.is_diagonal else logits
-
-    def anchors_of(self, tile: "_Tile") -> slice:
-        """The anchors whose softmax this is."""
-        return tile.columns if self.is_mirrored else tile.rows
-
-    def add_by_classes(self, table: Tensor, tile: "_Tile", values: Tensor) -> None:
-        """Add each pair's value to the entry of its two classes."""
-        by_class = values.new_zeros(len(table), values.shape[1])  # (C, columns)
-        _add_by_class(by_class, self.pairs.labels[tile.rows], values)
-        _add_by_class(table if self.is_mirrored else table.T, self.pairs.ref_labels[tile.columns], by_class.T)
-
-
-class _Tile(NamedTuple):
-    """The pairs of `rows` (anchors) and `columns` (references), and memory of their shape."""
-
-    rows: slice
-    columns: slice
-    # Whether these are the pairs of some anchors with themselves, in both orders.
-    is_diagonal: bool
-    products: Tensor
-    factors: Tensor
-    scratch: Tensor
-    weights: Tensor
-
-
-def _tiles(pairs: _Pairs, sides: Sequence[_Side]) -> Iterator[_Tile]:
-    """Every tile with its products; those on and above the diagonal where the anchors are their own references."""
-    num_rows, num_columns = len(pairs.anchors), len(pairs.references)
-    # The same memory for every tile: new memory costs more than most operations on it.
-    memory = pairs.anchors.new_empty(4, min(num_rows, pairs.tile_rows) * min(num_columns, pairs.tile_rows))
-    for columns in _slices(num_columns, pairs.tile_rows):
-        for side in sides:
-            side.select_columns(columns)
-        references = pairs.references[columns]
-        for rows in _slices(columns.stop if pairs.are_same else num_rows, pairs.tile_rows):
-            anchors = pairs.anchors[rows]
-            shape = len(anchors), len(references)
-            tile = _Tile(
-                rows,
-                columns,
-                pairs.are_same and rows == columns,
-                *memory[:, : shape[0] * shape[1]].view(-1, *shape).unbind(),
-            )
-            torch.mm(anchors, references.T, out=tile.products)
-            yield tile
-
-
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
-
-
-class _RowGradients:
-    """What the tiles add up to for the rows: `weights @ references` and `weights.T @ anchors`."""
-
-    def __init__(self, pairs: _Pairs, needs_anchors: bool, needs_references: bool):
-        self.pairs = pairs
-        self.of_anchors = torch.zeros_like(pairs.anchors) if needs_anchors else None
-        self.of_references = torch.zeros_like(pairs.references) if needs_references else None
-
-    def add(self, tile: _Tile, weights: Tensor, *, both: bool = True) -> None:
-        """Add a tile's share; without `both` only that of its rows."""
-        if self.of_anchors is not None:
-            self.of_anchors[tile.rows].addmm_(weights, self.pairs.references[tile.columns], alpha=LN_2)
-        of_columns = self.of_anchors if self.pairs.are_same else self.of_references
-        if both and of_columns is not None:
-            of_columns[tile.columns].addmm_(weights.T, self.pairs.anchors[tile.rows], alpha=LN_2)
-
-
-def _symmetric_sums(pairs: _Pairs, factor: Tensor, offset: Tensor, shift: Tensor) -> Tensor:
+def _symmetric_sums(pairs: Pairs, factor: Tensor, offset: Tensor, shift: Tensor) -> Tensor:
     """Each anchor's sum of `exp2(logit - shift)`, where one exponential serves both rows of a pair."""
     sums = pairs.anchors.new_zeros(len(pairs.anchors))
-    side = _Side(pairs, factor, offset - shift)
-    for tile in _tiles(pairs, [side]):
+    side = Side(pairs, factor, offset - shift)
+    for tile in tiles(pairs, [side]):
         exponentials = side.logits(tile).exp2_()
         sums[tile.rows] += exponentials.sum(dim=1)
         if not tile.is_diagonal:
@@ -405,23 +273,23 @@ def _symmetric_sums(pairs: _Pairs, factor: Tensor, offset: Tensor, shift: Tensor
     return sums
 
 
-def _symmetric_gradient(pairs: _Pairs, factor: Tensor, offset: Tensor, shares: Tensor, rows: _RowGradients) -> None:
+def _symmetric_gradient(pairs: Pairs, factor: Tensor, offset: Tensor, shares: Tensor, rows: RowGradients) -> None:
     """Weights `factor * exp2(logit) * (share of the one row + share of the other)`, logits less the shift."""
-    side = _Side(pairs, factor, offset)
-    for tile in _tiles(pairs, [side]):
+    side = Side(pairs, factor, offset)
+    for tile in tiles(pairs, [side]):
         weights = side.logits(tile).exp2_().mul_(tile.factors)
         weights.mul_(torch.add(shares[tile.rows, None], shares[None, tile.columns], out=tile.weights))
         # A tile on the diagonal holds both orders of its pairs.
         rows.add(tile, weights, both=not tile.is_diagonal)
 
 
-def _sums(pairs: _Pairs, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(pairs: Pairs, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """For any tables: each anchor's largest logit, and its sum of `exp2(logit - largest)`."""
     # Not -inf, which would give NaN where it meets itself.
     maxima = pairs.anchors.new_full((len(pairs.anchors),), torch.finfo(factor.dtype).min)
     sums = torch.zeros_like(maxima)
-    sides = _sides(pairs, factor, offset)
-    for tile in _tiles(pairs, sides):
+    sides = sides_of(pairs, factor, offset)
+    for tile in tiles(pairs, sides):
         for side in sides[:1] if tile.is_diagonal else sides:
             anchors = side.anchors_of(tile)
             logits = side.logits(tile)
@@ -433,18 +301,18 @@ def _sums(pairs: _Pairs, factor: Tensor, offset: Tensor) -> tuple[Tensor, Tensor
 
 
 def _gradient(
-    pairs: _Pairs,
+    pairs: Pairs,
     factor: Tensor,
     offset: Tensor,
     maxima: Tensor,
     shares: Tensor,
-    rows: _RowGradients,
+    rows: RowGradients,
     needs_tables: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Weights `factor * exp2(logit - largest) * share` and those of the mirrored pairs; gradients of the tables."""
-    sides = _sides(pairs, factor, offset)
-    of_factor, of_offset = torch.zeros_like(factor), torch.zeros_like(offset)
-    for tile in _tiles(pairs, sides):
+) -> Tensor | None:
+    """Weights `factor * exp2(logit - largest) * share` and those of the mirrored pairs; gradients of both tables."""
+    sides = sides_of(pairs, factor, offset)
+    of_factor, of_offset = of_tables = factor.new_zeros(2, *factor.shape)
+    for tile in tiles(pairs, sides):
         tile.weights.zero_()
         for side in sides[:1] if tile.is_diagonal else sides:
             anchors = side.anchors_of(tile)
@@ -455,7 +323,7 @@ def _gradient(
                 side.add_by_classes(of_offset, tile, softmax)
                 side.add_by_classes(of_factor, tile, softmax.mul_(tile.products))
         rows.add(tile, tile.weights)
-    return (of_factor, of_offset) if needs_tables else (None, None)
+    return of_tables if needs_tables else None
 
 
 def _exp2_(logits: Tensor) -> Tensor:
@@ -464,8 +332,3 @@ def _exp2_(logits: Tensor) -> Tensor:
     Near the end of the dtype's range it would be a subnormal number, on which a CPU takes many times as long.
     """
     return threshold(logits, 4 * math.log2(torch.finfo(logits.dtype).eps), -torch.inf, inplace=True).exp2_()
-
-
-def _sides(pairs: _Pairs, factor: Tensor, offset: Tensor) -> list[_Side]:
-    sides = [_Side(pairs, factor, offset)]
-    return [*sides, _Side(pairs, factor, offset, is_mirrored=True)] if pairs.are_same else sides

@@ -19,6 +19,7 @@ from labeldist.confusion import confusion_counts
 from labeldist.distributed import num_processes, sum_over_processes
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import JointLoss
+from labeldist.sharing import check_same_loss
 
 try:
     import sentence_transformers
@@ -318,6 +319,7 @@ class LabelDistanceCallback(TrainerCallback):
         # The first process evaluates for all; the others bring nothing to the sum.
         if counts is None or not state.is_world_process_zero:
             counts = torch.zeros(ldm.num_classes, ldm.num_classes, dtype=torch.int64)
+        check_same_loss(ldm)
         counts = sum_over_processes(counts.to(args.device))
         if not counts.any():
             raise RuntimeError(

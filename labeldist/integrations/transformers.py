@@ -20,6 +20,7 @@ from labeldist.confusion import confusion_counts
 from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import JointLoss
+from labeldist.sharing import check_same_loss, pairs_shared
 
 try:
     from accelerate.state import GradientState
@@ -52,7 +53,8 @@ class TrainerObjective:
     one output a class. Where it scores every token and the model takes one (GPT-2, Llama), they are that token's.
 
     With several processes (`torchrun`, `accelerate launch`) the contrast is over the rows of all of them, and loss and
-    gradient are those of one process on the concatenated batch.
+    gradient are those of one process on the concatenated batch. The processes share the pairs as under a
+    `DistributedLossWrapper`, and each training step checks that all have the same matrix.
 
     Args:
         contrastive: $L_s$, such as a `LabelDistanceContrastiveLoss`; `None` for cross-entropy alone.
@@ -70,7 +72,8 @@ class TrainerObjective:
 
     Raises:
         ValueError: if an argument lies outside its range, the model shows no place to read embeddings from, or its
-            classes are not those of the matrix.
+            classes are not those of the matrix; in a training step, on all processes, if their matrices or settings of
+            the loss differ.
         TypeError: if `contrastive` gathers rows itself.
     """
 
@@ -187,11 +190,15 @@ class TrainerObjective:
         self.joint.to(logits.device)
         embeddings = functional.at_least_float32(self._embeddings(outputs, logits))
         # Evaluations may have more batches on one process than on another: only training waits for all.
-        if not self.gather or not self.model.training or num_processes() == 1:
+        if not self.model.training or num_processes() == 1:
+            return self.joint.contrastive(embeddings, labels), num_texts
+        check_same_loss(self.joint)
+        if not self.gather:
             return self.joint.contrastive(embeddings, labels), num_texts
         views = len(labels) // num_texts
         embeddings, labels = gather_rows(embeddings), gather_rows(labels)
-        return self.joint.contrastive(embeddings, labels), len(labels) / views / num_processes()
+        with pairs_shared(self.joint.contrastive):
+            return self.joint.contrastive(embeddings, labels), len(labels) / views / num_processes()
 
     def _checked_logits(self, outputs: Any, labels: Tensor) -> Tensor:
         """The model's class scores, `(V * M, C)`."""
@@ -362,6 +369,7 @@ class LabelDistanceCallback(TrainerCallback):
         else:
             # A process that had no row to evaluate takes part: the others wait for it.
             counts = torch.zeros_like(ldm.matrix, dtype=torch.int64) if counts is None else counts
+            check_same_loss(ldm)
             counts = sum_over_processes(counts.to(args.device))
         if not counts.any():
             return

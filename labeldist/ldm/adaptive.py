@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from labeldist.class_names import resolve_names
-from labeldist.distributed import sum_over_processes
+from labeldist.distributed import require_same, sum_over_processes
 from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import Normalization, check_normalization, check_tau, distances_from_confusion
 
@@ -99,13 +99,15 @@ class AdaptiveLDM(LabelDistanceMatrix):
             Whether the matrix moved.
 
         Raises:
-            ValueError: if `counts` has another shape or a negative entry, or `progress` lies outside [0, 1].
+            ValueError: if `counts` has another shape or a negative entry, or `progress` lies outside [0, 1]; on all
+                processes if their matrices have different numbers of classes.
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must lie in [0, 1] (step / total_steps), got {progress}.")
         if counts.shape != self.matrix.shape:
             raise ValueError(f"counts must have shape {tuple(self.matrix.shape)}, got {tuple(counts.shape)}.")
         if is_local:
+            require_same({"number of classes": self.num_classes})
             counts = sum_over_processes(counts.to(self.matrix.device))
         target = distances_from_confusion(
             counts, tau=self.tau, normalization=self.normalization, symmetric=self.symmetric

@@ -1,6 +1,8 @@
 """The loss by tiles, against the equations in one piece: losses, gradients, accuracy, memory."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -9,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from labeldist import functional
 from labeldist.backends import blockwise
 from labeldist.functional import AnchorLosses
-from strategies import Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
+from strategies import LargestTensor, Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
 
 tile_sizes = st.sampled_from([1, 2, 3, 5, 100])
 INFINITY = math.inf
@@ -298,20 +299,108 @@ def test_no_memory_is_read_before_it_is_written(num_references):
         assert_as_eager(mirrored(arguments), tile_rows=8)
 
 
+# A team
+
+
+class Colleague:
+    """A member of a team of threads that meet for each sum."""
+
+    def __init__(self, index: int, tensors: list[Tensor], meeting: Barrier):
+        self.index, self.size = index, len(tensors)
+        self.tensors, self.meeting = tensors, meeting
+
+    def _of_all(self, tensor: Tensor) -> Tensor:
+        self.tensors[self.index] = tensor
+        self.meeting.wait()
+        tensors = torch.stack(self.tensors)
+        self.meeting.wait()
+        return tensors
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return self._of_all(tensor).sum(dim=0)
+
+    def max(self, tensor: Tensor) -> Tensor:
+        return self._of_all(tensor).amax(dim=0)
+
+
+def results_of_team(size, arguments, **options) -> list[tuple[Tensor, ...]]:
+    tensors, meeting = [torch.zeros(0)] * size, Barrier(size, timeout=60)
+    with ThreadPoolExecutor(size) as pool:
+        members = [
+            pool.submit(
+                results_of, blockwise.anchor_losses, arguments, team=Colleague(index, tensors, meeting), **options
+            )
+            for index in range(size)
+        ]
+        return [member.result() for member in members]
+
+
+def assert_team_as_eager(arguments, size, **options):
+    has_references = arguments[2] is not None
+    losses, is_valid, *gradients = results_of(eager, arguments)
+    of_rows, of_tables = gradients[: 1 + has_references], gradients[1 + has_references :]
+    for learn_tables in (True, False):
+        found = results_of_team(size, arguments, learn_tables=learn_tables, **options)
+        for member in found:
+            assert_close(member[0], losses, rtol=1e-9, atol=1e-9)
+            assert torch.equal(member[1], is_valid)
+            for actual, wanted in zip(member[2 + len(of_rows) :], of_tables, strict=learn_tables):
+                assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+        for position, wanted in enumerate(of_rows, start=2):
+            # The members' parts add up to the gradient of the sum of their losses.
+            whole = sum(member[position] for member in found) / size
+            assert_close(whole, wanted, rtol=1e-9, atol=1e-9)
+
+
+@thorough
+@given(problems(), st.sampled_from([2, 3, 5]))
+def test_a_team_has_the_losses_and_gradients_of_one(problem, size):
+    assert_team_as_eager(arguments_of(problem), size)
+
+
+@brief
+@given(problems(), st.sampled_from([2, 3, 5]))
+def test_a_team_with_symmetric_tables_has_the_losses_and_gradients_of_one(problem, size):
+    assert_team_as_eager(mirrored(arguments_of(problem)), size)
+
+
+@brief
+@given(problems_with_references(), st.sampled_from([2, 3, 5]))
+def test_a_team_with_references_has_the_losses_and_gradients_of_one(problem, size):
+    assert_team_as_eager(arguments_of(problem), size)
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
+@pytest.mark.parametrize("tile_rows", [3, 100])
+def test_a_team_takes_tiles_of_any_size(tile_rows, is_mirrored):
+    arguments = batch(37, 4, 5)
+    assert_team_as_eager(mirrored(arguments) if is_mirrored else arguments, 4, tile_rows=tile_rows)
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
+def test_all_members_of_a_team_have_the_same_bits(is_mirrored):
+    arguments = batch(200, 4, 16, dtype=torch.float32)
+    arguments = mirrored(arguments) if is_mirrored else arguments
+    first, *others = results_of_team(3, arguments)
+    again = results_of_team(3, arguments)[0]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in others:
+        assert all(torch.equal(first[position], other[position]) for position in (0, 1, 3, 4))
+
+
+def test_logits_far_beyond_the_range_of_exp_are_right_in_a_team():
+    assert_team_as_eager(batch(40, 3, 4, largest_scale=2000.0), 3)
+    assert_team_as_eager(mirrored(batch(40, 3, 4, largest_scale=2000.0)), 3)
+
+
+def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_members():
+    rows, *others = batch(9, 3, 4)
+    rows[0, 0] = math.nan
+    for member in results_of_team(3, (rows, *others)):
+        assert member[0][member[1]].isnan().all()
+
+
 # Memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements of any tensor that an operation returned."""
-
-    num_elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, Tensor):
-                self.num_elements = max(self.num_elements, tensor.untyped_storage().nbytes() // tensor.itemsize)
-        return result
 
 
 @pytest.mark.parametrize("num_references", [None, 600])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from labeldist import (
     StaticLDM,
     confusion_counts,
 )
+from labeldist.backends import blockwise
 from labeldist.distributed import num_processes, process_index
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.models import TextCNN
@@ -164,10 +166,37 @@ def own_loop(world: int) -> dict[str, torch.Tensor]:
     return {"gradient": torch.cat([weight.grad.flatten() for weight in model.parameters()]), "loss": loss.detach()}
 
 
+def shared_corners() -> list[tuple[int, int]]:
+    """Where the tiles lie that this process computes in one step."""
+    corners: list[tuple[int, int]] = []
+    tiles = blockwise.tiles
+
+    def watched(*args):
+        for tile in tiles(*args):
+            corners.append((tile.rows.start, tile.columns.start))
+            yield tile
+
+    model, rows = bert(), Rows(20)
+    with patch.object(blockwise, "tiles", watched), torch.no_grad():
+        TrainerObjective(static(), model)(model.train()(input_ids=rows.input_ids), rows.labels)
+    return corners
+
+
+def refusal_of_another_matrix(*, gather: bool) -> str:
+    model, rows = bert(), Rows(20)
+    ldm = StaticLDM.from_pairs([(0, 1 + process_index())], num_classes=NUM_CLASSES)
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model, gather=gather)
+    with pytest.raises(ValueError, match="All processes") as caught:
+        objective(model.train()(input_ids=rows.input_ids), rows.labels)
+    return str(caught.value)
+
+
 def main(folder: Path) -> None:
     results: dict[str, Any] = {name: run(case, WORLD, folder / "run") for name, case in CASES.items()}
     assert num_processes() == WORLD
     results["own loop"] = own_loop(WORLD)
+    results["corners"] = shared_corners()
+    results["refusals"] = [refusal_of_another_matrix(gather=gather) for gather in (True, False)]
     torch.save(results, folder / f"{process_index()}.pt")
 
 
@@ -215,6 +244,21 @@ def test_a_loop_of_ones_own_has_the_gradient_of_one_process(processes):
         torch.testing.assert_close(result["own loop"]["gradient"], alone["gradient"], rtol=1e-4, atol=1e-7)
     mean = sum(result["own loop"]["loss"] for result in processes) / WORLD
     torch.testing.assert_close(mean, alone["loss"])
+
+
+def test_the_processes_share_the_pairs(processes):
+    found = [corner for result in processes for corner in result["corners"]]
+    starts = sorted({row for row, _ in found})
+    assert len(starts) > 4
+    assert sorted(found) == [(row, column) for row in starts for column in starts if row <= column]
+    assert abs(len(processes[0]["corners"]) - len(processes[1]["corners"])) <= 1
+
+
+def test_all_processes_say_that_their_matrices_differ(processes):
+    for result in processes:
+        assert result["refusals"] == processes[0]["refusals"]
+        for message in result["refusals"]:
+            assert "All processes must have the same label-distance matrix, got one with checksum" in message
 
 
 def test_a_loss_that_gathers_itself_is_refused():

@@ -1,0 +1,62 @@
+"""Which tiles there are, and that the members of a team compute each of them once."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from labeldist.backends._tiles import Alone, Pairs, tile_rows_for, tiles
+
+# Rows and references; without references the rows themselves.
+BATCHES = [(1, None), (7, None), (16, None), (17, None), (53, None), (9, 4), (4, 31), (16, 16)]
+
+
+@dataclass
+class Member:
+    """One of a team, who is never asked for sums."""
+
+    size: int
+    index: int
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        raise AssertionError
+
+    max = sum
+
+
+def dealt(num_rows: int, num_references: int | None, tile_rows: int, team) -> list[tuple[range, range]]:
+    """Rows and columns of a member's tiles."""
+    rows, references = torch.ones(num_rows, 2), None if num_references is None else torch.ones(num_references, 2)
+    pairs = Pairs(rows, references, torch.zeros(num_rows), torch.zeros(num_references or num_rows), tile_rows, team)
+    return [
+        (range(rows.start, rows.stop), range(columns.start, columns.stop)) for rows, columns, *_ in tiles(pairs, [])
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 100])
+@pytest.mark.parametrize(("num_rows", "num_references"), BATCHES)
+def test_each_pair_is_in_one_tile_of_one_member(num_rows, num_references, size):
+    times = torch.zeros(num_rows, num_references or num_rows)
+    for index in range(size):
+        for rows, columns in dealt(num_rows, num_references, 4, Member(size, index)):
+            times[rows.start : rows.stop, columns.start : columns.stop] += 1
+            if num_references is None and rows != columns:
+                times[columns.start : columns.stop, rows.start : rows.stop] += 1
+    assert times.eq(1).all()
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 64, 512])
+@pytest.mark.parametrize(("num_rows", "num_references"), [(1024, None), (1021, None), (512, 700)])
+def test_no_member_has_an_eighth_more_than_the_mean(num_rows, num_references, size):
+    shape = num_rows, num_references
+    tile_rows = tile_rows_for(*shape, Member(size, 0), at_most=768)
+    numbers = [len(dealt(*shape, tile_rows, Member(size, index))) for index in range(size)]
+    assert max(numbers) - min(numbers) <= 1
+    assert max(numbers) <= 1.125 * sum(numbers) / size
+
+
+def test_tiles_are_never_larger_than_asked_for_and_never_empty():
+    assert tile_rows_for(10**6, None, Member(512, 0), at_most=768) == 768
+    assert tile_rows_for(10, None, Alone(), at_most=768) == 768
+    assert [tile_rows_for(number, None, Member(64, 0), at_most=768) for number in (0, 1, 10)] == [1, 1, 1]
