@@ -1,0 +1,94 @@
+"""The table of a record of `benchmarks.integrations`.
+
+python -m benchmarks.integrations.table benchmarks/results/integrations/minilm-trec.json
+"""
+
+import json
+import math
+import sys
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from labeldist.training.statistics import paired_difference, points
+
+RESULTS = Path(__file__).parent.parent / "results" / "integrations"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A record."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def settings(record: dict[str, Any]) -> str:
+    """What was trained, by which command, and where."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return (
+        f"The pretrained MiniLM on {record['num_train']} rows of {record['corpus']}, {record['epochs']} epochs in "
+        f"batches of {record['batch_size']} rows and {record['views']} views, learning rate {record['lr']:g} falling "
+        f"to zero, temperature {record['temperature']:g}; tested on {record['num_test']} rows.\n\n"
+        f"```sh\n{record['command']}\n```\n\n"
+        f"{record['machine']}, {record['threads']} threads; {versions}; commit {record['commit']}."
+    )
+
+
+def accuracies(record: dict[str, Any]) -> dict[str, dict[int, float]]:
+    """Test accuracy of each way by seed, in [0, 1], of the seeds that all ways have."""
+    ways: dict[str, dict[int, float]] = {}
+    for run in record["runs"]:
+        ways.setdefault(run["way"], {})[run["seed"]] = run["accuracy"]
+    seeds = set.intersection(*(set(scores) for scores in ways.values()))
+    return {way: {seed: scores[seed] for seed in sorted(seeds)} for way, scores in ways.items()}
+
+
+def table(record: dict[str, Any]) -> str:
+    """Markdown: accuracy by seed, then the differences in pairs, then whether seeds explain them."""
+    ways = accuracies(record)
+    seeds = list(next(iter(ways.values())))
+    lines = [
+        f"| integration | {' | '.join(f'seed {seed}' for seed in seeds)} | accuracy % |",
+        f"|---|{'--:|' * (len(seeds) + 1)}",
+    ]
+    for way, scores in ways.items():
+        cells = [f"{100 * score:.1f}" for score in scores.values()]
+        lines.append(f"| {way} | {' | '.join(cells)} | {_spread(list(scores.values()))} |")
+    if len(seeds) < 2:
+        return "\n".join(lines)
+    lines += ["", "| difference | points | standard error | 95 % interval | p |", "|---|--:|--:|--:|--:|"]
+    apart = []
+    for first, second in combinations(ways, 2):
+        difference = paired_difference(list(ways[first].values()), list(ways[second].values()))
+        assert difference.low is not None
+        assert difference.high is not None
+        assert difference.spread is not None
+        error = 100 * difference.spread / math.sqrt(difference.num_pairs)
+        p_value = "" if difference.p_value is None else f"{difference.p_value:.2f}"
+        interval = f"{points(difference.low)} to {points(difference.high)}"
+        name = f"{first} − {second}"
+        lines.append(f"| {name} | {points(difference.mean)} | {error:.2f} | {interval} | {p_value} |")
+        if not difference.low <= 0 <= difference.high:
+            apart.append(name)
+    return "\n".join([*lines, "", _answer(apart, len(seeds))])
+
+
+def _answer(apart: list[str], num_seeds: int) -> str:
+    how = f"{num_seeds} seeds, paired; intervals not corrected for three looks"
+    if apart:
+        return f"More than seeds explain ({how}): {', '.join(apart)}."
+    return f"All differences lie within the noise of seeds: each 95 % interval holds zero ({how})."
+
+
+def _spread(scores: list[float]) -> str:
+    spread = f" ± {100 * stdev(scores):.1f}" if len(scores) > 1 else ""
+    return f"{100 * mean(scores):.1f}{spread}"
+
+
+def main() -> None:
+    """Read a record; print its table."""
+    record = load(Path(sys.argv[1]))
+    print(f"{settings(record)}\n\n{table(record)}")
+
+
+if __name__ == "__main__":
+    main()
