@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["gather_rows", "num_processes", "process_index", "sum_over_processes"]
+__all__ = ["gather_rows", "num_processes", "of_first_process", "process_index", "sum_over_processes"]
 
 
 def num_processes() -> int:
@@ -35,6 +35,25 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     if num_processes() > 1:
         dist.all_reduce(total)
     return total
+
+
+def of_first_process(tensor: Tensor) -> Tensor:
+    """The first process's tensor, on all of them; no gradient.
+
+    Args:
+        tensor: any shape, the same on every process.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Examples:
+        >>> of_first_process(torch.tensor([1, 2]))
+        tensor([1, 2])
+    """
+    copy = tensor.detach().clone()
+    if num_processes() > 1:
+        dist.broadcast(copy, src=0)
+    return copy
 
 
 def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
