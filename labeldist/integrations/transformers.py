@@ -358,6 +358,7 @@ class CachedTrainer(Trainer):
                 "DistributedDataParallel: start with torchrun, without fsdp or deepspeed in the arguments."
             )
         self.chunk_size = chunk_size
+        self._objective = self.compute_loss_func
 
     def compute_loss(
         self,
@@ -366,21 +367,12 @@ class CachedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of a batch, in training with a model that encodes it in chunks."""
-        if self.model.training:  # type: ignore[union-attr]
-            model = _InChunks(self.compute_loss_func.in_chunks(model, self.chunk_size))  # type: ignore[union-attr]
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-
-class _InChunks(nn.Module):
-    """What `compute_loss` calls as its model."""
-
-    def __init__(self, encode: Callable[..., Mapping[str, Tensor]]):
-        super().__init__()
-        self._encode = encode
-
-    def forward(self, **inputs: Any) -> Mapping[str, Tensor]:
-        return self._encode(**inputs)
+        """The loss of a batch, which in training is encoded in chunks."""
+        encode: Any = model
+        if self._objective.model.training:
+            encode = self._objective.in_chunks(model, self.chunk_size)
+        # The Trainer's own method calls what it is given, and no more.
+        return super().compute_loss(encode, inputs, return_outputs, num_items_in_batch)
 
 
 class LabelDistanceCallback(TrainerCallback):
