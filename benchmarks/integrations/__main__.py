@@ -45,7 +45,6 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": options.commit or current_commit(),
-        "command": " ".join(["python -m benchmarks.integrations", *_words(sys.argv[1:])]),
         "corpus": Path(options.data).name,
         "num_train": min(options.rows, len(corpus.train)),
         "num_validation": min(options.rows // 2, len(corpus.validation)),
@@ -91,11 +90,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="the JSON file; default: benchmarks/results/integrations/...")
     parser.add_argument("--commit", help="that is measured, where there is no git")
     return parser.parse_args()
-
-
-def _words(arguments: list[str]) -> list[str]:
-    """The command line, with a corpus's folder under a name that means something elsewhere."""
-    return [f"corpora/{Path(word).name}" if Path(word).is_dir() else word for word in arguments]
 
 
 def _fewer(corpus: Corpus, num_rows: int, seed: int) -> Corpus:
