@@ -180,7 +180,7 @@ def centroid_confusion(embeddings: Tensor, labels: Tensor, num_classes: int) -> 
 
     With unit rows $u_i$, the row $i$ is compared with the sum of each class's unit rows, its own left out:
 
-    $$\hat y_i = \arg\max_c \cos\Big(u_i, \sum_{j \ne i,\, y_j = c} u_j\Big)$$
+    $$\hat y_i = \underset{c}{\operatorname{argmax}}\, \cos\Big(u_i, \sum_{j \ne i,\, y_j = c} u_j\Big)$$
 
     Rows whose class has no other row tell nothing and are not counted; a class without rows is never predicted.
 
