@@ -124,7 +124,8 @@ def test_differences_of_integrations_are_paired_by_seed():
     assert "| a − b | +1.0 | 0.58 |" in text
     assert "All differences lie within the noise of seeds" in text
     apart = integrations.table(record((0.95, 0.90), (0.951, 0.90), (0.952, 0.90)))
-    assert "More than seeds explain (3 seeds, paired; intervals not corrected for three looks): a − b." in apart
+    assert "Taken alone, more than seeds explain (3 seeds, paired): a − b. Corrected for several" in apart
+    assert "looks at once (Holm): a − b." in apart
     # A seed that one of them lacks is no pair.
     unfinished = record((0.90, 0.90), (0.91, 0.90))
     unfinished["runs"].pop()

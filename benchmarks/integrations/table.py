@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from labeldist.training.statistics import paired_difference, points
+from labeldist.training.statistics import holm, paired_difference, points
 
 RESULTS = Path(__file__).parent.parent / "results" / "integrations"
 
@@ -62,32 +62,37 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"| {way} | {' | '.join(cells)} | {_spread(list(scores.values()))} |")
     if len(seeds) < 2:
         return "\n".join(lines)
-    lines += ["", "| difference | points | standard error | 95 % interval | p |", "|---|--:|--:|--:|--:|"]
-    apart, largest = [], 0.0
-    for first, second in combinations(ways, 2):
-        difference = paired_difference(list(ways[first].values()), list(ways[second].values()))
-        assert difference.low is not None
-        assert difference.high is not None
-        assert difference.spread is not None
-        error = 100 * difference.spread / math.sqrt(difference.num_pairs)
-        p_value = "" if difference.p_value is None else f"{difference.p_value:.2f}"
-        interval = f"{points(difference.low)} to {points(difference.high)}"
-        name = f"{first} − {second}"
-        lines.append(f"| {name} | {points(difference.mean)} | {error:.2f} | {interval} | {p_value} |")
-        if not difference.low <= 0 <= difference.high:
-            apart.append(name)
-        largest = max(largest, -difference.low, difference.high)
-    return "\n".join([*lines, "", _answer(apart, largest, len(seeds))])
+    lines += ["", "| difference | points | standard error | 95 % interval | p | p, Holm |", "|---|--:|--:|--:|--:|--:|"]
+    pairs = list(combinations(ways, 2))
+    differences = [paired_difference(list(ways[a].values()), list(ways[b].values())) for a, b in pairs]
+    corrected = holm([difference.p_value for difference in differences])
+    names = [f"{first} − {second}" for first, second in pairs]
+    for name, difference, p_holm in zip(names, differences, corrected, strict=True):
+        error = 100 * (difference.spread or 0.0) / math.sqrt(difference.num_pairs)
+        interval = f"{points(difference.low or 0.0)} to {points(difference.high or 0.0)}"
+        cells = [points(difference.mean), f"{error:.2f}", interval, _p(difference.p_value), _p(p_holm)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    ends = [(difference.low or 0.0, difference.high or 0.0) for difference in differences]
+    alone = [name for name, (low, high) in zip(names, ends, strict=True) if not low <= 0 <= high]
+    kept = [name for name, p_holm in zip(names, corrected, strict=True) if p_holm is not None and p_holm < 0.05]
+    return "\n".join([*lines, "", _answer(alone, kept, max(max(-low, high) for low, high in ends), len(seeds))])
 
 
-def _answer(apart: list[str], largest: float, num_seeds: int) -> str:
-    how = f"{num_seeds} seeds, paired; intervals not corrected for three looks"
-    if apart:
-        return f"More than seeds explain ({how}): {', '.join(apart)}."
+def _answer(alone: list[str], kept: list[str], largest: float, num_seeds: int) -> str:
+    limit = f"Differences of up to {100 * largest:.1f} points are not ruled out."
+    if not alone:
+        return (
+            f"All differences lie within the noise of seeds: each 95 % interval holds zero ({num_seeds} seeds, paired; "
+            f"intervals not corrected for several looks). {limit}"
+        )
     return (
-        f"All differences lie within the noise of seeds: each 95 % interval holds zero ({how}). Differences of up to "
-        f"{100 * largest:.1f} points are not ruled out."
+        f"Taken alone, more than seeds explain ({num_seeds} seeds, paired): {', '.join(alone)}. Corrected for several "
+        f"looks at once (Holm): {', '.join(kept) or 'none'}. {limit}"
     )
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _spread(scores: list[float]) -> str:
