@@ -14,6 +14,7 @@ __all__ = [
     "gather_rows",
     "max_over_processes",
     "num_processes",
+    "of_first_process",
     "process_index",
     "require_same",
     "sum_over_processes",
@@ -108,6 +109,25 @@ def require_same(values: Mapping[str, object], cure: str = "") -> None:
                     f"All processes must have the same {name}, got {value} on process 0 and {others.get(name)} on "
                     f"process {rank}. {cure}".rstrip()
                 )
+
+
+def of_first_process(tensor: Tensor) -> Tensor:
+    """The first process's tensor, on all of them; no gradient.
+
+    Args:
+        tensor: any shape, the same on every process.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Examples:
+        >>> of_first_process(torch.tensor([1, 2]))
+        tensor([1, 2])
+    """
+    copy = tensor.detach().clone()
+    if num_processes() > 1:
+        dist.broadcast(copy, src=0)
+    return copy
 
 
 def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:

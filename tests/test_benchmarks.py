@@ -1,11 +1,11 @@
 """What the documentation shows is what was recorded."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
 
+from benchmarks.integrations import table as integrations
 from benchmarks.loss.figures import draw, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
@@ -41,7 +41,9 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     assert words[:2] == ["labeldist", "compare"]
     parsed = tyro.cli(Compare, args=words[2:], config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
     given = {section.name: to_json(getattr(parsed, section.name)) for section in fields(RunSettings)}
-    expected = json.loads(json.dumps({key: result["settings"][key] for key in given}))
+    # A setting that came after the record was at its default then.
+    default = to_json(RunSettings())
+    expected = {key: {**default[key], **result["settings"][key]} for key in given}
     expected["optim"]["device"] = given["optim"]["device"]
     assert given == expected
     assert list(parsed.objectives) == result["settings"]["objectives"]
@@ -85,3 +87,57 @@ def test_table_and_figure_show_what_was_measured(tmp_path):
     assert "| 64 x 8 | eager | " in text
     assert "Left out: triton " in text
     assert draw(record, tmp_path / "figure.png").stat().st_size > 10_000
+
+
+INTEGRATIONS = sorted(integrations.RESULTS.glob("*.json"))
+
+
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.filterwarnings("ignore")
+def test_all_integrations_train_the_same_where_chance_has_no_part():
+    from benchmarks.integrations.__main__ import _fewer
+    from benchmarks.integrations.ways import WAYS, Setup
+    from labeldist import StaticLDM
+    from labeldist.training.data import Split, load_corpus
+
+    # One batch an epoch, no dropout, fixed distances: three steps that nothing is drawn for.
+    corpus = _fewer(load_corpus(["demo"]), 32, 0)
+    corpus = dataclasses.replace(corpus, test=Split(corpus.test.texts[:20], corpus.test.labels[:20]))
+    setup = Setup(corpus, 0, matrix=lambda num_classes: StaticLDM.uniform(3.0, num_classes=num_classes), dropout=0.0)
+    scores = {name: way(setup).scores for name, way in WAYS.items()}
+    for found in scores.values():
+        torch.testing.assert_close(found, scores["transformers"], rtol=1e-3, atol=1e-5)
+
+
+def test_differences_of_integrations_are_paired_by_seed():
+    def record(*accuracies: tuple[float, float]) -> dict:
+        runs = [
+            {"way": way, "seed": seed, "accuracy": accuracy}
+            for seed, pair in enumerate(accuracies)
+            for way, accuracy in zip("ab", pair, strict=True)
+        ]
+        return {"runs": runs}
+
+    # Differences of 0, 1 and 2 points: mean 1, standard deviation 1, over the root of 3.
+    text = integrations.table(record((0.90, 0.90), (0.91, 0.90), (0.92, 0.90)))
+    assert "| a | 90.0 | 91.0 | 92.0 | 91.0 ± 1.0 |" in text
+    assert "| a − b | +1.0 | 0.58 |" in text
+    assert "All differences lie within the noise of seeds" in text
+    apart = integrations.table(record((0.95, 0.90), (0.951, 0.90), (0.952, 0.90)))
+    assert "Taken alone, more than seeds explain (3 seeds, paired): a − b. Corrected for several" in apart
+    assert "looks at once (Holm): a − b." in apart
+    # A seed that one of them lacks is no pair.
+    unfinished = record((0.90, 0.90), (0.91, 0.90))
+    unfinished["runs"].pop()
+    assert "| a | 90.0 | 90.0 |" in integrations.table(unfinished)
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=[path.stem for path in INTEGRATIONS])
+def test_a_record_of_the_integrations_is_whole(path):
+    record = integrations.load(path)
+    assert {"torch", "transformers", "lightning", "sentence-transformers", "python"} <= record["versions"].keys()
+    assert record["machine"]
+    assert record["commit"]
+    ways = integrations.accuracies(record)
+    assert set(ways) == {"transformers", "lightning", "sentence-transformers"}
+    assert all(len(scores) >= 3 for scores in ways.values())

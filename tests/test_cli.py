@@ -209,6 +209,7 @@ def test_what_the_parser_does_not_know_exits_with_2(capsys, here, arguments):
         ("--shots 0", "--shots must be at least 1, got 0."),
         ("--epochs 0", "--epochs must be at least 1, got 0."),
         ("--batch-size 0", "--batch-size must be at least 1, got 0."),
+        ("--chunk-size 0", "--chunk-size must be at least 1, got 0."),
         ("--max-length 0", "--max-length must be at least 1, got 0."),
         ("--embedding-dim 0", "--embedding-dim must be at least 1, got 0."),
         ("--projection-dim 0", "--projection-dim must be at least 1, got 0."),

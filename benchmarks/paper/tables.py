@@ -78,7 +78,8 @@ def command(result: dict[str, Any]) -> str:
     words = ["labeldist", "compare"]
     for section, fields in default.items():
         for field, usual in fields.items():
-            value = settings[section][field]
+            # A setting that came after the record was at its default then.
+            value = settings[section].get(field, usual)
             if field == "data":
                 words += ["--data", *value]
             elif isinstance(value, bool) and value != usual:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from labeldist import functional
 from labeldist.confusion import confusion_counts
-from labeldist.distributed import num_processes, sum_over_processes
+from labeldist.distributed import num_processes, of_first_process, sum_over_processes
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import JointLoss
 from labeldist.sharing import check_same_loss
@@ -95,9 +95,15 @@ class SentenceLabelDistanceLoss(nn.Module):
         self.joint = JointLoss(contrastive, weight=weight)
         self.classifier = classifier
         self.views = views
-        for parameter in () if classifier is None else classifier.parameters():
-            # DistributedDataParallel wraps the model alone: without this each process trains a classifier of its own.
+        # DistributedDataParallel wraps the model alone: what else learns must begin alike and get one gradient.
+        self._own_parameters = [
+            parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("model.")
+        ]
+        for parameter in self._own_parameters:
             parameter.register_hook(_mean_over_processes)
+        self._is_begun = False
 
     @property
     def ldm(self) -> LabelDistanceMatrix | None:
@@ -133,12 +139,21 @@ class SentenceLabelDistanceLoss(nn.Module):
         """
         if labels is None:
             raise ValueError("labels are required: give the rows of the data set an integer column named 'label'.")
+        self._begin_alike()
         rows, labels = torch.cat(embeddings), labels.view(-1).repeat(len(embeddings))
         if self.classifier is None:
             return self.joint.contrastive(rows, labels)
         terms = self.joint.terms(self.classifier(rows), rows, labels)
         weight = self.joint.weight
         return {"cross_entropy": weight * terms.cross_entropy, "contrastive": (1 - weight) * terms.contrastive}
+
+    @torch.no_grad()
+    def _begin_alike(self) -> None:
+        """Take the first process's classifier, and whatever else learns beside the model."""
+        if not self._is_begun:
+            for parameter in self._own_parameters:
+                parameter.copy_(of_first_process(parameter))
+        self._is_begun = True
 
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card tells of the loss."""
@@ -166,7 +181,7 @@ def centroid_confusion(embeddings: Tensor, labels: Tensor, num_classes: int) -> 
 
     With unit rows $u_i$, the row $i$ is compared with the sum of each class's unit rows, its own left out:
 
-    $$\hat y_i = \arg\max_c \cos\Big(u_i, \sum_{j \ne i,\, y_j = c} u_j\Big)$$
+    $$\hat y_i = \underset{c}{\operatorname{argmax}}\, \cos\Big(u_i, \sum_{j \ne i,\, y_j = c} u_j\Big)$$
 
     Rows whose class has no other row tell nothing and are not counted; a class without rows is never predicted.
 

@@ -5,7 +5,7 @@ trainer = Trainer(model, args, train_dataset=rows, compute_loss_func=objective, 
 trainer.train()
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labeldist import functional
+from labeldist.cached import CachedGradients
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
@@ -32,7 +33,7 @@ except ImportError as error:
         "labeldist.integrations.transformers needs transformers. Install it with: pip install 'labeldist[train]'"
     ) from error
 
-__all__ = ["LabelDistanceCallback", "TrainerObjective"]
+__all__ = ["CachedTrainer", "LabelDistanceCallback", "TrainerObjective"]
 
 STATE_FILE = "label_distance.safetensors"
 _SAME_MODEL = "Give TrainerObjective the very model that the Trainer trains, after any adapters are put on it."
@@ -113,6 +114,7 @@ class TrainerObjective:
                 f"The model must have one output a class of the LDM, {self.ldm.num_classes}, got {num_classes}. Load "
                 f"it with num_labels={self.ldm.num_classes}, or build the LDM for the model's classes."
             )
+        self._repeats = views
         self._handles = self._take_hold(layers)
 
     @property
@@ -141,6 +143,27 @@ class TrainerObjective:
         if self._handles and self._classifier is not None:
             self._classifier.views = 1
         self._handles = []
+
+    def in_chunks(self, model: nn.Module, chunk_size: int) -> Callable[..., Mapping[str, Tensor]]:
+        """The model for batches that its memory would not hold: see `CachedGradients`. `CachedTrainer` calls this.
+
+        In a loop of your own, call the result where the model is called, and the objective with what it returns:
+        `objective(objective.in_chunks(model, 64)(**inputs), labels).backward()`.
+
+        Args:
+            model: the objective's own, inside `DistributedDataParallel` where there are several processes.
+            chunk_size: rows that are encoded together, >= 1; each view of a text is a row.
+
+        Returns:
+            A function of the model's inputs that returns `logits`, and `embeddings` where they are contrasted.
+        """
+
+        def encode(*inputs: Any, **named_inputs: Any) -> Mapping[str, Tensor]:
+            views = self.views if self.model.training else 1
+            cached = CachedGradients(model, chunk_size=chunk_size, views=views, encode=self._encode_chunk)
+            return cached(*inputs, **named_inputs)
+
+        return encode
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Return the loss of one (micro-)batch.
@@ -200,8 +223,26 @@ class TrainerObjective:
         with pairs_shared(self.joint.contrastive):
             return self.joint.contrastive(embeddings, labels), len(labels) / views / num_processes()
 
-    def _checked_logits(self, outputs: Any, labels: Tensor) -> Tensor:
-        """The model's class scores, `(V * M, C)`."""
+    def _encode_chunk(self, model: nn.Module, *inputs: Any, **named_inputs: Any) -> "_Chunk":
+        """One view of a chunk: `CachedGradients` asks for each view on its own."""
+        self._repeat(1)
+        try:
+            outputs = model(*inputs, **named_inputs)
+        finally:
+            self._repeat(self.views)
+        logits = self._logits_of(outputs)
+        # Without contrast a classifier's embeddings are still what its projection hangs on: see `_keep_in_graph`.
+        if self.joint is None and self._classifier is None:
+            return _Chunk(logits=logits)
+        return _Chunk(logits=logits, embeddings=self._embeddings(outputs, logits))
+
+    def _repeat(self, views: int) -> None:
+        """How often the model, in training mode, sees each text of its inputs from now on."""
+        self._repeats = views
+        if self._classifier is not None:
+            self._classifier.views = views
+
+    def _logits_of(self, outputs: Any) -> Tensor:
         if not self._handles:
             raise RuntimeError(
                 "This TrainerObjective was detached from its model, which another one may have taken over. Make a new "
@@ -212,7 +253,11 @@ class TrainerObjective:
                 f"The model must return a dictionary with logits, got {type(outputs).__name__}. Use a "
                 "sequence-classification model, with return_dict=True."
             )
-        logits = outputs["logits"]
+        return outputs["logits"]
+
+    def _checked_logits(self, outputs: Any, labels: Tensor) -> Tensor:
+        """The model's class scores, `(V * M, C)`."""
+        logits = self._logits_of(outputs)
         if labels is None:
             raise ValueError("labels are required: give the rows of the data set a column `labels` of class indices.")
         functional.check_labels(
@@ -228,7 +273,7 @@ class TrainerObjective:
 
     def _embeddings(self, outputs: Any, logits: Tensor) -> Tensor:
         """What the contrast compares, `(V * M, D)`."""
-        if self._classifier is not None:
+        if self._classifier is not None or isinstance(outputs, _Chunk):
             return outputs["embeddings"]
         if self._captured is None:
             raise RuntimeError(
@@ -253,8 +298,7 @@ class TrainerObjective:
         """Repeat the model's inputs and see its embeddings, from now on."""
         for earlier in _objectives_on(self.model):
             earlier.detach()
-        if self._classifier is not None:
-            self._classifier.views = self.views
+        self._repeat(self.views)
         return [
             self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             *(layer.register_forward_hook(self._capture) for layer in layers),
@@ -264,7 +308,7 @@ class TrainerObjective:
         self, model: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
         self._captured = None
-        if self.views == 1 or self._classifier is not None or not model.training:
+        if self._repeats == 1 or self._classifier is not None or not model.training:
             return None
         inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim]
         num_texts = len(inputs[0]) if inputs else 0
@@ -272,7 +316,7 @@ class TrainerObjective:
         def repeated(value: Any) -> Any:
             # View-major: all rows of the first view, then all of the second. What has no row a text stays.
             if isinstance(value, Tensor) and value.ndim and len(value) == num_texts:
-                return repeat(value, "b ... -> (v b) ...", v=self.views)
+                return repeat(value, "b ... -> (v b) ...", v=self._repeats)
             return value
 
         return tuple(repeated(value) for value in args), {name: repeated(value) for name, value in kwargs.items()}
@@ -280,6 +324,62 @@ class TrainerObjective:
     def _capture(self, layer: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
         # The class layer comes last: whatever else has as many outputs is overwritten.
         self._captured = inputs[0], scores
+
+
+class _Chunk(dict):
+    """Logits and embeddings that `in_chunks` took from the model's outputs, of a chunk or of all."""
+
+
+class CachedTrainer(Trainer):
+    r"""The Trainer for batches that memory does not hold: the activations of one chunk at a time are held.
+
+    `per_device_train_batch_size` is the batch that the contrast sees, however large. Loss, gradient and log are those
+    of the Trainer with that batch, at the price of a second forward pass: see `labeldist.CachedGradients`. Evaluations
+    and predictions are the Trainer's own.
+
+    `gradient_accumulation_steps` need not be raised for memory's sake. Where it is, each micro-batch is a contrast of
+    its own, as in the Trainer.
+
+    Args:
+        *args: the Trainer's.
+        chunk_size: rows that are encoded together while the model trains, >= 1; each view of a text is a row.
+        **kwargs: the Trainer's, with a `TrainerObjective` as `compute_loss_func`.
+
+    Raises:
+        TypeError: if `compute_loss_func` is no `TrainerObjective`.
+        ValueError: if `chunk_size` is below 1, or FSDP or DeepSpeed shards the model.
+    """
+
+    def __init__(self, *args: Any, chunk_size: int, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+        if not isinstance(self.compute_loss_func, TrainerObjective):
+            raise TypeError(
+                "CachedTrainer needs a TrainerObjective, which knows the embeddings of a chunk, got compute_loss_func "
+                f"= {self.compute_loss_func!r}. Pass compute_loss_func=TrainerObjective(loss, model)."
+            )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "CachedTrainer encodes a batch twice, which FSDP and DeepSpeed do not take part in. Train with "
+                "DistributedDataParallel: start with torchrun, without fsdp or deepspeed in the arguments."
+            )
+        self.chunk_size = chunk_size
+        self._objective = self.compute_loss_func
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch, which in training is encoded in chunks."""
+        encode: Any = model
+        if self._objective.model.training:
+            encode = self._objective.in_chunks(model, self.chunk_size)
+        # The Trainer's own method calls what it is given, and no more.
+        return super().compute_loss(encode, inputs, return_outputs, num_items_in_batch)
 
 
 class LabelDistanceCallback(TrainerCallback):

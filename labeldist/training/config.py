@@ -101,6 +101,8 @@ class OptimSettings:
     """Stop after this many epochs without a better validation accuracy."""
     batch_size: int = 128
     """Texts a step, shared by all processes."""
+    chunk_size: int | None = None
+    """Encode a step's texts this many at a time, for batches that memory does not hold; all at once if not given."""
     learning_rate: float | None = None
     """2e-5 for transformers and 1e-3 for textcnn if not given."""
     weight_decay: float = 0.1
@@ -158,6 +160,7 @@ def check_settings(settings: RunSettings) -> None:
         "--epochs": optim.epochs,
         "--patience": optim.patience,
         "--batch-size": optim.batch_size,
+        "--chunk-size": optim.chunk_size,
         "--confusion-epochs": matrix.confusion_epochs,
         "--num-pairs": matrix.num_pairs,
         "--update-every": matrix.update_every,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from transformers.integrations.integration_utils import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from labeldist.distributed import num_processes
-from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
+from labeldist.integrations.transformers import STATE_FILE, CachedTrainer, TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training import processes
 from labeldist.training.config import OptimSettings, RunSettings
@@ -136,8 +137,10 @@ def fit(
     Returns:
         The Trainer's log history.
     """
+    size = settings.optim.chunk_size
+    make = Trainer if size is None else partial(CachedTrainer, chunk_size=size)
     with _tensorboard_logs_in(options.folder.with_name("tensorboard")):
-        trainer = Trainer(
+        trainer = make(
             model=model,
             args=training_arguments(settings, options),
             train_dataset=splits[0],

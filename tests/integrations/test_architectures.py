@@ -1,5 +1,6 @@
 """Every architecture, unchanged, under a real Trainer with tiny random weights, and the ways to train a model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss, StaticLDM
-from labeldist.integrations.transformers import TrainerObjective
+from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
 
 pytestmark = [
@@ -88,13 +89,16 @@ def adaptive() -> LabelDistanceContrastiveLoss:
     return LabelDistanceContrastiveLoss(AdaptiveLDM(NUM_CLASSES, warmup_fraction=0.0))
 
 
-def trainer_of(model: nn.Module, objective: TrainerObjective, folder: Path, **options: Any) -> Trainer:
+def trainer_of(
+    model: nn.Module, objective: TrainerObjective, folder: Path, *, chunk_size: int | None = None, **options: Any
+) -> Trainer:
     defaults = {
         "num_train_epochs": 2, "per_device_train_batch_size": 12, "learning_rate": 1e-2, "use_cpu": True, "seed": 0,
         "eval_strategy": "epoch", "logging_strategy": "epoch", "save_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "dataloader_pin_memory": False, "label_names": ["labels"],
     }  # fmt: skip
-    return Trainer(
+    make = Trainer if chunk_size is None else partial(CachedTrainer, chunk_size=chunk_size)
+    return make(
         model, TrainingArguments(str(folder), **{**defaults, **options}), train_dataset=TRAIN, eval_dataset=DEV,
         compute_loss_func=objective, callbacks=[objective.callback],
     )  # fmt: skip
@@ -221,6 +225,26 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, name):
 def without_dropout(name: str) -> Any:
     zero = ("hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop")
     return model_of(name, **dict.fromkeys(zero, 0.0))
+
+
+# What each architecture calls its probabilities of dropout.
+DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "dropout", "attention_dropout",
+    "seq_classif_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout", "pooler_dropout", "resid_pdrop",
+    "embd_pdrop", "attn_pdrop",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_batch_in_chunks_trains_as_the_whole(tmp_path, name):
+    plain, chunked = (
+        trained(model_of(name, **dict.fromkeys(DROPOUTS, 0.0)).double(), tmp_path, chunk_size=size, optim="sgd")[0]
+        for size in (None, 5)
+    )
+    left, right = ([row["loss"] for row in t.state.log_history if "loss" in row] for t in (chunked, plain))
+    assert left == pytest.approx(right, rel=1e-6)
+    for parameter, expected in zip(chunked.model.parameters(), plain.model.parameters(), strict=True):  # type: ignore[union-attr]
+        torch.testing.assert_close(parameter, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +28,7 @@ from labeldist import (
 )
 from labeldist.backends import blockwise
 from labeldist.distributed import num_processes, process_index
-from labeldist.integrations.transformers import TrainerObjective
+from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
 
@@ -85,11 +86,12 @@ def nothing() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """One training: its loss, its model, its rows, and the Trainer's arguments."""
+    """One training: its loss, its model, its rows, the chunks of several processes, and the Trainer's arguments."""
 
     loss: Callable[[], nn.Module | None] = static
     model: Callable[[], Any] = bert
     num_dev: int = 0
+    chunk_size: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,6 +108,11 @@ CASES: dict[str, Case] = {
     "adaptive": Case(adaptive, num_dev=30),
     "adaptive, few rows to evaluate": Case(adaptive, num_dev=3),
     "checkpointed": Case(options={"gradient_checkpointing": True}),
+    "in chunks": Case(chunk_size=3),
+    "in chunks, two heads": Case(model=two_heads, chunk_size=3),
+    "in chunks, cross-entropy of two heads": Case(nothing, two_heads, chunk_size=3),
+    "in chunks, accumulated": Case(chunk_size=3, options={"gradient_accumulation_steps": 3}),
+    "in chunks, adaptive": Case(adaptive, num_dev=30, chunk_size=3),
 }
 
 
@@ -129,7 +136,9 @@ def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
         "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False,
         "label_names": ["labels"], "remove_unused_columns": False, "log_level": "error",
     }  # fmt: skip
-    trainer = Trainer(
+    # One process takes the batch as a whole: chunks of several are held against it.
+    make = Trainer if case.chunk_size is None or world == 1 else partial(CachedTrainer, chunk_size=case.chunk_size)
+    trainer = make(
         model,
         TrainingArguments(str(folder), **{**options, **case.options}),
         train_dataset=Rows(48),

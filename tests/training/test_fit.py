@@ -10,7 +10,7 @@ from transformers import EvalPrediction
 
 from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
 from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
-from labeldist.training.config import OptimSettings
+from labeldist.training.config import ModelSettings, OptimSettings
 from labeldist.training.data import Split
 from labeldist.training.encoders import build_classifier, train_tokenizer
 from labeldist.training.errors import UserError
@@ -83,9 +83,13 @@ def test_vectors_are_what_both_heads_read():
     assert not model.projection._forward_pre_hooks
 
 
-def fitted(folder, epochs: int, **options):
+def fitted(folder, epochs: int, *, dropout: float = 0.5, **options):
     torch.manual_seed(0)
-    settings = settings_of("demo", optim=OptimSettings(epochs=epochs, batch_size=16, **options))
+    settings = settings_of(
+        "demo",
+        model=ModelSettings(embedding_dim=8, projection_dim=8, dropout=dropout),
+        optim=OptimSettings(epochs=epochs, batch_size=16, **options),
+    )
     model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
     loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4))
     split = EncodedSplit(SPLIT, tokenizer, 128)
@@ -102,6 +106,23 @@ def test_the_model_ends_with_its_best_epoch(tmp_path):
     probabilities = predict_batches(model, tokenizer, SPLIT.texts, 128).probabilities
     assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
     assert max(accuracies) > 0.6
+
+
+def test_a_batch_in_chunks_trains_as_the_whole(tmp_path):
+    (plain, _, expected), (chunked, _, found) = (
+        fitted(tmp_path / str(size), 3, dropout=0.0, learning_rate=0.01, chunk_size=size) for size in (None, 5)
+    )
+    names = ("loss", "cross_entropy", "contrastive", "grad_norm", "eval_accuracy", "ldm_mean")
+    left, right = ([{name: row[name] for name in names if name in row} for row in log] for log in (found, expected))
+    for row, other in zip(left, right, strict=True):
+        assert row == pytest.approx(other, rel=1e-3)
+    for left, right in zip(chunked.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
+
+
+def test_with_dropout_a_batch_in_chunks_trains_too(tmp_path):
+    _, _, history = fitted(tmp_path, 6, learning_rate=0.05, chunk_size=5)
+    assert max(row["eval_accuracy"] for row in history if "eval_accuracy" in row) > 0.6
 
 
 def test_training_stops_when_patience_ends(tmp_path):
