@@ -12,7 +12,13 @@ import matplotlib.pyplot as plt
 
 from benchmarks.loss.methods import TASKS
 
-COLOURS = {"eager": "#888888", "blockwise": "#1f77b4", "triton": "#d62728", "auto": "#2ca02c"}
+COLOURS = {
+    "eager": "#888888",
+    "eager, torch.compile": "#ff7f0e",
+    "blockwise": "#1f77b4",
+    "triton": "#d62728",
+    "auto": "#2ca02c",
+}
 MARKERS = {"same": "o", "unweighted": "s", "one positive": "^", "cross-entropy": "v", "forward": "x"}
 
 
@@ -49,7 +55,7 @@ def draw(record: dict[str, Any], path: Path) -> Path:
     figure, axes = plt.subplots(
         2, len(dims), figsize=(4.2 * len(dims) + 2, 7), sharex=True, sharey="row", squeeze=False, layout="constrained"
     )
-    others = iter(plt.get_cmap("tab10").colors[3:])  # type: ignore[attr-defined]
+    others = iter(plt.get_cmap("tab10").colors[4:])  # type: ignore[attr-defined]
     colours = {name: COLOURS.get(name) or next(others) for name in names}
     for column, dim in enumerate(dims):
         for name in names:

@@ -158,7 +158,9 @@ def _fake_gradients(upstream, anchors, labels, references, ref_labels, scale, bi
 def _empty_gradients(anchors: Tensor, references: Tensor | None, needed: list[bool]) -> tuple[Tensor, ...]:
     """One tensor for each that wants a gradient, an empty one for the others."""
     return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) if is_needed else anchors.new_empty(0)
+        anchors.new_empty(0)
+        if tensor is None or not is_needed
+        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor, is_needed in zip((anchors, references), needed, strict=True)
     )
 
