@@ -136,8 +136,8 @@ def anchor_losses(
         traits: what `table_traits` reads of `ldm`, where the caller knows; wrong traits give wrong numbers. `None`
             leaves it to the backend: `"triton"` finds out on the device, `"blockwise"` waits for it.
         team: those who share the pairs, as in `blockwise.anchor_losses`. `"blockwise"` shares them, and so does
-            `"auto"`, which then takes it for all pairs of any batch. With another backend or listed pairs each member
-            computes all of them. Either way a row's gradient is the sum of the members' gradients.
+            `"auto"`, which takes it for any batch where there are no kernels. With another backend or listed pairs each
+            member computes all of them. Either way a row's gradient is the sum of the members' gradients.
 
     Returns:
         Losses and validity, each `(B,)`.
@@ -226,10 +226,13 @@ def choose_backend(
     if backend == "triton":
         _check_triton(embeddings)
         return backend
-    if backend == "blockwise" or is_shared:
-        return "blockwise"
+    if backend == "blockwise":
+        return backend
+    # Before sharing: tiles on a GPU take some forty times the kernels' time, `benchmarks/results/loss`.
     if _is_for_triton(embeddings, ref_emb, num_classes):
         return "triton"
+    if is_shared:
+        return "blockwise"
     num_pairs = len(embeddings) * len(embeddings if ref_emb is None else ref_emb)
     most_eager = MIN_PAIRS_BLOCKWISE if embeddings.device.type == "cpu" else MIN_PAIRS_BLOCKWISE_ELSEWHERE
     # Compiled, eager becomes a few kernels, and tiles would be a break in the graph.
