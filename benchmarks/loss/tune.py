@@ -37,7 +37,6 @@ SWEEPS = {
     + [(64, 128, 128, 4, s) for s in (2, 3, 4)],
     "gradient": [(128, n, 256, w, s) for n in (32, 64, 128) for w in (4, 8) for s in (2, 3, 4)]
     + [(64, n, 256, 4, s) for n in (32, 64, 128) for s in (2, 3, 4)],
-    "weights": [(128, n, d, w, s) for n in (64, 128, 256) for d in (32, 64) for w in (4, 8) for s in (3, 4)],
 }
 
 
@@ -187,7 +186,7 @@ def sweep(kernel, shape, classes, mode):
     for candidate in SWEEPS[kernel]:
         launching.TILINGS[kernel, size, bound] = launching.Tiling(*candidate)
         try:
-            result = measure(shape, classes, mode, expected, backward=kernel in ("gradient", "weights"))
+            result = measure(shape, classes, mode, expected, backward=kernel == "gradient")
         except Exception as problem_:
             print(candidate, "failed:", str(problem_).splitlines()[0][:100], flush=True)
             continue

@@ -26,7 +26,7 @@ Backend = Literal["auto", "eager", "blockwise", "triton"]
 MIN_PAIRS_BLOCKWISE = 2**18
 # Devices without kernels were not measured: there tiles are for what eager would need tens of GiB for.
 MIN_PAIRS_BLOCKWISE_ELSEWHERE = 2**30
-# What the kernels take; from Ampere on a GPU multiplies bfloat16 and tf32.
+# What the kernels take; asking them would load triton. From Ampere on a GPU multiplies bfloat16 and tf32.
 HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 MAX_CLASSES_TRITON = 32767
 MIN_CAPABILITY_TRITON = (8, 0)
