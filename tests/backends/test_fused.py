@@ -50,8 +50,7 @@ def small_tiles(monkeypatch):
         monkeypatch.setattr(launching, "ROW_ALIGNMENT", 32)
         monkeypatch.setattr(launching, "NUM_PROGRAMS", 6)
         monkeypatch.setattr(narrow, "MAX_SUPER_BLOCKS", 2)
-        monkeypatch.setattr(wide, "TILE_ROWS", {1: 64, 2: 64})
-        for name, size in {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 16, "STRIP_ROWS": 32, "WEIGHED_ROWS": 32}.items():
+        for name, size in {"SUMMED_ROWS": 64, "FEW_WEIGHED_ROWS": 32, "STRIP_ROWS": 32, "GROUP": 3}.items():
             monkeypatch.setattr(wide, name, size)
         monkeypatch.setattr(_kernels_rows, "NUM_SUMMARIES", tl.constexpr(4))
 

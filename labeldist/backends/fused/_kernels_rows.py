@@ -52,14 +52,18 @@ SIZES = [
     "is_bounded",
     "is_symmetric",
     "num_classes",
+    "num_column_blocks",
     "num_columns",
     "num_dense_slots",
     "num_mirrored_slots",
+    "num_row_blocks",
     "num_rows",
     "num_splits",
     "num_tiles",
     "padded_dim",
     "padded_rows",
+    "part_stride",
+    "square_rows",
 ]
 
 # The offset of pairs that take no part: exp2 gives 0 for it, and a product with 0 does not give NaN.
@@ -399,7 +403,7 @@ def part_of_gradient(
     BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Some dimensions of the gradient at unit rows, and these dimensions of the unit rows."""
-    row = tl.load(source + order_target, mask=inside, other=0.0)
+    row = tl.load(source + order_target, mask=inside, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     for split in range(num_splits):
         at = (tl.cast(split, tl.int64) * padded_rows + places.to(tl.int64))[:, None] * WIDTH + columns[None, :]

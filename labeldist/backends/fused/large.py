@@ -47,7 +47,7 @@ def _fake_losses(anchors, labels, references, ref_labels, scale, bias, is_symmet
     num_classes = scale.shape[0]
 
     def empty(source: Tensor) -> tuple[Tensor, ...]:
-        return *_empty_units(source), *_empty_sorted(source, num_classes, precision)
+        return *_empty_units(source, precision), *_empty_sorted(source, num_classes, precision)
 
     second = _no_rows(anchors) if references is None else empty(references)
     return *_empty_losses(anchors), *_empty_saved(anchors, num_classes), *empty(anchors), *second
@@ -59,7 +59,7 @@ def _pairs(source: Tensor):
 
 
 def _sorted(source: Tensor, labels: Tensor, num_classes: int, precision: Precision) -> tuple[Units, Sorted]:
-    units, into = _empty_units(source), _empty_sorted(source, num_classes, precision)
+    units, into = _empty_units(source, precision), _empty_sorted(source, num_classes, precision)
     rows.normalise(source.contiguous(), *units)
     return units, rows.sort_rows(units, labels, into, precision, is_wide=is_wide(source.shape[1]))
 
@@ -90,9 +90,11 @@ def _empty_saved(anchors: Tensor, num_classes: int) -> Saved:
     )
 
 
-def _empty_units(source: Tensor) -> Units:
+def _empty_units(source: Tensor, precision: Precision) -> Units:
+    # Their products round wide rows to float16 anyway, unless float32 is wanted.
+    is_half = is_wide(source.shape[1]) and precision != "float32"
     return Units(
-        rows=source.new_empty(source.shape, dtype=torch.float32),
+        rows=source.new_empty(source.shape, dtype=torch.float16 if is_half else torch.float32),
         inverse=source.new_empty(source.shape[0], dtype=torch.float32),
     )
 

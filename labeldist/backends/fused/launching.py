@@ -1,11 +1,13 @@
 """What all launches share: precisions, tilings by kernel and width, sizes of grids."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from labeldist.backends.fused import _kernels_pairs
 
@@ -21,6 +23,7 @@ __all__ = [
     "divide_up",
     "is_wide",
     "launch",
+    "num_multiprocessors",
     "num_splits",
     "padded_rows",
     "padded_width",
@@ -83,6 +86,11 @@ TILINGS: dict[tuple[str, int, int], Tiling] = {
     ("gradient", 4, 64): Tiling(64, 64, 64, 4, 2),
     ("gradient", 4, 128): Tiling(64, 32, 128, 4, 2),
     ("gradient", 4, 256): Tiling(64, 32, 256, 8, 2),
+    # Of rows wider than the registers. Sums of either kind go by the same blocks of columns.
+    ("mirrored sums", 2, WIDE): Tiling(256, 128, 64, 8, 3),
+    ("dense sums", 2, WIDE): Tiling(128, 128, 64, 8, 3),
+    ("mirrored weights", 2, WIDE): Tiling(256, 128, 64, 8, 3),
+    ("dense weights", 2, WIDE): Tiling(128, 128, 64, 8, 4),
     ("tables", 2, WIDE): Tiling(64, 64, 64, 4, 3),
     ("tables", 4, WIDE): Tiling(64, 64, 32, 4, 3),
     ("small", 2, WIDE): Tiling(16, 128, 128, 4, 3),
@@ -142,18 +150,28 @@ def num_splits(num_programs: int, max_splits: int) -> int:
     return max(1, min(NUM_PROGRAMS // max(num_programs, 1), max_splits, 64))
 
 
+@lru_cache
+def num_multiprocessors(device: torch.device) -> int:
+    """Programs that a device runs at a time, one on each multiprocessor; 2 in the interpreter."""
+    if _kernels_pairs.IS_INTERPRETED:
+        return 2
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def tiling_for(kernel: str, size: int, width: int) -> Tiling:
     """The tiling of a kernel for rows of `width` elements of `size` bytes."""
     bound = min(bound for name, bytes_, bound in TILINGS if (name, bytes_) == (kernel, size) and width <= bound)
     return TILINGS[kernel, size, bound]
 
 
+Argument = Tensor | TensorDescriptor | int | None
+
 # Compiled kernels by what they were compiled for. Triton finds them too, in several times as long as a launch takes,
 # and a batch of some thousand rows needs a dozen launches.
 _COMPILED: dict[tuple, Any] = {}
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | None, **options: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: Any) -> None:
     """Start a kernel, unless its grid is empty.
 
     Args:
@@ -176,12 +194,14 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Tensor | int | None, 
     compiled[(*grid, 1, 1)[:3]](*arguments, *constants)
 
 
-def _specialisation(argument: Tensor | int | None) -> Any:
+def _specialisation(argument: Argument) -> Any:
     """What Triton compiles another kernel for: it assumes alignment, and takes 1 for a constant."""
     if isinstance(argument, int):
         return argument == 1, argument % 16 == 0, argument < 2**31
     if argument is None:
         return None
+    if isinstance(argument, TensorDescriptor):
+        return argument.base.dtype, *argument.block_shape
     return argument.dtype, argument.data_ptr() % 16 == 0
 
 

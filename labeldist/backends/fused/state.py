@@ -13,7 +13,7 @@ class Units(NamedTuple):
     """Unit rows in the caller's order.
 
     Attributes:
-        rows: `(N, D)`, float32.
+        rows: `(N, D)`, float32; float16 for wide rows whose products are no more exact.
         inverse: `(N,)`, float32: 1 / length; negative below the norm's floor, 0 for a zero row.
     """
 

@@ -1,9 +1,9 @@
-r"""Rows of more dimensions than the registers can hold a gradient of: the library multiplies, kernels do the rest.
+r"""Rows of more dimensions than the registers can hold a gradient of.
 
-One tile of thousands of rows and columns at a time: the library's product of rows goes to a workspace of a fixed size,
-a kernel turns it into partition sums or, in place, into the pairs' weights A, and the library multiplies A with rows.
-Where the batch is its own reference a tile off the diagonal serves both its rows and its columns: $3 B^2 D$
-multiply-adds for forward and backward, all at the library's speed.
+Forward: a kernel multiplies rows tile by tile and adds up exponentials before a product leaves the registers. Backward:
+it makes of the products the pairs' weights A, thousands of rows and columns at a time, in a workspace of a fixed size,
+and the library multiplies A with rows. Where the batch is its own reference a tile off the diagonal serves both its
+rows and its columns: $3 B^2 D$ multiply-adds for forward and backward.
 
 Products are of float16, whatever the dtype of the rows: unit rows lie well inside its range, and it has three bits more
 than bfloat16. `"float32"` takes two planes of it, $x = (h + l) / 256$, and leaves $l l'$ out, which is $2^{-22}$ of
@@ -11,22 +11,34 @@ the result. A row then is stored as $(h, h, l, h)$, so that one product of its f
 last three is $h h' + h l' + l h'$.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from labeldist.backends.fused import _kernels_products, _kernels_rows
-from labeldist.backends.fused.launching import Precision, divide_up, launch
+from labeldist.backends.fused import _kernels_rows, _kernels_wide
+from labeldist.backends.fused.launching import (
+    Precision,
+    Tiling,
+    divide_up,
+    launch,
+    num_multiprocessors,
+    tiling_for,
+)
 from labeldist.backends.fused.state import PartialSums, Problem, Saved, Sorted, Weights
 
 __all__ = ["gradient_parts", "partition_sums", "row_unit"]
 
-# Side of a tile, by planes: a workspace of 128 MiB.
-TILE_ROWS = {1: 8192, 2: 4096}
-# How the kernels cut a tile; each divides `launching.ROW_ALIGNMENT`, but for the strips, which it divides.
-BLOCK_ROWS, BLOCK_COLUMNS, STRIP_ROWS, WEIGHED_ROWS = 16, 128, 1024, 64
-NUM_WARPS = 4
+# Side of a square of pairs. Forward it bounds the partial sums: 36 MiB, or 72 with maxima. Backward the workspace for
+# each plane: 128 MiB, or 32 for up to `FEW_ROWS`, where it is what takes most of the memory.
+SUMMED_ROWS = 32768
+WEIGHED_ROWS, FEW_WEIGHED_ROWS, FEW_ROWS = 8192, 4096, 16384
+# Rows that a program of the forward goes through, a multiple of any tiling's.
+STRIP_ROWS = 1024
+# Of the backward's programs, row blocks side by side.
+GROUP = 8
 
 
 class _Planes(NamedTuple):
@@ -48,34 +60,52 @@ class _Planes(NamedTuple):
         return cls(rows[:, : 3 * width], rows[:, width:], rows[:, :width], rows[:, 2 * width : 3 * width], unit)
 
 
+class _Square(NamedTuple):
+    """A square of pairs, or what is left of one at the end: its first row and column, and how many there are."""
+
+    row: int
+    column: int
+    num_rows: int
+    num_columns: int
+
+
 def row_unit(precision: Precision) -> float:
     """What rows are multiplied by in the products of `gradient_parts`."""
     return _kernels_rows.PLANE_SCALE.value if precision == "float32" else 1.0
 
 
-def _mode(modes: list[bool]) -> int:
-    """1 where pairs are mirrored, 0 where they are not, -1 where only the device knows."""
-    return -1 if len(modes) > 1 else int(modes[0])
+def _squares(num_rows: int, num_columns: int, side: int, *, is_self: bool) -> Iterator[_Square]:
+    """All pairs; on and above the diagonal for a batch with itself."""
+    for row in range(0, num_rows, side):
+        for column in range(row if is_self else 0, num_columns, side):
+            yield _Square(row, column, min(side, num_rows - row), min(side, num_columns - column))
 
 
-class _Workspace:
-    """Memory for one tile: products, and the weights made from them."""
+def _tiling(kernel: str, *, is_mirrored: bool) -> Tiling:
+    return tiling_for(f"{'mirrored' if is_mirrored else 'dense'} {kernel}", 2, 0)
 
-    def __init__(self, own: Tensor, others: Tensor, precision: Precision):
-        self.planes = 2 if precision == "float32" else 1
-        self.side = TILE_ROWS[self.planes]
-        shape = min(self.side, len(own)), min(self.side, len(others))
-        self.products = own.new_empty(shape, dtype=torch.float32 if self.planes == 2 else torch.float16)
-        # Weights of one plane take the place of the products.
-        self.high, self.low = self.products, None
-        if self.planes == 2:
-            self.high, self.low = own.new_empty(2, *shape)
 
-    def tiles(self, own: Tensor, others: Tensor, *, is_self: bool):
-        """First row and column, and their numbers, of each tile; on and above the diagonal for a batch with itself."""
-        for row in range(0, len(own), self.side):
-            for column in range(row if is_self else 0, len(others), self.side):
-                yield row, column, min(self.side, len(own) - row), min(self.side, len(others) - column)
+def _options(tiling: Tiling, planes: _Planes, *, is_self: bool, is_mirrored: bool) -> dict:
+    """Compile-time arguments that the kernels over pairs share."""
+    return {
+        "unit": planes.unit,
+        "SELF": is_self,
+        "MIRRORED": is_mirrored,
+        "WIDTH": planes.left.shape[1],
+        "BLOCK_ROWS": tiling.block_rows,
+        "BLOCK_COLUMNS": tiling.block_columns,
+        "BLOCK_D": tiling.block_d,
+        "num_warps": tiling.num_warps,
+        "num_stages": tiling.num_stages,
+    }
+
+
+def _descriptors(left: _Planes, right: _Planes, tiling: Tiling) -> tuple[TensorDescriptor, TensorDescriptor]:
+    """Both sides of the products, as the copy engine reads them."""
+    return (
+        TensorDescriptor.from_tensor(left.left, [tiling.block_rows, tiling.block_d]),
+        TensorDescriptor.from_tensor(right.right, [tiling.block_columns, tiling.block_d]),
+    )
 
 
 def partition_sums(
@@ -83,60 +113,56 @@ def partition_sums(
 ) -> PartialSums:
     """Sums over all pairs of each row."""
     left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
-    memory = _Workspace(own.rows, others.rows, precision)
+    tilings = {mode: _tiling("sums", is_mirrored=mode) for mode in modes}
+    descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
+    block = tilings[modes[0]].block_columns
     maxima = torch.full_like(saved.lse, -torch.inf)
     sums = torch.zeros_like(saved.lse)
-    part_stride = max(memory.products.shape)
-    row_parts = sums.new_empty(2, divide_up(memory.products.shape[1], BLOCK_COLUMNS), part_stride)
-    column_parts = sums.new_empty(2, divide_up(memory.products.shape[0], STRIP_ROWS), part_stride)
-    for row, column, num_rows, num_columns in memory.tiles(own.rows, others.rows, is_self=is_self):
-        products = memory.products[:num_rows, :num_columns]
-        _multiply(left.left[row : row + num_rows], right.right[column : column + num_columns].T, products)
+    stride = min(SUMMED_ROWS, max(len(own.rows), len(others.rows)))
+    num_kinds = 2 if False in modes else 1
+    # Sums, and maxima where those are not of one shift.
+    row_parts = sums.new_empty(num_kinds, divide_up(min(SUMMED_ROWS, len(others.rows)), block), stride)
+    column_parts = sums.new_empty(num_kinds, divide_up(min(SUMMED_ROWS, len(own.rows)), STRIP_ROWS), stride)
+    parts = row_parts[0], row_parts[-1], column_parts[0], column_parts[-1]
+    for square in _squares(len(own.rows), len(others.rows), SUMMED_ROWS, is_self=is_self):
+        for mode in modes:
+            launch(
+                _kernels_wide.sum_pairs,
+                (square.num_columns // block, divide_up(square.num_rows, STRIP_ROWS)),
+                *descriptors[mode],
+                own.labels,
+                others.labels,
+                others.segments[1],
+                saved.tables,
+                saved.summaries,
+                *parts,
+                square.row,
+                square.column,
+                len(own.order),
+                len(others.order),
+                len(saved.tables),
+                square.num_rows,
+                stride,
+                STRIP=STRIP_ROWS,
+                **_options(tilings[mode], left, is_self=is_self, is_mirrored=mode),
+            )
+        # Columns are anchors too in a batch with itself, and on the diagonal they are the rows.
+        num_added = square.num_rows + (square.num_columns if is_self and square.row != square.column else 0)
         launch(
-            _kernels_products.sum_products,
-            (num_columns // BLOCK_COLUMNS, divide_up(num_rows, STRIP_ROWS)),
-            products,
-            own.labels[row:],
-            others.labels[column:],
-            saved.tables,
-            saved.summaries,
-            *row_parts,
-            *column_parts,
-            row,
-            column,
-            len(own.order),
-            len(others.order),
-            len(saved.tables),
-            num_rows,
-            products.stride(0),
-            part_stride,
-            unit=left.unit,
-            MODE=_mode(modes),
-            SELF=is_self,
-            STRIP=STRIP_ROWS,
-            BLOCK_ROWS=BLOCK_ROWS,
-            BLOCK_COLUMNS=BLOCK_COLUMNS,
-            num_warps=NUM_WARPS,
-        )
-        num_row_blocks, num_column_blocks = num_rows // BLOCK_COLUMNS, num_columns // BLOCK_COLUMNS
-        # A tile on the diagonal holds both orders of its pairs, and columns may be no anchors at all.
-        has_both = is_self and row != column
-        launch(
-            _kernels_products.add_sums,
-            (num_row_blocks + (num_column_blocks if has_both else 0),),
-            *row_parts,
-            *column_parts,
+            _kernels_wide.add_sums,
+            (num_added // block,),
+            *parts,
             maxima,
             sums,
             saved.summaries,
-            row,
-            column,
-            num_column_blocks,
-            divide_up(num_rows, STRIP_ROWS),
-            num_row_blocks,
-            part_stride,
-            MODE=_mode(modes),
-            BLOCK=BLOCK_COLUMNS,
+            square.row,
+            square.column,
+            square.num_rows,
+            square.num_columns,
+            stride,
+            SELF=is_self,
+            STRIP=STRIP_ROWS,
+            BLOCK=block,
         )
     return PartialSums(maxima[None], sums[None], 1, 1)
 
@@ -145,91 +171,95 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
     """Gradients at the unit rows of anchors and references, sorted: `(1, padded N, width)`, in units of `row_unit`."""
     own, others, is_self, precision = problem.own, problem.others, problem.is_self, problem.precision
     left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
-    memory = _Workspace(own.rows, others.rows, precision)
     own_total = torch.zeros_like(left.high, dtype=torch.float32) if needed[0] else None
     others_total = torch.zeros_like(right.high, dtype=torch.float32) if needed[1] else None
     if is_self:
         others_total = own_total
-    for row, column, num_rows, num_columns in memory.tiles(own.rows, others.rows, is_self=is_self):
-        products = memory.products[:num_rows, :num_columns]
-        rows, columns = slice(row, row + num_rows), slice(column, column + num_columns)
-        _multiply(left.left[rows], right.right[columns].T, products)
-        high = memory.high[:num_rows, :num_columns]
-        low = None if memory.low is None else memory.low[:num_rows, :num_columns]
-        _weigh(problem, weights, products, high, low, left.unit, row, column)
+    side = WEIGHED_ROWS if max(len(own.rows), len(others.rows)) > FEW_ROWS else FEW_WEIGHED_ROWS
+    num_planes = 1 if left.low is None else 2
+    memory = left.high.new_empty(num_planes, min(side, len(own.rows)), min(side, len(others.rows)))
+    weighing = [_Weighing.of(problem, weights, left, right, memory, is_mirrored=mode) for mode in problem.modes]
+    for square in _squares(len(own.rows), len(others.rows), side, is_self=is_self):
+        for each in weighing:
+            each.run(square)
+        high, *low = memory[:, : square.num_rows, : square.num_columns]
+        rows = slice(square.row, square.row + square.num_rows)
+        columns = slice(square.column, square.column + square.num_columns)
         if own_total is not None:
             _accumulate(own_total[rows], high, low, right, columns)
         # A is symmetric where the batch is its own reference, so the transpose is the part below the diagonal.
-        if others_total is not None and not (is_self and row == column):
-            _accumulate(others_total[columns], high.T, None if low is None else low.T, left, rows)
+        if others_total is not None and not (is_self and square.row == square.column):
+            _accumulate(others_total[columns], high.T, [part.T for part in low], left, rows)
     return [
         total[None] if is_needed and total is not None else None
         for total, is_needed in zip((own_total, others_total), needed, strict=True)
     ]
 
 
-def _weigh(
-    problem: Problem,
-    weights: Weights,
-    products: Tensor,
-    high: Tensor,
-    low: Tensor | None,
-    unit: float,
-    row: int,
-    column: int,
-) -> None:
-    own, others, saved = problem.own, problem.others, problem.saved
-    launch(
-        _kernels_products.weigh_products,
-        (products.shape[1] // BLOCK_COLUMNS, divide_up(products.shape[0], WEIGHED_ROWS)),
-        products,
-        high,
-        low,
-        own.labels[row:],
-        saved.lse[row:],
-        weights.coefficients[row:],
-        others.labels[column:],
-        # Read only where the columns are anchors too.
-        saved.lse[column:],
-        weights.coefficients[column:],
-        saved.tables,
-        saved.summaries,
-        row,
-        column,
-        len(own.order),
-        len(others.order),
-        len(saved.tables),
-        products.shape[0],
-        products.stride(0),
-        unit=unit,
-        MODE=_mode(problem.modes),
-        SELF=problem.is_self,
-        STRIP=WEIGHED_ROWS,
-        BLOCK_ROWS=BLOCK_ROWS,
-        BLOCK_COLUMNS=BLOCK_COLUMNS,
-        num_warps=NUM_WARPS,
-    )
+class _Weighing(NamedTuple):
+    """A launch of `weigh_pairs` but for the square: what all squares share is made once."""
+
+    arguments: tuple
+    sizes: tuple[int, int, int]
+    block: tuple[int, int]
+    num_programs: int
+    options: dict
+
+    @classmethod
+    def of(
+        cls, problem: Problem, weights: Weights, left: _Planes, right: _Planes, memory: Tensor, *, is_mirrored: bool
+    ) -> "_Weighing":
+        own, others, saved = problem.own, problem.others, problem.saved
+        tiling = _tiling("weights", is_mirrored=is_mirrored)
+        block = tiling.block_rows, tiling.block_columns
+        high, *low = (TensorDescriptor.from_tensor(plane, list(block)) for plane in memory)
+        return cls(
+            arguments=(
+                *_descriptors(left, right, tiling),
+                high,
+                low[0] if low else None,
+                own.labels,
+                saved.lse,
+                weights.coefficients,
+                others.labels,
+                others.segments[1],
+                # Read only where the columns are anchors too.
+                saved.lse,
+                weights.coefficients,
+                saved.tables,
+                saved.summaries,
+            ),
+            sizes=(len(own.order), len(others.order), len(saved.tables)),
+            block=block,
+            num_programs=num_multiprocessors(memory.device),
+            options=_options(tiling, left, is_self=problem.is_self, is_mirrored=is_mirrored),
+        )
+
+    def run(self, square: _Square) -> None:
+        num_blocks = square.num_rows // self.block[0], square.num_columns // self.block[1]
+        launch(
+            _kernels_wide.weigh_pairs,
+            (min(self.num_programs, num_blocks[0] * num_blocks[1]),),
+            *self.arguments,
+            square.row,
+            square.column,
+            *self.sizes,
+            *num_blocks,
+            GROUP=GROUP,
+            **self.options,
+        )
 
 
-def _accumulate(total: Tensor, high: Tensor, low: Tensor | None, planes: _Planes, rows: slice) -> None:
+def _accumulate(total: Tensor, high: Tensor, low: list[Tensor], planes: _Planes, rows: slice) -> None:
     """`total += weights @ rows`, in float32."""
     _add_product(total, high, planes.high[rows])
-    if low is not None and planes.low is not None:
+    if low and planes.low is not None:
         _add_product(total, high, planes.low[rows])
-        _add_product(total, low, planes.high[rows])
-
-
-def _multiply(left: Tensor, right: Tensor, out: Tensor) -> None:
-    if left.device.type == "cpu":  # in Triton's interpreter: a CPU has no products of float16 into float32
-        out.copy_(left.float() @ right.float())
-    elif out.dtype == left.dtype:
-        torch.mm(left, right, out=out)
-    else:
-        torch.mm(left, right, out_dtype=out.dtype, out=out)
+        _add_product(total, low[0], planes.high[rows])
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.device.type == "cpu":
+    if left.device.type == "cpu":  # in Triton's interpreter: a CPU has no products of float16 into float32
         total += left.float() @ right.float()
     else:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
