@@ -240,9 +240,13 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
 
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
-def test_tiles_of_one_class_and_mixed_ones_may_go_apart(symmetric, num_refs, monkeypatch):
+@pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
+@pytest.mark.parametrize("num_classes", [1, 2, 12])
+def test_tiles_may_be_of_one_class_of_two_or_of_many(num_classes, dim, symmetric, num_refs, monkeypatch):
     monkeypatch.setattr(narrow, "MAX_UNSPLIT_COLUMNS", 0)
-    assert_agrees(case_of(70, num_refs=num_refs, num_classes=2, symmetric=symmetric))
+    if DEVICE == "cpu":
+        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
+    assert_agrees(case_of(45, num_refs=num_refs, dim=dim, num_classes=num_classes, symmetric=symmetric))
 
 
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])

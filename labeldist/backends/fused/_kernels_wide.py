@@ -7,6 +7,7 @@ one. Logits are in base 2. No kernel uses atomics.
 """
 # ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
 # (in a kernel a value is not what its Python type says)
 
 import triton
@@ -40,7 +41,8 @@ def keep_pairs(
     """
     is_edge = (first_row + BLOCK_ROWS > num_rows) | (first_column + BLOCK_COLUMNS > num_columns)
     if SELF:
-        is_edge |= first_row + BLOCK_ROWS > first_column
+        is_after = first_row + BLOCK_ROWS > first_column
+        is_edge |= is_after if is_ordered else is_after & (first_column + BLOCK_COLUMNS > first_row)
     if is_edge:
         own, others = first_row + tl.arange(0, BLOCK_ROWS), first_column + tl.arange(0, BLOCK_COLUMNS)
         taken = (own < num_rows)[:, None] & (others < num_columns)[None, :]
@@ -54,9 +56,10 @@ def keep_pairs(
 
 @triton.jit
 def class_logits(
-    values, tables, row_step, column_step, row_classes, column_class, shift, WEIGHED: tl.constexpr, unit: tl.constexpr
-):
-    """`factor * product + offset - shift` for columns of one class b; rows' class a has `row_step a + column_step b`."""
+    values, tables, row_step, column_step, row_classes, column_class, shift,
+    WEIGHED: tl.constexpr, unit: tl.constexpr,
+):  # fmt: skip
+    """`factor * product + offset - shift` for columns of one class b: the entry `row_step a + column_step b`."""
     factor, offset = table_entries(tables, row_classes * row_step + column_class * column_step)
     if WEIGHED:
         # The exponential of it then is the factor times that of the logit.
@@ -324,8 +327,9 @@ def weigh_pairs(
     is_mirrored, shift = table_summary(summaries)
     if is_mirrored != MIRRORED:
         return
-    # With one exponential a pair its work goes on while the next tile comes in; with two there are no registers for that.
-    for place in tl.range(tl.program_id(0), num_row_blocks * num_column_blocks, tl.num_programs(0), flatten=MIRRORED):
+    num_blocks = num_row_blocks * num_column_blocks
+    # Flattened, the next tile comes in during a tile's exponentials. There are no registers for it with two of them.
+    for place in tl.range(tl.program_id(0), num_blocks, tl.num_programs(0), flatten=MIRRORED):
         group, within = place // (GROUP * num_column_blocks), place % (GROUP * num_column_blocks)
         height = tl.minimum(GROUP, num_row_blocks - group * GROUP)
         at_row = (group * GROUP + within % height) * BLOCK_ROWS
