@@ -135,9 +135,9 @@ def anchor_losses(
         validate: check the labels' range.
         traits: what `table_traits` reads of `ldm`, where the caller knows; wrong traits give wrong numbers. `None`
             leaves it to the backend: `"triton"` finds out on the device, `"blockwise"` waits for it.
-        team: those who share the pairs, as in `blockwise.anchor_losses`. `"blockwise"` shares them, and so does
-            `"auto"`, which takes it for any batch where there are no kernels. With another backend or listed pairs each
-            member computes all of them. Either way a row's gradient is the sum of the members' gradients.
+        team: those who share the pairs, as in `blockwise.anchor_losses`. `"auto"` then takes `"triton"` where it can,
+            and `"blockwise"` for any batch elsewhere. With `"eager"`, listed pairs, or few rows for `"triton"` each
+            member computes all pairs. Either way a row's gradient is the sum of the members' gradients.
 
     Returns:
         Losses and validity, each `(B,)`.
@@ -188,6 +188,7 @@ def anchor_losses(
             is_symmetric=None if traits is None else traits.is_symmetric,
             is_bounded=None if traits is None else traits.span <= fused.LARGEST_SPAN,
             precision=fused.PRECISIONS[embeddings.dtype],
+            team=team,
         )
     from labeldist.backends import blockwise
 
@@ -228,7 +229,6 @@ def choose_backend(
         return backend
     if backend == "blockwise":
         return backend
-    # Before sharing: tiles on a GPU take some forty times the kernels' time, `benchmarks/results/loss`.
     if _is_for_triton(embeddings, ref_emb, num_classes):
         return "triton"
     if is_shared:

@@ -57,12 +57,12 @@ class Alone:
         return tensor
 
 
-def tile_rows_for(num_rows: int, num_references: int | None, team: Team, *, at_most: int) -> int:
+def tile_rows_for(num_rows: int, num_references: int | None, num_members: int, *, at_most: int) -> int:
     """Rows and columns of a tile: `at_most`, or as few as give each member of a team several tiles."""
-    if team.size == 1:
+    if num_members == 1:
         return at_most
     num_pairs = num_rows**2 // 2 if num_references is None else num_rows * num_references
-    return max(1, min(at_most, math.isqrt(num_pairs // (TILES_PER_MEMBER * team.size))))
+    return max(1, min(at_most, math.isqrt(num_pairs // (TILES_PER_MEMBER * num_members))))
 
 
 class Pairs:

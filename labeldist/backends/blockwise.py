@@ -93,7 +93,7 @@ def anchor_losses(
         raise ValueError(f"tile_rows must be at least 1, got {tile_rows}.")
     team = team or Alone()
     num_references = None if references is None else len(references)
-    tile_rows = tile_rows_for(len(anchors), num_references, team, at_most=tile_rows)
+    tile_rows = tile_rows_for(len(anchors), num_references, team.size, at_most=tile_rows)
     arguments = anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, tile_rows, team
     if torch.compiler.is_compiling():
         # A graph of every tile would be huge, and of one size and kind of tables only: run as it stands instead.

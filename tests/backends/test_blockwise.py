@@ -1,8 +1,6 @@
 """The loss by tiles, against the equations in one piece: losses, gradients, accuracy, memory."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from labeldist import functional
 from labeldist.backends import blockwise
 from labeldist.functional import AnchorLosses
 from strategies import LargestTensor, Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
+from teams import results_of_team
 
 tile_sizes = st.sampled_from([1, 2, 3, 5, 100])
 INFINITY = math.inf
@@ -302,37 +301,8 @@ def test_no_memory_is_read_before_it_is_written(num_references):
 # A team
 
 
-class Colleague:
-    """A member of a team of threads that meet for each sum."""
-
-    def __init__(self, index: int, tensors: list[Tensor], meeting: Barrier):
-        self.index, self.size = index, len(tensors)
-        self.tensors, self.meeting = tensors, meeting
-
-    def _of_all(self, tensor: Tensor) -> Tensor:
-        self.tensors[self.index] = tensor
-        self.meeting.wait()
-        tensors = torch.stack(self.tensors)
-        self.meeting.wait()
-        return tensors
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        return self._of_all(tensor).sum(dim=0)
-
-    def max(self, tensor: Tensor) -> Tensor:
-        return self._of_all(tensor).amax(dim=0)
-
-
-def results_of_team(size, arguments, **options) -> list[tuple[Tensor, ...]]:
-    tensors, meeting = [torch.zeros(0)] * size, Barrier(size, timeout=60)
-    with ThreadPoolExecutor(size) as pool:
-        members = [
-            pool.submit(
-                results_of, blockwise.anchor_losses, arguments, team=Colleague(index, tensors, meeting), **options
-            )
-            for index in range(size)
-        ]
-        return [member.result() for member in members]
+def results_of_blockwise_team(size, arguments, **options) -> list[tuple[Tensor, ...]]:
+    return results_of_team(size, lambda team: results_of(blockwise.anchor_losses, arguments, team=team, **options))
 
 
 def assert_team_as_eager(arguments, size, **options):
@@ -340,7 +310,7 @@ def assert_team_as_eager(arguments, size, **options):
     losses, is_valid, *gradients = results_of(eager, arguments)
     of_rows, of_tables = gradients[: 1 + has_references], gradients[1 + has_references :]
     for learn_tables in (True, False):
-        found = results_of_team(size, arguments, learn_tables=learn_tables, **options)
+        found = results_of_blockwise_team(size, arguments, learn_tables=learn_tables, **options)
         for member in found:
             assert_close(member[0], losses, rtol=1e-9, atol=1e-9)
             assert torch.equal(member[1], is_valid)
@@ -381,8 +351,8 @@ def test_a_team_takes_tiles_of_any_size(tile_rows, is_mirrored):
 def test_all_members_of_a_team_have_the_same_bits(is_mirrored):
     arguments = batch(200, 4, 16, dtype=torch.float32)
     arguments = mirrored(arguments) if is_mirrored else arguments
-    first, *others = results_of_team(3, arguments)
-    again = results_of_team(3, arguments)[0]
+    first, *others = results_of_blockwise_team(3, arguments)
+    again = results_of_blockwise_team(3, arguments)[0]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     for other in others:
         assert all(torch.equal(first[position], other[position]) for position in (0, 1, 3, 4))
@@ -396,7 +366,7 @@ def test_logits_far_beyond_the_range_of_exp_are_right_in_a_team():
 def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_members():
     rows, *others = batch(9, 3, 4)
     rows[0, 0] = math.nan
-    for member in results_of_team(3, (rows, *others)):
+    for member in results_of_blockwise_team(3, (rows, *others)):
         assert member[0][member[1]].isnan().all()
 
 

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from labeldist import functional
 from strategies import normal, refusal_of
+from teams import results_of_team
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -236,6 +237,35 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
     tolerance = ROUNDING if steepness == MILD else 1e-4
     case = case_of(41, num_refs=num_refs, steepness=steepness, symmetric=symmetric, dropped=[(1, 2), (2, 1), (3, 3)])
     assert_agrees(case, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("size", [3])
+@pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
+def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, size, monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
+    case = case_of(100, num_refs=num_refs, dim=dim, symmetric=symmetric)
+    truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), case.upstream.to(DEVICE))
+    leaves = case.leaves(torch.float32, DEVICE)
+
+    def member(team):
+        # What comes from above differs from member to member, and adds up.
+        upstream = case.upstream.to(DEVICE) * (team.index + 1) / (size * (size + 1) / 2)
+        options = {"is_symmetric": symmetric, "is_bounded": True, "team": team}
+        return results_of(fused.anchor_losses, leaves, upstream, **options)
+
+    found = results_of_team(size, member)
+    num_row_leaves = 1 if num_refs is None else 2
+    for losses, is_valid, gradients in found:
+        assert torch.equal(is_valid, truth[1])
+        assert_close(losses.double(), truth[0], rtol=1e-5, atol=1e-5)
+        for actual, expected in zip(gradients[num_row_leaves:], truth[2][num_row_leaves:], strict=True):
+            assert_close(actual.double() * size, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    for position, expected in enumerate(truth[2][:num_row_leaves]):
+        whole = sum(gradients[position].double() for *_, gradients in found)
+        assert_close(whole, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])

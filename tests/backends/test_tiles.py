@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labeldist.backends._tiles import Alone, Pairs, tile_rows_for, tiles
+from labeldist.backends._tiles import Pairs, tile_rows_for, tiles
 
 # Rows and references; without references the rows themselves.
 BATCHES = [(1, None), (7, None), (16, None), (17, None), (53, None), (9, 4), (4, 31), (16, 16)]
@@ -50,13 +50,13 @@ def test_each_pair_is_in_one_tile_of_one_member(num_rows, num_references, size):
 @pytest.mark.parametrize(("num_rows", "num_references"), [(1024, None), (1021, None), (512, 700)])
 def test_no_member_has_an_eighth_more_than_the_mean(num_rows, num_references, size):
     shape = num_rows, num_references
-    tile_rows = tile_rows_for(*shape, Member(size, 0), at_most=768)
+    tile_rows = tile_rows_for(*shape, size, at_most=768)
     numbers = [len(dealt(*shape, tile_rows, Member(size, index))) for index in range(size)]
     assert max(numbers) - min(numbers) <= 1
     assert max(numbers) <= 1.125 * sum(numbers) / size
 
 
 def test_tiles_are_never_larger_than_asked_for_and_never_empty():
-    assert tile_rows_for(10**6, None, Member(512, 0), at_most=768) == 768
-    assert tile_rows_for(10, None, Alone(), at_most=768) == 768
-    assert [tile_rows_for(number, None, Member(64, 0), at_most=768) for number in (0, 1, 10)] == [1, 1, 1]
+    assert tile_rows_for(10**6, None, 512, at_most=768) == 768
+    assert tile_rows_for(10, None, 1, at_most=768) == 768
+    assert [tile_rows_for(number, None, 64, at_most=768) for number in (0, 1, 10)] == [1, 1, 1]

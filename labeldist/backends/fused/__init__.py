@@ -25,8 +25,9 @@ v_j + o_{ab}$:
 import torch
 from torch import Tensor
 
+from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_pairs, small
-from labeldist.backends.fused.large import large_losses
+from labeldist.backends.fused.large import large_losses, shared_losses
 from labeldist.backends.fused.launching import PRECISIONS, PRODUCTS, Precision
 from labeldist.functional import AnchorLosses
 
@@ -49,6 +50,7 @@ def anchor_losses(
     is_symmetric: bool | None = None,
     is_bounded: bool | None = None,
     precision: Precision = "float32",
+    team: Team | None = None,
 ) -> AnchorLosses:
     r"""Loss of each anchor, $\mathrm{lse}_i - \frac{1}{n_i} \sum_{j \in P(i)} \mathrm{logit}_{ij} - \log n_i$.
 
@@ -69,6 +71,8 @@ def anchor_losses(
         precision: of products of rows. `"float32"` keeps float32's accuracy at a fraction of the speed. The others are
             at least as exact as they say: `"bf16"` and `"fp16"` round rows and pair weights to 16 bits, `"tf32"` to 10
             bits of mantissa. Sums, exponentials and results are float32 always.
+        team: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member
+            computes all. The gradient of the tables is never shared, but a mean over the members all the same.
 
     Returns:
         Losses in nats, float32 `(B,)`, 0 for an anchor without a positive, and which anchors have one, boolean `(B,)`.
@@ -89,7 +93,11 @@ def anchor_losses(
     others = anchors if references is None else references
     # The gradient of the tables wants rows sorted by class.
     tables_learn = torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)
-    if small.is_small(len(anchors), *others.shape) and not tables_learn:
+    if team is not None and (tables_learn or not small.is_small(len(anchors), *others.shape)):
+        losses, is_valid = shared_losses(
+            anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, team
+        )
+    elif small.is_small(len(anchors), *others.shape) and not tables_learn:
         losses, is_valid, *_ = small.small_losses(anchors, labels, references, ref_labels, scale, bias, precision)
     else:
         losses, is_valid, *_ = large_losses(

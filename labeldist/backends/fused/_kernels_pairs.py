@@ -234,7 +234,7 @@ def pair_weights(
 
 @triton.jit
 def tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED: tl.constexpr):
-    """Where in the list of tiles this part of the uniform or of the mixed ones begins and ends."""
+    """Where in the list of tiles part `split` of the uniform or of the mixed ones begins and ends."""
     begin, end = 0, tl.load(num_uniform)
     if IS_MIXED:
         begin, end = end, num_tiles
@@ -259,6 +259,7 @@ def sum_dense_pairs(
     padded_rows,
     num_classes,
     num_tiles,
+    first_split,  # of this launch, of
     num_splits,
     SELF: tl.constexpr,
     IS_MIXED: tl.constexpr,
@@ -285,7 +286,7 @@ def sum_dense_pairs(
     else:
         maximum, total = tl.load(maxima + at), tl.load(sums + at)
     row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
-    begin, end = tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED)
+    begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
     for place in range(begin, end):
         first_column = tl.load(tiles + place) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
@@ -326,6 +327,8 @@ def sum_mirrored_pairs(
     padded_rows,
     num_classes,
     block_span,  # rows of a super-block, a multiple of both tile sides
+    share,  # of pairs of super-blocks, of
+    num_shares,
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
     IS_SPLIT: tl.constexpr,  # else this launch takes all tiles
@@ -356,6 +359,9 @@ def sum_mirrored_pairs(
         # What one thread stores, another adds to: here and below.
         tl.debug_barrier()
 
+    # Numbered column after column. What others compute is zero here.
+    if (column_block * (column_block + 1) // 2 + row_block) % num_shares != share:
+        return
     for first_column in range(begin_columns, end_columns, BLOCK_COLUMNS):
         is_mixed = tl.load(labels + first_column) != tl.load(labels + first_column + BLOCK_COLUMNS - 1)
         if (not IS_SPLIT) | (is_mixed == IS_MIXED):
@@ -406,6 +412,7 @@ def accumulate_gradient(
     padded_rows,
     num_classes,
     num_tiles,
+    first_split,  # of this launch, of
     num_splits,
     OWN: tl.constexpr,
     OTHER: tl.constexpr,
@@ -428,7 +435,7 @@ def accumulate_gradient(
     target = partials + start + within
     total = tl.zeros([BLOCK_ROWS, WIDTH], tl.float32) if IS_FIRST else tl.load(target)
     row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
-    begin, end = tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED)
+    begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
     for place in range(begin, end):
         first_column = tl.load(tiles + place) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)

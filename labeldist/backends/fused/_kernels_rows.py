@@ -49,6 +49,7 @@ SIZES = [
     "begin_row",
     "classes_per_program",
     "dim",
+    "first_split",
     "is_bounded",
     "is_symmetric",
     "num_classes",
@@ -58,11 +59,13 @@ SIZES = [
     "num_mirrored_slots",
     "num_row_blocks",
     "num_rows",
+    "num_shares",
     "num_splits",
     "num_tiles",
     "padded_dim",
     "padded_rows",
     "part_stride",
+    "share",
     "square_rows",
 ]
 

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
+from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_pairs, _kernels_rows, narrow, rows, wide
 from labeldist.backends.fused.launching import (
     Precision,
@@ -18,15 +20,17 @@ from labeldist.backends.fused.launching import (
     refuse_second_derivative,
     tiling_for,
 )
-from labeldist.backends.fused.state import Problem, Saved, Sorted, Units, Weights
+from labeldist.backends.fused.state import WHOLE, PartialSums, Problem, Saved, Share, Sorted, Units, Weights
 
-__all__ = ["large_losses"]
+__all__ = ["large_losses", "shared_losses"]
 
 
 # Forward
 
 
-def _large_losses(anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision):
+def _large_losses(
+    anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, team: Team | None = None
+):
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         is_self = references is None
@@ -36,7 +40,10 @@ def _large_losses(anchors, labels, references, ref_labels, scale, bias, is_symme
         other_units, others = (units, own) if is_self else _sorted(references, ref_labels, len(scale), precision)
         saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
         modes = _possible_modes(is_self, is_symmetric, is_bounded)
-        parts = _pairs(anchors).partition_sums(own, others, saved, modes, precision, is_self=is_self)
+        share = _share_of(team)
+        parts = _pairs(anchors).partition_sums(own, others, saved, modes, precision, share, is_self=is_self)
+        if team is not None:
+            parts = _summed(parts, team, is_mirrored=modes[0])
         losses, is_valid = _empty_losses(anchors)
         rows.finish_losses(units, own, others, saved, parts, losses, is_valid, is_self=is_self)
         second = _no_rows(anchors) if is_self else (*other_units, *others)
@@ -51,6 +58,20 @@ def _fake_losses(anchors, labels, references, ref_labels, scale, bias, is_symmet
 
     second = _no_rows(anchors) if references is None else empty(references)
     return *_empty_losses(anchors), *_empty_saved(anchors, num_classes), *empty(anchors), *second
+
+
+def _share_of(team: Team | None) -> Share:
+    return WHOLE if team is None else Share(team.index, team.size)
+
+
+def _summed(parts: PartialSums, team: Team, *, is_mirrored: bool) -> PartialSums:
+    """Sums over all pairs, from those over the members' shares of them."""
+    if is_mirrored:
+        return PartialSums(parts.maxima, team.sum(parts.sums.sum(dim=0))[None], parts.num_dense, 1)
+    highest = team.max(parts.maxima.amax(dim=0))
+    # An anchor may have nothing to be compared with, here or anywhere: -inf - -inf would be NaN.
+    factors = (parts.maxima - highest).exp2().masked_fill(parts.maxima == -torch.inf, 0)
+    return PartialSums(highest[None], team.sum((parts.sums * factors).sum(dim=0))[None], 1, 1)
 
 
 def _pairs(source: Tensor):
@@ -122,7 +143,17 @@ def _no_rows(anchors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _large_losses_backward(
-    upstream, anchors, references, scale, bias, saved, is_symmetric, is_bounded, precision, needed
+    upstream,
+    anchors,
+    references,
+    scale,
+    bias,
+    saved,
+    is_symmetric,
+    is_bounded,
+    precision,
+    needed,
+    team: Team | None = None,
 ):
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         is_self = references is None
@@ -136,16 +167,24 @@ def _large_losses_backward(
             modes=_possible_modes(is_self, is_symmetric, is_bounded),
             is_self=is_self,
             precision=precision,
+            share=_share_of(team),
         )
         upstream = upstream.to(torch.float32).contiguous()
         # Pair weights of float16, which those of wide rows are always, need a unit.
         is_half = precision == "fp16" or is_wide(anchors.shape[1])
-        weights = rows.weigh_rows(upstream, problem, _unit(upstream, scale) if is_half else None)
+        whole = upstream if team is None else team.sum(upstream)
+        weights = rows.weigh_rows(whole, problem, _unit(whole, scale) if is_half else None)
+        if team is not None:
+            # Pairs are shared, positives are not.
+            weights = weights._replace(gradients=rows.weigh_rows(upstream, problem, None).gradients)
         gradients = _empty_gradients(anchors, references, scale, bias, needed)
         if needed[0] or needed[1]:
             _row_gradients(problem, weights, gradients, needed)
         if needed[2] or needed[3]:
-            slopes, levels = _table_gradient(problem, weights).unbind(dim=-1)
+            of_tables = _table_gradient(problem, weights)
+            if team is not None:
+                of_tables = team.sum(of_tables) / team.size
+            slopes, levels = of_tables.unbind(dim=-1)
             # factor = scale / 2 and offset = scale / 2 + bias
             if needed[2]:
                 torch.add(slopes, levels, out=gradients[2]).div_(2)
@@ -272,3 +311,50 @@ large_losses = define_operator(
     _backward,
     _setup_context,
 )
+
+
+# For a team: no operators, which take no object that knows of processes
+
+
+def shared_losses(
+    anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, team: Team
+) -> tuple[Tensor, Tensor]:
+    """Losses `(B,)` and validity `(B,)` of pairs that a team shares, as `blockwise.anchor_losses` does.
+
+    What nobody knows beforehand of the tables is taken for false: members add up sums of one kind.
+    """
+    arguments = anchors, references, scale, bias, labels, ref_labels, bool(is_symmetric), bool(is_bounded)
+    apply = torch.compiler.disable(_SharedLosses.apply) if torch.compiler.is_compiling() else _SharedLosses.apply
+    return apply(*arguments, precision, team)  # pyright: ignore[reportCallIssue] # torch types it as a method
+
+
+class _SharedLosses(Function):
+    @staticmethod
+    def forward(ctx, anchors, references, scale, bias, labels, ref_labels, *options):
+        losses, is_valid, *saved = _large_losses(anchors, labels, references, ref_labels, scale, bias, *options)
+        ctx.mark_non_differentiable(is_valid)
+        ctx.save_for_backward(anchors, references, scale, bias, *saved)
+        ctx.options = options
+        return losses, is_valid
+
+    @staticmethod
+    def backward(ctx, upstream, _):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
+        gradients = _SharedGradient.apply(upstream, ctx.saved_tensors, ctx.needs_input_grad[:4], *ctx.options)
+        return *gradients, *[None] * (len(ctx.needs_input_grad) - 4)
+
+
+class _SharedGradient(Function):
+    """The backward of `_SharedLosses`; a function of its own, so that a second derivative says what is wrong."""
+
+    @staticmethod
+    def forward(ctx, upstream, tensors, needed, *options):
+        anchors, references, scale, bias, *saved = tensors
+        *options, team = options
+        gradients = _large_losses_backward(
+            upstream, anchors, references, scale, bias, saved, *options, list(needed), team
+        )
+        return tuple(gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        refuse_second_derivative(ctx, *grads)

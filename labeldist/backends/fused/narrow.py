@@ -15,7 +15,7 @@ from labeldist.backends.fused.launching import (
     round_up,
     tiling_for,
 )
-from labeldist.backends.fused.state import PartialSums, Problem, Saved, Sorted, Weights
+from labeldist.backends.fused.state import PartialSums, Problem, Saved, Share, Sorted, Weights
 
 __all__ = ["gradient_parts", "partition_sums"]
 
@@ -77,9 +77,16 @@ def _list_tiles(columns: Sorted, side: int) -> tuple[Tensor, Tensor]:
 
 
 def partition_sums(
-    own: Sorted, others: Sorted, saved: Saved, modes: list[bool], precision: Precision, *, is_self: bool
+    own: Sorted,
+    others: Sorted,
+    saved: Saved,
+    modes: list[bool],
+    precision: Precision,
+    share: Share,
+    *,
+    is_self: bool,
 ) -> PartialSums:
-    """Sums over all pairs of each row, in parts."""
+    """Sums over a share of the pairs of each row, in parts."""
     num_rows, padded = len(own.order), len(own.rows)
     dense, mirrored = _tiling("dense", own.rows), _tiling("mirrored", own.rows)
     block_span = round_up(
@@ -87,7 +94,9 @@ def partition_sums(
     )
     num_mirrored = divide_up(num_rows, block_span) if True in modes else 0
     num_tiles = divide_up(len(others.order), dense.block_columns)
-    num_dense = num_splits(divide_up(num_rows, dense.block_rows), num_tiles) if False in modes else 0
+    num_dense = 0
+    if False in modes:
+        num_dense = num_splits(divide_up(num_rows, dense.block_rows), divide_up(num_tiles, share.num_parts))
     parts = PartialSums(
         maxima=saved.lse.new_empty(num_dense, padded),
         sums=saved.lse.new_empty(max(num_dense, num_mirrored), padded),
@@ -95,13 +104,15 @@ def partition_sums(
         num_mirrored=num_mirrored,
     )
     if num_mirrored:
-        _sum_mirrored(own, saved, parts, block_span, precision)
+        _sum_mirrored(own, saved, parts, block_span, precision, share)
     if num_dense:
-        _sum_dense(own, others, saved, parts, precision, is_self=is_self)
+        _sum_dense(own, others, saved, parts, precision, share, is_self=is_self)
     return parts
 
 
-def _sum_mirrored(own: Sorted, saved: Saved, parts: PartialSums, block_span: int, precision: Precision) -> None:
+def _sum_mirrored(
+    own: Sorted, saved: Saved, parts: PartialSums, block_span: int, precision: Precision, share: Share
+) -> None:
     tiling = _tiling("mirrored", own.rows)
     for part in _passes(len(own.order)):
         launch(
@@ -116,6 +127,7 @@ def _sum_mirrored(own: Sorted, saved: Saved, parts: PartialSums, block_span: int
             len(own.rows),
             len(saved.tables),
             block_span,
+            *share,
             IS_MIXED=part.is_mixed,
             IS_FIRST=part.is_first,
             IS_SPLIT=part.is_split,
@@ -124,7 +136,14 @@ def _sum_mirrored(own: Sorted, saved: Saved, parts: PartialSums, block_span: int
 
 
 def _sum_dense(
-    own: Sorted, others: Sorted, saved: Saved, parts: PartialSums, precision: Precision, *, is_self: bool
+    own: Sorted,
+    others: Sorted,
+    saved: Saved,
+    parts: PartialSums,
+    precision: Precision,
+    share: Share,
+    *,
+    is_self: bool,
 ) -> None:
     tiling = _tiling("dense", own.rows)
     tiles, num_uniform = _list_tiles(others, tiling.block_columns)
@@ -146,7 +165,8 @@ def _sum_dense(
             len(own.rows),
             len(saved.tables),
             len(tiles),
-            parts.num_dense,
+            share.part * parts.num_dense,
+            share.num_parts * parts.num_dense,
             SELF=is_self,
             IS_MIXED=part.is_mixed,
             IS_FIRST=part.is_first,
@@ -170,7 +190,7 @@ def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tenso
     num_rows, num_columns, (padded, width) = len(rows.order), len(columns.order), rows.rows.shape
     tiles, num_uniform = _list_tiles(columns, tiling.block_columns)
     num_row_tiles = divide_up(num_rows, tiling.block_rows)
-    splits = num_splits(num_row_tiles, len(tiles))
+    splits = num_splits(num_row_tiles, divide_up(len(tiles), problem.share.num_parts))
     parts = problem.saved.lse.new_empty(splits, padded, width)
     for mode in problem.modes:
         for part in _passes(num_columns):
@@ -191,7 +211,8 @@ def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tenso
                 padded,
                 len(problem.saved.tables),
                 len(tiles),
-                splits,
+                problem.share.part * splits,
+                problem.share.num_parts * splits,
                 OWN=is_anchor,
                 OTHER=problem.is_self or not is_anchor,
                 SELF=problem.is_self,

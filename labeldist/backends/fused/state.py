@@ -6,7 +6,17 @@ from torch import Tensor
 
 from labeldist.backends.fused.launching import Precision
 
-__all__ = ["PartialSums", "Problem", "Saved", "Sorted", "Units", "Weights"]
+__all__ = ["WHOLE", "PartialSums", "Problem", "Saved", "Share", "Sorted", "Units", "Weights"]
+
+
+class Share(NamedTuple):
+    """Which of the pairs to go through: one of `num_parts` parts, in [0, num_parts)."""
+
+    part: int
+    num_parts: int
+
+
+WHOLE = Share(0, 1)
 
 
 class Units(NamedTuple):
@@ -83,6 +93,7 @@ class Problem(NamedTuple):
         modes: whether pairs may be mirrored, or must be dense, or the device knows.
         is_self: whether the batch is its own reference.
         precision: of the products.
+        share: which of the pairs are to be gone through.
     """
 
     anchors: Units
@@ -93,6 +104,7 @@ class Problem(NamedTuple):
     modes: list[bool]
     is_self: bool
     precision: Precision
+    share: Share = WHOLE
 
 
 class Weights(NamedTuple):

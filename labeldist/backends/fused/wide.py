@@ -12,22 +12,25 @@ last three is $h h' + h l' + l h'$.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from labeldist.backends.fused import _kernels_rows, _kernels_wide
+from labeldist.backends._tiles import tile_rows_for
+from labeldist.backends.fused import _kernels_rows, _kernels_wide, launching
 from labeldist.backends.fused.launching import (
     Precision,
     Tiling,
     divide_up,
     launch,
     num_multiprocessors,
+    round_up,
     tiling_for,
 )
-from labeldist.backends.fused.state import PartialSums, Problem, Saved, Sorted, Weights
+from labeldist.backends.fused.state import PartialSums, Problem, Saved, Share, Sorted, Weights
 
 __all__ = ["gradient_parts", "partition_sums", "row_unit"]
 
@@ -74,11 +77,19 @@ def row_unit(precision: Precision) -> float:
     return _kernels_rows.PLANE_SCALE.value if precision == "float32" else 1.0
 
 
-def _squares(num_rows: int, num_columns: int, side: int, *, is_self: bool) -> Iterator[_Square]:
-    """All pairs; on and above the diagonal for a batch with itself."""
-    for row in range(0, num_rows, side):
-        for column in range(row if is_self else 0, num_columns, side):
-            yield _Square(row, column, min(side, num_rows - row), min(side, num_columns - column))
+def _side(num_rows: int, num_columns: int, share: Share, *, is_self: bool, at_most: int) -> int:
+    """Side of the squares: less than `at_most` where a share would have too few of them, or they would stick out."""
+    side = tile_rows_for(num_rows, None if is_self else num_columns, share.num_parts, at_most=at_most)
+    return min(round_up(side, launching.ROW_ALIGNMENT), max(num_rows, num_columns))
+
+
+def _squares(num_rows: int, num_columns: int, side: int, share: Share, *, is_self: bool) -> Iterator[_Square]:
+    """A share of all pairs, which are those on and above the diagonal for a batch with itself."""
+    corners = (
+        (row, column) for row in range(0, num_rows, side) for column in range(row if is_self else 0, num_columns, side)
+    )
+    for row, column in islice(corners, share.part, None, share.num_parts):
+        yield _Square(row, column, min(side, num_rows - row), min(side, num_columns - column))
 
 
 def _tiling(kernel: str, *, is_mirrored: bool) -> Tiling:
@@ -109,22 +120,29 @@ def _descriptors(left: _Planes, right: _Planes, tiling: Tiling) -> tuple[TensorD
 
 
 def partition_sums(
-    own: Sorted, others: Sorted, saved: Saved, modes: list[bool], precision: Precision, *, is_self: bool
+    own: Sorted,
+    others: Sorted,
+    saved: Saved,
+    modes: list[bool],
+    precision: Precision,
+    share: Share,
+    *,
+    is_self: bool,
 ) -> PartialSums:
-    """Sums over all pairs of each row."""
+    """Sums over a share of the pairs of each row."""
     left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
     tilings = {mode: _tiling("sums", is_mirrored=mode) for mode in modes}
     descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
     block = tilings[modes[0]].block_columns
     maxima = torch.full_like(saved.lse, -torch.inf)
     sums = torch.zeros_like(saved.lse)
-    stride = min(SUMMED_ROWS, max(len(own.rows), len(others.rows)))
+    side = _side(len(own.rows), len(others.rows), share, is_self=is_self, at_most=SUMMED_ROWS)
     num_kinds = 2 if False in modes else 1
     # Sums, and maxima where those are not of one shift.
-    row_parts = sums.new_empty(num_kinds, divide_up(min(SUMMED_ROWS, len(others.rows)), block), stride)
-    column_parts = sums.new_empty(num_kinds, divide_up(min(SUMMED_ROWS, len(own.rows)), STRIP_ROWS), stride)
+    row_parts = sums.new_empty(num_kinds, divide_up(side, block), side)
+    column_parts = sums.new_empty(num_kinds, divide_up(side, STRIP_ROWS), side)
     parts = row_parts[0], row_parts[-1], column_parts[0], column_parts[-1]
-    for square in _squares(len(own.rows), len(others.rows), SUMMED_ROWS, is_self=is_self):
+    for square in _squares(len(own.rows), len(others.rows), side, share, is_self=is_self):
         for mode in modes:
             launch(
                 _kernels_wide.sum_pairs,
@@ -142,7 +160,7 @@ def partition_sums(
                 len(others.order),
                 len(saved.tables),
                 square.num_rows,
-                stride,
+                side,
                 STRIP=STRIP_ROWS,
                 **_options(tilings[mode], left, is_self=is_self, is_mirrored=mode),
             )
@@ -159,7 +177,7 @@ def partition_sums(
             square.column,
             square.num_rows,
             square.num_columns,
-            stride,
+            side,
             SELF=is_self,
             STRIP=STRIP_ROWS,
             BLOCK=block,
@@ -175,11 +193,13 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
     others_total = torch.zeros_like(right.high, dtype=torch.float32) if needed[1] else None
     if is_self:
         others_total = own_total
-    side = WEIGHED_ROWS if max(len(own.rows), len(others.rows)) > FEW_ROWS else FEW_WEIGHED_ROWS
+    num_rows, num_columns = len(own.rows), len(others.rows)
+    at_most = WEIGHED_ROWS if max(num_rows, num_columns) > FEW_ROWS else FEW_WEIGHED_ROWS
+    side = _side(num_rows, num_columns, problem.share, is_self=is_self, at_most=at_most)
     num_planes = 1 if left.low is None else 2
-    memory = left.high.new_empty(num_planes, min(side, len(own.rows)), min(side, len(others.rows)))
+    memory = left.high.new_empty(num_planes, min(side, num_rows), min(side, num_columns))
     weighing = [_Weighing.of(problem, weights, left, right, memory, is_mirrored=mode) for mode in problem.modes]
-    for square in _squares(len(own.rows), len(others.rows), side, is_self=is_self):
+    for square in _squares(num_rows, num_columns, side, problem.share, is_self=is_self):
         for each in weighing:
             each.run(square)
         high, *low = memory[:, : square.num_rows, : square.num_columns]
