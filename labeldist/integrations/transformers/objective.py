@@ -1,12 +1,6 @@
-"""Label-distance contrastive learning inside the Hugging Face Trainer, without a change to the model.
+"""The joint objective as a `compute_loss_func`, and the embeddings that a model shows it."""
 
-objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
-trainer = Trainer(model, args, train_dataset=rows, compute_loss_func=objective, callbacks=[objective.callback])
-trainer.train()
-"""
-
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,28 +8,19 @@ from einops import repeat
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import Trainer
 
 from labeldist import functional
 from labeldist.cached import CachedGradients
-from labeldist.confusion import confusion_counts
-from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
+from labeldist.distributed import gather_rows, num_processes
+from labeldist.integrations.transformers.callback import LabelDistanceCallback
+from labeldist.integrations.transformers.class_layers import class_layers, classifier_in, num_classes_of
+from labeldist.ldm import LabelDistanceMatrix
 from labeldist.losses import JointLoss
 from labeldist.sharing import check_same_loss, pairs_shared
 
-try:
-    from accelerate.state import GradientState
-    from safetensors.torch import load_file, save_file
-    from transformers import Trainer, TrainerCallback
-    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-except ImportError as error:
-    raise ImportError(
-        "labeldist.integrations.transformers needs transformers. Install it with: pip install 'labeldist[train]'"
-    ) from error
+__all__ = ["TrainerObjective"]
 
-__all__ = ["CachedTrainer", "LabelDistanceCallback", "TrainerObjective"]
-
-STATE_FILE = "label_distance.safetensors"
 _SAME_MODEL = "Give TrainerObjective the very model that the Trainer trains, after any adapters are put on it."
 
 
@@ -103,12 +88,12 @@ class TrainerObjective:
         self.ce_views = ce_views or views
         self.gather = gather
         self.model = model
-        self.callback = LabelDistanceCallback(self, confusion)
+        self.callback = LabelDistanceCallback(self.ldm, confusion)
         self._captured: tuple[Tensor, Tensor] | None = None
         self._is_pooling_known = False
-        self._classifier = _classifier_in(model)
-        num_classes = _num_classes(model) if self._classifier is None else self._classifier.classifier.out_features
-        layers = [] if self.joint is None or self._classifier is not None else _class_layers(model, num_classes)
+        self._classifier = classifier_in(model)
+        num_classes = num_classes_of(model) if self._classifier is None else self._classifier.classifier.out_features
+        layers = [] if self.joint is None or self._classifier is not None else class_layers(model, num_classes)
         if self.ldm is not None and num_classes != self.ldm.num_classes:
             raise ValueError(
                 f"The model must have one output a class of the LDM, {self.ldm.num_classes}, got {num_classes}. Load "
@@ -330,186 +315,6 @@ class _Chunk(dict):
     """Logits and embeddings that `in_chunks` took from the model's outputs, of a chunk or of all."""
 
 
-class CachedTrainer(Trainer):
-    r"""The Trainer for batches that memory does not hold: the activations of one chunk at a time are held.
-
-    `per_device_train_batch_size` is the batch that the contrast sees, however large. Loss, gradient and log are those
-    of the Trainer with that batch, at the price of a second forward pass: see `labeldist.CachedGradients`. Evaluations
-    and predictions are the Trainer's own.
-
-    `gradient_accumulation_steps` need not be raised for memory's sake. Where it is, each micro-batch is a contrast of
-    its own, as in the Trainer.
-
-    Args:
-        *args: the Trainer's.
-        chunk_size: rows that are encoded together while the model trains, >= 1; each view of a text is a row.
-        **kwargs: the Trainer's, with a `TrainerObjective` as `compute_loss_func`.
-
-    Raises:
-        TypeError: if `compute_loss_func` is no `TrainerObjective`.
-        ValueError: if `chunk_size` is below 1, or FSDP or DeepSpeed shards the model.
-    """
-
-    def __init__(self, *args: Any, chunk_size: int, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
-        if not isinstance(self.compute_loss_func, TrainerObjective):
-            raise TypeError(
-                "CachedTrainer needs a TrainerObjective, which knows the embeddings of a chunk, got compute_loss_func "
-                f"= {self.compute_loss_func!r}. Pass compute_loss_func=TrainerObjective(loss, model)."
-            )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "CachedTrainer encodes a batch twice, which FSDP and DeepSpeed do not take part in. Train with "
-                "DistributedDataParallel: start with torchrun, without fsdp or deepspeed in the arguments."
-            )
-        self.chunk_size = chunk_size
-        self._objective = self.compute_loss_func
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """The loss of a batch, which in training is encoded in chunks."""
-        encode: Any = model
-        if self._objective.model.training:
-            encode = self._objective.in_chunks(model, self.chunk_size)
-        # The Trainer's own method calls what it is given, and no more.
-        return super().compute_loss(encode, inputs, return_outputs, num_items_in_batch)
-
-
-class LabelDistanceCallback(TrainerCallback):
-    """Logs the loss's parts, refreshes an adaptive matrix after evaluations, and stores the matrix in checkpoints.
-
-    Made by `TrainerObjective`. Adds to the Trainer's logs and `state.log_history`: `cross_entropy` and `contrastive`
-    (means since the last log, over all processes), and after each refresh `ldm_epsilon` and `ldm_mean` (mean distance
-    between different classes).
-    """
-
-    def __init__(self, objective: TrainerObjective, confusion: Tensor | None = None):
-        self.trainer: Trainer | None = None
-        self._objective = objective
-        self._confusion = confusion
-        self._counts: Tensor | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._last_logged_step = 0
-        self._scale = 1
-        self._in_training = False
-
-    def check_in_use(self) -> None:
-        """Raise `RuntimeError` if a Trainer trains without this callback, so that an adaptive matrix stays as it is."""
-        if not self._in_training and isinstance(self._objective.ldm, AdaptiveLDM):
-            raise RuntimeError(
-                "An AdaptiveLDM is refreshed by the objective's callback, and the Trainer has none: pass "
-                "callbacks=[objective.callback]. In a loop of your own, leave num_items_in_batch out and call "
-                "ldm.update."
-            )
-
-    def record(self, parts: dict[str, Tensor]) -> None:
-        """Add one batch's shares of the parts to the sums since the last log."""
-        if self._in_training:
-            for name, value in parts.items():
-                self._sums[name] = self._sums.get(name, 0) + value.detach() * self._scale
-
-    def count(self, labels: Tensor, logits: Tensor) -> None:
-        """Add one evaluation batch to the confusion counts."""
-        if self._in_training and isinstance(self._objective.ldm, AdaptiveLDM):
-            num_rows = _rows_that_count(len(labels))
-            counts = confusion_counts(labels[:num_rows], logits[:num_rows].argmax(dim=1), logits.shape[1])
-            self._counts = counts if self._counts is None else self._counts + counts
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """On resuming, take the matrix from the checkpoint."""
-        ldm = self._objective.ldm
-        if args.n_gpu > 1:
-            raise RuntimeError(
-                f"TrainerObjective needs one process a GPU, got DataParallel over {args.n_gpu}: it would scatter views "
-                "and labels apart. Start with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
-            )
-        if isinstance(ldm, AdaptiveLDM) and args.eval_strategy == "no":
-            raise ValueError(
-                "An AdaptiveLDM learns from evaluations, and eval_strategy is 'no': set 'epoch' or 'steps'."
-            )
-        self._in_training = True
-        self._sums, self._last_logged_step, self._counts = {}, state.global_step, None
-        # What the Trainer multiplies the returned loss by.
-        self._scale = num_processes() if args.average_tokens_across_devices else 1
-        if ldm is not None and state.global_step:
-            path = _checkpoint(args, state) / STATE_FILE
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{path} is missing. Resume from a checkpoint in output_dir that was saved with the objective's "
-                    "callback."
-                )
-            ldm.load_state_dict(load_file(path))
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Add the means of both parts to the Trainer's training log."""
-        if logs is None or "loss" not in logs or not self._sums:
-            return
-        num_steps = max(state.global_step - self._last_logged_step, 1)
-        sums = sum_over_processes(torch.stack(list(self._sums.values()))) / num_processes() / num_steps
-        means = dict(zip(self._sums, sums.tolist(), strict=True))
-        logs.update(means)
-        state.log_history[-1].update(means)
-        self._sums, self._last_logged_step = {}, state.global_step
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        """Refresh an adaptive matrix from the evaluation's confusion counts, those of all processes."""
-        counts, self._counts = self._counts, None
-        ldm = self._objective.ldm
-        if not self._in_training or not isinstance(ldm, AdaptiveLDM):
-            return
-        if self._confusion is not None:
-            counts = self._confusion
-        else:
-            # A process that had no row to evaluate takes part: the others wait for it.
-            counts = torch.zeros_like(ldm.matrix, dtype=torch.int64) if counts is None else counts
-            check_same_loss(ldm)
-            counts = sum_over_processes(counts.to(args.device))
-        if not counts.any():
-            return
-        progress = min(state.global_step / state.max_steps, 1.0)
-        if ldm.update(counts.to(ldm.matrix.device), progress=progress, is_local=False):
-            refreshed = {"ldm_epsilon": ldm.epsilon, "ldm_mean": ldm.mean_off_diagonal}
-            if self.trainer is not None:
-                self.trainer.log(refreshed)
-            else:
-                state.log_history.append({**refreshed, "epoch": state.epoch, "step": state.global_step})
-
-    def on_save(self, args, state, control, **kwargs):
-        """Store the matrix beside the Trainer's own files."""
-        if self._objective.ldm is not None and args.should_save:
-            path = _checkpoint(args, state) / STATE_FILE
-            partial = path.with_name(path.name + ".partial")
-            save_file(self._objective.ldm.state_dict(), partial)
-            partial.replace(path)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Later evaluations are tests: they do not move the matrix."""
-        self._in_training = False
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-
-
-def _rows_that_count(num_rows: int) -> int:
-    """How many rows of this process's evaluation batch stand for themselves.
-
-    Accelerate fills up the last batches with rows that were seen already, so that all processes have equally many. The
-    last step's rows, in the order of the processes, begin with the `remainder` that are new.
-    """
-    state = GradientState()
-    if num_processes() == 1 or not state.end_of_dataloader or state.remainder <= 0:
-        return num_rows
-    return min(num_rows, max(state.remainder - process_index() * num_rows, 0))
-
-
 def _keep_in_graph(outputs: Any) -> Tensor | float:
     """A zero that hangs on the embeddings.
 
@@ -517,41 +322,6 @@ def _keep_in_graph(outputs: Any) -> Tensor | float:
     """
     embeddings = outputs.get("embeddings")
     return 0.0 if embeddings is None or num_processes() == 1 else embeddings[:0].sum()
-
-
-def _classifier_in(model: nn.Module) -> Any:
-    """The `ContrastiveClassifier` in `model`, below any wrapper: it repeats inputs and returns embeddings itself."""
-    # Imported here: the classifier is one model among others.
-    from labeldist.models.classifier import ContrastiveClassifier
-
-    return next((module for module in model.modules() if isinstance(module, ContrastiveClassifier)), None)
-
-
-def _num_classes(model: nn.Module) -> int | None:
-    """What the model, or what it wraps, is configured for."""
-    numbers = (getattr(getattr(module, "config", None), "num_labels", None) for module in model.modules())
-    return next((number for number in numbers if number is not None), None)
-
-
-def _class_layers(model: nn.Module, num_classes: int | None) -> list[nn.Module]:
-    """Layers with one output a class, an adapter's wrapper in place of the layers in it."""
-    layers = [] if num_classes is None else list(_layers_of_width(model, num_classes))
-    if not layers:
-        raise ValueError(
-            f"{type(model).__name__} has no nn.Linear with config.num_labels = {num_classes} outputs to read "
-            "embeddings from. Use a sequence-classification model, or a ContrastiveClassifier of "
-            "labeldist.models.classifier."
-        )
-    return layers
-
-
-def _layers_of_width(module: nn.Module, num_outputs: int) -> Iterator[nn.Module]:
-    for child in module.children():
-        # PEFT's wrappers have the `out_features` of what they wrap.
-        if getattr(child, "out_features", None) == num_outputs:
-            yield child
-        else:
-            yield from _layers_of_width(child, num_outputs)
 
 
 def _objectives_on(model: nn.Module) -> set[TrainerObjective]:
