@@ -1,7 +1,9 @@
 """The objective inside the Hugging Face Trainer: a plain model, its own Trainer, no other part of this project's
 trainer."""
 
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
+from labeldist.integrations import transformers as integration
 from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
@@ -522,3 +525,21 @@ def test_resuming_from_a_checkpoint_without_the_matrix_is_told(tmp_path):
     (tmp_path / "checkpoint-6" / STATE_FILE).unlink()
     with pytest.raises(FileNotFoundError, match="Resume from a checkpoint in output_dir"):
         checkpointed(tmp_path, resume=tmp_path / "checkpoint-6")
+
+
+def imported_anew() -> None:
+    spec = importlib.util.spec_from_file_location("anew", integration.__file__)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))  # type: ignore[union-attr,arg-type]
+
+
+@pytest.mark.parametrize("package", ["accelerate", "transformers"])
+def test_without_the_library_the_error_names_the_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'labeldist\[train\]'"):
+        imported_anew()
+
+
+def test_an_old_version_of_the_library_is_refused(monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    with pytest.raises(ImportError, match=r"needs transformers >= 5\.17, got 4\.57\.1"):
+        imported_anew()
