@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
+from labeldist import functional
 from labeldist.integrations.transformers.objective import TrainerObjective
 
 __all__ = ["CachedTrainer"]
@@ -26,14 +27,13 @@ class CachedTrainer(Trainer):
         **kwargs: the Trainer's, with a `TrainerObjective` as `compute_loss_func`.
 
     Raises:
-        TypeError: if `compute_loss_func` is no `TrainerObjective`.
+        TypeError: if `compute_loss_func` is no `TrainerObjective`, or `chunk_size` no whole number.
         ValueError: if `chunk_size` is below 1, or FSDP or DeepSpeed shards the model.
     """
 
     def __init__(self, *args: Any, chunk_size: int, **kwargs: Any):
+        functional.check_count("chunk_size", chunk_size)
         super().__init__(*args, **kwargs)
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
         if not isinstance(self.compute_loss_func, TrainerObjective):
             raise TypeError(
                 "CachedTrainer needs a TrainerObjective, which knows the embeddings of a chunk, got compute_loss_func "
