@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from labeldist import functional
 from labeldist.cached import CachedGradients
-from labeldist.distributed import gather_rows, num_processes
+from labeldist.distributed import gather_rows, num_processes, require_same
 from labeldist.integrations.transformers.callback import LabelDistanceCallback
 from labeldist.integrations.transformers.class_layers import class_layers, classifier_in, num_classes_of
 from labeldist.ldm import LabelDistanceMatrix
@@ -60,7 +60,7 @@ class TrainerObjective:
         ValueError: if an argument lies outside its range, the model shows no place to read embeddings from, or its
             classes are not those of the matrix; in a training step, on all processes, if their matrices or settings of
             the loss differ.
-        TypeError: if `contrastive` gathers rows itself.
+        TypeError: if `contrastive` is no loss of embeddings and labels, or gathers rows itself.
     """
 
     def __init__(
@@ -74,8 +74,7 @@ class TrainerObjective:
         confusion: Tensor | None = None,
         gather: bool = True,
     ):
-        if views < 1:
-            raise ValueError(f"views must be at least 1, got {views}.")
+        functional.check_count("views", views)
         if ce_views is not None and not 1 <= ce_views <= views:
             raise ValueError(f"ce_views must lie between 1 and views = {views}, got {ce_views}.")
         functional.check_weight(weight)
@@ -91,6 +90,7 @@ class TrainerObjective:
         self.callback = LabelDistanceCallback(self.ldm, confusion)
         self._captured: tuple[Tensor, Tensor] | None = None
         self._is_pooling_known = False
+        self._is_begun = False
         self._classifier = classifier_in(model)
         num_classes = num_classes_of(model) if self._classifier is None else self._classifier.classifier.out_features
         layers = [] if self.joint is None or self._classifier is not None else class_layers(model, num_classes)
@@ -163,6 +163,7 @@ class TrainerObjective:
             Scalar, in nats.
         """
         logits = self._checked_logits(outputs, labels)
+        self._begin_alike()
         num_texts = len(labels)
         is_training = self.model.training
         if is_training and num_items_in_batch is not None:
@@ -187,6 +188,26 @@ class TrainerObjective:
         if is_training:
             self.callback.record(parts)
         return total
+
+    def _begin_alike(self) -> None:
+        """Raise on all processes, in their first step of training, unless they have the same objective.
+
+        Those that contrast wait for each other at every step, and would wait forever for one that does not.
+        """
+        if self._is_begun or not self.model.training:
+            return
+        self._is_begun = True
+        contrastive = None if self.joint is None else self.joint.contrastive
+        require_same(
+            {
+                "contrastive loss": type(contrastive).__name__ if contrastive is not None else None,
+                "weight": None if self.joint is None else self.joint.weight,
+                "views": self.views,
+                "ce_views": self.ce_views,
+                "gather": self.gather,
+            },
+            "Make the same TrainerObjective everywhere.",
+        )
 
     def _contrast(
         self, outputs: Any, logits: Tensor, labels: Tensor, num_texts: int
@@ -238,7 +259,13 @@ class TrainerObjective:
                 f"The model must return a dictionary with logits, got {type(outputs).__name__}. Use a "
                 "sequence-classification model, with return_dict=True."
             )
-        return outputs["logits"]
+        logits = outputs["logits"]
+        if logits.ndim != 2:
+            raise ValueError(
+                f"{type(self.model).__name__} must return one row of class scores a text, (B, C), got logits of shape "
+                f"{tuple(logits.shape)}. Use a sequence-classification model."
+            )
+        return logits
 
     def _checked_logits(self, outputs: Any, labels: Tensor) -> Tensor:
         """The model's class scores, `(V * M, C)`."""
