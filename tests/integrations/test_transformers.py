@@ -23,7 +23,8 @@ from transformers import (
 
 from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.integrations import transformers as integration
-from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
+from labeldist.integrations.transformers import TrainerObjective
+from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
 from tiny_bert import NUM_CLASSES, SMALL, Rows, bert

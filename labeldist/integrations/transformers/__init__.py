@@ -21,7 +21,7 @@ if Version(transformers.__version__) < Version("5.17"):
     )
 
 from labeldist.integrations.transformers.cached_trainer import CachedTrainer
-from labeldist.integrations.transformers.callback import STATE_FILE, LabelDistanceCallback
+from labeldist.integrations.transformers.callback import LabelDistanceCallback
 from labeldist.integrations.transformers.objective import TrainerObjective
 
-__all__ = ["STATE_FILE", "CachedTrainer", "LabelDistanceCallback", "TrainerObjective"]
+__all__ = ["CachedTrainer", "LabelDistanceCallback", "TrainerObjective"]

@@ -15,7 +15,7 @@ from labeldist.distributed import num_processes, process_index, sum_over_process
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.sharing import check_same_loss
 
-__all__ = ["STATE_FILE", "LabelDistanceCallback"]
+__all__ = ["LabelDistanceCallback"]
 
 STATE_FILE = "label_distance.safetensors"
 
