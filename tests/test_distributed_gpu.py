@@ -8,7 +8,6 @@ One start of one and of two processes by torchrun runs every check and leaves it
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,9 @@ def step(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     loss = LabelDistanceContrastiveLoss(ldm, temperature=0.3, backend=backend).to(device())
     objective: nn.Module = DistributedLossWrapper(loss, efficient=case.efficient and not is_exact)
     rows, labels = (own(part, case.lengths).to(device()) for part in batch(case.lengths))
-    model: Callable[[Tensor], Tensor] = replicated(encoder)
+    model: Any = replicated(encoder)
     if case.chunk_size is not None and not is_exact:
-        model = CachedGradients(replicated(encoder), chunk_size=case.chunk_size)
+        model = CachedGradients(model, chunk_size=case.chunk_size)
     value = replicated(objective)(model(rows.to(dtype)), labels)
     value.backward()
     gradients = {"encoder": encoder.parameters(), "matrix": loss.parameters()}
