@@ -1,10 +1,8 @@
-"""The joint objective as a `compute_loss_func`, and the embeddings that a model shows it."""
+"""The joint objective as a `compute_loss_func`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-from einops import repeat
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -14,14 +12,12 @@ from labeldist import functional
 from labeldist.cached import CachedGradients
 from labeldist.distributed import gather_rows, num_processes, require_same
 from labeldist.integrations.transformers.callback import LabelDistanceCallback
-from labeldist.integrations.transformers.class_layers import class_layers, classifier_in, num_classes_of
+from labeldist.integrations.transformers.hold import SAME_MODEL, Hold
 from labeldist.ldm import LabelDistanceMatrix
 from labeldist.losses import JointLoss
 from labeldist.sharing import check_same_loss, pairs_shared
 
 __all__ = ["TrainerObjective"]
-
-_SAME_MODEL = "Give TrainerObjective the very model that the Trainer trains, after any adapters are put on it."
 
 
 class TrainerObjective:
@@ -88,19 +84,15 @@ class TrainerObjective:
         self.gather = gather
         self.model = model
         self.callback = LabelDistanceCallback(self.ldm, confusion)
-        self._captured: tuple[Tensor, Tensor] | None = None
-        self._is_pooling_known = False
         self._is_begun = False
-        self._classifier = classifier_in(model)
-        num_classes = num_classes_of(model) if self._classifier is None else self._classifier.classifier.out_features
-        layers = [] if self.joint is None or self._classifier is not None else class_layers(model, num_classes)
+        self._hold = Hold(model, reads_embeddings=self.joint is not None)
+        num_classes = self._hold.num_classes
         if self.ldm is not None and num_classes != self.ldm.num_classes:
             raise ValueError(
                 f"The model must have one output a class of the LDM, {self.ldm.num_classes}, got {num_classes}. Load "
                 f"it with num_labels={self.ldm.num_classes}, or build the LDM for the model's classes."
             )
-        self._repeats = views
-        self._handles = self._take_hold(layers)
+        self._hold.take(views)
 
     @property
     def ldm(self) -> LabelDistanceMatrix | None:
@@ -123,11 +115,7 @@ class TrainerObjective:
 
     def detach(self) -> None:
         """Let go of the model, which then sees each text once again. The objective cannot be called any more."""
-        for handle in self._handles:
-            handle.remove()
-        if self._handles and self._classifier is not None:
-            self._classifier.views = 1
-        self._handles = []
+        self._hold.release()
 
     def in_chunks(self, model: nn.Module, chunk_size: int) -> Callable[..., Mapping[str, Tensor]]:
         """The model for batches that its memory would not hold: see `CachedGradients`. `CachedTrainer` calls this.
@@ -217,7 +205,9 @@ class TrainerObjective:
             return None, num_texts
         # Once, where the rows are: a matrix left on the CPU would be copied at every step.
         self.joint.to(logits.device)
-        embeddings = functional.at_least_float32(self._embeddings(outputs, logits))
+        is_chunked = isinstance(outputs, _Chunk)
+        embeddings = outputs["embeddings"] if is_chunked else self._hold.embeddings(outputs, logits)
+        embeddings = functional.at_least_float32(embeddings)
         # Evaluations may have more batches on one process than on another: only training waits for all.
         if not self.model.training or num_processes() == 1:
             return self.joint.contrastive(embeddings, labels), num_texts
@@ -231,25 +221,19 @@ class TrainerObjective:
 
     def _encode_chunk(self, model: nn.Module, *inputs: Any, **named_inputs: Any) -> "_Chunk":
         """One view of a chunk: `CachedGradients` asks for each view on its own."""
-        self._repeat(1)
+        self._hold.set_views(1)
         try:
             outputs = model(*inputs, **named_inputs)
         finally:
-            self._repeat(self.views)
+            self._hold.set_views(self.views)
         logits = self._logits_of(outputs)
         # Without contrast a classifier's embeddings are still what its projection hangs on: see `_keep_in_graph`.
-        if self.joint is None and self._classifier is None:
+        if self.joint is None and self._hold.classifier is None:
             return _Chunk(logits=logits)
-        return _Chunk(logits=logits, embeddings=self._embeddings(outputs, logits))
-
-    def _repeat(self, views: int) -> None:
-        """How often the model, in training mode, sees each text of its inputs from now on."""
-        self._repeats = views
-        if self._classifier is not None:
-            self._classifier.views = views
+        return _Chunk(logits=logits, embeddings=self._hold.embeddings(outputs, logits))
 
     def _logits_of(self, outputs: Any) -> Tensor:
-        if not self._handles:
+        if not self._hold.is_taken:
             raise RuntimeError(
                 "This TrainerObjective was detached from its model, which another one may have taken over. Make a new "
                 "TrainerObjective for the model."
@@ -279,63 +263,9 @@ class TrainerObjective:
         if len(logits) != views * len(labels):
             raise RuntimeError(
                 f"The model must return {views * len(labels)} rows of logits, {views} views of {len(labels)} texts, "
-                f"got {len(logits)}. {_SAME_MODEL}"
+                f"got {len(logits)}. {SAME_MODEL}"
             )
         return logits
-
-    def _embeddings(self, outputs: Any, logits: Tensor) -> Tensor:
-        """What the contrast compares, `(V * M, D)`."""
-        if self._classifier is not None or isinstance(outputs, _Chunk):
-            return outputs["embeddings"]
-        if self._captured is None:
-            raise RuntimeError(
-                f"The model's class layer was not called in this forward pass: no embeddings to contrast. {_SAME_MODEL}"
-            )
-        (embeddings, scores), self._captured = self._captured, None
-        if embeddings.ndim == 2:
-            return embeddings
-        # Every token has scores: the model took those of one token for the text's, and so do we.
-        is_taken = (scores.to(logits.dtype) == logits[:, None]).all(dim=-1)  # (V * M, L)
-        if not self._is_pooling_known and not is_taken.any(dim=1).all():
-            raise RuntimeError(
-                f"{type(self.model).__name__} must take the class scores of one token for the text's, got scores that "
-                "are no token's. Use labeldist.models.classifier.ContrastiveClassifier."
-            )
-        self._is_pooling_known = True
-        # The last of several: where a class layer starts at zero, all tokens score alike.
-        position = is_taken.shape[1] - 1 - is_taken.flip(1).int().argmax(dim=1)
-        return embeddings[torch.arange(len(embeddings), device=position.device), position]
-
-    def _take_hold(self, layers: list[nn.Module]) -> list[Any]:
-        """Repeat the model's inputs and see its embeddings, from now on."""
-        for earlier in _objectives_on(self.model):
-            earlier.detach()
-        self._repeat(self.views)
-        return [
-            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            *(layer.register_forward_hook(self._capture) for layer in layers),
-        ]
-
-    def _before_forward(
-        self, model: nn.Module, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]] | None:
-        self._captured = None
-        if self._repeats == 1 or self._classifier is not None or not model.training:
-            return None
-        inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim]
-        num_texts = len(inputs[0]) if inputs else 0
-
-        def repeated(value: Any) -> Any:
-            # View-major: all rows of the first view, then all of the second. What has no row a text stays.
-            if isinstance(value, Tensor) and value.ndim and len(value) == num_texts:
-                return repeat(value, "b ... -> (v b) ...", v=self._repeats)
-            return value
-
-        return tuple(repeated(value) for value in args), {name: repeated(value) for name, value in kwargs.items()}
-
-    def _capture(self, layer: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
-        # The class layer comes last: whatever else has as many outputs is overwritten.
-        self._captured = inputs[0], scores
 
 
 class _Chunk(dict):
@@ -349,10 +279,3 @@ def _keep_in_graph(outputs: Any) -> Tensor | float:
     """
     embeddings = outputs.get("embeddings")
     return 0.0 if embeddings is None or num_processes() == 1 else embeddings[:0].sum()
-
-
-def _objectives_on(model: nn.Module) -> set[TrainerObjective]:
-    """The objectives that hold this model or a part of it."""
-    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
-    owners = (getattr(hook, "__self__", None) for hook in hooks)
-    return {owner for owner in owners if isinstance(owner, TrainerObjective)}
