@@ -13,7 +13,7 @@ except ImportError as error:
     raise ImportError(
         "labeldist.integrations.transformers needs transformers. Install it with: pip install 'labeldist[train]'"
     ) from error
-# Older ones scale the loss of accumulated batches otherwise, and name their arguments otherwise.
+# The oldest that the tests have run with.
 if Version(transformers.__version__) < Version("5.17"):
     raise ImportError(
         f"labeldist.integrations.transformers needs transformers >= 5.17, got {transformers.__version__}. Upgrade it "
