@@ -56,7 +56,7 @@ class CachedGradients:
         validate: check that the second encoding gives the rows of the first; a GPU then waits at each chunk.
 
     Raises:
-        TypeError: if `model` is no `nn.Module`.
+        TypeError: if `model` is no `nn.Module`, or `chunk_size` or `views` no whole number.
         ValueError: if `chunk_size` or `views` is below 1.
 
     Examples:
@@ -87,9 +87,8 @@ class CachedGradients:
                 f"model must be an nn.Module, got {type(model).__name__}. Pass the module whose parameters learn, and "
                 "a function as encode, called as encode(model, ...)."
             )
-        for name, value in (("chunk_size", chunk_size), ("views", views)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        functional.check_count("chunk_size", chunk_size)
+        functional.check_count("views", views)
         self.model = model
         self.chunk_size = chunk_size
         self.views = views

@@ -11,6 +11,7 @@ The equation numbers are those of *Contrastive Learning with Label Distance for 
 A line headed `Departure` or `Choice` says where and why the code leaves the paper or settles what it left open.
 """
 
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 import torch
@@ -395,6 +396,14 @@ def check_weight(weight: float) -> None:
     """Raise `ValueError` unless `weight` lies in [0, 1]."""
     if not 0 <= weight <= 1:
         raise ValueError(f"weight (lambda of Eq. 9) must lie in [0, 1], got {weight}.")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise unless `value` is a whole number of at least 1."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def check_problem(

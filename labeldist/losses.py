@@ -308,6 +308,7 @@ class JointLoss(nn.Module):
 
     Raises:
         ValueError: if `weight` lies outside [0, 1].
+        TypeError: if `contrastive` is no loss of embeddings and labels.
 
     Examples:
         >>> from labeldist import JointLoss, LabelDistanceContrastiveLoss, StaticLDM
@@ -319,6 +320,11 @@ class JointLoss(nn.Module):
     def __init__(self, contrastive: nn.Module, *, weight: float = 0.5):
         super().__init__()
         functional.check_weight(weight)
+        if not isinstance(contrastive, nn.Module) or isinstance(contrastive, LabelDistanceMatrix | JointLoss):
+            raise TypeError(
+                "contrastive must be a loss of embeddings and labels, such as LabelDistanceContrastiveLoss(ldm), got "
+                f"{type(contrastive).__name__}."
+            )
         self.contrastive = contrastive
         self.weight = weight
 

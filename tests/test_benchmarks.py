@@ -1,6 +1,10 @@
 """What the documentation shows is what was recorded."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -48,6 +52,17 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     assert given == expected
     assert list(parsed.objectives) == result["settings"]["objectives"]
     assert list(parsed.seeds) == result["settings"]["seeds"]
+
+
+def test_several_processes_pass_their_benchmarks_gate(tmp_path):
+    path = tmp_path / "record.json"
+    sizes = ["--rows", "24", "--dim", "8", "--dtype", "float32", "--repeats", "1"]
+    command = [sys.executable, "-m", "benchmarks.distributed", "--device", "cpu", *sizes, "--output", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tables.ROOT, env=environment, check=True, capture_output=True, timeout=120)
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [(case["processes"], case["rows_each"]) for case in cases] == [(1, 24), (1, 48), (2, 24)]
+    assert all(case["step_ms"] > 0 for case in cases)
 
 
 CPU = torch.device("cpu")

@@ -502,6 +502,13 @@ def test_less_than_one_is_refused(name):
     assert said == f"{name} must be at least 1, got 0."
 
 
+@pytest.mark.parametrize("value", [2.5, "32", None])
+@pytest.mark.parametrize("name", ["chunk_size", "views"])
+def test_what_is_no_whole_number_is_refused(name, value):
+    said = refusal_of(TypeError, CachedGradients, Encoder(), **{name: value})
+    assert said == f"{name} must be a whole number, got {value!r}."
+
+
 def test_a_function_is_no_model():
     said = refusal_of(TypeError, CachedGradients, Encoder().forward)
     assert said.startswith("model must be an nn.Module, got method.")

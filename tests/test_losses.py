@@ -565,6 +565,12 @@ def test_labels_out_of_range_are_answered_by_one_sentence_before_the_cross_entro
     assert message.startswith("labels must lie in [0, 4) for an LDM of 4 classes")
 
 
+@pytest.mark.parametrize("other", [StaticLDM.uniform(num_classes=4), torch.ones(4, 4), joint(), None])
+def test_the_joint_objective_takes_a_loss_alone(other):
+    with pytest.raises(TypeError, match=rf"must be a loss of embeddings and labels, .* got {type(other).__name__}\."):
+        JointLoss(other)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_labels_of_the_joint_objective_may_be_any_integers(dtype):
     logits = normal(7, 4, seed=3)

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from labeldist.confusion import confusion_counts
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.samplers import ConfusionBatchSampler
+from labeldist.sharing import check_same_loss
 
 try:
     import lightning
@@ -58,7 +59,8 @@ class LabelDistanceCallback(Callback):
 
     Raises:
         ValueError: at the start of `fit`, if the module has no label-distance matrix, more than one adaptive one, or
-            if neither `max_epochs` nor `max_steps` says how long training will be.
+            if neither `max_epochs` nor `max_steps` says how long training will be; on all processes, if their matrices
+            differ.
 
     Examples:
         >>> callback = LabelDistanceCallback()
@@ -71,6 +73,13 @@ class LabelDistanceCallback(Callback):
         self._ldm: AdaptiveLDM | None = None
         self._counts: Tensor | None = None
         self._batches_of_epoch = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See that the processes begin with one matrix: `DistributedDataParallel` would take the first one's unsaid."""
+        if stage == "fit":
+            # Those that learn are the strategy's to send round, like any weight.
+            fixed = [matrix for matrix in _matrices_of(pl_module) if not list(matrix.parameters())]
+            check_same_loss(nn.ModuleList(fixed))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the matrix, and what training's length is told by."""
@@ -150,8 +159,12 @@ def _tell_epoch(trainer: Trainer) -> None:
             sampler.set_epoch(trainer.current_epoch)
 
 
+def _matrices_of(module: LightningModule) -> list[LabelDistanceMatrix]:
+    return [part for part in module.modules() if isinstance(part, LabelDistanceMatrix)]
+
+
 def _adaptive_matrix(module: LightningModule) -> AdaptiveLDM | None:
-    matrices = [part for part in module.modules() if isinstance(part, LabelDistanceMatrix)]
+    matrices = _matrices_of(module)
     if not matrices:
         raise ValueError(
             f"{type(module).__name__} has no label-distance matrix for LabelDistanceCallback to refresh. Keep the loss "

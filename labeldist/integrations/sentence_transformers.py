@@ -67,7 +67,9 @@ class SentenceLabelDistanceLoss(nn.Module):
             paper; 1 where batches hold rows of the same class anyway, at half of the time.
 
     Raises:
-        ValueError: if `weight` lies outside [0, 1] or `views` is below 1.
+        ValueError: if `weight` lies outside [0, 1] or `views` is below 1; in the first call, on all processes, if their
+            matrices or settings of the loss differ.
+        TypeError: if `contrastive` is no loss of embeddings and labels.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -88,8 +90,7 @@ class SentenceLabelDistanceLoss(nn.Module):
         views: int = 1,
     ):
         super().__init__()
-        if views < 1:
-            raise ValueError(f"views must be at least 1, got {views}.")
+        functional.check_count("views", views)
         # The trainer looks for this very name, to put the distributed or compiled model in its place.
         self.model = model
         self.joint = JointLoss(contrastive, weight=weight)
@@ -149,10 +150,11 @@ class SentenceLabelDistanceLoss(nn.Module):
 
     @torch.no_grad()
     def _begin_alike(self) -> None:
-        """Take the first process's classifier, and whatever else learns beside the model."""
+        """Take the first process's classifier, and whatever else learns beside the model; the rest must be the same."""
         if not self._is_begun:
             for parameter in self._own_parameters:
                 parameter.copy_(of_first_process(parameter))
+            check_same_loss(self.joint)
         self._is_begun = True
 
     def get_config_dict(self) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from transformers.integrations.integration_utils import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from labeldist.distributed import num_processes
-from labeldist.integrations.transformers import STATE_FILE, CachedTrainer, TrainerObjective
+from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
+from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training import processes
 from labeldist.training.config import OptimSettings, RunSettings

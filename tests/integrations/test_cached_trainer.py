@@ -16,6 +16,7 @@ from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLos
 from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
+from tiny_bert import NUM_CLASSES, Rows, bert
 
 pytestmark = [
     pytest.mark.usefixtures("as_it_was"),
@@ -25,37 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-NUM_CLASSES = 3
-
-
-class Rows(torch.utils.data.Dataset):
-    """Six tokens a text; the first is the class's own."""
-
-    def __init__(self, num_rows: int, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
-        self.labels = torch.arange(num_rows) % NUM_CLASSES
-        self.input_ids = torch.randint(5, 20, (num_rows, 6), generator=generator)
-        self.input_ids[:, 0] = self.labels + 1
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
-
-
 # The last of three batches is smaller, and 7 divides neither.
 TRAIN, DEV, CHUNK = Rows(40), Rows(30, seed=1), 7
-
-
-def bert(*, dropout: float = 0.0) -> Any:
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "bert", vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        max_position_embeddings=8, num_labels=NUM_CLASSES, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )  # fmt: skip
-    return AutoModelForSequenceClassification.from_config(config)
 
 
 def gpt2() -> Any:

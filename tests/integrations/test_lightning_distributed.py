@@ -108,9 +108,20 @@ def run(name: str, world: int, folder: Path) -> dict[str, Any]:
     return {"weights": weights, "matrix": matrix, "losses": torch.stack(module.losses)}
 
 
+def refusal_of_another_matrix(folder: Path) -> str:
+    trainer = Trainer(
+        default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=WORLD, logger=False, strategy="ddp",
+        enable_checkpointing=False, callbacks=[LabelDistanceCallback()],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="All processes") as caught:
+        trainer.fit(Classifier(StaticLDM.from_pairs([(0, 1 + process_index())], num_classes=NUM_CLASSES)))
+    return str(caught.value)
+
+
 def main(folder: Path) -> None:
-    results = {name: run(name, WORLD, folder) for name in CASES}
+    results: dict[str, Any] = {name: run(name, WORLD, folder) for name in CASES}
     assert num_processes() == WORLD
+    results["refusal"] = refusal_of_another_matrix(folder)
     torch.save(results, folder / f"{process_index()}.pt")
 
 
@@ -141,6 +152,12 @@ def test_training_is_that_of_one_process_with_all_batches_for(processes, name, t
 
 def test_an_adaptive_matrix_moved(processes):
     assert not torch.equal(processes[0]["adaptive"]["matrix"], torch.ones(NUM_CLASSES, NUM_CLASSES))
+
+
+def test_all_processes_say_that_their_matrices_differ(processes):
+    for result in processes:
+        assert result["refusal"] == processes[0]["refusal"]
+        assert "All processes must have the same label-distance matrix, got one with checksum" in result["refusal"]
 
 
 if __name__ == "__main__":

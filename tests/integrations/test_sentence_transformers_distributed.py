@@ -124,9 +124,19 @@ def run(case: Case, world: int, encoder: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def refusal_of_another_matrix(encoder: Path) -> str:
+    """Each process contrasts its own rows, so that nothing else would tell."""
+    ldm = StaticLDM.from_pairs([(0, 1 + process_index())], num_classes=NUM_CLASSES)
+    loss = SentenceLabelDistanceLoss(sentence_model(encoder), LabelDistanceContrastiveLoss(ldm))
+    with pytest.raises(ValueError, match="All processes") as caught:
+        loss.compute_loss_from_embeddings([torch.ones(4, 3)], torch.tensor([0, 0, 1, 1]))
+    return str(caught.value)
+
+
 def main(encoder: Path, folder: Path) -> None:
-    results = {name: run(case, WORLD, encoder, folder / "run") for name, case in CASES.items()}
+    results: dict[str, Any] = {name: run(case, WORLD, encoder, folder / "run") for name, case in CASES.items()}
     assert num_processes() == WORLD
+    results["refusal"] = refusal_of_another_matrix(encoder)
     results["own rows"] = run(OWN_ROWS, WORLD, encoder, folder / "run")
     torch.save(results, folder / f"{process_index()}.pt")
 
@@ -180,6 +190,12 @@ def test_the_first_process_evaluates_and_all_hold_its_matrix(processes):
     matrix = "joint.contrastive.loss.ldm.matrix"
     assert torch.equal(first["rest"][matrix], second["rest"][matrix])
     assert not torch.equal(first["rest"][matrix], torch.ones(NUM_CLASSES, NUM_CLASSES))
+
+
+def test_all_processes_say_that_their_matrices_differ(processes):
+    for result in processes:
+        assert result["refusal"] == processes[0]["refusal"]
+        assert "All processes must have the same label-distance matrix, got one with checksum" in result["refusal"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The objective inside the Hugging Face Trainer: a plain model, its own Trainer, no other part of this project's
 trainer."""
 
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import (
     BertConfig,
-    BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     Trainer,
     TrainerCallback,
@@ -21,50 +22,16 @@ from transformers import (
 )
 
 from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
-from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
+from labeldist.integrations import transformers as integration
+from labeldist.integrations.transformers import TrainerObjective
+from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
+from tiny_bert import NUM_CLASSES, SMALL, Rows, bert
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
-NUM_CLASSES = 3
-SMALL: dict[str, Any] = {
-    "vocab_size": 20,
-    "hidden_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "max_position_embeddings": 8,
-    "num_labels": NUM_CLASSES,
-}
-
-
-class Rows(torch.utils.data.Dataset):
-    """Six tokens a text; the first is the class's own."""
-
-    def __init__(self, num_rows: int, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
-        self.labels = torch.arange(num_rows) % NUM_CLASSES
-        self.input_ids = torch.randint(5, 20, (num_rows, 6), generator=generator)
-        self.input_ids[:, 0] = self.labels + 1
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
-
-    def batch(self) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.input_ids}
-
-
 TRAIN, DEV = Rows(48), Rows(30, seed=1)
-
-
-def bert(*, dropout: float = 0.1, seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    config = BertConfig(**SMALL, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    return BertForSequenceClassification(config)
 
 
 def adaptive(**options) -> AdaptiveLDM:
@@ -94,7 +61,7 @@ def trainer_of(model, objective: TrainerObjective, folder: Path, *, dev: Rows | 
 
 
 def test_three_lines_train_a_plain_model(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
     trainer = trainer_of(model, objective, tmp_path, num_train_epochs=8)
     trainer.train()
@@ -106,7 +73,7 @@ def test_three_lines_train_a_plain_model(tmp_path):
 
 
 def test_both_parts_of_the_loss_are_in_the_log_and_make_it_up(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, weight=0.3)
     trainer = trainer_of(model, objective, tmp_path)
     trainer.train()
@@ -117,7 +84,7 @@ def test_both_parts_of_the_loss_are_in_the_log_and_make_it_up(tmp_path):
 
 
 def test_cross_entropy_alone_logs_itself(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     trainer = trainer_of(model, TrainerObjective(None, model), tmp_path)
     trainer.train()
     row = trainer.state.log_history[0]
@@ -126,7 +93,7 @@ def test_cross_entropy_alone_logs_itself(tmp_path):
 
 
 def test_embeddings_are_what_the_class_layer_receives():
-    model = bert(dropout=0.0).eval()
+    model = bert().eval()
     loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(2.0, num_classes=NUM_CLASSES))
     objective = TrainerObjective(loss, model, views=1)
     outputs = model(**DEV.batch())
@@ -138,7 +105,7 @@ def test_embeddings_are_what_the_class_layer_receives():
 
 
 def test_training_sees_each_text_as_often_as_there_are_views():
-    model = bert()
+    model = bert(dropout=0.1)
     TrainerObjective(None, model, views=3)
     model.train()
     logits = model(**DEV.batch()).logits
@@ -149,7 +116,7 @@ def test_training_sees_each_text_as_often_as_there_are_views():
 
 
 def test_views_stand_one_after_another():
-    model = bert(dropout=0.0)
+    model = bert()
     TrainerObjective(None, model, views=2)
     logits = model.train()(**DEV.batch()).logits
     torch.testing.assert_close(logits[:30], logits[30:])
@@ -157,7 +124,7 @@ def test_views_stand_one_after_another():
 
 
 def test_one_view_repeats_nothing():
-    model = bert()
+    model = bert(dropout=0.1)
     TrainerObjective(None, model, views=1)
     assert len(model.train()(**DEV.batch()).logits) == len(DEV)
 
@@ -165,14 +132,14 @@ def test_one_view_repeats_nothing():
 def test_ce_views_limits_the_cross_entropy_to_the_first_views():
     logits = torch.randn(8, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0])
-    whole, first = (TrainerObjective(None, bert(), views=2, ce_views=views) for views in (None, 1))
+    whole, first = (TrainerObjective(None, bert(dropout=0.1), views=2, ce_views=views) for views in (None, 1))
     torch.testing.assert_close(first({"logits": logits}, labels), cross_entropy(logits[:4], labels))
     torch.testing.assert_close(whole({"logits": logits}, labels), cross_entropy(logits, labels.repeat(2)))
 
 
 def gradients(tmp_path: Path, batch_size: int, steps: int, contrastive=None) -> tuple[list[torch.Tensor], float]:
     """The model's first step of plain gradient descent with learning rate 1 and no clipping is its gradient."""
-    model = bert(dropout=0.0)
+    model = bert()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     trainer = trainer_of(
         model,
@@ -201,7 +168,7 @@ def test_accumulated_batches_give_the_gradient_of_one_large_batch(tmp_path):
 
 def test_a_last_smaller_batch_counts_for_its_rows(tmp_path):
     # 48 rows in batches of 20: the third has 8.
-    model = bert(dropout=0.0)
+    model = bert()
     before = cross_entropy(model.eval()(**TRAIN.batch()).logits, TRAIN.labels).item()
     trainer = trainer_of(
         model, TrainerObjective(None, model, views=1), tmp_path, dev=None, num_train_epochs=1,
@@ -211,7 +178,7 @@ def test_a_last_smaller_batch_counts_for_its_rows(tmp_path):
 
 
 def test_the_adaptive_matrix_is_refreshed_from_evaluations_in_training_only(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     ldm = adaptive()
     objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
     trainer = trainer_of(model, objective, tmp_path, num_train_epochs=4)
@@ -231,7 +198,7 @@ def test_the_adaptive_matrix_is_refreshed_from_evaluations_in_training_only(tmp_
 
 
 def test_the_matrix_comes_from_the_evaluations_confusions(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     ldm = adaptive()
     objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
     seen = []
@@ -255,7 +222,7 @@ def test_the_matrix_comes_from_the_evaluations_confusions(tmp_path):
 def test_fixed_confusions_take_the_place_of_the_evaluations(tmp_path):
     counts = torch.tensor([[5, 5, 0], [0, 10, 0], [0, 0, 10]])
     ldm, twin = adaptive(), adaptive()
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model, confusion=counts)
     trainer_of(model, objective, tmp_path).train()
     for progress in (0.5, 1.0):
@@ -266,13 +233,13 @@ def test_fixed_confusions_take_the_place_of_the_evaluations(tmp_path):
 def test_a_static_matrix_stays(tmp_path):
     ldm = StaticLDM.from_pairs([(0, 1)], num_classes=NUM_CLASSES)
     before = ldm.matrix.clone()
-    model = bert()
+    model = bert(dropout=0.1)
     trainer_of(model, TrainerObjective(LabelDistanceContrastiveLoss(ldm), model), tmp_path).train()
     assert torch.equal(ldm.matrix, before)
 
 
 def checkpointed(folder: Path, *, resume: Path | None = None) -> tuple[AdaptiveLDM, torch.nn.Module]:
-    model, ldm = bert(), adaptive()
+    model, ldm = bert(dropout=0.1), adaptive()
     objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
     trainer = trainer_of(model, objective, folder, num_train_epochs=4, save_strategy="epoch")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -321,12 +288,12 @@ def test_a_model_without_a_class_layer_is_refused():
 )
 def test_arguments_outside_their_range_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        TrainerObjective(None, bert(), **options)
+        TrainerObjective(None, bert(dropout=0.1), **options)
 
 
 @pytest.mark.parametrize("labels", [torch.tensor([0, 1, 3]), torch.tensor([0, -1, 2])])
 def test_labels_out_of_range_are_refused(labels):
-    model = bert().eval()
+    model = bert(dropout=0.1).eval()
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, views=1)
     with pytest.raises((ValueError, IndexError)):
         objective(model(input_ids=TRAIN.input_ids[:3]), labels)
@@ -342,7 +309,7 @@ def test_labels_that_are_not_integers_are_refused():
 
 
 def test_a_later_objective_takes_the_model_over():
-    model = bert()
+    model = bert(dropout=0.1)
     first = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
     second = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, views=3)
     outputs = model.train()(**DEV.batch())
@@ -354,7 +321,7 @@ def test_a_later_objective_takes_the_model_over():
 
 @pytest.mark.parametrize("kind", ["plain", "two heads"])
 def test_a_detached_objective_leaves_the_model_as_it_was(kind):
-    model = bert() if kind == "plain" else two_heads()
+    model = bert(dropout=0.1) if kind == "plain" else two_heads()
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
     assert len(model.train()(**DEV.batch()).logits) == 2 * len(DEV)
     objective.detach()
@@ -377,7 +344,7 @@ def two_heads() -> ContrastiveClassifier:
 
 
 def test_inputs_by_position_are_repeated_and_what_has_no_row_a_text_is_not():
-    model = bert(dropout=0.0)
+    model = bert()
     TrainerObjective(None, model, views=2)
     logits = model.train()(TRAIN.input_ids[:4], position_ids=torch.arange(6)[None]).logits
     torch.testing.assert_close(logits, model.eval()(TRAIN.input_ids[:4]).logits.repeat(2, 1))
@@ -387,7 +354,7 @@ def test_views_may_come_from_the_collator(tmp_path):
     def twice(rows: list[dict]) -> dict[str, torch.Tensor]:
         return {name: torch.stack([row[name] for row in rows]).repeat_interleave(2, dim=0) for name in rows[0]}
 
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(
         LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model, views=1
     )
@@ -416,7 +383,7 @@ class Tracker(TrainerCallback):
 
 
 def test_an_attached_objective_is_reported_by_trackers(tmp_path):
-    model, tracker = bert(), Tracker()
+    model, tracker = bert(dropout=0.1), Tracker()
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
     trainer = Trainer(
         model,
@@ -437,7 +404,7 @@ def test_an_attached_objective_is_reported_by_trackers(tmp_path):
 
 def test_the_parts_make_up_the_loss_when_batches_are_accumulated_and_uneven(tmp_path):
     # 48 rows in batches of 20: an accumulated batch of 40, and one of 8.
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, weight=0.3)
     trainer = trainer_of(model, objective, tmp_path, per_device_train_batch_size=20, gradient_accumulation_steps=2)
     trainer.train()
@@ -449,7 +416,7 @@ def test_the_parts_make_up_the_loss_when_batches_are_accumulated_and_uneven(tmp_
 
 
 def test_an_adaptive_matrix_without_the_callback_is_refused(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
     trainer = Trainer(model, arguments(tmp_path), train_dataset=TRAIN, eval_dataset=DEV, compute_loss_func=objective)
     with pytest.raises(RuntimeError, match=r"the Trainer has none: pass callbacks=\[objective\.callback\]"):
@@ -457,14 +424,14 @@ def test_an_adaptive_matrix_without_the_callback_is_refused(tmp_path):
 
 
 def test_an_adaptive_matrix_in_a_memory_is_refreshed(tmp_path):
-    model, ldm = bert(), adaptive()
+    model, ldm = bert(dropout=0.1), adaptive()
     memory = CrossBatchMemory(LabelDistanceContrastiveLoss(ldm), embedding_size=8, memory_size=64)
     trainer_of(model, TrainerObjective(memory, model), tmp_path).train()
     assert ldm.num_evaluations == 2
 
 
 def test_a_fixed_matrix_needs_no_callback(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model)
     trainer = Trainer(model, arguments(tmp_path), train_dataset=TRAIN, eval_dataset=DEV, compute_loss_func=objective)
     assert trainer.train().training_loss > 0
@@ -472,7 +439,7 @@ def test_a_fixed_matrix_needs_no_callback(tmp_path):
 
 @pytest.mark.parametrize("kind", ["plain", "two heads"])
 def test_a_matrix_for_other_classes_is_refused(kind):
-    model = bert() if kind == "plain" else two_heads()
+    model = bert(dropout=0.1) if kind == "plain" else two_heads()
     loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=5))
     with pytest.raises(ValueError, match=r"one output a class of the LDM, 5, got 3\. Load it with num_labels=5"):
         TrainerObjective(loss, model)
@@ -484,7 +451,7 @@ def test_a_model_without_a_configuration_is_refused():
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(None, model)
     args = arguments(tmp_path)
     args._n_gpu = 2
@@ -493,26 +460,33 @@ def test_several_gpus_in_one_process_are_refused(tmp_path):
 
 
 def test_an_adaptive_matrix_without_evaluations_is_refused(tmp_path):
-    model = bert()
+    model = bert(dropout=0.1)
     objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model)
     with pytest.raises(ValueError, match="eval_strategy is 'no'"):
         trainer_of(model, objective, tmp_path, dev=None).train()
 
 
 def test_rows_without_labels_are_refused():
-    model = bert().eval()
+    model = bert(dropout=0.1).eval()
     with pytest.raises(ValueError, match="labels are required"):
         TrainerObjective(None, model)(model(**DEV.batch()), None)  # type: ignore[arg-type]
 
 
 def test_labels_that_are_scores_are_refused():
-    model = bert().eval()
+    model = bert(dropout=0.1).eval()
     with pytest.raises(TypeError, match="labels must be integers"):
         TrainerObjective(None, model)(model(**DEV.batch()), torch.rand(len(DEV)))
 
 
+def test_a_model_that_scores_tokens_is_refused():
+    model = BertForTokenClassification(BertConfig(**SMALL))
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model)
+    with pytest.raises(ValueError, match=r"must return one row of class scores a text, \(B, C\), got logits of shape"):
+        objective(model.train()(**TRAIN.batch()), TRAIN.labels)
+
+
 def test_a_tuple_of_outputs_is_refused():
-    model = bert().eval()
+    model = bert(dropout=0.1).eval()
     with pytest.raises(TypeError, match="must return a dictionary with logits, got tuple"):
         TrainerObjective(None, model)(model(**DEV.batch(), return_dict=False), DEV.labels)
 
@@ -522,3 +496,21 @@ def test_resuming_from_a_checkpoint_without_the_matrix_is_told(tmp_path):
     (tmp_path / "checkpoint-6" / STATE_FILE).unlink()
     with pytest.raises(FileNotFoundError, match="Resume from a checkpoint in output_dir"):
         checkpointed(tmp_path, resume=tmp_path / "checkpoint-6")
+
+
+def imported_anew() -> None:
+    spec = importlib.util.spec_from_file_location("anew", integration.__file__)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))  # type: ignore[union-attr,arg-type]
+
+
+@pytest.mark.parametrize("package", ["accelerate", "transformers"])
+def test_without_the_library_the_error_names_the_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'labeldist\[train\]'"):
+        imported_anew()
+
+
+def test_an_old_version_of_the_library_is_refused(monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    with pytest.raises(ImportError, match=r"needs transformers >= 5\.17, got 4\.57\.1"):
+        imported_anew()

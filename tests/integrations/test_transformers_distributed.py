@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from labeldist import (
     AdaptiveLDM,
@@ -31,35 +31,9 @@ from labeldist.distributed import num_processes, process_index
 from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
+from tiny_bert import NUM_CLASSES, Rows, bert
 
 WORLD = 2
-NUM_CLASSES = 3
-
-
-class Rows(torch.utils.data.Dataset):
-    """Six tokens a text; the first is the class's own."""
-
-    def __init__(self, num_rows: int, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
-        self.labels = torch.arange(num_rows) % NUM_CLASSES
-        self.input_ids = torch.randint(5, 20, (num_rows, 6), generator=generator)
-        self.input_ids[:, 0] = self.labels + 1
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
-
-
-def bert() -> Any:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {
-        "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
-        "max_position_embeddings": 8, "num_labels": NUM_CLASSES, "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }  # fmt: skip
-    return BertForSequenceClassification(BertConfig(**options))
 
 
 def two_heads() -> Any:
@@ -200,12 +174,34 @@ def refusal_of_another_matrix(*, gather: bool) -> str:
     return str(caught.value)
 
 
+def refusal_of_another_objective(**options: Any) -> str:
+    """What this process says where each has `options` of its own, by rank."""
+    model, rows = bert(), Rows(20)
+    own = {name: values[process_index()] for name, values in options.items()}
+    objective = TrainerObjective(own.pop("loss", static)(), model, **own)
+    with pytest.raises(ValueError, match="All processes") as caught:
+        objective(model.train()(input_ids=rows.input_ids), rows.labels)
+    return str(caught.value)
+
+
+# What each process has, and what all of them say.
+UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
+    "a loss on one alone": (
+        {"loss": (static, nothing)},
+        "the same contrastive loss, got LabelDistanceContrastiveLoss on process 0 and None on process 1",
+    ),
+    "weights": ({"weight": (0.5, 0.6)}, "the same weight, got 0.5 on process 0 and 0.6 on process 1"),
+    "gathering": ({"gather": (True, False)}, "the same gather, got True on process 0 and False on process 1"),
+}
+
+
 def main(folder: Path) -> None:
     results: dict[str, Any] = {name: run(case, WORLD, folder / "run") for name, case in CASES.items()}
     assert num_processes() == WORLD
     results["own loop"] = own_loop(WORLD)
     results["corners"] = shared_corners()
     results["refusals"] = [refusal_of_another_matrix(gather=gather) for gather in (True, False)]
+    results |= {name: refusal_of_another_objective(**options) for name, (options, _) in UNLIKE.items()}
     torch.save(results, folder / f"{process_index()}.pt")
 
 
@@ -268,6 +264,12 @@ def test_all_processes_say_that_their_matrices_differ(processes):
         assert result["refusals"] == processes[0]["refusals"]
         for message in result["refusals"]:
             assert "All processes must have the same label-distance matrix, got one with checksum" in message
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_all_processes_say_that_their_objectives_differ_in(processes, name):
+    for result in processes:
+        assert UNLIKE[name][1] in result[name]
 
 
 def test_a_loss_that_gathers_itself_is_refused():

@@ -9,7 +9,8 @@ import torch
 from transformers import EvalPrediction
 
 from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
-from labeldist.integrations.transformers import STATE_FILE, TrainerObjective
+from labeldist.integrations.transformers import TrainerObjective
+from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.training.config import ModelSettings, OptimSettings
 from labeldist.training.data import Split
 from labeldist.training.encoders import build_classifier, train_tokenizer

@@ -1,0 +1,62 @@
+"""The Trainer with cached gradients: large batches, one chunk's activations at a time."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+
+from labeldist import functional
+from labeldist.integrations.transformers.objective import TrainerObjective
+
+__all__ = ["CachedTrainer"]
+
+
+class CachedTrainer(Trainer):
+    r"""The Trainer for batches that memory does not hold: the activations of one chunk at a time are held.
+
+    `per_device_train_batch_size` is the batch that the contrast sees, however large. Loss, gradient and log are those
+    of the Trainer with that batch, at the price of a second forward pass: see `labeldist.CachedGradients`. Evaluations
+    and predictions are the Trainer's own.
+
+    `gradient_accumulation_steps` need not be raised for memory's sake. Where it is, each micro-batch is a contrast of
+    its own, as in the Trainer.
+
+    Args:
+        *args: the Trainer's.
+        chunk_size: rows that are encoded together while the model trains, >= 1; each view of a text is a row.
+        **kwargs: the Trainer's, with a `TrainerObjective` as `compute_loss_func`.
+
+    Raises:
+        TypeError: if `compute_loss_func` is no `TrainerObjective`, or `chunk_size` no whole number.
+        ValueError: if `chunk_size` is below 1, or FSDP or DeepSpeed shards the model.
+    """
+
+    def __init__(self, *args: Any, chunk_size: int, **kwargs: Any):
+        functional.check_count("chunk_size", chunk_size)
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.compute_loss_func, TrainerObjective):
+            raise TypeError(
+                "CachedTrainer needs a TrainerObjective, which knows the embeddings of a chunk, got compute_loss_func "
+                f"= {self.compute_loss_func!r}. Pass compute_loss_func=TrainerObjective(loss, model)."
+            )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "CachedTrainer encodes a batch twice, which FSDP and DeepSpeed do not take part in. Train with "
+                "DistributedDataParallel: start with torchrun, without fsdp or deepspeed in the arguments."
+            )
+        self.chunk_size = chunk_size
+        self._objective = self.compute_loss_func
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch, which in training is encoded in chunks."""
+        encode: Any = model
+        if self._objective.model.training:
+            encode = self._objective.in_chunks(model, self.chunk_size)
+        # The Trainer's own method calls what it is given, and no more.
+        return super().compute_loss(encode, inputs, return_outputs, num_items_in_batch)
