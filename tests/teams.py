@@ -37,7 +37,8 @@ def results_of_team(size: int, call: Callable[[Colleague], Any]) -> list[Any]:
     tensors, meeting, turn = [torch.zeros(0)] * size, Barrier(size, timeout=60), Lock()
 
     def work(index: int) -> Any:
-        with turn:
+        # On a GPU the backward passes of all threads would share one more thread, and wait there for each other.
+        with turn, torch.autograd.set_multithreading_enabled(False):
             try:
                 return call(Colleague(index, tensors, meeting, turn))
             except BaseException:

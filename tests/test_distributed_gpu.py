@@ -38,7 +38,7 @@ pytestmark = [
 # the exchange round in float32 comes on top.
 ROUNDING = 3e-5
 DISTANCES = torch.tensor([[1, 5, 2], [3, 1, 0.5], [2, 1, 1]], dtype=torch.float64)
-EVEN, UNEVEN, FEW, EMPTY = [256, 256], [257, 130], [5, 8], [9, 0]
+EVEN, UNEVEN, FEW, EMPTY, MANY = [256, 256], [257, 130], [5, 8], [9, 0], [2048, 2049]
 
 
 def device() -> torch.device:
@@ -70,6 +70,11 @@ CASES: dict[str, Case] = {
     "auto, few rows": Case(FEW),
     "auto, no rows on one": Case(EMPTY),
     "auto, long rows": Case(UNEVEN, dim=384),
+    # So many that the processes share the kernels' pairs.
+    "auto, many rows": Case(MANY, dim=256),
+    "auto, many rows, symmetric": Case(MANY, dim=256, is_symmetric=True),
+    "auto, many long rows": Case(MANY, dim=384),
+    "auto, many long rows, symmetric": Case(MANY, dim=384, is_symmetric=True),
     "auto, learnt": Case(UNEVEN, is_learnt=True),
     "auto, learnt, long rows": Case(UNEVEN, dim=384, is_learnt=True),
     "auto, own anchors": Case(UNEVEN, efficient=True),

@@ -38,10 +38,11 @@ def _large_losses(
         rows.pack_tables(scale, bias, is_symmetric if is_self else False, is_bounded, saved)
         units, own = _sorted(anchors, labels, len(scale), precision)
         other_units, others = (units, own) if is_self else _sorted(references, ref_labels, len(scale), precision)
-        saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
         modes = _possible_modes(is_self, is_symmetric, is_bounded)
         share = _share_of(team)
+        # The pairs as early as can be: while they take their time, the host prepares the rest.
         parts = _pairs(anchors).partition_sums(own, others, saved, modes, precision, share, is_self=is_self)
+        saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
         if team is not None:
             parts = _summed(parts, team, is_mirrored=modes[0])
         losses, is_valid = _empty_losses(anchors)
