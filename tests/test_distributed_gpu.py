@@ -248,7 +248,7 @@ def main(folder: Path) -> None:
 def launched(world: int, folder: Path) -> list[dict[str, Any]]:
     """What each process found, by rank."""
     root = Path(__file__).resolve().parent.parent
-    paths = os.pathsep.join([str(root), str(root / "tests")])
+    paths = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     done = subprocess.run(
