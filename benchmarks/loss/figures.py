@@ -1,4 +1,4 @@
-"""The table and the figure of a record of `benchmarks.loss`.
+"""The tables and the figure of a record of `benchmarks.loss`.
 
 python -m benchmarks.loss.figures benchmarks/results/loss/cpu-float32.json
 """
@@ -45,6 +45,34 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"| {size} | {name} | {forward} | {both} |")
     left_out = "; ".join(f"{name} {reason}" for name, reason in notes.items())
     return "\n".join([*lines, *(["", f"Left out: {left_out}."] if left_out else [])])
+
+
+def summary(record: dict[str, Any], method: str) -> str:
+    """Markdown: forward+backward by one method, and the others' time and memory as multiples of its."""
+    measured = [case for case in record["cases"] if "both_ms" in case]
+    sizes = {(case["dim"], case["num_rows"]): case for case in measured if case["method"] == method}
+    others = {case["method"]: case["task"] for case in measured if case["method"] not in (method, "auto")}
+    by_key = {(case["dim"], case["num_rows"], case["method"]): case for case in measured}
+    titles = [name if task == "same" else f"{name} ({task})" for name, task in others.items()]
+    lines = [
+        f"| rows x dim | ms | / floor | as a CUDA graph, ms | MiB | gradient error, eager's | {' | '.join(titles)} |",
+        "|--:|--:|--:|--:|--:|--:|" + "--:|" * len(others),
+    ]
+    for (dim, num_rows), case in sorted(sizes.items()):
+        cells = [
+            f"{num_rows:,} x {dim}",
+            f"{case['both_ms']:.2f}",
+            f"{case['both_ms'] / case['floor_both_ms']:.2f}",
+            f"{case['graph_ms']:.3f}" if "graph_ms" in case else "",
+            f"{case['both_mib']:.1f}",
+            f"{case['gradient_error']:.1e}, {case['eager_gradient_error']:.1e}",
+        ]
+        for name in others:
+            other = by_key.get((dim, num_rows, name))
+            time_and_memory = other and (other["both_ms"] / case["both_ms"], other["both_mib"] / case["both_mib"])
+            cells.append("{:.1f}, {:.2g}".format(*time_and_memory) if time_and_memory else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def draw(record: dict[str, Any], path: Path) -> Path:

@@ -288,6 +288,13 @@ def test_rows_too_wide_for_the_registers_agree_with_the_equations(symmetric, num
     assert_agrees(case_of(70, num_refs=num_refs, dim=dim, symmetric=symmetric))
 
 
+@pytest.mark.parametrize(("num_rows", "num_refs"), [(0, None), (1, None), (0, 7), (7, 0)])
+def test_wide_rows_may_be_none(num_rows, num_refs, monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
+    assert_agrees(case_of(num_rows, num_refs=num_refs, dim=20 if DEVICE == "cpu" else 300))
+
+
 @pytest.mark.parametrize("num_refs", [None, 75], ids=["itself", "references"])
 @pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
 def test_wide_rows_may_be_rounded_to_sixteen_bits(steepness, num_refs, monkeypatch):

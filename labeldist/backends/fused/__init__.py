@@ -9,7 +9,7 @@ runs give the same bits, nothing waits for the device, and a CUDA graph can capt
 | `small` | few rows (2,048 of 768 dimensions): one launch for all pairs, unsorted |
 | `large` | more rows, as an operator: normalised, sorted by class, cast to the dtype of the products |
 | `narrow` | up to 256 dimensions: products, exponentials and the gradient of a tile in registers |
-| `wide` | above: products by the library in tiles of a bounded workspace, exponentials by kernels |
+| `wide` | above: sums in one kernel, weights in another, by way of a bounded workspace to the library's products |
 | `rows` | what is done once a row |
 
 How the large ones go, with $f = \mathrm{scale} / 2$, $o = f + \mathrm{bias}$, $\mathrm{logit}_{ij} = f_{ab}\, u_i^\top

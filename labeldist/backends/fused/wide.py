@@ -130,12 +130,14 @@ def partition_sums(
     is_self: bool,
 ) -> PartialSums:
     """Sums over a share of the pairs of each row."""
+    maxima = torch.full_like(saved.lse, -torch.inf)
+    sums = torch.zeros_like(saved.lse)
+    if not len(own.rows) or not len(others.rows):
+        return PartialSums(maxima[None], sums[None], 1, 1)
     left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
     tilings = {mode: _tiling("sums", is_mirrored=mode) for mode in modes}
     descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
     block = tilings[modes[0]].block_columns
-    maxima = torch.full_like(saved.lse, -torch.inf)
-    sums = torch.zeros_like(saved.lse)
     side = _side(len(own.rows), len(others.rows), share, is_self=is_self, at_most=SUMMED_ROWS)
     num_kinds = 2 if False in modes else 1
     # Sums, and maxima where those are not of one shift.
@@ -193,7 +195,24 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
     others_total = torch.zeros_like(right.high, dtype=torch.float32) if needed[1] else None
     if is_self:
         others_total = own_total
-    num_rows, num_columns = len(own.rows), len(others.rows)
+    if len(own.rows) and len(others.rows):
+        _accumulate_squares(problem, weights, left, right, own_total, others_total)
+    return [
+        total[None] if is_needed and total is not None else None
+        for total, is_needed in zip((own_total, others_total), needed, strict=True)
+    ]
+
+
+def _accumulate_squares(
+    problem: Problem,
+    weights: Weights,
+    left: _Planes,
+    right: _Planes,
+    own_total: Tensor | None,
+    others_total: Tensor | None,
+) -> None:
+    """Add what each square gives to the gradients."""
+    num_rows, num_columns, is_self = len(problem.own.rows), len(problem.others.rows), problem.is_self
     at_most = WEIGHED_ROWS if max(num_rows, num_columns) > FEW_ROWS else FEW_WEIGHED_ROWS
     side = _side(num_rows, num_columns, problem.share, is_self=is_self, at_most=at_most)
     num_planes = 1 if left.low is None else 2
@@ -210,10 +229,6 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
         # A is symmetric where the batch is its own reference, so the transpose is the part below the diagonal.
         if others_total is not None and not (is_self and square.row == square.column):
             _accumulate(others_total[columns], high.T, [part.T for part in low], left, rows)
-    return [
-        total[None] if is_needed and total is not None else None
-        for total, is_needed in zip((own_total, others_total), needed, strict=True)
-    ]
 
 
 class _Weighing(NamedTuple):
