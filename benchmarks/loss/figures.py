@@ -34,7 +34,7 @@ def table(record: dict[str, Any]) -> str:
             notes[case["method"]] = case["skipped"]
             continue
         size = f"{case['num_rows']} x {case['dim']}"
-        name = case["method"] if case["task"] == "same" else f"{case['method']} ({case['task']})"
+        name = _title(case["method"], case["task"])
         if "skipped" in case:
             lines.append(f"| {size} | {name} | {case['skipped']} | | | | |")
             continue
@@ -47,51 +47,66 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join([*lines, *(["", f"Left out: {left_out}."] if left_out else [])])
 
 
-def summary(record: dict[str, Any], method: str) -> str:
-    """Markdown: forward+backward by one method, and the others' time and memory as multiples of its."""
-    measured = [case for case in record["cases"] if "both_ms" in case]
-    sizes = {(case["dim"], case["num_rows"]): case for case in measured if case["method"] == method}
-    others = {case["method"]: case["task"] for case in measured if case["method"] not in (method, "auto")}
-    by_key = {(case["dim"], case["num_rows"], case["method"]): case for case in measured}
-    titles = [name if task == "same" else f"{name} ({task})" for name, task in others.items()]
-    lines = [
-        f"| rows x dim | ms | / floor | as a CUDA graph, ms | MiB | gradient error, eager's | {' | '.join(titles)} |",
-        "|--:|--:|--:|--:|--:|--:|" + "--:|" * len(others),
-    ]
-    for (dim, num_rows), case in sorted(sizes.items()):
-        cells = [
-            f"{num_rows:,} x {dim}",
-            f"{case['both_ms']:.2f}",
-            f"{case['both_ms'] / case['floor_both_ms']:.2f}",
-            f"{case['graph_ms']:.3f}" if "graph_ms" in case else "",
-            f"{case['both_mib']:.1f}",
-            f"{case['gradient_error']:.1e}, {case['eager_gradient_error']:.1e}",
-        ]
-        for name in others:
-            other = by_key.get((dim, num_rows, name))
-            time_and_memory = other and (other["both_ms"] / case["both_ms"], other["both_mib"] / case["both_mib"])
-            cells.append("{:.1f}, {:.2g}".format(*time_and_memory) if time_and_memory else "")
+def summary(record: dict[str, Any], method: str, others: dict[str, str]) -> str:
+    """Markdown: forward+backward by one method, and others' time and memory as multiples of its; `others` by title."""
+    by_key = {(case["dim"], case["num_rows"], case["method"]): case for case in record["cases"] if "both_ms" in case}
+    # Times of a CUDA graph are there for a GPU alone.
+    has_graphs = any("graph_ms" in case for case in by_key.values())
+    titles = ["rows x dim", "ms", "/ floor", *(["graph ms"] if has_graphs else []), "MiB"]
+    titles += others
+    lines = [f"| {' | '.join(titles)} |", "|" + "--:|" * len(titles)]
+    errors = {}
+    for dim, num_rows, name in sorted(by_key):
+        if name != method:
+            continue
+        case = by_key[dim, num_rows, name]
+        errors[dim] = f"{case['gradient_error']:.1e} at {dim} dimensions, eager's {case['eager_gradient_error']:.1e}"
+        # No line break in a size.
+        cells = [f"{num_rows:,} x {dim}".replace(" ", "\u00a0"), _digits(case["both_ms"])]
+        cells.append(_digits(case["both_ms"] / case["floor_both_ms"]))
+        if has_graphs:
+            cells.append(_digits(case["graph_ms"]) if "graph_ms" in case else "")
+        cells.append(_digits(case["both_mib"]))
+        for other_name in others.values():
+            other = by_key.get((dim, num_rows, other_name))
+            if other is None:
+                cells.append("")
+                continue
+            ratios = (other[key] / case[key] for key in ("both_ms", "both_mib"))
+            cells.append(", ".join(map(_digits, ratios)))
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Relative error of the gradient: {'; '.join(errors.values())}."])
+
+
+def _digits(number: float) -> str:
+    """Two or three digits that say something."""
+    places = 0 if number >= 99.5 else 1 if number >= 9.95 else 2 if number >= 0.1 else 3
+    return f"{number:,.{places}f}"
+
+
+def _title(name: str, task: str) -> str:
+    return name if task == "same" else f"{name} ({task})"
 
 
 def draw(record: dict[str, Any], path: Path) -> Path:
     """Time and memory of forward+backward against `B`, a column for each `D`; log axes."""
-    measured = [case for case in record["cases"] if "both_ms" in case]
+    # A record that was resumed has its cases in the order of the runs.
+    measured = sorted((case for case in record["cases"] if "both_ms" in case), key=lambda case: case["num_rows"])
     dims = sorted({case["dim"] for case in measured})
     names = list(dict.fromkeys(case["method"] for case in measured))
     figure, axes = plt.subplots(
         2, len(dims), figsize=(4.2 * len(dims) + 2, 7), sharex=True, sharey="row", squeeze=False, layout="constrained"
     )
-    others = iter(plt.get_cmap("tab10").colors[4:])  # type: ignore[attr-defined]
+    # Not the seventh, which is eager's grey.
+    others = iter([plt.get_cmap("tab10")(place) for place in (4, 5, 6, 8, 9)])
     colours = {name: COLOURS.get(name) or next(others) for name in names}
     for column, dim in enumerate(dims):
         for name in names:
             cases = [case for case in measured if case["dim"] == dim and case["method"] == name]
             rows = [case["num_rows"] for case in cases]
             task = cases[0]["task"] if cases else "same"
-            label = name if task == "same" else f"{name} ({task})"
-            style = {"color": colours[name], "marker": MARKERS[task], "markersize": 4, "linewidth": 1.3, "label": label}
+            style = {"color": colours[name], "marker": MARKERS[task], "markersize": 4, "linewidth": 1.3}
+            style["label"] = _title(name, task)
             style["linestyle"] = "-" if task == "same" else "--"
             axes[0, column].plot(rows, [case["both_ms"] for case in cases], **style)
             axes[1, column].plot(rows, [max(case["both_mib"], 0.1) for case in cases], **style)
