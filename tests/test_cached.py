@@ -28,6 +28,7 @@ from labeldist import (
     LabelDistanceContrastiveLoss,
     StaticLDM,
 )
+from processes import leave
 from strategies import brief, gradient_of, normal, refusal_of
 
 NUM_ROWS, NUM_CLASSES = 13, 3
@@ -603,8 +604,7 @@ def run_steps(rank: int, folder: str) -> None:
         for name in LENGTHS
         for efficient in (False, True)
     }
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave(results, Path(folder))
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ from labeldist import (
 )
 from labeldist.backends import blockwise
 from labeldist.distributed import gather_rows, max_over_processes, num_processes, process_index, sum_over_processes
+from processes import leave
 from strategies import LargestTensor, gradient_of, normal
 
 WORLDS = [2, 4]
@@ -508,8 +509,7 @@ def run_checks(rank: int, world: int, folder: str, handed_over: LabelDistanceCon
         "matrix alone": alone_with_matrix(rank, world),
         "refusals": refusals(rank, world),
     }
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    leave(results, Path(folder))
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world} processes")

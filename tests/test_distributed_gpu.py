@@ -6,7 +6,6 @@ One start of one and of two processes by torchrun runs every check and leaves it
 """
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from labeldist import AdaptiveLDM, CachedGradients, DistributedLossWrapper, Labe
 from labeldist.backends import Backend
 from labeldist.distributed import gather_rows, num_processes, process_index
 from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
+from processes import leave, started
 from tiny_bert import NUM_CLASSES, Rows, bert
 
 WORLD = 2
@@ -241,31 +241,17 @@ def main(folder: Path) -> None:
     else:
         results["refusals"] = refusals()
     results["trainings"] = {name: trained(training, folder / "run") for name, training in TRAININGS.items()}
-    torch.save(results, folder / f"{num_processes()}-{process_index()}.pt")
-    dist.destroy_process_group()
-
-
-def launched(world: int, folder: Path) -> list[dict[str, Any]]:
-    """What each process found, by rank."""
-    root = Path(__file__).resolve().parent.parent
-    paths = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"{world}-{rank}.pt", weights_only=False) for rank in range(world)]
+    leave(results, folder)
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict[str, Any]]:
-    return launched(WORLD, tmp_path_factory.mktemp("processes"))
+    return started(__file__, world=WORLD, folder=tmp_path_factory.mktemp("processes"))
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, Any]:
-    return launched(1, tmp_path_factory.mktemp("alone"))[0]
+    return started(__file__, world=1, folder=tmp_path_factory.mktemp("alone"))[0]
 
 
 def assert_near(found: Tensor, expected: Tensor) -> None:

@@ -1,7 +1,6 @@
 """Several real processes of Lightning's Trainer against one process with the batches of all of them."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from labeldist import (
 )
 from labeldist.distributed import num_processes, process_index
 from labeldist.integrations.lightning import LabelDistanceCallback
+from processes import leave, started
 
 pytestmark = [
     pytest.mark.usefixtures("as_it_was"),
@@ -122,21 +122,13 @@ def main(folder: Path) -> None:
     results: dict[str, Any] = {name: run(name, WORLD, folder) for name in CASES}
     assert num_processes() == WORLD
     results["refusal"] = refusal_of_another_matrix(folder)
-    torch.save(results, folder / f"{process_index()}.pt")
+    leave(results, folder)
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict[str, Any]]:
     """What each process found, by rank."""
-    folder = tmp_path_factory.mktemp("processes")
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
-    done = subprocess.run(
-        [*launch, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+    return started(__file__, world=WORLD, folder=tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("name", CASES)

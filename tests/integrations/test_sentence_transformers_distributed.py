@@ -3,8 +3,6 @@
 One start by torchrun runs every case and leaves its numbers; the tests read them.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from labeldist.integrations.sentence_transformers import (
     LabelDistanceEvaluator,
     SentenceLabelDistanceLoss,
 )
+from processes import leave, started
 from runs import CLASSES, messages
 
 WORLD = 2
@@ -138,21 +137,13 @@ def main(encoder: Path, folder: Path) -> None:
     assert num_processes() == WORLD
     results["refusal"] = refusal_of_another_matrix(encoder)
     results["own rows"] = run(OWN_ROWS, WORLD, encoder, folder / "run")
-    torch.save(results, folder / f"{process_index()}.pt")
+    leave(results, folder)
 
 
 @pytest.fixture(scope="module")
 def processes(tiny_bert_folder, tmp_path_factory) -> list[dict[str, Any]]:
     """What each process found, by rank."""
-    folder = tmp_path_factory.mktemp("processes")
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join([str(root), str(root / "tests")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
-    command = [*launch, __file__, str(tiny_bert_folder), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return started(__file__, tiny_bert_folder, world=WORLD, folder=tmp_path_factory.mktemp("processes"))
 
 
 def assert_same_training(found: dict[str, Any], alone: dict[str, Any]) -> None:

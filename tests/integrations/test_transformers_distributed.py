@@ -3,8 +3,6 @@
 One start by torchrun runs every case and leaves its numbers; the tests read them.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from labeldist.distributed import num_processes, process_index
 from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
+from processes import leave, started
 from tiny_bert import NUM_CLASSES, Rows, bert
 
 WORLD = 2
@@ -202,21 +201,13 @@ def main(folder: Path) -> None:
     results["corners"] = shared_corners()
     results["refusals"] = [refusal_of_another_matrix(gather=gather) for gather in (True, False)]
     results |= {name: refusal_of_another_objective(**options) for name, (options, _) in UNLIKE.items()}
-    torch.save(results, folder / f"{process_index()}.pt")
+    leave(results, folder)
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict[str, Any]]:
     """What each process found, by rank."""
-    folder = tmp_path_factory.mktemp("processes")
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join([str(root), str(root / "tests")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORLD}"]
-    command = [*launch, __file__, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return started(__file__, world=WORLD, folder=tmp_path_factory.mktemp("processes"))
 
 
 # The newer name is unknown to the oldest transformers that the tests run with.

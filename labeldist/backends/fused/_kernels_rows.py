@@ -43,10 +43,11 @@ NUM_SUMMARIES = tl.constexpr(64)
 HEADROOM = tl.constexpr(58.0)
 SPAN = tl.constexpr(171.0)
 
-# Sizes by value: compiling again for a size of 1 or a multiple of 16 gains nothing here.
+# All numbers that kernels take, by value: compiling again for a size of 1 or a multiple of 16 gains nothing here.
 SIZES = [
     "begin_column",
     "begin_row",
+    "block_span",
     "classes_per_program",
     "dim",
     "first_split",

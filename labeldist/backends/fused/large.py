@@ -34,10 +34,10 @@ def _large_losses(
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         is_self = references is None
-        saved = _empty_saved(anchors, len(scale))
+        saved = _empty_saved(anchors, scale.shape[0])
         rows.pack_tables(scale, bias, is_symmetric if is_self else False, is_bounded, saved)
-        units, own = _sorted(anchors, labels, len(scale), precision)
-        other_units, others = (units, own) if is_self else _sorted(references, ref_labels, len(scale), precision)
+        units, own = _sorted(anchors, labels, scale.shape[0], precision)
+        other_units, others = (units, own) if is_self else _sorted(references, ref_labels, scale.shape[0], precision)
         modes = _possible_modes(is_self, is_symmetric, is_bounded)
         share = _share_of(team)
         # The pairs as early as can be: while they take their time, the host prepares the rest.
@@ -229,7 +229,7 @@ def _empty_gradients(anchors, references, scale, bias, needed) -> tuple[Tensor, 
 
 def _unit(upstream: Tensor, scale: Tensor) -> Tensor | None:
     """Factor that puts the weights of pairs below 2^14: float16 overflows at 2^16, and goes 38 powers of two down."""
-    if not len(upstream):
+    if not upstream.shape[0]:
         return None
     # A weight is at most scale / 2 * log2(e) * 2 g. At least 1, for the mirrored factors, which span 2^113.
     largest = upstream.abs().amax() * scale.amax().clamp_min(1) * 1.4426950408889634
@@ -257,9 +257,9 @@ def _row_gradients(problem: Problem, weights: Weights, gradients: tuple[Tensor, 
 def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
     """Gradients of factor and offset, `(C, C, 2)`."""
     own, others, saved = problem.own, problem.others, problem.saved
-    num_classes, stride = len(saved.tables), own.rows.shape[1]
+    num_classes, stride = saved.num_classes, own.rows.shape[1]
     tiling = tiling_for("tables", own.rows.element_size(), stride)
-    splits = num_splits(num_classes**2, divide_up(len(own.order), tiling.block_rows))
+    splits = num_splits(num_classes**2, divide_up(own.num_rows, tiling.block_rows))
     # Many classes mean small ones: several to a program.
     classes_per_program = max(1, num_classes**2 >> 20)
     parts = saved.lse.new_empty(splits, num_classes, num_classes, 2)

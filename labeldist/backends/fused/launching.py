@@ -10,6 +10,7 @@ from torch.library import Library, register_autograd, register_fake
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from labeldist.backends.fused import _kernels_pairs
+from labeldist.backends.fused._kernels_rows import SIZES
 
 __all__ = [
     "MAX_NARROW_WIDTH",
@@ -183,9 +184,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: 
     if not all(grid):
         return
     if _kernels_pairs.IS_INTERPRETED:
+        names = [name for name, value in zip(kernel.arg_names, arguments, strict=False) if isinstance(value, int)]
+        assert set(names) <= set(SIZES), f"{sorted(set(names) - set(SIZES))} must be in SIZES"
         kernel[grid](*arguments, **options)
         return
-    key = kernel, torch.cuda.current_device(), *map(_specialisation, arguments), *options.values()
+    key = (kernel, torch.cuda.current_device(), *options.values(), *_specialisation(arguments))
     compiled = _COMPILED.get(key)
     if compiled is None:
         _COMPILED[key] = kernel[grid](*arguments, **options)
@@ -194,15 +197,20 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: 
     compiled[(*grid, 1, 1)[:3]](*arguments, *constants)
 
 
-def _specialisation(argument: Argument) -> Any:
-    """What Triton compiles another kernel for: it assumes alignment, and takes 1 for a constant."""
-    if isinstance(argument, int):
-        return argument == 1, argument % 16 == 0, argument < 2**31
-    if argument is None:
-        return None
-    if isinstance(argument, TensorDescriptor):
-        return argument.base.dtype, *argument.block_shape
-    return argument.dtype, argument.data_ptr() % 16 == 0
+def _specialisation(arguments: tuple[Argument, ...]) -> list[Any]:
+    """What Triton compiles another kernel for. Of numbers, which are all in `SIZES`, it is the width alone."""
+    found: list[Any] = []
+    # One loop, without a call for each: it is run for every launch.
+    for argument in arguments:
+        if isinstance(argument, int):
+            found.append(argument < 2**31)
+        elif isinstance(argument, Tensor):
+            found += argument.dtype, argument.data_ptr() % 16 == 0
+        elif isinstance(argument, TensorDescriptor):
+            found += argument.base.dtype, *argument.block_shape
+        else:
+            found.append(None)
+    return found
 
 
 # Operators are defined here and not with `custom_op`, whose wrapper takes as long as all of a forward pass's launches.

@@ -59,7 +59,7 @@ def _options(tiling: Tiling, rows: Tensor, precision: Precision, *, is_mixed: bo
 
 def _list_tiles(columns: Sorted, side: int) -> tuple[Tensor, Tensor]:
     """Numbers of the tiles of `side` columns, those of one class first, and how many these are."""
-    num_columns = len(columns.order)
+    num_columns = columns.num_rows
     num_tiles = divide_up(num_columns, side)
     tiles, num_uniform = columns.labels.new_empty(num_tiles), columns.labels.new_empty(1)
     launch(
@@ -87,13 +87,13 @@ def partition_sums(
     is_self: bool,
 ) -> PartialSums:
     """Sums over a share of the pairs of each row, in parts."""
-    num_rows, padded = len(own.order), len(own.rows)
+    num_rows, padded = own.num_rows, own.num_padded
     dense, mirrored = _tiling("dense", own.rows), _tiling("mirrored", own.rows)
     block_span = round_up(
         divide_up(max(num_rows, 1), MAX_SUPER_BLOCKS), max(mirrored.block_rows, mirrored.block_columns)
     )
     num_mirrored = divide_up(num_rows, block_span) if True in modes else 0
-    num_tiles = divide_up(len(others.order), dense.block_columns)
+    num_tiles = divide_up(others.num_rows, dense.block_columns)
     num_dense = 0
     if False in modes:
         num_dense = num_splits(divide_up(num_rows, dense.block_rows), divide_up(num_tiles, share.num_parts))
@@ -114,7 +114,7 @@ def _sum_mirrored(
     own: Sorted, saved: Saved, parts: PartialSums, block_span: int, precision: Precision, share: Share
 ) -> None:
     tiling = _tiling("mirrored", own.rows)
-    for part in _passes(len(own.order)):
+    for part in _passes(own.num_rows):
         launch(
             _kernels_pairs.sum_mirrored_pairs,
             (parts.num_mirrored, parts.num_mirrored),
@@ -123,9 +123,9 @@ def _sum_mirrored(
             saved.tables,
             saved.summaries,
             parts.sums,
-            len(own.order),
-            len(own.rows),
-            len(saved.tables),
+            own.num_rows,
+            own.num_padded,
+            saved.num_classes,
             block_span,
             *share,
             IS_MIXED=part.is_mixed,
@@ -147,10 +147,10 @@ def _sum_dense(
 ) -> None:
     tiling = _tiling("dense", own.rows)
     tiles, num_uniform = _list_tiles(others, tiling.block_columns)
-    for part in _passes(len(others.order)):
+    for part in _passes(others.num_rows):
         launch(
             _kernels_pairs.sum_dense_pairs,
-            (divide_up(len(own.order), tiling.block_rows), parts.num_dense),
+            (divide_up(own.num_rows, tiling.block_rows), parts.num_dense),
             own.rows,
             own.labels,
             others.rows,
@@ -161,10 +161,10 @@ def _sum_dense(
             num_uniform,
             parts.maxima,
             parts.sums,
-            len(others.order),
-            len(own.rows),
-            len(saved.tables),
-            len(tiles),
+            others.num_rows,
+            own.num_padded,
+            saved.num_classes,
+            tiles.shape[0],
             share.part * parts.num_dense,
             share.num_parts * parts.num_dense,
             SELF=is_self,
@@ -187,10 +187,10 @@ def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tenso
     references = (problem.others.rows, problem.others.labels, problem.saved.lse, weights.coefficients)
     rows, columns = (problem.own, problem.others) if is_anchor else (problem.others, problem.own)
     tiling = _tiling("gradient", rows.rows)
-    num_rows, num_columns, (padded, width) = len(rows.order), len(columns.order), rows.rows.shape
+    num_rows, num_columns, (padded, width) = rows.num_rows, columns.num_rows, rows.rows.shape
     tiles, num_uniform = _list_tiles(columns, tiling.block_columns)
     num_row_tiles = divide_up(num_rows, tiling.block_rows)
-    splits = num_splits(num_row_tiles, divide_up(len(tiles), problem.share.num_parts))
+    splits = num_splits(num_row_tiles, divide_up(tiles.shape[0], problem.share.num_parts))
     parts = problem.saved.lse.new_empty(splits, padded, width)
     for mode in problem.modes:
         for part in _passes(num_columns):
@@ -209,8 +209,8 @@ def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tenso
                 num_rows,
                 num_columns,
                 padded,
-                len(problem.saved.tables),
-                len(tiles),
+                problem.saved.num_classes,
+                tiles.shape[0],
                 problem.share.part * splits,
                 problem.share.num_parts * splits,
                 OWN=is_anchor,

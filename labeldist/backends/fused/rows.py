@@ -25,11 +25,11 @@ def normalise(source: Tensor, units: Tensor, inverse: Tensor) -> None:
     """Fill `units`, `(padded N, padded D)`, with rows of length 1, and `inverse`, `(N,)`, with what made them so."""
     launch(
         _kernels_rows.normalise_rows,
-        (divide_up(len(units), WHOLE_ROWS_AT_ONCE),),
+        (divide_up(units.shape[0], WHOLE_ROWS_AT_ONCE),),
         source,
         units,
         inverse,
-        len(source),
+        source.shape[0],
         source.shape[1],
         *units.shape,
         BLOCK=WHOLE_ROWS_AT_ONCE,
@@ -47,7 +47,7 @@ def pack_tables(scale: Tensor, bias: Tensor, is_symmetric: bool | None, is_bound
         bias.contiguous(),
         saved.tables.view(torch.float32),
         saved.summaries,
-        len(scale),
+        scale.shape[0],
         known[is_symmetric],
         known[is_bounded],
         BLOCK=128,
@@ -65,14 +65,14 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
     block_d = min(width, DIMS_AT_ONCE)
     launch(
         _kernels_rows.gather_rows,
-        (len(result.rows) // ROWS_AT_ONCE, divide_up(width, block_d)),
+        (result.num_padded // ROWS_AT_ONCE, divide_up(width, block_d)),
         units.rows,
         order,
         classes,
         result.rows,
         result.labels,
         *result.segments,
-        len(units.rows),
+        units.rows.shape[0],
         units.rows.shape[1],
         WIDTH=width,
         IS_SPLIT=is_split,
@@ -85,7 +85,7 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
 def sum_classes(units: Units, rows: Sorted, width: int, weights: Tensor | None = None) -> Tensor:
     """Sum of the unit rows of each class, `(C, width)`, float32."""
     num_classes, source = rows.segments.shape[1], units.rows
-    splits = num_splits(num_classes, divide_up(len(source), ROWS_AT_ONCE))
+    splits = num_splits(num_classes, divide_up(source.shape[0], ROWS_AT_ONCE))
     sums = source.new_empty(splits, num_classes, width)
     block_d = min(width, DIMS_AT_ONCE)
     launch(
@@ -108,7 +108,7 @@ def sum_classes(units: Units, rows: Sorted, width: int, weights: Tensor | None =
 
 def sum_parts(parts: Tensor) -> Tensor:
     """The sum over the first dimension."""
-    return parts[0] if len(parts) == 1 else parts.sum(dim=0)
+    return parts[0] if parts.shape[0] == 1 else parts.sum(dim=0)
 
 
 def finish_losses(
@@ -126,7 +126,7 @@ def finish_losses(
     width = saved.class_sums.shape[1]
     launch(
         _kernels_rows.finish_losses,
-        (len(own.labels) // ROWS_AT_ONCE,),
+        (own.num_padded // ROWS_AT_ONCE,),
         units.rows,
         own.order,
         own.labels,
@@ -139,9 +139,9 @@ def finish_losses(
         is_valid,
         saved.lse,
         saved.positives,
-        len(own.order),
-        len(own.labels),
-        len(saved.tables),
+        own.num_rows,
+        own.num_padded,
+        saved.num_classes,
         units.rows.shape[1],
         SELF=is_self,
         WIDTH=width,
@@ -156,7 +156,7 @@ def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weigh
     gradients, coefficients = torch.empty_like(saved.lse), torch.empty_like(saved.lse)
     launch(
         _kernels_rows.weigh_rows,
-        (len(own.labels) // ANCHORS_AT_ONCE,),
+        (own.num_padded // ANCHORS_AT_ONCE,),
         upstream,
         own.order,
         saved.lse,
@@ -164,7 +164,7 @@ def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weigh
         unit,
         gradients,
         coefficients,
-        len(own.order),
+        own.num_rows,
         BLOCK=ANCHORS_AT_ONCE,
     )
     return Weights(gradients, coefficients, unit)
@@ -201,9 +201,9 @@ def put_back(
         weights.unit,
         gradient,
         splits,
-        len(units.rows),
+        units.rows.shape[0],
         padded,
-        len(problem.saved.tables),
+        problem.saved.num_classes,
         units.rows.shape[1],
         row_unit=row_unit,
         OWN=is_anchor,

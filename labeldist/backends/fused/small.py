@@ -49,7 +49,7 @@ def _small_losses(anchors, labels, references, ref_labels, scale, bias, precisio
         options = _options(own, precision)
         launch(
             _kernels_small.losses_of_small_batch,
-            (divide_up(len(labels), options["BLOCK_ROWS"]),),
+            (divide_up(labels.shape[0], options["BLOCK_ROWS"]),),
             own,
             labels.contiguous(),
             columns,
@@ -60,9 +60,9 @@ def _small_losses(anchors, labels, references, ref_labels, scale, bias, precisio
             is_valid,
             lse,
             counts,
-            len(labels),
-            len(column_labels),
-            len(scale),
+            labels.shape[0],
+            column_labels.shape[0],
+            scale.shape[0],
             SELF=references is None,
             **options,
         )
@@ -125,7 +125,7 @@ def _small_losses_backward(upstream, anchors, labels, references, ref_labels, sc
             options = _options(rows, precision)
             launch(
                 _kernels_small.gradient_of_small_batch,
-                (divide_up(len(source), options["BLOCK_ROWS"]), rows.shape[1] // options["BLOCK_D"]),
+                (divide_up(source.shape[0], options["BLOCK_ROWS"]), rows.shape[1] // options["BLOCK_D"]),
                 source.contiguous(),
                 inverse,
                 rows,
@@ -138,9 +138,9 @@ def _small_losses_backward(upstream, anchors, labels, references, ref_labels, sc
                 counts,
                 upstream.contiguous(),
                 gradient,
-                len(source),
-                len(column_labels),
-                len(scale),
+                source.shape[0],
+                column_labels.shape[0],
+                scale.shape[0],
                 source.shape[1],
                 OWN=role == 0,
                 OTHER=is_self or role == 1,

@@ -46,6 +46,18 @@ class Sorted(NamedTuple):
     order: Tensor
     segments: Tensor
 
+    # Not `len`: of a tensor it takes ten times as long, and a batch of some thousand rows waits for the host.
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, without padding."""
+        return self.order.shape[0]
+
+    @property
+    def num_padded(self) -> int:
+        """Rows with padding."""
+        return self.rows.shape[0]
+
 
 class Saved(NamedTuple):
     """What the backward needs from the forward, besides the rows.
@@ -63,6 +75,11 @@ class Saved(NamedTuple):
     class_sums: Tensor
     tables: Tensor
     summaries: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.tables.shape[0]
 
 
 class PartialSums(NamedTuple):

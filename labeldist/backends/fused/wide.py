@@ -132,19 +132,19 @@ def partition_sums(
     """Sums over a share of the pairs of each row."""
     maxima = torch.full_like(saved.lse, -torch.inf)
     sums = torch.zeros_like(saved.lse)
-    if not len(own.rows) or not len(others.rows):
+    if not own.num_padded or not others.num_padded:
         return PartialSums(maxima[None], sums[None], 1, 1)
     left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
     tilings = {mode: _tiling("sums", is_mirrored=mode) for mode in modes}
     descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
     block = tilings[modes[0]].block_columns
-    side = _side(len(own.rows), len(others.rows), share, is_self=is_self, at_most=SUMMED_ROWS)
+    side = _side(own.num_padded, others.num_padded, share, is_self=is_self, at_most=SUMMED_ROWS)
     num_kinds = 2 if False in modes else 1
     # Sums, and maxima where those are not of one shift.
     row_parts = sums.new_empty(num_kinds, divide_up(side, block), side)
     column_parts = sums.new_empty(num_kinds, divide_up(side, STRIP_ROWS), side)
     parts = row_parts[0], row_parts[-1], column_parts[0], column_parts[-1]
-    for square in _squares(len(own.rows), len(others.rows), side, share, is_self=is_self):
+    for square in _squares(own.num_padded, others.num_padded, side, share, is_self=is_self):
         for mode in modes:
             launch(
                 _kernels_wide.sum_pairs,
@@ -158,9 +158,9 @@ def partition_sums(
                 *parts,
                 square.row,
                 square.column,
-                len(own.order),
-                len(others.order),
-                len(saved.tables),
+                own.num_rows,
+                others.num_rows,
+                saved.num_classes,
                 square.num_rows,
                 side,
                 STRIP=STRIP_ROWS,
@@ -195,7 +195,7 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
     others_total = torch.zeros_like(right.high, dtype=torch.float32) if needed[1] else None
     if is_self:
         others_total = own_total
-    if len(own.rows) and len(others.rows):
+    if own.num_padded and others.num_padded:
         _accumulate_squares(problem, weights, left, right, own_total, others_total)
     return [
         total[None] if is_needed and total is not None else None
@@ -212,7 +212,7 @@ def _accumulate_squares(
     others_total: Tensor | None,
 ) -> None:
     """Add what each square gives to the gradients."""
-    num_rows, num_columns, is_self = len(problem.own.rows), len(problem.others.rows), problem.is_self
+    num_rows, num_columns, is_self = problem.own.num_padded, problem.others.num_padded, problem.is_self
     at_most = WEIGHED_ROWS if max(num_rows, num_columns) > FEW_ROWS else FEW_WEIGHED_ROWS
     side = _side(num_rows, num_columns, problem.share, is_self=is_self, at_most=at_most)
     num_planes = 1 if left.low is None else 2
@@ -264,7 +264,7 @@ class _Weighing(NamedTuple):
                 saved.tables,
                 saved.summaries,
             ),
-            sizes=(len(own.order), len(others.order), len(saved.tables)),
+            sizes=(own.num_rows, others.num_rows, saved.num_classes),
             block=block,
             num_programs=num_multiprocessors(memory.device),
             options=_options(tiling, left, is_self=problem.is_self, is_mirrored=is_mirrored),

@@ -1,0 +1,36 @@
+"""A test file that torchrun starts again, as several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def started(file: str, *arguments: Path, world: int, folder: Path) -> list[dict[str, Any]]:
+    """What each process left in `folder`, by rank: `file` is run with the arguments and the folder."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    command = [*launch, file, *map(str, arguments), str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def leave(results: dict[Any, Any], folder: Path) -> NoReturn:
+    """Leave what this process found, and end it.
+
+    At once, when all have come so far: in an orderly exit gloo's threads abort a process now and then, whose work is
+    done.
+    """
+    torch.save(results, folder / f"{dist.get_rank()}.pt")
+    dist.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
