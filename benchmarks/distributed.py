@@ -10,11 +10,9 @@ float64, on fewer rows. Writes a JSON record with machine, versions and commit.
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from benchmarks.loss.measure import DTYPES, timed
+from benchmarks.loss.measure import DTYPES, peak_mib, timed
 from benchmarks.loss.methods import TEMPERATURE, Problem
-from benchmarks.machine import current_commit
+from benchmarks.machine import current_commit, versions_of
 from labeldist import DistributedLossWrapper, LabelDistanceContrastiveLoss, StaticLDM, functional
 from labeldist.distributed import gather_rows, num_processes, process_index
 from labeldist.training.machine import describe_machine
@@ -47,7 +45,7 @@ def main() -> None:
         "dim": options.dim,
         "dtype": options.dtype,
         "backend": options.backend,
-        "versions": {"python": platform.python_version(), **_versions("torch", "triton")},
+        "versions": versions_of("torch", "triton"),
         "commit": options.commit or current_commit(),
         "num_samples": options.repeats,
         "cases": [],
@@ -84,16 +82,6 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _process(rank: int, world: int, rows: int, options: argparse.Namespace, folder: Path) -> None:
     device = torch.device(options.device, rank) if options.device == "cuda" else torch.device("cpu")
     if device.type == "cuda":
@@ -127,7 +115,7 @@ def _measured(num_rows: int, options: argparse.Namespace, device: torch.device) 
     numbers: dict[str, Any] = dict(errors)
     step()
     if device.type == "cuda":
-        numbers["peak_mib"] = _peak_mib(step)
+        numbers["peak_mib"] = peak_mib(step, device)
     for name, call in {"step": step, "exchange": exchange}.items():
         samples = []
         for repeat in range(options.repeats + 3):
@@ -182,16 +170,6 @@ def _gradient(problem: Problem, dtype: torch.dtype) -> Tensor:
 
 def _error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
-
-
-def _peak_mib(step: Any) -> float:
-    """Largest memory held during a step, beside rows and labels."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ __all__ = [
     "gather_rows",
     "max_over_processes",
     "num_processes",
+    "of_all_processes",
     "of_first_process",
     "process_index",
     "require_same",
@@ -101,7 +102,7 @@ def require_same(values: Mapping[str, object], cure: str = "") -> None:
     Examples:
         >>> require_same({"temperature": 0.1})
     """
-    found = _of_all(dict(values))
+    found = of_all_processes(dict(values))
     for rank, others in enumerate(found):
         for name, value in found[0].items():
             if others.get(name) != value:
@@ -152,7 +153,7 @@ def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
     """
     if num_processes() == 1:
         return rows
-    found = _of_all((len(rows), tuple(rows.shape[1:]), str(rows.dtype)))
+    found = of_all_processes((len(rows), tuple(rows.shape[1:]), str(rows.dtype)))
     lengths = [length for length, *_ in found]
     for rank, (_, *kind) in enumerate(found):
         if kind != list(found[0][1:]):
@@ -168,8 +169,13 @@ def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
     return torch.cat(parts)
 
 
-def _of_all(value: Any) -> list[Any]:
-    """The value of each process, by rank."""
+def of_all_processes(value: Any) -> list[Any]:
+    """The value of each process, by rank; every process calls this, with anything that pickles.
+
+    Examples:
+        >>> of_all_processes("of the only process")
+        ['of the only process']
+    """
     if num_processes() == 1:
         return [value]
     values = [None] * num_processes()

@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+
+from labeldist.backends import blockwise
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,3 +39,18 @@ def leave(results: dict[Any, Any], folder: Path) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+@contextmanager
+def tiles_noted() -> Iterator[list[tuple[int, int]]]:
+    """Where the tiles lie that this process computes meanwhile: first row and first column of each."""
+    corners: list[tuple[int, int]] = []
+    tiles = blockwise.tiles
+
+    def watched(*args):
+        for tile in tiles(*args):
+            corners.append((tile.rows.start, tile.columns.start))
+            yield tile
+
+    with patch.object(blockwise, "tiles", watched):
+        yield corners

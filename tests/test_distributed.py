@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -36,9 +35,8 @@ from labeldist import (
     LabelDistanceMiner,
     StaticLDM,
 )
-from labeldist.backends import blockwise
 from labeldist.distributed import gather_rows, max_over_processes, num_processes, process_index, sum_over_processes
-from processes import leave
+from processes import leave, tiles_noted
 from strategies import LargestTensor, gradient_of, normal
 
 WORLDS = [2, 4]
@@ -287,15 +285,7 @@ def work(case: Work, world: int, rank: int) -> dict[str, Any]:
     part = batch(LARGE[:world]).part(rank)
     rows, ref_rows = part.inputs.requires_grad_(), part.ref_inputs.requires_grad_()
     references = {"ref_emb": ref_rows, "ref_labels": part.ref_labels} if case.has_references else {}
-    corners: list[tuple[int, int]] = []
-    tiles = blockwise.tiles
-
-    def watched(*args):
-        for tile in tiles(*args):
-            corners.append((tile.rows.start, tile.columns.start))
-            yield tile
-
-    with LargestTensor() as largest, patch.object(blockwise, "tiles", watched):
+    with LargestTensor() as largest, tiles_noted() as corners:
         loss = DistributedLossWrapper(case.loss())(rows, part.labels, **references)
         num_forward = len(corners)
         loss.backward()

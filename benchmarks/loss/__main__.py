@@ -9,11 +9,9 @@ correctness gate in the same run, or the run ends. A case that does not fit says
 
 import argparse
 import json
-import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import torch
 from benchmarks.loss.figures import draw, table
 from benchmarks.loss.measure import DTYPES, measure
 from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE
-from benchmarks.machine import current_commit
+from benchmarks.machine import current_commit, versions_of
 from labeldist.training.machine import describe_machine
 
 ROWS = (256, 1024, 4096, 16384, 65536, 262144, 1048576)
@@ -41,7 +39,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "num_classes": NUM_CLASSES,
         "temperature": TEMPERATURE,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions_of(*PACKAGES),
         "commit": options.commit or current_commit(),
         "commands": [shlex.join(["python", "-m", "benchmarks.loss", *sys.argv[1:]])],
         "cases": [],
@@ -131,16 +129,6 @@ def _line(numbers: dict[str, Any]) -> str:
         return f"{start} {numbers['skipped']}"
     both = f"{numbers['both_ms']:11.2f} ms, {numbers['both_mib']:9.1f} MiB" if "both_ms" in numbers else " " * 29
     return f"{start} forward {numbers['forward_ms']:10.2f} ms, forward+backward {both}"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def measure(
         numbers: dict[str, Any] = dict(case)
         # Memory first: what the gate has held and given back would be taken again unseen.
         if with_backward:
-            numbers["both_mib"] = _peak_mib(step, device)
-        numbers["forward_mib"] = _peak_mib(lambda: forward().detach(), device)
+            numbers["both_mib"] = peak_mib(step, device)
+        numbers["forward_mib"] = peak_mib(lambda: forward().detach(), device)
         if method.task == "same":
             numbers |= _gate(method, dim, device, DTYPES[dtype])
             numbers["loss_error"] = _loss_error(method, problem, forward)
@@ -236,7 +236,7 @@ def _graph_ms(step: Callable[[], None], problem: Problem, device: torch.device, 
     return _times({"forward": graph.replay}, device, seconds)["forward_ms"]
 
 
-def _peak_mib(call: Callable[[], Any], device: torch.device) -> float:
+def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
     """Largest memory held during a call, beside what was held before."""
     if device.type == "cuda":
         call()  # workspaces of libraries

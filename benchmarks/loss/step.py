@@ -9,10 +9,8 @@ turns, so that they meet the same machine. Writes a JSON record with device, ver
 
 import argparse
 import json
-import platform
 import statistics
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.loss.measure import timed
-from benchmarks.machine import current_commit
+from benchmarks.machine import current_commit, versions_of
 from labeldist import LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.training.machine import describe_machine
@@ -63,10 +61,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "machine": describe_machine(),
         "device": options.device,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers")},
-        },
+        "versions": versions_of("torch", "transformers"),
         "commit": options.commit or current_commit(),
         "texts": options.texts,
         "views": 2,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from labeldist import functional
+from labeldist.backends import _limits
 from labeldist.backends._tiles import Team
 from labeldist.functional import AnchorLosses, Weighting
 
@@ -26,9 +27,7 @@ Backend = Literal["auto", "eager", "blockwise", "triton"]
 MIN_PAIRS_BLOCKWISE = 2**18
 # Devices without kernels were not measured: there tiles are for what eager would need tens of GiB for.
 MIN_PAIRS_BLOCKWISE_ELSEWHERE = 2**30
-# What the kernels take; asking them would load triton. From Ampere on a GPU multiplies bfloat16 and tf32.
-HALF_OR_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
-MAX_CLASSES_TRITON = 32767
+# From Ampere on a GPU multiplies bfloat16 and tf32.
 MIN_CAPABILITY_TRITON = (8, 0)
 
 
@@ -254,6 +253,6 @@ def _is_for_triton(embeddings: Tensor, ref_emb: Tensor | None, num_classes: int)
     if embeddings.device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
     rows = [embeddings] if ref_emb is None else [embeddings, ref_emb]
-    if any(tensor.dtype not in HALF_OR_SINGLE for tensor in rows) or num_classes > MAX_CLASSES_TRITON:
+    if any(tensor.dtype not in _limits.ROW_DTYPES for tensor in rows) or num_classes > _limits.MAX_CLASSES:
         return False
     return torch.cuda.get_device_capability(embeddings.device) >= MIN_CAPABILITY_TRITON

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,12 +23,11 @@ from labeldist import (
     StaticLDM,
     confusion_counts,
 )
-from labeldist.backends import blockwise
 from labeldist.distributed import num_processes, process_index
 from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
-from processes import leave, started
+from processes import leave, started, tiles_noted
 from tiny_bert import NUM_CLASSES, Rows, bert
 
 WORLD = 2
@@ -150,16 +148,8 @@ def own_loop(world: int) -> dict[str, torch.Tensor]:
 
 def shared_corners() -> list[tuple[int, int]]:
     """Where the tiles lie that this process computes in one step."""
-    corners: list[tuple[int, int]] = []
-    tiles = blockwise.tiles
-
-    def watched(*args):
-        for tile in tiles(*args):
-            corners.append((tile.rows.start, tile.columns.start))
-            yield tile
-
     model, rows = bert(), Rows(20)
-    with patch.object(blockwise, "tiles", watched), torch.no_grad():
+    with tiles_noted() as corners, torch.no_grad():
         TrainerObjective(static(), model)(model.train()(input_ids=rows.input_ids), rows.labels)
     return corners
 

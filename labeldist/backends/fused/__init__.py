@@ -25,6 +25,7 @@ v_j + o_{ab}$:
 import torch
 from torch import Tensor
 
+from labeldist.backends._limits import MAX_CLASSES, ROW_DTYPES
 from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_pairs, small
 from labeldist.backends.fused.large import large_losses, shared_losses
@@ -35,8 +36,6 @@ __all__ = ["LARGEST_SPAN", "PRECISIONS", "Precision", "anchor_losses"]
 
 # Nats that logits may span under one shift: `_kernels_rows.SPAN` is of base 2.
 LARGEST_SPAN = 118.0
-# Class pairs have 32-bit indices.
-MAX_CLASSES = 32767
 
 
 def anchor_losses(
@@ -114,7 +113,7 @@ def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision:
             f"the triton backend takes at most {MAX_CLASSES} classes, got {scale.shape[0]}. Use the blockwise backend."
         )
     for rows in (anchors, references):
-        if rows is not None and rows.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        if rows is not None and rows.dtype not in ROW_DTYPES:
             raise TypeError(
                 f"embeddings must be float32, bfloat16 or float16, got {rows.dtype}. Use the blockwise backend."
             )
