@@ -20,11 +20,11 @@ if DEVICE == "cpu":
 tl = pytest.importorskip("triton.language")
 
 from labeldist.backends import fused  # noqa: E402  (after the switch above)
-from labeldist.backends.fused import _kernels_pairs, _kernels_rows, launching, narrow, small, wide  # noqa: E402
+from labeldist.backends.fused import _kernels_rows, _kernels_tiles, launching, narrow, small, wide  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
-        DEVICE == "cpu" and not _kernels_pairs.IS_INTERPRETED,
+        DEVICE == "cpu" and not _kernels_tiles.IS_INTERPRETED,
         reason="the kernels were defined before this file was read",
     ),
     # The interpreter computes in numpy, which warns of log2(0) and inf - inf where a GPU does not.
@@ -441,7 +441,7 @@ def test_float64_rows_are_refused():
 
 
 def test_tensors_on_a_cpu_are_refused_outside_the_interpreter(monkeypatch):
-    monkeypatch.setattr(_kernels_pairs, "IS_INTERPRETED", False)
+    monkeypatch.setattr(_kernels_tiles, "IS_INTERPRETED", False)
     message = refusal_of(RuntimeError, fused.anchor_losses, *case_of(3).leaves(torch.float32, "cpu"))
     assert message.startswith("the triton backend needs tensors on a CUDA device, got cpu.")
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from labeldist.backends._limits import MAX_CLASSES, ROW_DTYPES
 from labeldist.backends._tiles import Team
-from labeldist.backends.fused import _kernels_pairs, small
+from labeldist.backends.fused import _kernels_tiles, small
 from labeldist.backends.fused.large import large_losses, shared_losses
 from labeldist.backends.fused.launching import PRECISIONS, PRODUCTS, Precision
 from labeldist.functional import AnchorLosses
@@ -117,7 +117,7 @@ def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision:
             raise TypeError(
                 f"embeddings must be float32, bfloat16 or float16, got {rows.dtype}. Use the blockwise backend."
             )
-    if anchors.device.type != "cuda" and not _kernels_pairs.IS_INTERPRETED:
+    if anchors.device.type != "cuda" and not _kernels_tiles.IS_INTERPRETED:
         raise RuntimeError(
             f"the triton backend needs tensors on a CUDA device, got {anchors.device}. Use the blockwise backend."
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from labeldist.backends.fused import _kernels_pairs
+from labeldist.backends.fused import _kernels_tiles
 from labeldist.backends.fused._kernels_rows import SIZES
 
 __all__ = [
@@ -50,7 +50,7 @@ PRODUCTS: dict[str, tuple[torch.dtype, str]] = {
     "bf16": (torch.bfloat16, "tf32"),
     "fp16": (torch.float16, "tf32"),
     "tf32": (torch.float32, "tf32"),
-    "float32": (torch.float32, _kernels_pairs.FLOAT32_PRODUCTS),
+    "float32": (torch.float32, _kernels_tiles.FLOAT32_PRODUCTS),
 }
 
 
@@ -154,7 +154,7 @@ def num_splits(num_programs: int, max_splits: int) -> int:
 @lru_cache
 def num_multiprocessors(device: torch.device) -> int:
     """Programs that a device runs at a time, one on each multiprocessor; 2 in the interpreter."""
-    if _kernels_pairs.IS_INTERPRETED:
+    if _kernels_tiles.IS_INTERPRETED:
         return 2
     return torch.cuda.get_device_properties(device).multi_processor_count
 
@@ -183,7 +183,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: 
     """
     if not all(grid):
         return
-    if _kernels_pairs.IS_INTERPRETED:
+    if _kernels_tiles.IS_INTERPRETED:
         names = [name for name, value in zip(kernel.arg_names, arguments, strict=False) if isinstance(value, int)]
         assert set(names) <= set(SIZES), f"{sorted(set(names) - set(SIZES))} must be in SIZES"
         kernel[grid](*arguments, **options)

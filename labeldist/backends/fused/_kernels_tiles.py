@@ -1,0 +1,238 @@
+"""What the Triton kernels over pairs of narrow rows do with one tile: products, logits, and weights in the gradient.
+
+Rows are sorted by class, so the columns of most tiles are of one, where a class pair's factor and offset are values of
+a row, not of a pair. Logits are in base 2.
+"""
+# ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
+# pyright: reportArgumentType=false
+# (in a kernel a value is not what its Python type says)
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+from labeldist.backends.fused._kernels_rows import table_entries
+
+__all__ = ["FLOAT32_PRODUCTS", "IS_INTERPRETED", "load_tile", "pair_weights", "tile_dots", "tile_logits"]
+
+# Set when Triton reads functions such as those below: TRITON_INTERPRET=1 runs them on the CPU, slowly, for tests.
+IS_INTERPRETED = knobs.runtime.interpret
+
+# How `tl.dot` keeps float32's accuracy: by six products of bfloat16. It takes less fast memory than three of tf32.
+FLOAT32_PRODUCTS = "ieee" if IS_INTERPRETED else "bf16x6"
+
+# Classes of the rows of a mixed tile that are met at a time, and the dtype of the products that spread their entries.
+# The interpreter multiplies no bfloat16.
+NUM_CLASSES = tl.constexpr(16)
+PART = tl.constexpr(tl.float32 if IS_INTERPRETED else tl.bfloat16)
+
+
+@triton.jit
+def load_tile(rows, first, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """`(BLOCK, BLOCK_D)` out of `(N, WIDTH)`; no mask, as rows are padded. N * WIDTH may pass 2^31."""
+    within = tl.arange(0, BLOCK)[:, None] * WIDTH + tl.arange(0, BLOCK_D)[None, :]
+    return tl.load(rows + (tl.cast(first, tl.int64) * WIDTH + column) + within)
+
+
+@triton.jit
+def tile_dots(
+    row_tile,  # (BLOCK_ROWS, BLOCK_D), (BLOCK_COLUMNS, BLOCK_D): all there is to the rows if WIDTH = BLOCK_D,
+    column_tile,  # else unused, and the rows are read in parts
+    rows,
+    first_row,
+    columns,
+    first_column,
+    WIDTH: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Dot products `(BLOCK_ROWS, BLOCK_COLUMNS)`."""
+    dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    if WIDTH == BLOCK_D:
+        dots = tl.dot(row_tile, tl.trans(column_tile), dots, input_precision=PRECISION)
+    else:
+        for start in range(0, WIDTH, BLOCK_D):
+            row_part = load_tile(rows, first_row, start, WIDTH, BLOCK_ROWS, BLOCK_D)
+            column_part = load_tile(columns, first_column, start, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+            dots = tl.dot(row_part, tl.trans(column_part), dots, input_precision=PRECISION)
+    return dots
+
+
+@triton.jit
+def spread(is_class, values, total):
+    """`total + is_class @ values`, exact in float32: a value is the sum of three bfloat16."""
+    high = values.to(PART)
+    rest = values - high.to(tl.float32)
+    middle = rest.to(PART)
+    low = (rest - middle.to(tl.float32)).to(PART)
+    total = tl.dot(is_class, high, total, input_precision="ieee")
+    total = tl.dot(is_class, middle, total, input_precision="ieee")
+    return tl.dot(is_class, low, total, input_precision="ieee")
+
+
+@triton.jit
+def mixed_entries(
+    tables,
+    row_step,
+    column_step,
+    row_classes,
+    first_class,
+    last_class,
+    column_classes,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """Factor and offset of each pair of a tile with several classes on both sides.
+
+    A load for each pair would cost several times its exponential, and come in another layout than the products. So
+    entries are loaded for `NUM_CLASSES` classes and each column, and a product with the rows' one-hot classes puts them
+    in place.
+    """
+    factors = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    offsets = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+    for start in range(first_class, last_class + 1, NUM_CLASSES):
+        classes = start + tl.arange(0, NUM_CLASSES)
+        is_class = (row_classes[:, None] == classes[None, :]).to(PART)
+        # The last classes of a step may not exist.
+        existing = tl.minimum(classes, last_class)
+        entries = (existing * row_step)[:, None] + (column_classes * column_step)[None, :]
+        factor, offset = table_entries(tables, entries)
+        factors = spread(is_class, factor, factors)
+        offsets = spread(is_class, offset, offsets)
+    return factors, offsets
+
+
+@triton.jit
+def pair_entries(
+    tables,
+    row_step,  # the entry of rows' class a and columns' class b is `row_step * a + column_step * b`
+    column_step,
+    row_labels,
+    first_row,
+    column_labels,
+    first_column,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """Factor and offset of a tile's pairs: `(BLOCK_ROWS, 1)`, values of a row, where its columns are of one class."""
+    row_classes = tl.load(row_labels + first_row + tl.arange(0, BLOCK_ROWS))
+    if IS_MIXED:
+        top, bottom = tl.load(row_labels + first_row), tl.load(row_labels + first_row + BLOCK_ROWS - 1)
+        column_classes = tl.load(column_labels + first_column + tl.arange(0, BLOCK_COLUMNS))
+        factor, offset = mixed_entries(
+            tables, row_step, column_step, row_classes, top, bottom, column_classes, BLOCK_ROWS, BLOCK_COLUMNS
+        )
+    else:
+        column_class = tl.load(column_labels + first_column)
+        factor, offset = table_entries(tables, row_classes * row_step + column_class * column_step)
+        factor, offset = factor[:, None], offset[:, None]
+    return factor, offset
+
+
+@triton.jit
+def tile_logits(
+    dots,
+    tables,
+    num_classes,
+    row_labels,
+    first_row,
+    column_labels,
+    first_column,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """Logits `(BLOCK_ROWS, BLOCK_COLUMNS)`, the rows being the anchors."""
+    factor, offset = pair_entries(
+        tables, num_classes, 1, row_labels, first_row, column_labels, first_column, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS
+    )
+    return dots * factor + offset
+
+
+@triton.jit
+def tile_weights(
+    dots,
+    tables,
+    row_step,  # as in pair_entries, like the next
+    column_step,
+    row_labels,
+    first_row,
+    column_labels,
+    first_column,
+    shift,  # this and the next: a value of a row, a column, or all
+    coefficient,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """`factor * exp2(logit - shift) * coefficient`, `(BLOCK_ROWS, BLOCK_COLUMNS)`."""
+    factor, offset = pair_entries(
+        tables, row_step, column_step, row_labels, first_row, column_labels, first_column,
+        IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+    )  # fmt: skip
+    return tl.exp2(dots * factor + (offset - shift)) * (factor * coefficient)
+
+
+@triton.jit
+def pair_weights(
+    dots,
+    tables,
+    num_classes,
+    shift,
+    row_labels,
+    row_lse,
+    row_coefficients,
+    first_row,
+    column_labels,
+    column_lse,
+    column_coefficients,
+    first_column,
+    num_rows,
+    num_columns,
+    OWN: tl.constexpr,  # whether the rows are anchors with the columns as their references,
+    OTHER: tl.constexpr,  # and whether the columns are anchors with the rows as theirs
+    SELF: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    IS_MIXED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    """A: how much of each column's row goes into the gradient of each row's; in the self-reference case symmetric.
+
+    `A_ij = factor_ab q_ij g_i + factor_ba q_ji g_j`, one exponential where mirrored and two otherwise.
+    """
+    rows = first_row + tl.arange(0, BLOCK_ROWS)
+    columns = first_column + tl.arange(0, BLOCK_COLUMNS)
+    if MIRRORED:
+        both = tl.load(row_coefficients + rows)[:, None] + tl.load(column_coefficients + columns)[None, :]
+        weights = tile_weights(
+            dots, tables, num_classes, 1, row_labels, first_row, column_labels, first_column,
+            shift, both, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+        )  # fmt: skip
+    else:
+        weights = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
+        if OWN:
+            weights += tile_weights(
+                dots, tables, num_classes, 1, row_labels, first_row, column_labels, first_column,
+                tl.load(row_lse + rows)[:, None], tl.load(row_coefficients + rows)[:, None],
+                IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+            )  # fmt: skip
+        if OTHER:
+            weights += tile_weights(
+                dots, tables, 1, num_classes, row_labels, first_row, column_labels, first_column,
+                tl.load(column_lse + columns)[None, :], tl.load(column_coefficients + columns)[None, :],
+                IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+            )  # fmt: skip
+    # A padding's weight meets a zero row, but may be inf.
+    is_edge = (first_row + BLOCK_ROWS > num_rows) | (first_column + BLOCK_COLUMNS > num_columns)
+    if SELF:
+        is_edge |= (first_row < first_column + BLOCK_COLUMNS) & (first_column < first_row + BLOCK_ROWS)
+    if is_edge:
+        taken = (rows < num_rows)[:, None] & (columns < num_columns)[None, :]
+        if SELF:
+            taken &= rows[:, None] != columns[None, :]
+        weights = tl.where(taken, weights, 0.0)
+    return weights
