@@ -71,8 +71,8 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         temperature: softmax temperature, > 0; 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
         backend: how the pairs are computed: see `labeldist.backends`. `"auto"` takes what is fastest for the batch.
-            Under several processes `"blockwise"`, and `"auto"` where there are no kernels, share the pairs of all rows
-            among the processes; with `"eager"` and `"triton"` each process computes all of them.
+            Several processes share the pairs of all rows; with `"eager"`, or few rows for the kernels, each process
+            computes all of them.
         validate: check the values of labels and of `indices_tuple`, and look for batches without positives; on a GPU
             each call then waits for the device. `False` leaves shapes and types only, and a wrong index on a GPU ends
             the process's use of it. Values are never read inside `torch.compile` or while a CUDA graph is captured.

@@ -208,9 +208,9 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
     Every process returns the loss of the concatenated batch, and leaves a gradient whose *mean* over the processes,
     which `DistributedDataParallel` takes, is that of one process.
 
-    The rows are gathered. The pairs of a `LabelDistanceContrastiveLoss` with `backend="auto"` or `"blockwise"` are
-    shared: each tile of pairs is computed by one process. Listed pairs, other backends and other losses are computed by
-    each process.
+    The rows are gathered. The pairs of a `LabelDistanceContrastiveLoss` are shared: each tile of pairs is computed by
+    one process. Listed pairs, `backend="eager"`, few rows for the kernels and other losses are computed by each
+    process.
 
     Each call checks that all processes have the same label-distance matrix and settings of the loss. A matrix that
     learns stays the same if the wrapper, too, is in `DistributedDataParallel`.
