@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity
@@ -20,6 +20,10 @@ from labeldist.indices import check_indices_tuple
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 
 __all__ = ["JointLoss", "JointTerms", "LabelDistanceContrastiveLoss", "ValidAnchorMeanReducer"]
+
+
+# Tables of more classes, 8 MiB and above, are made anew for each call.
+MAX_KEPT_CLASSES = 1024
 
 
 class ValidAnchorMeanReducer(BaseReducer):
@@ -48,6 +52,24 @@ class ValidAnchorMeanReducer(BaseReducer):
         return losses.sum() / divisor
 
     pos_pair_reduction = neg_pair_reduction = triplet_reduction = element_reduction
+
+
+class _Known(NamedTuple):
+    """What a matrix is known to be, in the words of `backends.anchor_losses`."""
+
+    traits: TableTraits
+    tables: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, matrix: Tensor, *, temperature: float, weighting: Weighting) -> "_Known":
+        traits = backends.table_traits(matrix, temperature=temperature, weighting=weighting)
+        if len(matrix) > MAX_KEPT_CLASSES:
+            return cls(traits, None)
+        # Kept from an evaluation, they must do for a training step.
+        with torch.inference_mode(False), torch.no_grad():
+            return cls(
+                traits, functional.class_pair_tables(matrix.float(), temperature=temperature, weighting=weighting)
+            )
 
 
 class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
@@ -120,12 +142,16 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_positive_similarity = 0.0
         self.mean_negative_similarity = 0.0
         self._has_warned = False
-        self._known_traits: tuple[tuple, TableTraits] | None = None
+        self._known: tuple[tuple, _Known] | None = None
         self._team: Team | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
         )
+
+    def __getstate__(self):
+        """What is known of the matrix is read again by a copy."""
+        return {**self.__dict__, "_known": None}
 
     # PML annotates the narrower types of its own defaults.
     def get_default_distance(self):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,7 +185,9 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
                 "labels are required (and ref_labels with ref_emb): label distance is defined between classes."
             )
         if self.ldm.matrix.device != embeddings.device:
-            self.ldm.to(embeddings.device)
+            # Moved by an evaluation, it can still be updated after it.
+            with torch.inference_mode(False):
+                self.ldm.to(embeddings.device)
         # PML passes the batch itself where no references are given. Other rows under the same labels, a second view,
         # are references like any.
         same = ref_emb is embeddings and ref_labels is labels
@@ -175,7 +203,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             weighting=self.weighting,
             backend=self.backend,
             validate=self.validate,
-            traits=self._table_traits(),
+            **self._what_is_known(),
             team=self._team,
         )
         num_valid = is_valid.sum()
@@ -193,17 +221,16 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             }
         }
 
-    def _table_traits(self) -> TableTraits | None:
-        """What is known of the matrix on a GPU, read once for each change of it; on a CPU a look costs nothing."""
+    def _what_is_known(self) -> dict[str, Any]:
+        """Of the matrix on a GPU: read, and made into tables, once for each change. A CPU does both at no cost."""
         matrix = self.ldm.matrix
         # What is recorded now may run when the matrix has other entries.
         if not matrix.is_cuda or matrix.requires_grad or matrix.is_inference() or not functional.may_read(matrix):
-            return None
+            return {}
         state = matrix.data_ptr(), matrix._version, self.temperature, self.weighting
-        if self._known_traits is None or self._known_traits[0] != state:
-            traits = backends.table_traits(matrix, temperature=self.temperature, weighting=self.weighting)
-            self._known_traits = state, traits
-        return self._known_traits[1]
+        if self._known is None or self._known[0] != state:
+            self._known = state, _Known.of(matrix, temperature=self.temperature, weighting=self.weighting)
+        return self._known[1]._asdict()
 
     def _watch(self, num_valid: Tensor) -> None:
         """Warn of a batch that teaches nothing, once."""

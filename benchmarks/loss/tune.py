@@ -30,13 +30,13 @@ SHAPES = [
 ]  # fmt: skip
 # Kernel: candidate (block_rows, block_columns, block_d, num_warps, num_stages).
 SWEEPS = {
-    "mirrored": [(128, 64, d, w, s) for d in (64, 128) for w in (4, 8) for s in (2, 3, 4)]
-    + [(128, 128, d, 8, s) for d in (64, 128) for s in (2, 3, 4)]
+    "mirrored": [(128, 64, 128, w, s) for w in (4, 8) for s in (2, 3, 4)]
+    + [(128, 128, 128, 8, s) for s in (2, 3, 4)]
     + [(64, 64, 128, 4, s) for s in (2, 3, 4)],
-    "dense": [(128, n, d, 8, s) for n in (64, 128, 256) for d in (64, 128) for s in (2, 3, 4)]
+    "dense": [(128, n, 128, 8, s) for n in (64, 128, 256) for s in (2, 3, 4)]
     + [(64, 128, 128, 4, s) for s in (2, 3, 4)],
-    "gradient": [(128, n, 256, w, s) for n in (32, 64, 128) for w in (4, 8) for s in (2, 3, 4)]
-    + [(64, n, 256, 4, s) for n in (32, 64, 128) for s in (2, 3, 4)],
+    "gradient": [(128, n, 128, w, s) for n in (32, 64, 128) for w in (4, 8) for s in (2, 3, 4)]
+    + [(64, n, 128, 4, s) for n in (32, 64, 128) for s in (2, 3, 4)],
 }
 
 
@@ -181,7 +181,10 @@ def sweep(kernel, shape, classes, mode):
     """Every candidate tiling of one kernel, the best last."""
     size = 2 if shape.split(",")[2] in ("bf16", "fp16") else 4
     width = launching.padded_width(int(shape.split(",")[1]))
-    bound = min(b for name, s, b in launching.TILINGS if (name, s) == (kernel, size) and width <= b)
+    bounds = [b for name, s, b in launching.TILINGS if (name, s) == (kernel, size) and width <= b]
+    if not bounds:
+        raise SystemExit(f"--sweep takes shapes of up to 128 dimensions in bf16 or fp16, got {shape}.")
+    bound = min(bounds)
     before, expected, floor, found = launching.TILINGS[kernel, size, bound], None, floors(shape, mode), []
     for candidate in SWEEPS[kernel]:
         launching.TILINGS[kernel, size, bound] = launching.Tiling(*candidate)

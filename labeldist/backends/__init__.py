@@ -117,6 +117,7 @@ def anchor_losses(
     backend: Backend = "auto",
     validate: bool = True,
     traits: TableTraits | None = None,
+    tables: tuple[Tensor, Tensor] | None = None,
     team: Team | None = None,
 ) -> AnchorLosses:
     """`labeldist.functional.anchor_losses` by the backend of choice.
@@ -134,6 +135,8 @@ def anchor_losses(
         validate: check the labels' range.
         traits: what `table_traits` reads of `ldm`, where the caller knows; wrong traits give wrong numbers. `None`
             leaves it to the backend: `"triton"` finds out on the device, `"blockwise"` waits for it.
+        tables: what `functional.class_pair_tables` makes of `ldm` in float32, where the caller has it already. Without
+            a gradient for `ldm` they save `"triton"` two small operations a call.
         team: those who share the pairs, as in `blockwise.anchor_losses`. `"auto"` then takes `"triton"` where it can,
             and `"blockwise"` for any batch elsewhere. With `"eager"`, listed pairs, or few rows for `"triton"` each
             member computes all pairs. Either way a row's gradient is the sum of the members' gradients.
@@ -175,9 +178,9 @@ def anchor_losses(
     if chosen == "triton":
         from labeldist.backends import fused
 
-        tables = functional.class_pair_tables(
-            ldm.to(embeddings.device, torch.float32), temperature=temperature, weighting=weighting
-        )
+        if tables is None:
+            ldm = ldm.to(embeddings.device, torch.float32)
+            tables = functional.class_pair_tables(ldm, temperature=temperature, weighting=weighting)
         return fused.anchor_losses(
             embeddings,
             labels,

@@ -1,5 +1,6 @@
 """The Triton backend against the equations in float64: on a GPU if there is one, else in Triton's interpreter."""
 
+import copy
 import math
 import os
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from labeldist import functional
+from labeldist import LabelDistanceContrastiveLoss, functional
 from strategies import normal, refusal_of
 from teams import results_of_team
 
@@ -20,7 +21,7 @@ if DEVICE == "cpu":
 tl = pytest.importorskip("triton.language")
 
 from labeldist.backends import fused  # noqa: E402  (after the switch above)
-from labeldist.backends.fused import _kernels_rows, _kernels_tiles, launching, narrow, small, wide  # noqa: E402
+from labeldist.backends.fused import _kernels_rows, _kernels_tiles, launching, narrow, rows, small, wide  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
@@ -44,13 +45,19 @@ def small_tiles(monkeypatch):
     """Several tiles, splits and super-blocks in a batch that the interpreter can bear, by the way of large ones."""
     monkeypatch.setattr(small, "MAX_WORK", -1)
     if DEVICE == "cpu":
-        for key, tiling in launching.TILINGS.items():
-            block_d = 16 if key[2] == launching.WIDE else tiling.block_d
+        for (kernel, size, bound), tiling in [*launching.TILINGS.items()]:
+            block_d = 16 if bound == launching.WIDE else tiling.block_d
             tiling = tiling._replace(block_rows=16, block_columns=16, block_d=block_d)
-            monkeypatch.setitem(launching.TILINGS, key, tiling)
+            monkeypatch.setitem(launching.TILINGS, (kernel, size, bound), tiling)
+            # It multiplies no bfloat16: kernels for narrow rows of 16 bits are run, and judged, in float32.
+            monkeypatch.setitem(launching.TILINGS, (kernel, 4, bound), tiling)
+        for precision in launching.MAX_NARROW_WIDTH:
+            monkeypatch.setitem(launching.MAX_NARROW_WIDTH, precision, 16)
         monkeypatch.setattr(launching, "ROW_ALIGNMENT", 32)
         monkeypatch.setattr(launching, "NUM_PROGRAMS", 6)
         monkeypatch.setattr(narrow, "MAX_SUPER_BLOCKS", 2)
+        monkeypatch.setattr(rows, "CLASS_ROWS_AT_ONCE", 16)
+        monkeypatch.setattr(rows, "MAX_UNSPLIT_ROWS", 40)
         for name, size in {"SUMMED_ROWS": 64, "FEW_WEIGHED_ROWS": 32, "STRIP_ROWS": 32, "GROUP": 3}.items():
             monkeypatch.setattr(wide, name, size)
         monkeypatch.setattr(_kernels_rows, "NUM_SUMMARIES", tl.constexpr(4))
@@ -213,8 +220,6 @@ def test_small_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_r
 @pytest.mark.parametrize("way", ["small", "large", "wide"])
 def test_rows_of_any_length_have_gradients_through_their_normalisation(way, monkeypatch):
     monkeypatch.setattr(small, "MAX_WORK", 10**12 if way == "small" else -1)
-    if way == "wide" and DEVICE == "cpu":
-        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(way, 7))
     # The last two lie below the norm's floor, where a row is scaled and not normalised.
     lengths = torch.tensor([1e-3, 1.0, 1e15, 1e-9, 0.0]).repeat(5)[:23, None].to(case.anchors)
@@ -244,8 +249,6 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
 def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, size, monkeypatch):
-    if DEVICE == "cpu":
-        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     case = case_of(100, num_refs=num_refs, dim=dim, symmetric=symmetric)
     truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), case.upstream.to(DEVICE))
     leaves = case.leaves(torch.float32, DEVICE)
@@ -274,32 +277,24 @@ def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, si
 @pytest.mark.parametrize("num_classes", [1, 2, 12])
 def test_tiles_may_be_of_one_class_of_two_or_of_many(num_classes, dim, symmetric, num_refs, monkeypatch):
     monkeypatch.setattr(narrow, "MAX_UNSPLIT_COLUMNS", 0)
-    if DEVICE == "cpu":
-        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     assert_agrees(case_of(45, num_refs=num_refs, dim=dim, num_classes=num_classes, symmetric=symmetric))
 
 
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_rows_too_wide_for_the_registers_agree_with_the_equations(symmetric, num_refs, monkeypatch):
-    if DEVICE == "cpu":
-        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     dim = 20 if DEVICE == "cpu" else 300
     assert_agrees(case_of(70, num_refs=num_refs, dim=dim, symmetric=symmetric))
 
 
 @pytest.mark.parametrize(("num_rows", "num_refs"), [(0, None), (1, None), (0, 7), (7, 0)])
 def test_wide_rows_may_be_none(num_rows, num_refs, monkeypatch):
-    if DEVICE == "cpu":
-        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     assert_agrees(case_of(num_rows, num_refs=num_refs, dim=20 if DEVICE == "cpu" else 300))
 
 
 @pytest.mark.parametrize("num_refs", [None, 75], ids=["itself", "references"])
 @pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
 def test_wide_rows_may_be_rounded_to_sixteen_bits(steepness, num_refs, monkeypatch):
-    if DEVICE == "cpu":
-        monkeypatch.setattr(launching, "MAX_NARROW_WIDTH", 16)
     dim = 20 if DEVICE == "cpu" else 300
     case = case_of(70, num_refs=num_refs, dim=dim, steepness=steepness)
     assert_agrees(case, tolerance=2e-3 if steepness == MILD else 0.1, tables_learn=False, precision="bf16")
@@ -561,6 +556,20 @@ def test_a_cuda_graph_captures_forward_and_backward(dim):
 @pytest.mark.parametrize("num_refs", [None, 300], ids=["itself", "references"])
 def test_the_operator_passes_every_check(num_refs):
     torch.library.opcheck(torch.ops.labeldist.large_losses.default, arguments_of(case_of(500, num_refs=num_refs)))
+
+
+@gpu
+def test_what_an_evaluation_reads_of_the_matrix_serves_training():
+    loss = LabelDistanceContrastiveLoss(torch.full((3, 3), 2.0), backend="triton")
+    embeddings = torch.randn(64, 8, device=DEVICE, requires_grad=True)
+    labels = torch.arange(64, device=DEVICE) % 3
+    with torch.inference_mode():
+        before = loss(embeddings, labels)
+    after = copy.deepcopy(loss)(embeddings, labels)
+    loss(embeddings, labels).backward()
+    assert torch.equal(before, after)
+    loss.ldm.matrix.fill_(1.0)
+    assert not torch.equal(loss(embeddings, labels), after)
 
 
 @gpu

@@ -8,9 +8,10 @@ runs give the same bits, nothing waits for the device, and a CUDA graph can capt
 |---|---|
 | `small` | few rows (2,048 of 768 dimensions): one launch for all pairs, unsorted |
 | `large` | more rows, as an operator: normalised, sorted by class, cast to the dtype of the products |
-| `narrow` | up to 256 dimensions: products, exponentials and the gradient of a tile in registers |
-| `wide` | above: sums in one kernel, weights in another, by way of a bounded workspace to the library's products |
+| `narrow` | up to 128 dimensions of 16 bits: products, exponentials and the gradient of a tile in registers |
+| `wide` | others: sums in one kernel, weights in another, by way of a bounded workspace to the library's products |
 | `rows` | what is done once a row |
+| `operators` | how both become calls that autograd and `torch.compile` know |
 
 How the large ones go, with $f = \mathrm{scale} / 2$, $o = f + \mathrm{bias}$, $\mathrm{logit}_{ij} = f_{ab}\, u_i^\top
 v_j + o_{ab}$:
@@ -28,8 +29,8 @@ from torch import Tensor
 from labeldist.backends._limits import MAX_CLASSES, ROW_DTYPES
 from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_tiles, small
-from labeldist.backends.fused.large import large_losses, shared_losses
-from labeldist.backends.fused.launching import PRECISIONS, PRODUCTS, Precision
+from labeldist.backends.fused.large import large_losses
+from labeldist.backends.fused.launching import PRECISIONS, PRODUCT_DTYPES, Precision
 from labeldist.functional import AnchorLosses
 
 __all__ = ["LARGEST_SPAN", "PRECISIONS", "Precision", "anchor_losses"]
@@ -92,22 +93,20 @@ def anchor_losses(
     others = anchors if references is None else references
     # The gradient of the tables wants rows sorted by class.
     tables_learn = torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)
-    if team is not None and (tables_learn or not small.is_small(len(anchors), *others.shape)):
-        losses, is_valid = shared_losses(
-            anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, team
-        )
-    elif small.is_small(len(anchors), *others.shape) and not tables_learn:
-        losses, is_valid, *_ = small.small_losses(anchors, labels, references, ref_labels, scale, bias, precision)
-    else:
-        losses, is_valid, *_ = large_losses(
-            anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision
-        )
-    return AnchorLosses(losses, is_valid)
+    arguments = anchors, labels, references, ref_labels, scale, bias
+    if small.is_small(len(anchors), *others.shape) and not tables_learn:
+        return AnchorLosses(*small.small_losses(*arguments, precision))
+    # Unit rows of float16 have tf32's digits, and take half the memory.
+    own_precision = "fp16" if precision == "tf32" else precision
+    if team is not None:
+        # Members add up sums of one kind: what nobody knows beforehand of the tables is taken for false.
+        is_symmetric, is_bounded = bool(is_symmetric), bool(is_bounded)
+    return AnchorLosses(*large_losses(*arguments, is_symmetric, is_bounded, own_precision, team=team))
 
 
 def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision: str) -> None:
-    if precision not in PRODUCTS:
-        raise ValueError(f"precision must be one of {', '.join(map(repr, PRODUCTS))}, got {precision!r}.")
+    if precision not in PRODUCT_DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRODUCT_DTYPES))}, got {precision!r}.")
     if scale.shape[0] > MAX_CLASSES:
         raise ValueError(
             f"the triton backend takes at most {MAX_CLASSES} classes, got {scale.shape[0]}. Use the blockwise backend."

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
-from labeldist.backends.fused._kernels_tiles import load_tile, pair_weights, tile_dots, tile_logits
+from labeldist.backends.fused._kernels_tiles import load_tile, pair_weights, tile_logits
 
 __all__ = [
     "accumulate_gradient",
@@ -59,8 +59,6 @@ def sum_dense_pairs(
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Partition sums of one tile of anchors over one part of the references, with a running maximum.
 
@@ -77,15 +75,12 @@ def sum_dense_pairs(
         total = tl.zeros([BLOCK_ROWS], tl.float32)
     else:
         maximum, total = tl.load(maxima + at), tl.load(sums + at)
-    row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
+    row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
     begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
     for place in range(begin, end):
         first_column = tl.load(tiles + place) * BLOCK_COLUMNS
-        column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
-        dots = tile_dots(
-            row_tile, column_tile, rows, first_row, columns, first_column,
-            WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
-        )  # fmt: skip
+        column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
+        dots = tl.dot(row_tile, tl.trans(column_tile))
         logits = tile_logits(
             dots, tables, num_classes, row_labels, first_row, column_labels, first_column,
             IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
@@ -127,8 +122,6 @@ def sum_mirrored_pairs(
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Partition sums from pairs i < j alone: each exponential counts for row i and for row j.
 
@@ -158,17 +151,14 @@ def sum_mirrored_pairs(
         is_mixed = tl.load(labels + first_column) != tl.load(labels + first_column + BLOCK_COLUMNS - 1)
         if (not IS_SPLIT) | (is_mixed == IS_MIXED):
             others = first_column + tl.arange(0, BLOCK_COLUMNS)
-            column_tile = load_tile(rows, first_column, 0, WIDTH, BLOCK_COLUMNS, BLOCK_D)
+            column_tile = load_tile(rows, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
             # Rows of a tile are added up once, after the last tile.
             column_sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
             end_rows = tl.minimum(begin_rows + block_span, first_column + BLOCK_COLUMNS)
             for first_row in range(begin_rows, end_rows, BLOCK_ROWS):
                 own = first_row + tl.arange(0, BLOCK_ROWS)
-                row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, BLOCK_D)
-                dots = tile_dots(
-                    row_tile, column_tile, rows, first_row, rows, first_column,
-                    WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D, PRECISION,
-                )  # fmt: skip
+                row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
+                dots = tl.dot(row_tile, tl.trans(column_tile))
                 logits = tile_logits(
                     dots, tables, num_classes, labels, first_row, labels, first_column,
                     IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
@@ -215,7 +205,6 @@ def accumulate_gradient(
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Gradient of one tile of rows from one part of the columns: A V, with A made tile by tile."""
     is_mirrored, shift = table_summary(summaries)
@@ -231,14 +220,14 @@ def accumulate_gradient(
     for place in range(begin, end):
         first_column = tl.load(tiles + place) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
-        dots = tl.dot(row_tile, tl.trans(column_tile), input_precision=PRECISION)
+        dots = tl.dot(row_tile, tl.trans(column_tile))
         weights = pair_weights(
             dots, tables, num_classes, shift,
             row_labels, row_lse, row_coefficients, first_row,
             column_labels, column_lse, column_coefficients, first_column, num_rows, num_columns,
             OWN, OTHER, SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
         )  # fmt: skip
-        total = tl.dot(weights.to(columns.dtype.element_ty), column_tile, total, input_precision=PRECISION)
+        total = tl.dot(weights.to(columns.dtype.element_ty), column_tile, total)
     tl.store(target, total)
 
 
@@ -266,7 +255,6 @@ def sum_table_gradient(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Gradient of the tables' entries: one class of anchors, a few classes of references, one part of the anchors."""
     label, split = tl.program_id(0), tl.program_id(2)
@@ -293,7 +281,7 @@ def sum_table_gradient(
                 for start in range(0, WIDTH, BLOCK_D):
                     row_part = load_tile(rows, first_row, start, STRIDE, BLOCK_ROWS, BLOCK_D)
                     column_part = load_tile(columns, first_column, start + SHIFT, STRIDE, BLOCK_COLUMNS, BLOCK_D)
-                    dots = tl.dot(row_part, tl.trans(column_part), dots, input_precision=PRECISION)
+                    dots = tl.dot(row_part, tl.trans(column_part), dots)
                 dots *= unit
                 taken = is_own[:, None] & ((others >= begin_column) & (others < end_column))[None, :]
                 if SELF:

@@ -4,7 +4,7 @@ Rows are sorted by class, so a class is a segment `[starts[c], ends[c])`. Logits
 where the exponential is one instruction. No kernel uses atomics: every sum has one order.
 """
 # ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
-# pyright: reportOperatorIssue=false
+# pyright: reportOperatorIssue=false, reportArgumentType=false
 # (in a kernel a value is not what its Python type says)
 
 import triton
@@ -13,6 +13,7 @@ import triton.language as tl
 __all__ = [
     "NUM_SUMMARIES",
     "SIZES",
+    "find_unit",
     "finish_gradient",
     "finish_losses",
     "gather_rows",
@@ -68,6 +69,7 @@ SIZES = [
     "part_stride",
     "share",
     "square_rows",
+    "stride",
 ]
 
 # The offset of pairs that take no part: exp2 gives 0 for it, and a product with 0 does not give NaN.
@@ -101,7 +103,8 @@ def pack_tables(
     scale,  # (C, C)
     bias,  # (C, C)
     tables,  # out, (C, C, 2): factor and offset, so that base-2 logit = factor * dot + offset
-    summaries,  # out, (3, NUM_SUMMARIES): highest logit, lowest finite one, whether an entry differs from its mirror
+    summaries,  # out, (4, NUM_SUMMARIES): highest logit, lowest finite one, whether an entry differs from its mirror,
+    # largest factor
     num_classes,
     is_symmetric,  # what the caller knows: 1, 0, or -1 for nothing
     is_bounded,  # likewise
@@ -112,6 +115,7 @@ def pack_tables(
     highest = tl.full([BLOCK], -float("inf"), tl.float32)
     lowest = tl.full([BLOCK], float("inf"), tl.float32)
     unequal = tl.zeros([BLOCK], tl.float32)
+    steepest = tl.zeros([BLOCK], tl.float32)
     for row in range(program, num_classes, NUM_SUMMARIES):
         for start in range(0, num_classes, BLOCK):
             columns = start + tl.arange(0, BLOCK)
@@ -123,6 +127,7 @@ def pack_tables(
             offset = factor + level * LOG2_E
             tl.store(tables + 2 * here, factor, mask=inside)
             tl.store(tables + 2 * here + 1, tl.where(offset == -float("inf"), DROPPED, offset), mask=inside)
+            steepest = tl.maximum(steepest, factor)
             # Rows are of length 1 at most, and a factor is not negative.
             highest = tl.maximum(highest, offset + factor)
             lowest = tl.minimum(lowest, tl.where(offset == -float("inf"), float("inf"), offset - factor))
@@ -137,6 +142,7 @@ def pack_tables(
     tl.store(summaries + program, highest)
     tl.store(summaries + NUM_SUMMARIES + program, lowest)
     tl.store(summaries + 2 * NUM_SUMMARIES + program, unequal)
+    tl.store(summaries + 3 * NUM_SUMMARIES + program, tl.max(steepest, axis=0))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -192,10 +198,11 @@ def gather_rows(
     classes,  # (N,), sorted
     rows,  # out, (padded N, STRIDE), in the dtype of the products, 0 beyond N and D
     labels,  # out, (padded N,), int32; beyond N the last class, so that the last tile may be of one class
-    starts,  # out, (C,), zeros before
-    ends,  # out, (C,), zeros before
+    starts,  # out, (C,)
+    ends,  # out, (C,)
     num_rows,
     dim,
+    num_classes,
     WIDTH: tl.constexpr,
     IS_SPLIT: tl.constexpr,  # whether a row is four planes of WIDTH: high, high, low, high; see `wide.py`
     BLOCK: tl.constexpr,
@@ -223,11 +230,18 @@ def gather_rows(
         tl.store(target, values.to(rows.dtype.element_ty), mask=within)
     if tl.program_id(1) == 0:
         own = tl.load(classes + tl.minimum(places, num_rows - 1)).to(tl.int32)
-        before = tl.load(classes + tl.minimum(tl.maximum(places - 1, 0), num_rows - 1)).to(tl.int32)
-        after = tl.load(classes + tl.minimum(places + 1, num_rows - 1)).to(tl.int32)
+        before = tl.load(classes + places - 1, mask=real & (places > 0), other=-1).to(tl.int32)
         tl.store(labels + places, own)
-        tl.store(starts + own, places, mask=real & ((places == 0) | (before != own)))
-        tl.store(ends + own, places + 1, mask=real & ((places == num_rows - 1) | (after != own)))
+        # Here the class before ends, the own one starts, and those between do both.
+        for step in range(tl.max(tl.where(real, own - before, 0), axis=0)):
+            label = before + 1 + step
+            tl.store(starts + label, places, mask=real & (label <= own))
+            tl.store(ends + label - 1, places, mask=real & (label <= own) & (label > 0))
+        last = tl.max(tl.where(places == num_rows - 1, own, -1), axis=0)
+        if last >= 0:
+            for label in range(last, num_classes):
+                tl.store(ends + label, num_rows)
+                tl.store(starts + label, num_rows, mask=label > last)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -371,8 +385,28 @@ def finish_losses(
 
 
 @triton.jit(do_not_specialize=SIZES)
+def find_unit(
+    upstream,  # (N,), from element to element `stride`: 0 where a mean gives all the same
+    summaries,
+    unit,  # out, (1,)
+    num_rows,
+    stride,
+    BLOCK: tl.constexpr,
+):
+    """Factor that puts pairs' weights below 2^14: float16 overflows at 2^16, and goes 38 powers of two down."""
+    largest = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, num_rows, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        largest = tl.maximum(largest, tl.abs(tl.load(upstream + places * stride, mask=places < num_rows, other=0.0)))
+    steepest = tl.max(tl.load(summaries + 3 * NUM_SUMMARIES + tl.arange(0, NUM_SUMMARIES)), axis=0)
+    # A weight is at most factor * 2 g. At least log2(e), for the mirrored coefficients, which span 2^113.
+    bound = tl.max(largest, axis=0) * tl.maximum(2 * steepest, LOG2_E)
+    tl.store(unit, tl.where(bound > 0, 16384.0 / bound, 1.0))
+
+
+@triton.jit(do_not_specialize=SIZES)
 def weigh_rows(
-    upstream,  # (N,), gradient of the losses, in the caller's order
+    upstream,  # (N,), gradient of the losses, in the caller's order; from element to element `stride`
     order,  # (N,)
     lse,  # (padded N,)
     summaries,
@@ -380,6 +414,7 @@ def weigh_rows(
     gradients,  # out, (padded N,): upstream by sorted row, 0 without a loss
     coefficients,  # out, (padded N,): what the pairs' weights are multiplied by
     num_rows,
+    stride,
     BLOCK: tl.constexpr,
 ):
     """What each anchor brings into the weights of its pairs."""
@@ -387,7 +422,8 @@ def weigh_rows(
     real = places < num_rows
     partition = tl.load(lse + places)
     taken = real & (partition != float("inf"))
-    gradient = tl.load(upstream + tl.load(order + places, mask=real, other=0), mask=taken, other=0.0)
+    source = tl.load(order + places, mask=real, other=0)
+    gradient = tl.load(upstream + source * stride, mask=taken, other=0.0)
     is_mirrored, shift = table_summary(summaries)
     coefficient = gradient
     if unit is not None:

@@ -113,11 +113,11 @@ def role_weights(logits, steepness, is_positive, lse, count, upstream):
 
 
 @triton.jit
-def anchors_of(lse, counts, upstream, places, number):
+def anchors_of(lse, counts, upstream, stride, places, number):
     """Log partition, number of positives and upstream gradient of anchors; of no effect beyond the last."""
     real = places < number
     count = tl.load(counts + places, mask=real, other=0.0)
-    gradient = tl.load(upstream + places, mask=real & (count > 0), other=0.0).to(tl.float32)
+    gradient = tl.load(upstream + places * stride, mask=real & (count > 0), other=0.0).to(tl.float32)
     return tl.load(lse + places, mask=real, other=float("inf")), count, gradient
 
 
@@ -133,12 +133,13 @@ def gradient_of_small_batch(
     bias,
     lse,  # of the anchors: of the rows if OWN, else of the columns, like the next two
     counts,
-    upstream,
+    upstream,  # from element to element `stride`: 0 where a mean gives all the same
     gradient,  # out, (N, D)
     num_rows,
     num_columns,
     num_classes,
     dim,
+    stride,
     OWN: tl.constexpr,  # whether the rows are anchors with the columns as their references,
     OTHER: tl.constexpr,  # and whether the columns are anchors with the rows as theirs
     SELF: tl.constexpr,
@@ -171,7 +172,7 @@ def gradient_of_small_batch(
             logits, steepness, is_positive = pairs_of(
                 dots, row_classes, column_classes, taken, scale, bias, num_classes, 1
             )
-            partition, count, arriving = anchors_of(lse, counts, upstream, own, num_rows)
+            partition, count, arriving = anchors_of(lse, counts, upstream, stride, own, num_rows)
             weights += role_weights(
                 logits, steepness, is_positive, partition[:, None], count[:, None], arriving[:, None]
             )
@@ -179,7 +180,7 @@ def gradient_of_small_batch(
             logits, steepness, is_positive = pairs_of(
                 dots, row_classes, column_classes, taken, scale, bias, 1, num_classes
             )
-            partition, count, arriving = anchors_of(lse, counts, upstream, others, num_columns)
+            partition, count, arriving = anchors_of(lse, counts, upstream, stride, others, num_columns)
             weights += role_weights(
                 logits, steepness, is_positive, partition[None, :], count[None, :], arriving[None, :]
             )

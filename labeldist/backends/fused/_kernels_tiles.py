@@ -13,7 +13,7 @@ from triton import knobs
 
 from labeldist.backends.fused._kernels_rows import table_entries
 
-__all__ = ["FLOAT32_PRODUCTS", "IS_INTERPRETED", "load_tile", "pair_weights", "tile_dots", "tile_logits"]
+__all__ = ["FLOAT32_PRODUCTS", "IS_INTERPRETED", "load_tile", "pair_weights", "tile_logits"]
 
 # Set when Triton reads functions such as those below: TRITON_INTERPRET=1 runs them on the CPU, slowly, for tests.
 IS_INTERPRETED = knobs.runtime.interpret
@@ -32,32 +32,6 @@ def load_tile(rows, first, column, WIDTH: tl.constexpr, BLOCK: tl.constexpr, BLO
     """`(BLOCK, BLOCK_D)` out of `(N, WIDTH)`; no mask, as rows are padded. N * WIDTH may pass 2^31."""
     within = tl.arange(0, BLOCK)[:, None] * WIDTH + tl.arange(0, BLOCK_D)[None, :]
     return tl.load(rows + (tl.cast(first, tl.int64) * WIDTH + column) + within)
-
-
-@triton.jit
-def tile_dots(
-    row_tile,  # (BLOCK_ROWS, BLOCK_D), (BLOCK_COLUMNS, BLOCK_D): all there is to the rows if WIDTH = BLOCK_D,
-    column_tile,  # else unused, and the rows are read in parts
-    rows,
-    first_row,
-    columns,
-    first_column,
-    WIDTH: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Dot products `(BLOCK_ROWS, BLOCK_COLUMNS)`."""
-    dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
-    if WIDTH == BLOCK_D:
-        dots = tl.dot(row_tile, tl.trans(column_tile), dots, input_precision=PRECISION)
-    else:
-        for start in range(0, WIDTH, BLOCK_D):
-            row_part = load_tile(rows, first_row, start, WIDTH, BLOCK_ROWS, BLOCK_D)
-            column_part = load_tile(columns, first_column, start, WIDTH, BLOCK_COLUMNS, BLOCK_D)
-            dots = tl.dot(row_part, tl.trans(column_part), dots, input_precision=PRECISION)
-    return dots
 
 
 @triton.jit

@@ -2,27 +2,24 @@
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_pairs, _kernels_rows, narrow, rows, wide
 from labeldist.backends.fused.launching import (
+    PRODUCT_DTYPES,
     Precision,
-    define_operator,
     divide_up,
     is_wide,
     launch,
     num_splits,
     padded_rows,
     padded_width,
-    product_dtype,
-    product_mode,
-    refuse_second_derivative,
     tiling_for,
 )
+from labeldist.backends.fused.operators import define_loss
 from labeldist.backends.fused.state import WHOLE, PartialSums, Problem, Saved, Share, Sorted, Units, Weights
 
-__all__ = ["large_losses", "shared_losses"]
+__all__ = ["large_losses"]
 
 
 # Forward
@@ -34,20 +31,20 @@ def _large_losses(
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         is_self = references is None
-        saved = _empty_saved(anchors, scale.shape[0])
+        saved = _empty_saved(anchors, scale.shape[0], precision)
         rows.pack_tables(scale, bias, is_symmetric if is_self else False, is_bounded, saved)
         units, own = _sorted(anchors, labels, scale.shape[0], precision)
         other_units, others = (units, own) if is_self else _sorted(references, ref_labels, scale.shape[0], precision)
         modes = _possible_modes(is_self, is_symmetric, is_bounded)
         share = _share_of(team)
         # The pairs as early as can be: while they take their time, the host prepares the rest.
-        parts = _pairs(anchors).partition_sums(own, others, saved, modes, precision, share, is_self=is_self)
+        parts = _pairs(anchors, precision).partition_sums(own, others, saved, modes, precision, share, is_self=is_self)
         saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
         if team is not None:
             parts = _summed(parts, team, is_mirrored=modes[0])
         losses, is_valid = _empty_losses(anchors)
         rows.finish_losses(units, own, others, saved, parts, losses, is_valid, is_self=is_self)
-        second = _no_rows(anchors) if is_self else (*other_units, *others)
+        second = () if is_self else (*other_units, *others)
         return losses, is_valid, *saved, *units, *own, *second
 
 
@@ -57,8 +54,8 @@ def _fake_losses(anchors, labels, references, ref_labels, scale, bias, is_symmet
     def empty(source: Tensor) -> tuple[Tensor, ...]:
         return *_empty_units(source, precision), *_empty_sorted(source, num_classes, precision)
 
-    second = _no_rows(anchors) if references is None else empty(references)
-    return *_empty_losses(anchors), *_empty_saved(anchors, num_classes), *empty(anchors), *second
+    second = () if references is None else empty(references)
+    return *_empty_losses(anchors), *_empty_saved(anchors, num_classes, precision), *empty(anchors), *second
 
 
 def _share_of(team: Team | None) -> Share:
@@ -75,15 +72,15 @@ def _summed(parts: PartialSums, team: Team, *, is_mirrored: bool) -> PartialSums
     return PartialSums(highest[None], team.sum((parts.sums * factors).sum(dim=0))[None], 1, 1)
 
 
-def _pairs(source: Tensor):
+def _pairs(source: Tensor, precision: Precision):
     """The module with the passes over pairs of such rows."""
-    return wide if is_wide(source.shape[1]) else narrow
+    return wide if is_wide(source.shape[1], precision) else narrow
 
 
 def _sorted(source: Tensor, labels: Tensor, num_classes: int, precision: Precision) -> tuple[Units, Sorted]:
     units, into = _empty_units(source, precision), _empty_sorted(source, num_classes, precision)
     rows.normalise(source.contiguous(), *units)
-    return units, rows.sort_rows(units, labels, into, precision, is_wide=is_wide(source.shape[1]))
+    return units, rows.sort_rows(units, labels, into, precision, is_wide=is_wide(source.shape[1], precision))
 
 
 def _possible_modes(is_self: bool, is_symmetric: bool | None, is_bounded: bool | None) -> list[bool]:
@@ -101,20 +98,24 @@ def _empty_losses(anchors: Tensor) -> tuple[Tensor, Tensor]:
     return anchors.new_empty(num_rows, dtype=torch.float32), anchors.new_empty(num_rows, dtype=torch.bool)
 
 
-def _empty_saved(anchors: Tensor, num_classes: int) -> Saved:
+def _width(source: Tensor, precision: Precision) -> int:
+    return padded_width(source.shape[1], is_wide=is_wide(source.shape[1], precision))
+
+
+def _empty_saved(anchors: Tensor, num_classes: int, precision: Precision) -> Saved:
     padded = padded_rows(anchors.shape[0])
     return Saved(
         lse=anchors.new_empty(padded, dtype=torch.float32),
         positives=anchors.new_empty(padded, dtype=torch.float32),
-        class_sums=anchors.new_empty(num_classes, padded_width(anchors.shape[1]), dtype=torch.float32),
+        class_sums=anchors.new_empty(num_classes, _width(anchors, precision), dtype=torch.float32),
         tables=anchors.new_empty(num_classes, num_classes, dtype=torch.int64),
-        summaries=anchors.new_empty(3, int(_kernels_rows.NUM_SUMMARIES), dtype=torch.float32),
+        summaries=anchors.new_empty(4, int(_kernels_rows.NUM_SUMMARIES), dtype=torch.float32),
     )
 
 
 def _empty_units(source: Tensor, precision: Precision) -> Units:
     # Their products round wide rows to float16 anyway, unless float32 is wanted.
-    is_half = is_wide(source.shape[1]) and precision != "float32"
+    is_half = is_wide(source.shape[1], precision) and precision != "float32"
     return Units(
         rows=source.new_empty(source.shape, dtype=torch.float16 if is_half else torch.float32),
         inverse=source.new_empty(source.shape[0], dtype=torch.float32),
@@ -122,11 +123,11 @@ def _empty_units(source: Tensor, precision: Precision) -> Units:
 
 
 def _empty_sorted(source: Tensor, num_classes: int, precision: Precision) -> Sorted:
-    padded, width, dtype = padded_rows(source.shape[0]), padded_width(source.shape[1]), torch.float16
-    if not is_wide(source.shape[1]):
-        dtype = product_dtype(precision)
-    elif precision == "float32":
-        width *= 4
+    padded, width = padded_rows(source.shape[0]), _width(source, precision)
+    dtype = PRODUCT_DTYPES[precision]
+    if is_wide(source.shape[1], precision):
+        dtype = torch.float16
+        width *= 4 if precision == "float32" else 1
     return Sorted(
         rows=source.new_empty(padded, width, dtype=dtype),
         labels=source.new_empty(padded, dtype=torch.int32),
@@ -135,21 +136,18 @@ def _empty_sorted(source: Tensor, num_classes: int, precision: Precision) -> Sor
     )
 
 
-def _no_rows(anchors: Tensor) -> tuple[Tensor, ...]:
-    """What stands for the references where there are none."""
-    return tuple(anchors.new_empty(0) for _ in (*Units._fields, *Sorted._fields))
-
-
 # Backward
 
 
 def _large_losses_backward(
     upstream,
+    saved,
     anchors,
+    labels,
     references,
+    ref_labels,
     scale,
     bias,
-    saved,
     is_symmetric,
     is_bounded,
     precision,
@@ -170,15 +168,15 @@ def _large_losses_backward(
             precision=precision,
             share=_share_of(team),
         )
-        upstream = upstream.to(torch.float32).contiguous()
+        upstream = upstream.to(torch.float32)
         # Pair weights of float16, which those of wide rows are always, need a unit.
-        is_half = precision == "fp16" or is_wide(anchors.shape[1])
-        whole = upstream if team is None else team.sum(upstream)
-        weights = rows.weigh_rows(whole, problem, _unit(whole, scale) if is_half else None)
+        is_half = precision == "fp16" or is_wide(anchors.shape[1], precision)
+        whole = upstream if team is None else team.sum(upstream.contiguous())
+        weights = rows.weigh_rows(whole, problem, rows.find_unit(whole, problem.saved) if is_half else None)
         if team is not None:
             # Pairs are shared, positives are not.
             weights = weights._replace(gradients=rows.weigh_rows(upstream, problem, None).gradients)
-        gradients = _empty_gradients(anchors, references, scale, bias, needed)
+        gradients = list(_empty_gradients(anchors, references, scale, bias, needed))
         if needed[0] or needed[1]:
             _row_gradients(problem, weights, gradients, needed)
         if needed[2] or needed[3]:
@@ -188,57 +186,30 @@ def _large_losses_backward(
             slopes, levels = of_tables.unbind(dim=-1)
             # factor = scale / 2 and offset = scale / 2 + bias
             if needed[2]:
-                torch.add(slopes, levels, out=gradients[2]).div_(2)
+                gradients[2] = ((slopes + levels) / 2).to(scale.dtype)
             if needed[3]:
-                gradients[3].copy_(levels)
+                gradients[3] = levels.to(bias.dtype).contiguous()
         return gradients
 
 
-def _fake_gradients(upstream, anchors, references, scale, bias, saved, is_symmetric, is_bounded, precision, needed):
+def _fake_gradients(
+    upstream, saved, anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, needed
+):
     return _empty_gradients(anchors, references, scale, bias, needed)
 
 
-def _setup_context(ctx, inputs, output):
-    anchors, _, references, _, scale, bias, *ctx.options = inputs
-    _, is_valid, *saved = output
-    ctx.mark_non_differentiable(is_valid, *saved)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(anchors, references, scale, bias, *saved)
-
-
-def _backward(ctx, upstream, *_):
-    if upstream is None:
-        return (None,) * 9
-    anchors, references, scale, bias, *saved = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[place] for place in (0, 2, 4, 5)]
-    gradients = large_losses_backward(upstream, anchors, references, scale, bias, saved, *ctx.options, needed)
-    own, others, scales, biases = (
-        gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True)
-    )
-    return own, None, others, None, scales, biases, None, None, None
-
-
-def _empty_gradients(anchors, references, scale, bias, needed) -> tuple[Tensor, ...]:
-    """One tensor for each that wants a gradient, in its dtype; an empty one for the others."""
+def _empty_gradients(anchors, references, scale, bias, needed) -> tuple[Tensor | None, ...]:
+    """One tensor for each that wants a gradient, in its dtype."""
     wanted = (anchors, references, scale, bias)
     return tuple(
-        torch.empty_like(tensor, memory_format=torch.contiguous_format) if is_needed else anchors.new_empty(0)
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if is_needed else None
         for tensor, is_needed in zip(wanted, needed, strict=True)
     )
 
 
-def _unit(upstream: Tensor, scale: Tensor) -> Tensor | None:
-    """Factor that puts the weights of pairs below 2^14: float16 overflows at 2^16, and goes 38 powers of two down."""
-    if not upstream.shape[0]:
-        return None
-    # A weight is at most scale / 2 * log2(e) * 2 g. At least 1, for the mirrored factors, which span 2^113.
-    largest = upstream.abs().amax() * scale.amax().clamp_min(1) * 1.4426950408889634
-    return torch.where(largest > 0, 2**14 / largest, 1.0).reshape(1)
-
-
-def _row_gradients(problem: Problem, weights: Weights, gradients: tuple[Tensor, ...], needed: list[bool]) -> None:
+def _row_gradients(problem: Problem, weights: Weights, gradients: list[Tensor | None], needed: list[bool]) -> None:
     is_self = problem.is_self
-    pairs = _pairs(problem.anchors.rows)
+    pairs = _pairs(problem.anchors.rows, problem.precision)
     anchor_sums = None
     if is_self or needed[1]:
         width = problem.saved.class_sums.shape[1]
@@ -247,7 +218,7 @@ def _row_gradients(problem: Problem, weights: Weights, gradients: tuple[Tensor, 
     row_unit = wide.row_unit(problem.precision) if pairs is wide else 1.0
     sides = (problem.anchors, problem.own, True, is_self), (problem.references, problem.others, False, True)
     for gradient, part, (units, by_class, is_anchor, is_reference) in zip(gradients[:2], parts, sides, strict=True):
-        if part is not None:
+        if part is not None and gradient is not None:
             rows.put_back(
                 gradient, part, units, by_class, problem, weights, anchor_sums,
                 row_unit=row_unit, is_anchor=is_anchor, is_reference=is_reference,
@@ -289,73 +260,20 @@ def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
         BLOCK_ROWS=tiling.block_rows,
         BLOCK_COLUMNS=tiling.block_columns,
         BLOCK_D=min(tiling.block_d, stride),
-        PRECISION=product_mode(problem.precision),
         num_warps=tiling.num_warps,
         num_stages=tiling.num_stages,
     )
     return rows.sum_parts(parts)
 
 
-large_losses_backward = define_operator(
-    "large_losses_backward(Tensor upstream, Tensor anchors, Tensor? references, Tensor scale, Tensor bias, "
-    "Tensor[] saved, bool? is_symmetric, bool? is_bounded, str precision, bool[] needed) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
-    _large_losses_backward,
-    _fake_gradients,
-    refuse_second_derivative,
+large_losses = define_loss(
+    "large_losses",
+    "Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, "
+    "bool? is_symmetric, bool? is_bounded, str precision",
+    num_results=19,
+    places=(0, 2, 4, 5),
+    forward=_large_losses,
+    fake_forward=_fake_losses,
+    backward=_large_losses_backward,
+    fake_backward=_fake_gradients,
 )
-large_losses = define_operator(
-    "large_losses(Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, "
-    f"bool? is_symmetric, bool? is_bounded, str precision) -> ({', '.join(['Tensor'] * 19)})",
-    _large_losses,
-    _fake_losses,
-    _backward,
-    _setup_context,
-)
-
-
-# For a team: no operators, which take no object that knows of processes
-
-
-def shared_losses(
-    anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, team: Team
-) -> tuple[Tensor, Tensor]:
-    """Losses `(B,)` and validity `(B,)` of pairs that a team shares, as `blockwise.anchor_losses` does.
-
-    What nobody knows beforehand of the tables is taken for false: members add up sums of one kind.
-    """
-    arguments = anchors, references, scale, bias, labels, ref_labels, bool(is_symmetric), bool(is_bounded)
-    apply = torch.compiler.disable(_SharedLosses.apply) if torch.compiler.is_compiling() else _SharedLosses.apply
-    return apply(*arguments, precision, team)  # pyright: ignore[reportCallIssue] # torch types it as a method
-
-
-class _SharedLosses(Function):
-    @staticmethod
-    def forward(ctx, anchors, references, scale, bias, labels, ref_labels, *options):
-        losses, is_valid, *saved = _large_losses(anchors, labels, references, ref_labels, scale, bias, *options)
-        ctx.mark_non_differentiable(is_valid)
-        ctx.save_for_backward(anchors, references, scale, bias, *saved)
-        ctx.options = options
-        return losses, is_valid
-
-    @staticmethod
-    def backward(ctx, upstream, _):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
-        gradients = _SharedGradient.apply(upstream, ctx.saved_tensors, ctx.needs_input_grad[:4], *ctx.options)
-        return *gradients, *[None] * (len(ctx.needs_input_grad) - 4)
-
-
-class _SharedGradient(Function):
-    """The backward of `_SharedLosses`; a function of its own, so that a second derivative says what is wrong."""
-
-    @staticmethod
-    def forward(ctx, upstream, tensors, needed, *options):
-        anchors, references, scale, bias, *saved = tensors
-        *options, team = options
-        gradients = _large_losses_backward(
-            upstream, anchors, references, scale, bias, saved, *options, list(needed), team
-        )
-        return tuple(gradient if is_needed else None for gradient, is_needed in zip(gradients, needed, strict=True))
-
-    @staticmethod
-    def backward(ctx, *grads):
-        refuse_second_derivative(ctx, *grads)

@@ -1,12 +1,10 @@
 """What all launches share: precisions, tilings by kernel and width, sizes of grids."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from labeldist.backends.fused import _kernels_tiles
@@ -15,22 +13,20 @@ from labeldist.backends.fused._kernels_rows import SIZES
 __all__ = [
     "MAX_NARROW_WIDTH",
     "PRECISIONS",
+    "PRODUCT_DTYPES",
     "ROW_ALIGNMENT",
     "TILINGS",
     "WIDE",
     "Precision",
     "Tiling",
-    "define_operator",
     "divide_up",
+    "has_much_fast_memory",
     "is_wide",
     "launch",
     "num_multiprocessors",
     "num_splits",
     "padded_rows",
     "padded_width",
-    "product_dtype",
-    "product_mode",
-    "refuse_second_derivative",
     "round_up",
     "tiling_for",
 ]
@@ -45,12 +41,12 @@ PRECISIONS: dict[torch.dtype, Precision] = {
     torch.float64: "float32",
 }
 
-# Dtype of rows in products inside kernels, and how `tl.dot` multiplies float32 ones.
-PRODUCTS: dict[str, tuple[torch.dtype, str]] = {
-    "bf16": (torch.bfloat16, "tf32"),
-    "fp16": (torch.float16, "tf32"),
-    "tf32": (torch.float32, "tf32"),
-    "float32": (torch.float32, _kernels_tiles.FLOAT32_PRODUCTS),
+# Dtype of rows in the products of kernels that take them as they are. Unit rows of float16 have tf32's digits.
+PRODUCT_DTYPES: dict[Precision, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "tf32": torch.float32,
+    "float32": torch.float32,
 }
 
 
@@ -60,7 +56,7 @@ class Tiling(NamedTuple):
     Attributes:
         block_rows: rows of a tile, a power of two from 16 to `ROW_ALIGNMENT`.
         block_columns: columns of a tile, likewise.
-        block_d: dimensions multiplied at a time; all of them, held in fast memory, where there are no more.
+        block_d: dimensions multiplied at a time; of no meaning for kernels that hold whole rows.
         num_warps: warps of a program.
         num_stages: depth of the loads' pipeline.
     """
@@ -76,46 +72,34 @@ class Tiling(NamedTuple):
 WIDE = 1 << 30
 TILINGS: dict[tuple[str, int, int], Tiling] = {
     ("dense", 2, 128): Tiling(128, 128, 128, 8, 3),
-    ("dense", 2, 256): Tiling(128, 128, 256, 8, 2),
-    ("dense", 4, 256): Tiling(128, 128, 32, 8, 3),
     ("mirrored", 2, 128): Tiling(128, 64, 128, 4, 3),
-    ("mirrored", 2, 256): Tiling(128, 128, 256, 8, 2),
-    ("mirrored", 4, 256): Tiling(128, 64, 32, 4, 3),
     ("gradient", 2, 64): Tiling(128, 64, 64, 4, 2),
     ("gradient", 2, 128): Tiling(128, 64, 128, 4, 2),
-    ("gradient", 2, 256): Tiling(128, 64, 256, 8, 2),
-    ("gradient", 4, 64): Tiling(64, 64, 64, 4, 2),
-    ("gradient", 4, 128): Tiling(64, 32, 128, 4, 2),
-    ("gradient", 4, 256): Tiling(64, 32, 256, 8, 2),
-    # Of rows wider than the registers. Sums of either kind go by the same blocks of columns.
+    # Of rows wider than the registers. Sums of either kind go by the same blocks of columns. "any" is for GPUs with
+    # less fast memory.
     ("mirrored sums", 2, WIDE): Tiling(256, 128, 64, 8, 3),
     ("dense sums", 2, WIDE): Tiling(128, 128, 64, 8, 3),
     ("mirrored weights", 2, WIDE): Tiling(256, 128, 64, 8, 3),
     ("dense weights", 2, WIDE): Tiling(128, 128, 64, 8, 4),
+    ("any weights", 2, WIDE): Tiling(128, 128, 64, 8, 3),
     ("tables", 2, WIDE): Tiling(64, 64, 64, 4, 3),
-    ("tables", 4, WIDE): Tiling(64, 64, 32, 4, 3),
     ("small", 2, WIDE): Tiling(16, 128, 128, 4, 3),
     ("small", 4, WIDE): Tiling(16, 64, 64, 4, 3),
 }
 
+# Bytes that the largest tilings need.
+MUCH_FAST_MEMORY = 214_040
 # Rows are padded to a multiple of it, so that no tile of any tiling reads outside.
 ROW_ALIGNMENT = 256
-# Up to this width the gradient of a tile of rows fits the registers; above it products are the library's.
-MAX_NARROW_WIDTH = 256
+# Up to so many dimensions kernels do all of it: a tile's gradient fits the registers, and the weights of pairs, which
+# would be most of what is written, are not. Rows of float32 take six products there, three of the library's.
+MAX_NARROW_WIDTH: dict[Precision, int] = {"bf16": 128, "fp16": 128, "float32": 0}
+# Rows that are not wide are padded to a power of two as far as here.
+MAX_POWER_WIDTH = 128
 # Long loops are split until there are about so many programs: a few for each multiprocessor.
 NUM_PROGRAMS = 512
 # Dimensions at a time in the kernels over rows; wide rows are padded to a multiple of it.
 DIMS_AT_ONCE = 64
-
-
-def product_dtype(precision: Precision) -> torch.dtype:
-    """Dtype of rows in products inside kernels."""
-    return PRODUCTS[precision][0]
-
-
-def product_mode(precision: Precision) -> str:
-    """`input_precision` of `tl.dot`; it means something for float32 rows alone."""
-    return PRODUCTS[precision][1]
 
 
 def padded_rows(num_rows: int) -> int:
@@ -123,17 +107,16 @@ def padded_rows(num_rows: int) -> int:
     return round_up(num_rows, ROW_ALIGNMENT)
 
 
-def is_wide(dim: int) -> bool:
-    """Whether products of rows are the library's."""
-    return padded_width(dim) > MAX_NARROW_WIDTH
+def is_wide(dim: int, precision: Precision) -> bool:
+    """Whether a gradient goes through the library's products."""
+    return dim > MAX_NARROW_WIDTH[precision]
 
 
-def padded_width(dim: int) -> int:
-    """Columns of padded rows: a power of two up to `MAX_NARROW_WIDTH`, a multiple of 64 above."""
-    for width in (16, 32, 64, 128, 256):
-        if dim <= width <= MAX_NARROW_WIDTH:
-            return width
-    return round_up(dim, DIMS_AT_ONCE)
+def padded_width(dim: int, *, is_wide: bool = False) -> int:
+    """Columns of padded rows: a multiple of 64 for wide ones; a power of two for others, as far as 128."""
+    if is_wide or dim > MAX_POWER_WIDTH:
+        return round_up(dim, DIMS_AT_ONCE)
+    return max(16, 1 << (dim - 1).bit_length())
 
 
 def divide_up(number: int, divisor: int) -> int:
@@ -157,6 +140,14 @@ def num_multiprocessors(device: torch.device) -> int:
     if _kernels_tiles.IS_INTERPRETED:
         return 2
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@lru_cache
+def has_much_fast_memory(device: torch.device) -> bool:
+    """Whether a program may have 214 KB, as on Hopper and on Blackwell's servers; some GPUs since Ampere have 99."""
+    if _kernels_tiles.IS_INTERPRETED:
+        return True
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= MUCH_FAST_MEMORY
 
 
 def tiling_for(kernel: str, size: int, width: int) -> Tiling:
@@ -211,30 +202,3 @@ def _specialisation(arguments: tuple[Argument, ...]) -> list[Any]:
         else:
             found.append(None)
     return found
-
-
-# Operators are defined here and not with `custom_op`, whose wrapper takes as long as all of a forward pass's launches.
-_LIBRARY = Library("labeldist", "FRAGMENT")
-
-
-def define_operator(schema: str, function: Callable, fake: Callable, backward: Callable, setup: Callable | None = None):
-    """Make an operator of the namespace `labeldist`, and return it.
-
-    Args:
-        schema: name, arguments and results.
-        function: the operator itself; returns new tensors and changes no argument.
-        fake: the same arguments to empty results of the same shapes.
-        backward: its derivative, as `torch.library.register_autograd` takes it.
-        setup: keeps what `backward` needs.
-    """
-    name = schema.partition("(")[0]
-    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
-    register_fake(f"labeldist::{name}", fake, lib=_LIBRARY)
-    register_autograd(f"labeldist::{name}", backward, setup_context=setup, lib=_LIBRARY)
-    return getattr(torch.ops.labeldist, name).default
-
-
-def refuse_second_derivative(ctx, *grads: Tensor) -> None:
-    """The backward of both operators' backward."""
-    raise RuntimeError("The triton loss can be differentiated once, got a second derivative. Take that from eager.")

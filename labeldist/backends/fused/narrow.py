@@ -11,7 +11,6 @@ from labeldist.backends.fused.launching import (
     divide_up,
     launch,
     num_splits,
-    product_mode,
     round_up,
     tiling_for,
 )
@@ -43,14 +42,12 @@ def _tiling(kernel: str, rows: Tensor) -> Tiling:
     return tiling_for(kernel, rows.element_size(), rows.shape[1])
 
 
-def _options(tiling: Tiling, rows: Tensor, precision: Precision, *, is_mixed: bool) -> dict:
+def _options(tiling: Tiling, rows: Tensor, *, is_mixed: bool) -> dict:
     """Compile-time arguments that the kernels over pairs share."""
     return {
         "WIDTH": rows.shape[1],
         "BLOCK_ROWS": tiling.block_rows,
         "BLOCK_COLUMNS": tiling.block_columns,
-        "BLOCK_D": min(tiling.block_d, rows.shape[1]),
-        "PRECISION": product_mode(precision),
         # A mixed tile holds the entries of its pairs besides: it needs the registers of twice the threads.
         "num_warps": max(tiling.num_warps, 8) if is_mixed else tiling.num_warps,
         "num_stages": tiling.num_stages,
@@ -131,7 +128,7 @@ def _sum_mirrored(
             IS_MIXED=part.is_mixed,
             IS_FIRST=part.is_first,
             IS_SPLIT=part.is_split,
-            **_options(tiling, own.rows, precision, is_mixed=part.is_mixed),
+            **_options(tiling, own.rows, is_mixed=part.is_mixed),
         )
 
 
@@ -170,7 +167,7 @@ def _sum_dense(
             SELF=is_self,
             IS_MIXED=part.is_mixed,
             IS_FIRST=part.is_first,
-            **_options(tiling, own.rows, precision, is_mixed=part.is_mixed),
+            **_options(tiling, own.rows, is_mixed=part.is_mixed),
         )
 
 
@@ -194,8 +191,6 @@ def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tenso
     parts = problem.saved.lse.new_empty(splits, padded, width)
     for mode in problem.modes:
         for part in _passes(num_columns):
-            options = _options(tiling, rows.rows, problem.precision, is_mixed=part.is_mixed)
-            del options["BLOCK_D"]
             launch(
                 _kernels_pairs.accumulate_gradient,
                 (num_row_tiles, splits),
@@ -219,6 +214,6 @@ def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tenso
                 MIRRORED=mode,
                 IS_MIXED=part.is_mixed,
                 IS_FIRST=part.is_first,
-                **options,
+                **_options(tiling, rows.rows, is_mixed=part.is_mixed),
             )
     return parts

@@ -13,12 +13,23 @@ from labeldist.backends.fused.launching import (
 )
 from labeldist.backends.fused.state import PartialSums, Problem, Saved, Sorted, Units, Weights
 
-__all__ = ["finish_losses", "normalise", "pack_tables", "put_back", "sort_rows", "sum_classes", "weigh_rows"]
+__all__ = [
+    "find_unit",
+    "finish_losses",
+    "normalise",
+    "pack_tables",
+    "put_back",
+    "sort_rows",
+    "sum_classes",
+    "weigh_rows",
+]
 
 # Rows at a time; fewer where each is read whole.
 ROWS_AT_ONCE, WHOLE_ROWS_AT_ONCE = 16, 4
+# Rows of a class at a time. Up to so many rows in all, one program adds up a class.
+CLASS_ROWS_AT_ONCE, MAX_UNSPLIT_ROWS = 64, 16384
 # Of what has one number a row.
-ANCHORS_AT_ONCE = 32
+ANCHORS_AT_ONCE, ANCHORS_FOR_MAXIMUM = 32, 4096
 
 
 def normalise(source: Tensor, units: Tensor, inverse: Tensor) -> None:
@@ -59,7 +70,8 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
     # 16 bits are enough for a class here, and a radix sort takes time by the bit.
     classes, order = labels.to(torch.int16).sort(stable=True)
     result = into._replace(order=order)
-    result.segments.zero_()
+    if not result.num_rows:
+        result.segments.zero_()
     is_split = is_wide and precision == "float32"
     width = result.rows.shape[1] // (4 if is_split else 1)
     block_d = min(width, DIMS_AT_ONCE)
@@ -74,6 +86,7 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
         *result.segments,
         units.rows.shape[0],
         units.rows.shape[1],
+        result.segments.shape[1],
         WIDTH=width,
         IS_SPLIT=is_split,
         BLOCK=ROWS_AT_ONCE,
@@ -85,7 +98,10 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
 def sum_classes(units: Units, rows: Sorted, width: int, weights: Tensor | None = None) -> Tensor:
     """Sum of the unit rows of each class, `(C, width)`, float32."""
     num_classes, source = rows.segments.shape[1], units.rows
-    splits = num_splits(num_classes, divide_up(source.shape[0], ROWS_AT_ONCE))
+    # A second launch, which adds up parts, takes as long as the sums of so few rows.
+    splits = 1
+    if source.shape[0] > MAX_UNSPLIT_ROWS:
+        splits = num_splits(num_classes, divide_up(source.shape[0], CLASS_ROWS_AT_ONCE))
     sums = source.new_empty(splits, num_classes, width)
     block_d = min(width, DIMS_AT_ONCE)
     launch(
@@ -100,7 +116,7 @@ def sum_classes(units: Units, rows: Sorted, width: int, weights: Tensor | None =
         source.shape[1],
         splits,
         WIDTH=width,
-        BLOCK=ROWS_AT_ONCE,
+        BLOCK=CLASS_ROWS_AT_ONCE,
         BLOCK_D=block_d,
     )
     return sum_parts(sums)
@@ -150,6 +166,22 @@ def finish_losses(
     )
 
 
+def find_unit(upstream: Tensor, saved: Saved) -> Tensor:
+    """`(1,)`: a factor that fits the pairs' weights to float16."""
+    unit = saved.lse.new_empty(1)
+    launch(
+        _kernels_rows.find_unit,
+        (1,),
+        upstream,
+        saved.summaries,
+        unit,
+        upstream.shape[0],
+        upstream.stride(0),
+        BLOCK=ANCHORS_FOR_MAXIMUM,
+    )
+    return unit
+
+
 def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weights:
     """What each anchor brings into the weights of its pairs."""
     own, saved = problem.own, problem.saved
@@ -165,6 +197,7 @@ def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weigh
         gradients,
         coefficients,
         own.num_rows,
+        upstream.stride(0),
         BLOCK=ANCHORS_AT_ONCE,
     )
     return Weights(gradients, coefficients, unit)

@@ -3,19 +3,18 @@
 import torch
 from torch import Tensor
 
-from labeldist.backends.fused import _kernels_small
+from labeldist.backends._tiles import Team
+from labeldist.backends.fused import _kernels_small, _kernels_tiles
 from labeldist.backends.fused.launching import (
+    PRODUCT_DTYPES,
     Precision,
-    define_operator,
     divide_up,
     launch,
     padded_width,
-    product_dtype,
-    product_mode,
-    refuse_second_derivative,
     round_up,
     tiling_for,
 )
+from labeldist.backends.fused.operators import define_loss
 from labeldist.backends.fused.rows import normalise
 
 __all__ = ["is_small", "small_losses"]
@@ -31,21 +30,21 @@ def is_small(num_rows: int, num_references: int, dim: int) -> bool:
     return num_rows * num_references * dim <= MAX_WORK
 
 
-def _own_precision(precision: Precision) -> Precision:
+def _product_dtype(precision: Precision) -> torch.dtype:
     # float16 weights of pairs would want a unit found in a launch of its own: tf32 has as many digits.
-    return "tf32" if precision == "fp16" else precision
+    return torch.float32 if precision == "fp16" else PRODUCT_DTYPES[precision]
 
 
-def _small_losses(anchors, labels, references, ref_labels, scale, bias, precision):
+def _small_losses(anchors, labels, references, ref_labels, scale, bias, precision, team: Team | None = None):
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         results = _empty_results(anchors, references, precision)
-        losses, is_valid, lse, counts, own, own_inverse, others, others_inverse = results
+        losses, is_valid, lse, counts, own, own_inverse, *theirs = results
         normalise(anchors.contiguous(), own, own_inverse)
         columns, column_labels = own, labels
         if references is not None:
-            normalise(references.contiguous(), others, others_inverse)
-            columns, column_labels = others, ref_labels
+            normalise(references.contiguous(), *theirs)
+            columns, column_labels = theirs[0], ref_labels
         options = _options(own, precision)
         launch(
             _kernels_small.losses_of_small_batch,
@@ -77,11 +76,11 @@ def _empty_results(anchors: Tensor, references: Tensor | None, precision: Precis
     # `shape[0]`: `len` would fix the size of a traced tensor.
     num_rows = anchors.shape[0]
 
-    def rows_of(source: Tensor | None) -> tuple[Tensor, Tensor]:
+    def rows_of(source: Tensor | None) -> tuple[Tensor, ...]:
         if source is None:
-            return anchors.new_empty(0), anchors.new_empty(0)
+            return ()
         shape = round_up(source.shape[0], ALIGNMENT), padded_width(source.shape[1])
-        units = source.new_empty(*shape, dtype=product_dtype(_own_precision(precision)))
+        units = source.new_empty(*shape, dtype=_product_dtype(precision))
         return units, source.new_empty(source.shape[0], dtype=torch.float32)
 
     return (
@@ -104,21 +103,24 @@ def _options(rows: Tensor, precision: Precision) -> dict:
         "BLOCK_ROWS": tiling.block_rows,
         "BLOCK_COLUMNS": tiling.block_columns,
         "BLOCK_D": block_d,
-        "PRECISION": product_mode(_own_precision(precision)),
+        # How `tl.dot` multiplies float32 rows; it means nothing for others.
+        "PRECISION": _kernels_tiles.FLOAT32_PRODUCTS if precision == "float32" else "tf32",
         "num_warps": tiling.num_warps,
         "num_stages": tiling.num_stages,
     }
 
 
-def _small_losses_backward(upstream, anchors, labels, references, ref_labels, scale, bias, saved, precision, needed):
+def _small_losses_backward(
+    upstream, saved, anchors, labels, references, ref_labels, scale, bias, precision, needed, team: Team | None = None
+):
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
-        lse, counts, own, own_inverse, others, others_inverse = saved
+        lse, counts, own, own_inverse, others, others_inverse, *_ = *saved, None, None
         gradients = _empty_gradients(anchors, references, needed)
         is_self = references is None
         mine = anchors, own_inverse, own, labels
         theirs = mine if is_self else (references, others_inverse, others, ref_labels)
         for role, gradient in enumerate(gradients):
-            if not needed[role]:
+            if gradient is None:
                 continue
             source, inverse, rows, row_labels = mine if role == 0 else theirs
             _, _, columns, column_labels = theirs if role == 0 else mine
@@ -136,12 +138,13 @@ def _small_losses_backward(upstream, anchors, labels, references, ref_labels, sc
                 bias.contiguous(),
                 lse,
                 counts,
-                upstream.contiguous(),
+                upstream,
                 gradient,
                 source.shape[0],
                 column_labels.shape[0],
                 scale.shape[0],
                 source.shape[1],
+                upstream.stride(0),
                 OWN=role == 0,
                 OTHER=is_self or role == 1,
                 SELF=is_self,
@@ -151,51 +154,25 @@ def _small_losses_backward(upstream, anchors, labels, references, ref_labels, sc
         return gradients
 
 
-def _fake_gradients(upstream, anchors, labels, references, ref_labels, scale, bias, saved, precision, needed):
+def _fake_gradients(upstream, saved, anchors, labels, references, ref_labels, scale, bias, precision, needed):
     return _empty_gradients(anchors, references, needed)
 
 
-def _empty_gradients(anchors: Tensor, references: Tensor | None, needed: list[bool]) -> tuple[Tensor, ...]:
-    """One tensor for each that wants a gradient, an empty one for the others."""
+def _empty_gradients(anchors: Tensor, references: Tensor | None, needed: list[bool]) -> tuple[Tensor | None, ...]:
+    """One tensor for each that wants a gradient."""
     return tuple(
-        anchors.new_empty(0)
-        if tensor is None or not is_needed
-        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        None if tensor is None or not is_needed else torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor, is_needed in zip((anchors, references), needed, strict=True)
     )
 
 
-def _setup_context(ctx, inputs, output):
-    anchors, labels, references, ref_labels, scale, bias, ctx.precision = inputs
-    _, is_valid, *saved = output
-    ctx.mark_non_differentiable(is_valid, *saved)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(anchors, labels, references, ref_labels, scale, bias, *saved)
-
-
-def _backward(ctx, upstream, *_):
-    if upstream is None:
-        return (None,) * 7
-    anchors, labels, references, ref_labels, scale, bias, *saved = ctx.saved_tensors
-    needed = [ctx.needs_input_grad[place] for place in (0, 2)]
-    rows, ref_rows = small_losses_backward(
-        upstream, anchors, labels, references, ref_labels, scale, bias, saved, ctx.precision, needed
-    )
-    return rows if needed[0] else None, None, ref_rows if needed[1] else None, None, None, None, None
-
-
-small_losses_backward = define_operator(
-    "small_losses_backward(Tensor upstream, Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, "
-    "Tensor scale, Tensor bias, Tensor[] saved, str precision, bool[] needed) -> (Tensor, Tensor)",
-    _small_losses_backward,
-    _fake_gradients,
-    refuse_second_derivative,
-)
-small_losses = define_operator(
-    "small_losses(Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, "
-    f"str precision) -> ({', '.join(['Tensor'] * 8)})",
-    _small_losses,
-    _fake_losses,
-    _backward,
-    _setup_context,
+small_losses = define_loss(
+    "small_losses",
+    "Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, str precision",
+    num_results=8,
+    places=(0, 2),
+    forward=_small_losses,
+    fake_forward=_fake_losses,
+    backward=_small_losses_backward,
+    fake_backward=_fake_gradients,
 )

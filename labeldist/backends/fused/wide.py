@@ -25,6 +25,7 @@ from labeldist.backends.fused.launching import (
     Precision,
     Tiling,
     divide_up,
+    has_much_fast_memory,
     launch,
     num_multiprocessors,
     round_up,
@@ -92,8 +93,11 @@ def _squares(num_rows: int, num_columns: int, side: int, share: Share, *, is_sel
         yield _Square(row, column, min(side, num_rows - row), min(side, num_columns - column))
 
 
-def _tiling(kernel: str, *, is_mirrored: bool) -> Tiling:
-    return tiling_for(f"{'mirrored' if is_mirrored else 'dense'} {kernel}", 2, 0)
+def _tiling(kernel: str, device: torch.device, *, is_mirrored: bool) -> Tiling:
+    kind = "mirrored" if is_mirrored else "dense"
+    if kernel == "weights" and not has_much_fast_memory(device):
+        kind = "any"
+    return tiling_for(f"{kind} {kernel}", 2, 0)
 
 
 def _options(tiling: Tiling, planes: _Planes, *, is_self: bool, is_mirrored: bool) -> dict:
@@ -135,7 +139,7 @@ def partition_sums(
     if not own.num_padded or not others.num_padded:
         return PartialSums(maxima[None], sums[None], 1, 1)
     left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
-    tilings = {mode: _tiling("sums", is_mirrored=mode) for mode in modes}
+    tilings = {mode: _tiling("sums", own.rows.device, is_mirrored=mode) for mode in modes}
     descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
     block = tilings[modes[0]].block_columns
     side = _side(own.num_padded, others.num_padded, share, is_self=is_self, at_most=SUMMED_ROWS)
@@ -245,7 +249,7 @@ class _Weighing(NamedTuple):
         cls, problem: Problem, weights: Weights, left: _Planes, right: _Planes, memory: Tensor, *, is_mirrored: bool
     ) -> "_Weighing":
         own, others, saved = problem.own, problem.others, problem.saved
-        tiling = _tiling("weights", is_mirrored=is_mirrored)
+        tiling = _tiling("weights", memory.device, is_mirrored=is_mirrored)
         block = tiling.block_rows, tiling.block_columns
         high, *low = (TensorDescriptor.from_tensor(plane, list(block)) for plane in memory)
         return cls(

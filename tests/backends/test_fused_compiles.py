@@ -1,0 +1,115 @@
+"""The kernels compiled for GPUs that are not here: each must fit the fast memory that a program may have there.
+
+Run as a script, `python tests/backends/test_fused_compiles.py 89`, it compiles for that compute capability and prints
+each kernel with the bytes that it needs.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+# Bytes of shared memory that a program may have, by compute capability (CUDA C++ Programming Guide, technical
+# specifications).
+CAPABILITIES = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+
+pytest.importorskip("triton")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_kernels_fit_the_fast_memory(capability):
+    # In a process of its own: here the kernels may be the interpreter's.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    process = subprocess.run(
+        [sys.executable, __file__, str(capability)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    sizes = {name: int(size) for name, size in (line.rsplit(maxsplit=1) for line in process.stdout.splitlines())}
+    assert len(sizes) > 20
+    assert {name: size for name, size in sizes.items() if size > CAPABILITIES[capability]} == {}
+
+
+TYPES = {
+    "*i32": ("row_labels", "column_labels", "column_ends", "labels", "tiles", "num_uniform", "row_starts", "row_ends",
+             "column_starts"),
+    "*i64": ("tables",),
+    "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_lse", "row_coefficients",
+              "column_lse", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives", "scale",
+              "bias", "losses", "lse", "counts", "inverse", "upstream"),
+}  # fmt: skip
+
+
+def compile_all(capability):
+    """Print the shared memory of every kernel over pairs, for every kind of rows."""
+    from labeldist.backends.fused import _kernels_pairs, _kernels_small, _kernels_wide, launching
+
+    for width, is_split in ((768, False), (192, False), (3 * 64, True), (3 * 768, True)):
+        for is_mirrored, is_self in ((True, True), (False, True), (False, False)):
+            kind = "mirrored" if is_mirrored else "dense"
+            constants = {"SELF": is_self, "MIRRORED": is_mirrored, "WIDTH": width, "unit": 1.0}
+            for kernel, name in ((_kernels_wide.sum_pairs, "sums"), (_kernels_wide.weigh_pairs, "weights")):
+                is_little = name == "weights" and CAPABILITIES[capability] < launching.MUCH_FAST_MEMORY
+                tiling = launching.TILINGS[f"{'any' if is_little else kind} {name}", 2, launching.WIDE]
+                block = (tiling.block_rows, tiling.block_columns)
+                own = {"rows": described(block[0], tiling.block_d), "columns": described(block[1], tiling.block_d)}
+                more = {"STRIP": 1024}
+                if name == "weights":
+                    own |= {"high": described(*block), "low": described(*block)}
+                    more = {"GROUP": 8} if is_split else {"GROUP": 8, "low": None}
+                blocks = {"BLOCK_ROWS": block[0], "BLOCK_COLUMNS": block[1], "BLOCK_D": tiling.block_d}
+                report(kernel, capability, own, constants | more | blocks, tiling)
+    own = {"rows": "*bf16", "columns": "*bf16"}
+    for width in (16, 64, 128):
+        for is_mixed in (False, True):
+            constants = {"IS_MIXED": is_mixed, "IS_FIRST": not is_mixed, "WIDTH": width}
+            for kernel, name, more in (
+                (_kernels_pairs.sum_mirrored_pairs, "mirrored", {"IS_SPLIT": True}),
+                (_kernels_pairs.sum_dense_pairs, "dense", {"SELF": True}),
+                (_kernels_pairs.accumulate_gradient, "gradient", {"MIRRORED": True}),
+                (_kernels_pairs.accumulate_gradient, "gradient", {"MIRRORED": False}),
+            ):
+                tiling = launching.tiling_for(name, 2, width)
+                tiling = tiling._replace(num_warps=max(tiling.num_warps, 8) if is_mixed else tiling.num_warps)
+                roles = {"SELF": True, "OWN": True, "OTHER": True} if name == "gradient" else {}
+                blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
+                report(kernel, capability, own, constants | more | roles | blocks, tiling)
+    for element, size in (("*bf16", 2), ("*fp32", 4)):
+        own = {"rows": element, "columns": element, "gradient": "*bf16", "source": "*bf16"}
+        own |= {"row_labels": "*i64", "column_labels": "*i64", "labels": "*i64", "is_valid": "*i1"}
+        tiling = launching.tiling_for("small", size, 768)
+        constants = {"SELF": True, "WIDTH": 768, "PRECISION": "bf16x6", "BLOCK_D": tiling.block_d}
+        blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
+        report(_kernels_small.losses_of_small_batch, capability, own, constants | blocks, tiling)
+        more = {"OWN": True, "OTHER": True, "BLOCK_OUT": tiling.block_d}
+        report(_kernels_small.gradient_of_small_batch, capability, own, constants | blocks | more, tiling)
+
+
+def described(rows, columns):
+    """The type of a descriptor of such blocks."""
+    return f"tensordesc<fp16[{rows},{columns}]>"
+
+
+def report(kernel, capability, own_types, constants, tiling):
+    """Compile one kernel and print what it needs."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {name: kind for kind, names in TYPES.items() for name in names} | own_types
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
+    places = {name: (place,) for place, name in enumerate(kernel.arg_names)}
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={places[name]: value for name, value in constants.items()},
+        attrs={places[name]: [["tt.divisibility", 16]] for name, kind in signature.items() if kind.startswith("*")},
+    )
+    options = {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    print(kernel.__name__, own_types["rows"], constants, compiled.metadata.shared)
+
+
+if __name__ == "__main__":
+    compile_all(int(sys.argv[1]))
