@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks.loss.methods import METHODS, TEMPERATURE, Method, Problem
 from labeldist import functional
 
-# Gradients are judged at this size at most: float64 needs B x B there.
-GATE_ROWS = 2048
+# Gradients are judged at this size at most: float64 needs B x B there. A GPU's is beyond what the kernels take for few.
+GATE_ROWS = {"cpu": 2048, "cuda": 6144}
 # At the size itself, losses of so many anchors are judged.
 GATE_ANCHORS = 64
 # The floor's product goes through a buffer of at most so many elements.
@@ -66,7 +66,7 @@ def measure(
             numbers["both_mib"] = peak_mib(step, device)
         numbers["forward_mib"] = peak_mib(lambda: forward().detach(), device)
         if method.task == "same":
-            numbers |= _gate(method, dim, device, DTYPES[dtype])
+            numbers |= _gate(method, num_rows, dim, device, DTYPES[dtype])
             numbers["loss_error"] = _loss_error(method, problem, forward)
         alternatives = {"forward": forward, "floor_forward": _floor(problem, 1)}
         if with_backward:
@@ -101,9 +101,9 @@ def _warm_up(method: Method, dim: int, device: torch.device, dtype: torch.dtype)
         _step(call, problem)()
 
 
-def _gate(method: Method, dim: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+def _gate(method: Method, num_rows: int, dim: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Errors of loss and gradient against float64 on another, smaller problem; raises where they exceed eager's."""
-    problem = Problem.draw(GATE_ROWS - 1, dim, device=device, dtype=dtype, seed=1)
+    problem = Problem.draw(min(num_rows, GATE_ROWS[device.type]) - 1, dim, device=device, dtype=dtype, seed=1)
     exact = _loss_and_gradient(
         METHODS["eager"], Problem(problem.rows.detach().double().requires_grad_(), problem.labels, problem.ldm.double())
     )
@@ -137,7 +137,7 @@ def _loss_and_gradient(method: Method, problem: Problem) -> tuple[Tensor, Tensor
 def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) -> float:
     """Relative error of the whole loss at this size against float64, by blocks of anchors; over a sample if large."""
     rows = functional.unit_rows(problem.rows.double())
-    num_anchors = len(rows) if len(rows) <= 2 * GATE_ROWS else GATE_ANCHORS
+    num_anchors = len(rows) if len(rows) <= 4096 else GATE_ANCHORS
     scale, bias = functional.class_pair_tables(problem.ldm.double(), temperature=TEMPERATURE)
     similarity = (rows[:num_anchors] @ rows.T + 1) / 2
     logits = functional.pair_logits(similarity, problem.labels[:num_anchors], problem.labels, scale, bias)

@@ -58,7 +58,13 @@ def small_tiles(monkeypatch):
         monkeypatch.setattr(narrow, "MAX_SUPER_BLOCKS", 2)
         monkeypatch.setattr(rows, "CLASS_ROWS_AT_ONCE", 16)
         monkeypatch.setattr(rows, "MAX_UNSPLIT_ROWS", 40)
-        for name, size in {"SUMMED_ROWS": 64, "FEW_WEIGHED_ROWS": 32, "STRIP_ROWS": 32, "GROUP": 3}.items():
+        for name, size in {
+            "SUMMED_ROWS": 64,
+            "FEW_WEIGHED_ROWS": 32,
+            "STRIP_ROWS": 32,
+            "MAX_TERMS": 24,
+            "GROUP": 3,
+        }.items():
             monkeypatch.setattr(wide, name, size)
         monkeypatch.setattr(_kernels_rows, "NUM_SUMMARIES", tl.constexpr(4))
 

@@ -41,6 +41,8 @@ SUMMED_ROWS = 32768
 WEIGHED_ROWS, FEW_WEIGHED_ROWS, FEW_ROWS = 8192, 4096, 16384
 # Rows that a program of the forward goes through, a multiple of any tiling's.
 STRIP_ROWS = 1024
+# Terms that a product may add up at float32's accuracy: tensor cores round each sum towards zero.
+MAX_TERMS = 1024
 # Of the backward's programs, row blocks side by side.
 GROUP = 8
 
@@ -291,10 +293,14 @@ class _Weighing(NamedTuple):
 
 def _accumulate(total: Tensor, high: Tensor, low: list[Tensor], planes: _Planes, rows: slice) -> None:
     """`total += weights @ rows`, in float32."""
-    _add_product(total, high, planes.high[rows])
-    if low and planes.low is not None:
-        _add_product(total, high, planes.low[rows])
-        _add_product(total, low[0], planes.high[rows])
+    if not low or planes.low is None:
+        _add_product(total, high, planes.high[rows])
+        return
+    for start in range(0, high.shape[1], MAX_TERMS):
+        terms = slice(start, start + MAX_TERMS)
+        _add_product(total, high[:, terms], planes.high[rows][terms])
+        _add_product(total, high[:, terms], planes.low[rows][terms])
+        _add_product(total, low[0][:, terms], planes.high[rows][terms])
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
