@@ -60,7 +60,9 @@ def summary(record: dict[str, Any], method: str, others: dict[str, str]) -> str:
         if name != method:
             continue
         case = by_key[dim, num_rows, name]
-        errors[dim] = f"{case['gradient_error']:.1e} at {dim} dimensions, eager's {case['eager_gradient_error']:.1e}"
+        # Records from before the field have all gates at one size.
+        gate = f"{case.get('gate_rows', 2047):,} x {dim}"
+        errors[dim] = f"{case['gradient_error']:.1e} at {gate}, eager's {case['eager_gradient_error']:.1e}"
         # No line break in a size.
         cells = [f"{num_rows:,} x {dim}".replace(" ", "\u00a0"), _digits(case["both_ms"])]
         cells.append(_digits(case["both_ms"] / case["floor_both_ms"]))

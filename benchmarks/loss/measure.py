@@ -121,7 +121,11 @@ def _gate(method: Method, num_rows: int, dim: int, device: torch.device, dtype: 
                 f"{method.name}: relative error of the {what} is {own:.2e}, eager's {eager:.2e}; "
                 f"{allowed:.0e} more is allowed."
             )
-    return {"gradient_error": errors["own"][1], "eager_gradient_error": errors["eager"][1]}
+    return {
+        "gate_rows": len(problem.rows),
+        "gradient_error": errors["own"][1],
+        "eager_gradient_error": errors["eager"][1],
+    }
 
 
 def _loss_and_gradient(method: Method, problem: Problem) -> tuple[Tensor, Tensor]:
