@@ -43,7 +43,7 @@ TYPES = {
 
 def compile_all(capability):
     """Print the shared memory of every kernel over pairs, for every kind of rows."""
-    from labeldist.backends.fused import _kernels_pairs, _kernels_small, _kernels_wide, launching
+    from labeldist.backends.fused import _kernels_pairs, _kernels_small, _kernels_wide, launching, narrow
 
     for width, is_split in ((768, False), (192, False), (3 * 64, True), (3 * 768, True)):
         for is_mirrored, is_self in ((True, True), (False, True), (False, False)):
@@ -71,7 +71,8 @@ def compile_all(capability):
                 (_kernels_pairs.accumulate_gradient, "gradient", {"MIRRORED": False}),
             ):
                 tiling = launching.tiling_for(name, 2, width)
-                tiling = tiling._replace(num_warps=max(tiling.num_warps, 8) if is_mixed else tiling.num_warps)
+                warps = narrow.num_warps(tiling, capability // 10, is_mixed=is_mixed)
+                tiling = tiling._replace(num_warps=warps)
                 roles = {"SELF": True, "OWN": True, "OTHER": True} if name == "gradient" else {}
                 blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
                 report(kernel, capability, own, constants | more | roles | blocks, tiling)

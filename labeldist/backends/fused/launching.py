@@ -20,6 +20,7 @@ __all__ = [
     "Precision",
     "Tiling",
     "divide_up",
+    "generation_of",
     "has_much_fast_memory",
     "is_wide",
     "launch",
@@ -148,6 +149,12 @@ def has_much_fast_memory(device: torch.device) -> bool:
     if _kernels_tiles.IS_INTERPRETED:
         return True
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= MUCH_FAST_MEMORY
+
+
+@lru_cache
+def generation_of(device: torch.device) -> int:
+    """The first number of the compute capability: 8 for Ampere and Ada, 9 for Hopper; 0 in the interpreter."""
+    return 0 if _kernels_tiles.IS_INTERPRETED else torch.cuda.get_device_capability(device)[0]
 
 
 def tiling_for(kernel: str, size: int, width: int) -> Tiling:

@@ -9,6 +9,7 @@ from labeldist.backends.fused.launching import (
     Precision,
     Tiling,
     divide_up,
+    generation_of,
     launch,
     num_splits,
     round_up,
@@ -42,14 +43,22 @@ def _tiling(kernel: str, rows: Tensor) -> Tiling:
     return tiling_for(kernel, rows.element_size(), rows.shape[1])
 
 
+def num_warps(tiling: Tiling, generation: int, *, is_mixed: bool) -> int:
+    """Warps of a program. A mixed tile holds the entries of its pairs besides, and needs the registers of more."""
+    if not is_mixed:
+        return tiling.num_warps
+    # Blackwell's servers: their compiler finds no place for so large a tile in the registers of 8 warps.
+    is_crowded = generation == 10 and tiling.block_rows * tiling.block_columns >= 128**2
+    return 16 if is_crowded else max(tiling.num_warps, 8)
+
+
 def _options(tiling: Tiling, rows: Tensor, *, is_mixed: bool) -> dict:
     """Compile-time arguments that the kernels over pairs share."""
     return {
         "WIDTH": rows.shape[1],
         "BLOCK_ROWS": tiling.block_rows,
         "BLOCK_COLUMNS": tiling.block_columns,
-        # A mixed tile holds the entries of its pairs besides: it needs the registers of twice the threads.
-        "num_warps": max(tiling.num_warps, 8) if is_mixed else tiling.num_warps,
+        "num_warps": num_warps(tiling, generation_of(rows.device), is_mixed=is_mixed),
         "num_stages": tiling.num_stages,
     }
 
