@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from labeldist import LabelDistanceContrastiveLoss, functional
 from strategies import normal, refusal_of
@@ -416,6 +417,15 @@ def test_a_step_compiles_into_one_graph():
     expected = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
     for value, wanted in zip([actual[0], *actual[2]], [expected[0], *expected[2]], strict=True):
         assert torch.equal(value, wanted)
+
+
+@pytest.mark.parametrize("most_work", [-1, 10**6], ids=["large", "small"])
+def test_a_checkpointed_step_has_the_same_gradients(most_work, monkeypatch):
+    monkeypatch.setattr(small, "MAX_WORK", most_work)
+    leaves = case_of(9).leaves(torch.float32, DEVICE, tables_learn=False)
+    expected = torch.autograd.grad(fused.anchor_losses(*leaves).losses.sum(), leaves[0])[0]
+    losses = checkpoint(lambda: fused.anchor_losses(*leaves).losses, use_reentrant=False)
+    assert torch.equal(torch.autograd.grad(losses.sum(), leaves[0])[0], expected)
 
 
 @pytest.mark.parametrize("most_work", [-1, 10**6], ids=["large", "small"])

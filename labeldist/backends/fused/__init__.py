@@ -68,7 +68,7 @@ def anchor_losses(
         is_symmetric: whether both tables equal their transposes. `None` lets the device find out, at the price of some
             launches. Only read where the anchors are their own references; `False` is always right, and slower.
         is_bounded: whether the logits that the tables allow span at most 118. `None` and `False` likewise.
-        precision: of products of rows. `"float32"` keeps float32's accuracy at a fraction of the speed. The others are
+        precision: of products of rows. `"float32"` is exact to some 1e-6 of a large batch's gradient. The others are
             at least as exact as they say: `"bf16"` and `"fp16"` round rows and pair weights to 16 bits, `"tf32"` to 10
             bits of mantissa. Sums, exponentials and results are float32 always.
         team: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member

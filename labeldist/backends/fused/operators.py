@@ -58,7 +58,9 @@ class LossOperator(NamedTuple):
         found: list[Tensor | None] = [None] * (self.num_tensors + len(ctx.options))
         if upstream is None:
             return found
-        inputs, saved = ctx.saved_tensors[: self.num_tensors], ctx.saved_tensors[self.num_tensors :]
+        # Once: checkpointing computes them again for the first look, and refuses a second.
+        kept = ctx.saved_tensors
+        inputs, saved = kept[: self.num_tensors], kept[self.num_tensors :]
         needed = [ctx.needs_input_grad[place] for place in self.places]
         gradients = backward(upstream, list(saved), *inputs, *ctx.options, needed, *extra)
         for place, is_needed, gradient in zip(self.places, needed, gradients, strict=True):

@@ -1,4 +1,4 @@
-r"""Rows of more dimensions than the registers can hold a gradient of.
+r"""Rows of more dimensions than the registers can hold a gradient of, and rows of float32.
 
 Forward: a kernel multiplies rows tile by tile and adds up exponentials before a product leaves the registers. Backward:
 it makes of the products the pairs' weights A, thousands of rows and columns at a time, in a workspace of a fixed size,
@@ -41,7 +41,7 @@ SUMMED_ROWS = 32768
 WEIGHED_ROWS, FEW_WEIGHED_ROWS, FEW_ROWS = 8192, 4096, 16384
 # Rows that a program of the forward goes through, a multiple of any tiling's.
 STRIP_ROWS = 1024
-# Terms that a product may add up at float32's accuracy: tensor cores round each sum towards zero.
+# Terms that a product of float32 planes may add up: tensor cores round each sum towards zero.
 MAX_TERMS = 1024
 # Of the backward's programs, row blocks side by side.
 GROUP = 8
