@@ -142,7 +142,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_positive_similarity = 0.0
         self.mean_negative_similarity = 0.0
         self._has_warned = False
-        self._known: tuple[tuple, _Known] | None = None
+        self._known: tuple[Tensor, tuple, _Known] | None = None
         self._team: Team | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
@@ -228,9 +228,10 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         if not matrix.is_cuda or matrix.requires_grad or matrix.is_inference() or not functional.may_read(matrix):
             return {}
         state = matrix.data_ptr(), matrix._version, self.temperature, self.weighting
-        if self._known is None or self._known[0] != state:
-            self._known = state, _Known.of(matrix, temperature=self.temperature, weighting=self.weighting)
-        return self._known[1]._asdict()
+        # The matrix itself too: another's entries may come to lie where those of one that is gone lay.
+        if self._known is None or self._known[0] is not matrix or self._known[1] != state:
+            self._known = matrix, state, _Known.of(matrix, temperature=self.temperature, weighting=self.weighting)
+        return self._known[2]._asdict()
 
     def _watch(self, num_valid: Tensor) -> None:
         """Warn of a batch that teaches nothing, once."""

@@ -23,8 +23,8 @@ from labeldist import functional
 
 # Gradients are judged at this size at most: float64 needs B x B there. A GPU's is beyond what the kernels take for few.
 GATE_ROWS = {"cpu": 2048, "cuda": 6144}
-# At the size itself, losses of so many anchors are judged.
-GATE_ANCHORS = 64
+# At the size itself the loss is judged up to so many rows, losses of some anchors beyond.
+MAX_LOSS_ROWS, GATE_ANCHORS = 4096, 64
 # The floor's product goes through a buffer of at most so many elements.
 FLOOR_ELEMENTS = 2**28
 # Up to so many rows launches take much of the time: there a CUDA graph is timed besides.
@@ -141,7 +141,7 @@ def _loss_and_gradient(method: Method, problem: Problem) -> tuple[Tensor, Tensor
 def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) -> float:
     """Relative error of the whole loss at this size against float64, by blocks of anchors; over a sample if large."""
     rows = functional.unit_rows(problem.rows.double())
-    num_anchors = len(rows) if len(rows) <= 4096 else GATE_ANCHORS
+    num_anchors = len(rows) if len(rows) <= MAX_LOSS_ROWS else GATE_ANCHORS
     scale, bias = functional.class_pair_tables(problem.ldm.double(), temperature=TEMPERATURE)
     similarity = (rows[:num_anchors] @ rows.T + 1) / 2
     logits = functional.pair_logits(similarity, problem.labels[:num_anchors], problem.labels, scale, bias)
