@@ -63,7 +63,6 @@ def small_tiles(monkeypatch):
             "SUMMED_ROWS": 64,
             "FEW_WEIGHED_ROWS": 32,
             "STRIP_ROWS": 32,
-            "MAX_TERMS": 24,
             "GROUP": 3,
         }.items():
             monkeypatch.setattr(wide, name, size)

@@ -37,29 +37,47 @@ TYPES = {
     "*i64": ("tables",),
     "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_lse", "row_coefficients",
               "column_lse", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives", "scale",
-              "bias", "losses", "lse", "counts", "inverse", "upstream"),
+              "bias", "losses", "lse", "row_bases", "row_normalisers", "counts", "inverse", "upstream"),
 }  # fmt: skip
 
 
 def compile_all(capability):
     """Print the shared memory of every kernel over pairs, for every kind of rows."""
-    from labeldist.backends.fused import _kernels_pairs, _kernels_small, _kernels_wide, launching, narrow
+    from labeldist.backends.fused import (
+        _kernels_pairs,
+        _kernels_planes,
+        _kernels_small,
+        _kernels_wide,
+        launching,
+        narrow,
+    )
 
-    for width, is_split in ((768, False), (192, False), (3 * 64, True), (3 * 768, True)):
+    has_much = CAPABILITIES[capability] >= launching.MUCH_FAST_MEMORY
+    for width, size in ((768, 2), (192, 2), (64, 4), (768, 4)):
         for is_mirrored, is_self in ((True, True), (False, True), (False, False)):
-            kind = "mirrored" if is_mirrored else "dense"
-            constants = {"SELF": is_self, "MIRRORED": is_mirrored, "WIDTH": width, "unit": 1.0}
+            constants = {"IS_SPLIT": size == 4, "SELF": is_self, "MIRRORED": is_mirrored, "WIDTH": width, "unit": 1.0}
             for kernel, name in ((_kernels_wide.sum_pairs, "sums"), (_kernels_wide.weigh_pairs, "weights")):
-                is_little = name == "weights" and CAPABILITIES[capability] < launching.MUCH_FAST_MEMORY
-                tiling = launching.TILINGS[f"{'any' if is_little else kind} {name}", 2, launching.WIDE]
+                is_any = not has_much and (name == "weights" or size == 4)
+                kind = "any" if is_any else "mirrored" if is_mirrored else "dense"
+                tiling = launching.tiling_for(f"{kind} {name}", size, width)
                 block = (tiling.block_rows, tiling.block_columns)
                 own = {"rows": described(block[0], tiling.block_d), "columns": described(block[1], tiling.block_d)}
                 more = {"STRIP": 1024}
                 if name == "weights":
                     own |= {"high": described(*block), "low": described(*block)}
-                    more = {"GROUP": 8} if is_split else {"GROUP": 8, "low": None}
+                    more = {"GROUP": 8} if size == 4 else {"GROUP": 8, "low": None}
                 blocks = {"BLOCK_ROWS": block[0], "BLOCK_COLUMNS": block[1], "BLOCK_D": tiling.block_d}
                 report(kernel, capability, own, constants | more | blocks, tiling)
+    tiling = launching.tiling_for(f"{'dense' if has_much else 'any'} products", 4, 768)
+    for is_transposed in (False, True):
+        block = (
+            (tiling.block_columns, tiling.block_rows) if is_transposed else (tiling.block_rows, tiling.block_columns)
+        )
+        own = {"weights": described(*block), "weights_low": described(*block), "total": "*fp32"}
+        own["rows"] = described(tiling.block_columns, tiling.block_d)
+        constants = {"TRANSPOSED": is_transposed, "WIDTH": 768, "BLOCK_ROWS": tiling.block_rows}
+        blocks = {"BLOCK_D": tiling.block_d, "BLOCK_TERMS": tiling.block_columns}
+        report(_kernels_planes.add_products, capability, own, constants | blocks, tiling)
     own = {"rows": "*bf16", "columns": "*bf16"}
     for width in (16, 64, 128):
         for is_mixed in (False, True):

@@ -13,6 +13,7 @@ the same bits.
 import triton
 import triton.language as tl
 
+from labeldist.backends.fused._kernels_planes import multiply_planes
 from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
 from labeldist.backends.fused._kernels_tiles import load_tile, pair_weights, tile_logits
 
@@ -233,13 +234,14 @@ def accumulate_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def sum_table_gradient(
-    rows,  # (padded N, STRIDE), anchors
+    rows,  # (padded N, WIDTH), anchors; (padded N, 2 WIDTH) if IS_SPLIT
     row_starts,  # (C,)
     row_ends,
-    row_lse,  # (padded N,)
+    row_bases,  # (padded N,), from finish_losses, like the next
+    row_normalisers,
     row_gradients,  # (padded N,)
     positives,  # (padded N,)
-    columns,  # (padded M, STRIDE), references
+    columns,  # (padded M, WIDTH), references; likewise
     column_starts,
     column_ends,
     tables,
@@ -248,15 +250,15 @@ def sum_table_gradient(
     classes_per_program,
     num_splits,
     unit: tl.constexpr,  # what products are multiplied by
+    IS_SPLIT: tl.constexpr,  # whether rows are of two planes
     SELF: tl.constexpr,
-    STRIDE: tl.constexpr,
-    WIDTH: tl.constexpr,  # the first WIDTH elements of a row are multiplied with those of a column from SHIFT on
-    SHIFT: tl.constexpr,
+    WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """Gradient of the tables' entries: one class of anchors, a few classes of references, one part of the anchors."""
+    stride: tl.constexpr = 2 * WIDTH if IS_SPLIT else WIDTH
     label, split = tl.program_id(0), tl.program_id(2)
     begin_class = tl.program_id(1) * classes_per_program
     end_class = tl.minimum(begin_class + classes_per_program, num_classes)
@@ -274,19 +276,25 @@ def sum_table_gradient(
             own = first_row + tl.arange(0, BLOCK_ROWS)
             is_own = (own >= begin_row) & (own < end_row)
             gradient = tl.load(row_gradients + own, mask=is_own, other=0.0)
-            lse = tl.load(row_lse + own)
+            base, normaliser = tl.load(row_bases + own), tl.load(row_normalisers + own)
             for first_column in range(begin_column // BLOCK_COLUMNS * BLOCK_COLUMNS, end_column, BLOCK_COLUMNS):
                 others = first_column + tl.arange(0, BLOCK_COLUMNS)
                 dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
                 for start in range(0, WIDTH, BLOCK_D):
-                    row_part = load_tile(rows, first_row, start, STRIDE, BLOCK_ROWS, BLOCK_D)
-                    column_part = load_tile(columns, first_column, start + SHIFT, STRIDE, BLOCK_COLUMNS, BLOCK_D)
-                    dots = tl.dot(row_part, tl.trans(column_part), dots)
+                    left = load_tile(rows, first_row, start, stride, BLOCK_ROWS, BLOCK_D)
+                    right = load_tile(columns, first_column, start, stride, BLOCK_COLUMNS, BLOCK_D)
+                    if IS_SPLIT:
+                        left_low = load_tile(rows, first_row, WIDTH + start, stride, BLOCK_ROWS, BLOCK_D)
+                        right_low = load_tile(columns, first_column, WIDTH + start, stride, BLOCK_COLUMNS, BLOCK_D)
+                        dots += multiply_planes(left, left_low, tl.trans(right), tl.trans(right_low))
+                    else:
+                        dots = tl.dot(left, tl.trans(right), dots)
                 dots *= unit
                 taken = is_own[:, None] & ((others >= begin_column) & (others < end_column))[None, :]
                 if SELF:
                     taken &= own[:, None] != others[None, :]
-                terms = tl.exp2(dots * factor + (offset - lse[:, None])) * gradient[:, None]
+                # In this order: a normaliser may be 2^113.
+                terms = tl.exp2(dots * factor + (offset - base[:, None])) * normaliser[:, None] * gradient[:, None]
                 terms = tl.where(taken, terms, 0.0)
                 slopes += tl.sum(terms * dots, axis=1)
                 levels += tl.sum(terms, axis=1)

@@ -196,7 +196,7 @@ def gather_rows(
     source,  # (N, D), unit rows
     order,  # (N,): row `order[k]` of the source is the k-th by class
     classes,  # (N,), sorted
-    rows,  # out, (padded N, STRIDE), in the dtype of the products, 0 beyond N and D
+    rows,  # out, (padded N, WIDTH) in the dtype of the products, 0 beyond N and D; (padded N, 2 WIDTH) if IS_SPLIT
     labels,  # out, (padded N,), int32; beyond N the last class, so that the last tile may be of one class
     starts,  # out, (C,)
     ends,  # out, (C,)
@@ -204,7 +204,7 @@ def gather_rows(
     dim,
     num_classes,
     WIDTH: tl.constexpr,
-    IS_SPLIT: tl.constexpr,  # whether a row is four planes of WIDTH: high, high, low, high; see `wide.py`
+    IS_SPLIT: tl.constexpr,  # whether a row is two planes of WIDTH, see `_kernels_planes.py`
     BLOCK: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -217,14 +217,11 @@ def gather_rows(
     values = tl.load(source + sources[:, None] * dim + columns[None, :], mask=inside, other=0.0)
     within = (columns < WIDTH)[None, :]
     if IS_SPLIT:
+        target = rows + places.to(tl.int64)[:, None] * (2 * WIDTH) + columns[None, :]
         values = values.to(tl.float32) * PLANE_SCALE
         high = values.to(tl.float16)
-        low = (values - high.to(tl.float32)).to(tl.float16)
-        target = rows + places.to(tl.int64)[:, None] * (4 * WIDTH) + columns[None, :]
         tl.store(target, high, mask=within)
-        tl.store(target + WIDTH, high, mask=within)
-        tl.store(target + 2 * WIDTH, low, mask=within)
-        tl.store(target + 3 * WIDTH, high, mask=within)
+        tl.store(target + WIDTH, (values - high.to(tl.float32)).to(tl.float16), mask=within)
     else:
         target = rows + places.to(tl.int64)[:, None] * WIDTH + columns[None, :]
         tl.store(target, values.to(rows.dtype.element_ty), mask=within)
@@ -324,7 +321,8 @@ def finish_losses(
     num_mirrored_slots,
     losses,  # out, (N,), in the caller's order
     is_valid,  # out, (N,)
-    lse,  # out, (padded N,), sorted, base 2; +inf for a row without a loss, so that its softmax is 0
+    bases,  # out, (padded N,), sorted: the shift where mirrored, else the log-sum-exp; +inf for a row without a loss
+    normalisers,  # out, (padded N,), sorted: exp2(logit - base) times it is the softmax; 0 for a row without a loss
     positives,  # out, (padded N,), sorted: mean dot product with the positives
     num_rows,
     padded_rows,
@@ -380,7 +378,10 @@ def finish_losses(
     loss = (partition - (factor * similarity + offset) - tl.log2(divisor)) * LN_2
     tl.store(losses + sources, tl.where(valid, loss, 0.0), mask=real)
     tl.store(is_valid + sources, valid, mask=real)
-    tl.store(lse + places, tl.where(valid, partition, float("inf")))
+    # Not the log-sum-exp alone: its rounding, and that of the logarithm, would be in every weight of the row.
+    base = tl.where(is_mirrored, shift, partition)
+    tl.store(bases + places, tl.where(valid, base, float("inf")))
+    tl.store(normalisers + places, tl.where(valid, 1 / (total * tl.exp2(highest - base)), 0.0))
     tl.store(positives + places, tl.where(valid, similarity, 0.0))
 
 
@@ -408,8 +409,7 @@ def find_unit(
 def weigh_rows(
     upstream,  # (N,), gradient of the losses, in the caller's order; from element to element `stride`
     order,  # (N,)
-    lse,  # (padded N,)
-    summaries,
+    normalisers,  # (padded N,)
     unit,  # (1,): factor that brings the pairs' weights into the range of their dtype; None for 1
     gradients,  # out, (padded N,): upstream by sorted row, 0 without a loss
     coefficients,  # out, (padded N,): what the pairs' weights are multiplied by
@@ -420,19 +420,15 @@ def weigh_rows(
     """What each anchor brings into the weights of its pairs."""
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     real = places < num_rows
-    partition = tl.load(lse + places)
-    taken = real & (partition != float("inf"))
+    normaliser = tl.load(normalisers + places)
+    taken = real & (normaliser != 0)
     source = tl.load(order + places, mask=real, other=0)
     gradient = tl.load(upstream + source * stride, mask=taken, other=0.0)
-    is_mirrored, shift = table_summary(summaries)
     coefficient = gradient
     if unit is not None:
         coefficient *= tl.load(unit)
-    # Mirrored pairs share exp(logit - shift); this turns it into a softmax.
-    if is_mirrored:
-        coefficient *= tl.exp2(tl.where(taken, shift - partition, 0.0))
     tl.store(gradients + places, gradient)
-    tl.store(coefficients + places, coefficient)
+    tl.store(coefficients + places, coefficient * normaliser)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ one. Logits are in base 2. No kernel uses atomics.
 import triton
 import triton.language as tl
 
+from labeldist.backends.fused._kernels_planes import multiply_planes
 from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
 
 __all__ = ["add_sums", "sum_pairs", "weigh_pairs"]
@@ -20,13 +21,19 @@ __all__ = ["add_sums", "sum_pairs", "weigh_pairs"]
 
 @triton.jit
 def tile_products(
-    rows, columns, first_row, first_column,
+    rows, columns, first_row, first_column, IS_SPLIT: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Dot products of rows as they are stored, `(BLOCK_ROWS, BLOCK_COLUMNS)`."""
     dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
     for start in range(0, WIDTH, BLOCK_D):
-        dots = tl.dot(rows.load([first_row, start]), columns.load([first_column, start]).T, dots)
+        left, right = rows.load([first_row, start]), columns.load([first_column, start]).T
+        if IS_SPLIT:
+            left_low = rows.load([first_row, WIDTH + start])
+            right_low = columns.load([first_column, WIDTH + start]).T
+            dots += multiply_planes(left, left_low, right, right_low)
+        else:
+            dots = tl.dot(left, right, dots)
     return dots
 
 
@@ -102,8 +109,8 @@ def tile_logits(
 
 @triton.jit(do_not_specialize=SIZES)
 def sum_pairs(
-    rows,  # descriptor of (padded N, WIDTH), anchors
-    columns,  # of (padded M, WIDTH), references
+    rows,  # descriptor of (padded N, WIDTH), anchors; (padded N, 2 WIDTH) if IS_SPLIT
+    columns,  # of (padded M, WIDTH), references; likewise
     row_labels,  # (padded N,)
     column_labels,
     column_ends,  # (C,), where each class ends
@@ -121,6 +128,7 @@ def sum_pairs(
     square_rows,
     part_stride,
     unit: tl.constexpr,  # what products are multiplied by
+    IS_SPLIT: tl.constexpr,  # whether rows and weights are of two planes
     SELF: tl.constexpr,
     MIRRORED: tl.constexpr,
     STRIP: tl.constexpr,
@@ -148,7 +156,9 @@ def sum_pairs(
     total = tl.zeros([BLOCK_COLUMNS], tl.float32)
     for first_row in range(begin, end, BLOCK_ROWS):
         own = first_row + tl.arange(0, BLOCK_ROWS)
-        dots = tile_products(rows, columns, first_row, first_column, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D)
+        dots = tile_products(
+            rows, columns, first_row, first_column, IS_SPLIT, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D
+        )
         if MIRRORED:
             logits = tile_logits(
                 dots, tables, num_classes, 1, row_labels, first_row, column_labels, column_ends, first_column,
@@ -295,10 +305,10 @@ def tile_weights(
 
 @triton.jit(do_not_specialize=SIZES)
 def weigh_pairs(
-    rows,  # descriptor of (padded N, WIDTH)
-    columns,  # of (padded M, WIDTH)
+    rows,  # descriptor of (padded N, WIDTH); (padded N, 2 WIDTH) if IS_SPLIT
+    columns,  # of (padded M, WIDTH); likewise
     high,  # out, descriptor of (rows, columns) of the square: the weights rounded to float16
-    low,  # out, likewise, what that rounds off; None to leave it
+    low,  # out, likewise, what that rounds off; written if IS_SPLIT
     row_labels,  # (padded N,)
     row_lse,
     row_coefficients,
@@ -316,6 +326,7 @@ def weigh_pairs(
     num_row_blocks,
     num_column_blocks,
     unit: tl.constexpr,  # what products are multiplied by
+    IS_SPLIT: tl.constexpr,  # whether rows and weights are of two planes
     SELF: tl.constexpr,
     MIRRORED: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -336,7 +347,9 @@ def weigh_pairs(
         at_row = (group * GROUP + within % height) * BLOCK_ROWS
         at_column = within // height * BLOCK_COLUMNS
         first_row, first_column = begin_row + at_row, begin_column + at_column
-        dots = tile_products(rows, columns, first_row, first_column, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D)
+        dots = tile_products(
+            rows, columns, first_row, first_column, IS_SPLIT, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D
+        )
         weights = tile_weights(
             dots, tables, row_labels, column_labels, column_ends, row_lse, column_lse,
             row_coefficients, column_coefficients, shift, first_row, first_column, num_columns, num_classes,
@@ -347,5 +360,5 @@ def weigh_pairs(
         )
         rounded = weights.to(tl.float16)
         high.store([at_row, at_column], rounded)
-        if low is not None:
+        if IS_SPLIT:
             low.store([at_row, at_column], (weights - rounded.to(tl.float32)).to(tl.float16))

@@ -105,7 +105,8 @@ def _width(source: Tensor, precision: Precision) -> int:
 def _empty_saved(anchors: Tensor, num_classes: int, precision: Precision) -> Saved:
     padded = padded_rows(anchors.shape[0])
     return Saved(
-        lse=anchors.new_empty(padded, dtype=torch.float32),
+        bases=anchors.new_empty(padded, dtype=torch.float32),
+        normalisers=anchors.new_empty(padded, dtype=torch.float32),
         positives=anchors.new_empty(padded, dtype=torch.float32),
         class_sums=anchors.new_empty(num_classes, _width(anchors, precision), dtype=torch.float32),
         tables=anchors.new_empty(num_classes, num_classes, dtype=torch.int64),
@@ -127,7 +128,7 @@ def _empty_sorted(source: Tensor, num_classes: int, precision: Precision) -> Sor
     dtype = PRODUCT_DTYPES[precision]
     if is_wide(source.shape[1], precision):
         dtype = torch.float16
-        width *= 4 if precision == "float32" else 1
+        width *= wide.num_planes(precision)
     return Sorted(
         rows=source.new_empty(padded, width, dtype=dtype),
         labels=source.new_empty(padded, dtype=torch.int32),
@@ -156,13 +157,13 @@ def _large_losses_backward(
 ):
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         is_self = references is None
-        units, own = Units(*saved[5:7]), Sorted(*saved[7:11])
+        units, own = Units(*saved[6:8]), Sorted(*saved[8:12])
         problem = Problem(
             anchors=units,
-            references=units if is_self else Units(*saved[11:13]),
+            references=units if is_self else Units(*saved[12:14]),
             own=own,
-            others=own if is_self else Sorted(*saved[13:]),
-            saved=Saved(*saved[:5]),
+            others=own if is_self else Sorted(*saved[14:]),
+            saved=Saved(*saved[:6]),
             modes=_possible_modes(is_self, is_symmetric, is_bounded),
             is_self=is_self,
             precision=precision,
@@ -228,21 +229,20 @@ def _row_gradients(problem: Problem, weights: Weights, gradients: list[Tensor | 
 def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
     """Gradients of factor and offset, `(C, C, 2)`."""
     own, others, saved = problem.own, problem.others, problem.saved
-    num_classes, stride = saved.num_classes, own.rows.shape[1]
-    tiling = tiling_for("tables", own.rows.element_size(), stride)
+    num_classes, width = saved.num_classes, saved.class_sums.shape[1]
+    tiling = tiling_for("tables", own.rows.element_size(), width)
     splits = num_splits(num_classes**2, divide_up(own.num_rows, tiling.block_rows))
     # Many classes mean small ones: several to a program.
     classes_per_program = max(1, num_classes**2 >> 20)
-    parts = saved.lse.new_empty(splits, num_classes, num_classes, 2)
-    # Rows of four planes: the first three of one row with the last three of another, see `wide.py`.
-    is_split = stride > saved.class_sums.shape[1]
-    plane = stride // 4 if is_split else 0
+    parts = saved.bases.new_empty(splits, num_classes, num_classes, 2)
+    is_split = own.rows.shape[1] > width
     launch(
         _kernels_pairs.sum_table_gradient,
         (num_classes, divide_up(num_classes, classes_per_program), splits),
         own.rows,
         *own.segments,
-        saved.lse,
+        saved.bases,
+        saved.normalisers,
         weights.gradients,
         saved.positives,
         others.rows,
@@ -253,13 +253,12 @@ def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
         classes_per_program,
         splits,
         unit=1 / wide.row_unit(problem.precision) ** 2 if is_split else 1.0,
+        IS_SPLIT=is_split,
         SELF=problem.is_self,
-        STRIDE=stride,
-        WIDTH=stride - plane,
-        SHIFT=plane,
+        WIDTH=width,
         BLOCK_ROWS=tiling.block_rows,
         BLOCK_COLUMNS=tiling.block_columns,
-        BLOCK_D=min(tiling.block_d, stride),
+        BLOCK_D=min(tiling.block_d, width),
         num_warps=tiling.num_warps,
         num_stages=tiling.num_stages,
     )
@@ -270,7 +269,7 @@ large_losses = define_loss(
     "large_losses",
     "Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, "
     "bool? is_symmetric, bool? is_bounded, str precision",
-    num_results=19,
+    num_results=20,
     places=(0, 2, 4, 5),
     forward=_large_losses,
     fake_forward=_fake_losses,

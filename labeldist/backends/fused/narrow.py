@@ -104,8 +104,8 @@ def partition_sums(
     if False in modes:
         num_dense = num_splits(divide_up(num_rows, dense.block_rows), divide_up(num_tiles, share.num_parts))
     parts = PartialSums(
-        maxima=saved.lse.new_empty(num_dense, padded),
-        sums=saved.lse.new_empty(max(num_dense, num_mirrored), padded),
+        maxima=saved.bases.new_empty(num_dense, padded),
+        sums=saved.bases.new_empty(max(num_dense, num_mirrored), padded),
         num_dense=num_dense,
         num_mirrored=num_mirrored,
     )
@@ -189,15 +189,15 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
 
 
 def _side_parts(problem: Problem, weights: Weights, *, is_anchor: bool) -> Tensor:
-    anchors = (problem.own.rows, problem.own.labels, problem.saved.lse, weights.coefficients)
-    references = (problem.others.rows, problem.others.labels, problem.saved.lse, weights.coefficients)
+    anchors = (problem.own.rows, problem.own.labels, problem.saved.bases, weights.coefficients)
+    references = (problem.others.rows, problem.others.labels, problem.saved.bases, weights.coefficients)
     rows, columns = (problem.own, problem.others) if is_anchor else (problem.others, problem.own)
     tiling = _tiling("gradient", rows.rows)
     num_rows, num_columns, (padded, width) = rows.num_rows, columns.num_rows, rows.rows.shape
     tiles, num_uniform = _list_tiles(columns, tiling.block_columns)
     num_row_tiles = divide_up(num_rows, tiling.block_rows)
     splits = num_splits(num_row_tiles, divide_up(tiles.shape[0], problem.share.num_parts))
-    parts = problem.saved.lse.new_empty(splits, padded, width)
+    parts = problem.saved.bases.new_empty(splits, padded, width)
     for mode in problem.modes:
         for part in _passes(num_columns):
             launch(

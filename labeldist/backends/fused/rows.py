@@ -73,7 +73,7 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
     if not result.num_rows:
         result.segments.zero_()
     is_split = is_wide and precision == "float32"
-    width = result.rows.shape[1] // (4 if is_split else 1)
+    width = result.rows.shape[1] // (2 if is_split else 1)
     block_d = min(width, DIMS_AT_ONCE)
     launch(
         _kernels_rows.gather_rows,
@@ -138,7 +138,7 @@ def finish_losses(
     *,
     is_self: bool,
 ) -> None:
-    """Fill losses and validity, in the caller's order, and `lse` and `positives`."""
+    """Fill losses and validity, in the caller's order, and `bases`, `normalisers` and `positives`."""
     width = saved.class_sums.shape[1]
     launch(
         _kernels_rows.finish_losses,
@@ -153,7 +153,8 @@ def finish_losses(
         *parts,
         losses,
         is_valid,
-        saved.lse,
+        saved.bases,
+        saved.normalisers,
         saved.positives,
         own.num_rows,
         own.num_padded,
@@ -168,7 +169,7 @@ def finish_losses(
 
 def find_unit(upstream: Tensor, saved: Saved) -> Tensor:
     """`(1,)`: a factor that fits the pairs' weights to float16."""
-    unit = saved.lse.new_empty(1)
+    unit = saved.bases.new_empty(1)
     launch(
         _kernels_rows.find_unit,
         (1,),
@@ -185,14 +186,13 @@ def find_unit(upstream: Tensor, saved: Saved) -> Tensor:
 def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weights:
     """What each anchor brings into the weights of its pairs."""
     own, saved = problem.own, problem.saved
-    gradients, coefficients = torch.empty_like(saved.lse), torch.empty_like(saved.lse)
+    gradients, coefficients = torch.empty_like(saved.bases), torch.empty_like(saved.bases)
     launch(
         _kernels_rows.weigh_rows,
         (own.num_padded // ANCHORS_AT_ONCE,),
         upstream,
         own.order,
-        saved.lse,
-        saved.summaries,
+        saved.normalisers,
         unit,
         gradients,
         coefficients,

@@ -35,7 +35,7 @@ class Sorted(NamedTuple):
     """Rows by class, as the kernels over pairs read them.
 
     Attributes:
-        rows: `(padded N, width)`, in the dtype of the products; four planes of it for wide float32 rows.
+        rows: `(padded N, width)`, in the dtype of the products; two planes of it for float32, `(padded N, 2 width)`.
         labels: `(padded N,)`, int32.
         order: `(N,)`, the caller's index of each sorted row.
         segments: `(2, C)`, where each class starts and ends, int32.
@@ -63,14 +63,17 @@ class Saved(NamedTuple):
     """What the backward needs from the forward, besides the rows.
 
     Attributes:
-        lse: `(padded B,)`, sorted, base 2; `inf` for an anchor without a loss.
+        bases: `(padded B,)`, sorted, base 2: what logits are taken relative to, which is one shift for all where pairs
+            are mirrored, else the anchor's log-sum-exp; `inf` for an anchor without a loss.
+        normalisers: `(padded B,)`, sorted: the softmax is this times `exp2(logit - base)`; 0 without a loss.
         positives: `(padded B,)`, sorted: mean dot product with the positives.
         class_sums: `(C, width)`, sums of the references.
         tables: `(C, C)`, int64: two float32, see `_kernels_rows.pack_tables`.
         summaries: see `_kernels_rows.table_summary`.
     """
 
-    lse: Tensor
+    bases: Tensor
+    normalisers: Tensor
     positives: Tensor
     class_sums: Tensor
     tables: Tensor

@@ -6,9 +6,8 @@ and the library multiplies A with rows. Where the batch is its own reference a t
 rows and its columns: $3 B^2 D$ multiply-adds for forward and backward.
 
 Products are of float16, whatever the dtype of the rows: unit rows lie well inside its range, and it has three bits more
-than bfloat16. `"float32"` takes two planes of it, $x = (h + l) / 256$, and leaves $l l'$ out, which is $2^{-22}$ of
-the result. A row then is stored as $(h, h, l, h)$, so that one product of its first three planes with another row's
-last three is $h h' + h l' + l h'$.
+than bfloat16. `"float32"` takes two planes of it, $x = (h + l) / 256$, one beside the other in a row of twice the
+width, and so of A: three products, which only a kernel of our own adds up exactly enough, see `_kernels_planes.py`.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from labeldist.backends._tiles import tile_rows_for
-from labeldist.backends.fused import _kernels_rows, _kernels_wide, launching
+from labeldist.backends.fused import _kernels_planes, _kernels_rows, _kernels_wide, launching
 from labeldist.backends.fused.launching import (
     Precision,
     Tiling,
@@ -41,29 +40,27 @@ SUMMED_ROWS = 32768
 WEIGHED_ROWS, FEW_WEIGHED_ROWS, FEW_ROWS = 8192, 4096, 16384
 # Rows that a program of the forward goes through, a multiple of any tiling's.
 STRIP_ROWS = 1024
-# Terms that a product of float32 planes may add up: tensor cores round each sum towards zero.
-MAX_TERMS = 1024
 # Of the backward's programs, row blocks side by side.
 GROUP = 8
 
 
-class _Planes(NamedTuple):
+class _Rows(NamedTuple):
     """Sorted rows as the products take them."""
 
-    left: Tensor
-    right: Tensor
-    high: Tensor
-    low: Tensor | None
-    # Products of left and right, times it, are the rows' dot products.
+    rows: Tensor
+    width: int
+    # Products of rows, times it, are their dot products.
     unit: float
 
     @classmethod
-    def of(cls, rows: Tensor, precision: Precision) -> "_Planes":
-        if precision != "float32":
-            return cls(rows, rows, rows, None, 1.0)
-        width = rows.shape[1] // 4
-        unit = 1 / _kernels_rows.PLANE_SCALE.value**2
-        return cls(rows[:, : 3 * width], rows[:, width:], rows[:, :width], rows[:, 2 * width : 3 * width], unit)
+    def of(cls, by_class: Sorted, precision: Precision) -> "_Rows":
+        rows = by_class.rows
+        return cls(rows, rows.shape[1] // num_planes(precision), 1 / row_unit(precision) ** 2)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether they are of two planes."""
+        return self.rows.shape[1] > self.width
 
 
 class _Square(NamedTuple):
@@ -73,6 +70,11 @@ class _Square(NamedTuple):
     column: int
     num_rows: int
     num_columns: int
+
+
+def num_planes(precision: Precision) -> int:
+    """Numbers of float16 that are kept for each of a row's."""
+    return 2 if precision == "float32" else 1
 
 
 def row_unit(precision: Precision) -> float:
@@ -95,20 +97,21 @@ def _squares(num_rows: int, num_columns: int, side: int, share: Share, *, is_sel
         yield _Square(row, column, min(side, num_rows - row), min(side, num_columns - column))
 
 
-def _tiling(kernel: str, device: torch.device, *, is_mirrored: bool) -> Tiling:
+def _tiling(kernel: str, rows: _Rows, *, is_mirrored: bool = False) -> Tiling:
     kind = "mirrored" if is_mirrored else "dense"
-    if kernel == "weights" and not has_much_fast_memory(device):
+    if (kernel == "weights" or rows.is_split) and not has_much_fast_memory(rows.rows.device):
         kind = "any"
-    return tiling_for(f"{kind} {kernel}", 2, 0)
+    return tiling_for(f"{kind} {kernel}", 4 if rows.is_split else 2, rows.width)
 
 
-def _options(tiling: Tiling, planes: _Planes, *, is_self: bool, is_mirrored: bool) -> dict:
+def _options(tiling: Tiling, rows: _Rows, *, is_self: bool, is_mirrored: bool) -> dict:
     """Compile-time arguments that the kernels over pairs share."""
     return {
-        "unit": planes.unit,
+        "unit": rows.unit,
+        "IS_SPLIT": rows.is_split,
         "SELF": is_self,
         "MIRRORED": is_mirrored,
-        "WIDTH": planes.left.shape[1],
+        "WIDTH": rows.width,
         "BLOCK_ROWS": tiling.block_rows,
         "BLOCK_COLUMNS": tiling.block_columns,
         "BLOCK_D": tiling.block_d,
@@ -117,11 +120,11 @@ def _options(tiling: Tiling, planes: _Planes, *, is_self: bool, is_mirrored: boo
     }
 
 
-def _descriptors(left: _Planes, right: _Planes, tiling: Tiling) -> tuple[TensorDescriptor, TensorDescriptor]:
+def _descriptors(left: _Rows, right: _Rows, tiling: Tiling) -> tuple[TensorDescriptor, TensorDescriptor]:
     """Both sides of the products, as the copy engine reads them."""
     return (
-        TensorDescriptor.from_tensor(left.left, [tiling.block_rows, tiling.block_d]),
-        TensorDescriptor.from_tensor(right.right, [tiling.block_columns, tiling.block_d]),
+        TensorDescriptor.from_tensor(left.rows, [tiling.block_rows, tiling.block_d]),
+        TensorDescriptor.from_tensor(right.rows, [tiling.block_columns, tiling.block_d]),
     )
 
 
@@ -136,12 +139,12 @@ def partition_sums(
     is_self: bool,
 ) -> PartialSums:
     """Sums over a share of the pairs of each row."""
-    maxima = torch.full_like(saved.lse, -torch.inf)
-    sums = torch.zeros_like(saved.lse)
+    maxima = torch.full_like(saved.bases, -torch.inf)
+    sums = torch.zeros_like(saved.bases)
     if not own.num_padded or not others.num_padded:
         return PartialSums(maxima[None], sums[None], 1, 1)
-    left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
-    tilings = {mode: _tiling("sums", own.rows.device, is_mirrored=mode) for mode in modes}
+    left, right = _Rows.of(own, precision), _Rows.of(others, precision)
+    tilings = {mode: _tiling("sums", left, is_mirrored=mode) for mode in modes}
     descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
     block = tilings[modes[0]].block_columns
     side = _side(own.num_padded, others.num_padded, share, is_self=is_self, at_most=SUMMED_ROWS)
@@ -196,9 +199,11 @@ def partition_sums(
 def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> list[Tensor | None]:
     """Gradients at the unit rows of anchors and references, sorted: `(1, padded N, width)`, in units of `row_unit`."""
     own, others, is_self, precision = problem.own, problem.others, problem.is_self, problem.precision
-    left, right = _Planes.of(own.rows, precision), _Planes.of(others.rows, precision)
-    own_total = torch.zeros_like(left.high, dtype=torch.float32) if needed[0] else None
-    others_total = torch.zeros_like(right.high, dtype=torch.float32) if needed[1] else None
+    left, right = _Rows.of(own, precision), _Rows.of(others, precision)
+    own_total, others_total = (
+        rows.rows.new_zeros(len(rows.rows), rows.width, dtype=torch.float32) if is_needed else None
+        for rows, is_needed in zip((left, right), needed, strict=True)
+    )
     if is_self:
         others_total = own_total
     if own.num_padded and others.num_padded:
@@ -212,8 +217,8 @@ def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> li
 def _accumulate_squares(
     problem: Problem,
     weights: Weights,
-    left: _Planes,
-    right: _Planes,
+    left: _Rows,
+    right: _Rows,
     own_total: Tensor | None,
     others_total: Tensor | None,
 ) -> None:
@@ -221,20 +226,17 @@ def _accumulate_squares(
     num_rows, num_columns, is_self = problem.own.num_padded, problem.others.num_padded, problem.is_self
     at_most = WEIGHED_ROWS if max(num_rows, num_columns) > FEW_ROWS else FEW_WEIGHED_ROWS
     side = _side(num_rows, num_columns, problem.share, is_self=is_self, at_most=at_most)
-    num_planes = 1 if left.low is None else 2
-    memory = left.high.new_empty(num_planes, min(side, num_rows), min(side, num_columns))
+    planes = num_planes(problem.precision)
+    memory = left.rows.new_empty(planes, min(side, num_rows), min(side, num_columns))
     weighing = [_Weighing.of(problem, weights, left, right, memory, is_mirrored=mode) for mode in problem.modes]
     for square in _squares(num_rows, num_columns, side, problem.share, is_self=is_self):
         for each in weighing:
             each.run(square)
-        high, *low = memory[:, : square.num_rows, : square.num_columns]
-        rows = slice(square.row, square.row + square.num_rows)
-        columns = slice(square.column, square.column + square.num_columns)
         if own_total is not None:
-            _accumulate(own_total[rows], high, low, right, columns)
+            _accumulate(own_total, memory, right, square, is_transposed=False)
         # A is symmetric where the batch is its own reference, so the transpose is the part below the diagonal.
         if others_total is not None and not (is_self and square.row == square.column):
-            _accumulate(others_total[columns], high.T, [part.T for part in low], left, rows)
+            _accumulate(others_total, memory, left, square, is_transposed=True)
 
 
 class _Weighing(NamedTuple):
@@ -248,10 +250,10 @@ class _Weighing(NamedTuple):
 
     @classmethod
     def of(
-        cls, problem: Problem, weights: Weights, left: _Planes, right: _Planes, memory: Tensor, *, is_mirrored: bool
+        cls, problem: Problem, weights: Weights, left: _Rows, right: _Rows, memory: Tensor, *, is_mirrored: bool
     ) -> "_Weighing":
         own, others, saved = problem.own, problem.others, problem.saved
-        tiling = _tiling("weights", memory.device, is_mirrored=is_mirrored)
+        tiling = _tiling("weights", left, is_mirrored=is_mirrored)
         block = tiling.block_rows, tiling.block_columns
         high, *low = (TensorDescriptor.from_tensor(plane, list(block)) for plane in memory)
         return cls(
@@ -260,12 +262,12 @@ class _Weighing(NamedTuple):
                 high,
                 low[0] if low else None,
                 own.labels,
-                saved.lse,
+                saved.bases,
                 weights.coefficients,
                 others.labels,
                 others.segments[1],
                 # Read only where the columns are anchors too.
-                saved.lse,
+                saved.bases,
                 weights.coefficients,
                 saved.tables,
                 saved.summaries,
@@ -291,16 +293,41 @@ class _Weighing(NamedTuple):
         )
 
 
-def _accumulate(total: Tensor, high: Tensor, low: list[Tensor], planes: _Planes, rows: slice) -> None:
-    """`total += weights @ rows`, in float32."""
-    if not low or planes.low is None:
-        _add_product(total, high, planes.high[rows])
+def _accumulate(total: Tensor, memory: Tensor, rows: _Rows, square: _Square, *, is_transposed: bool) -> None:
+    """`total += weights @ rows` for the rows of a square or, transposed, for its columns; in float32."""
+    if rows.is_split:
+        _accumulate_planes(total, memory, rows, square, is_transposed=is_transposed)
         return
-    for start in range(0, high.shape[1], MAX_TERMS):
-        terms = slice(start, start + MAX_TERMS)
-        _add_product(total, high[:, terms], planes.high[rows][terms])
-        _add_product(total, high[:, terms], planes.low[rows][terms])
-        _add_product(total, low[0][:, terms], planes.high[rows][terms])
+    own = slice(square.row, square.row + square.num_rows)
+    others = slice(square.column, square.column + square.num_columns)
+    weights = memory[0, : square.num_rows, : square.num_columns]
+    if is_transposed:
+        own, others, weights = others, own, weights.T
+    _add_product(total[own], weights, rows.rows[others])
+
+
+def _accumulate_planes(total: Tensor, memory: Tensor, rows: _Rows, square: _Square, *, is_transposed: bool) -> None:
+    own, others = (square.row, square.num_rows), (square.column, square.num_columns)
+    tiling = _tiling("products", rows)
+    block = [tiling.block_rows, tiling.block_columns]
+    if is_transposed:
+        own, others, block = others, own, block[::-1]
+    launch(
+        _kernels_planes.add_products,
+        (divide_up(rows.width, tiling.block_d), own[1] // tiling.block_rows),
+        *(TensorDescriptor.from_tensor(plane, block) for plane in memory),
+        TensorDescriptor.from_tensor(rows.rows, [tiling.block_columns, tiling.block_d]),
+        total,
+        own[0],
+        *others,
+        TRANSPOSED=is_transposed,
+        WIDTH=rows.width,
+        BLOCK_ROWS=tiling.block_rows,
+        BLOCK_D=tiling.block_d,
+        BLOCK_TERMS=tiling.block_columns,
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+    )
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
