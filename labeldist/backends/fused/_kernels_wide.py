@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from labeldist.backends.fused._kernels_planes import multiply_planes
-from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
+from labeldist.backends.fused._kernels_rows import LOG2_E, SIZES, table_entries, table_summary
 
 __all__ = ["add_sums", "sum_pairs", "weigh_pairs"]
 
@@ -62,16 +62,27 @@ def keep_pairs(
 
 
 @triton.jit
+def accurate_log2(values):
+    """Base-2 logarithm of numbers from 0 on. A GPU's own is good to 2^-22 of it, which an exponential makes larger."""
+    rough = tl.log2(values)
+    # values = 2^rough (1 + rest)
+    rest = values * tl.exp2(-rough) - 1
+    return tl.where(values > 0, rough + rest * LOG2_E, rough)
+
+
+@triton.jit
 def class_logits(
     values, tables, row_step, column_step, row_classes, column_class, shift,
     WEIGHED: tl.constexpr, unit: tl.constexpr,
 ):  # fmt: skip
     """`factor * product + offset - shift` for columns of one class b: the entry `row_step a + column_step b`."""
     factor, offset = table_entries(tables, row_classes * row_step + column_class * column_step)
+    # Before anything is added: the rounding of a large number would be in all pairs of these classes.
+    offset -= shift
     if WEIGHED:
         # The exponential of it then is the factor times that of the logit.
-        offset += tl.log2(factor)
-    return values * (factor * unit)[:, None] + (offset - shift)[:, None]
+        offset += accurate_log2(factor)
+    return values * (factor * unit)[:, None] + offset[:, None]
 
 
 @triton.jit
@@ -154,7 +165,7 @@ def sum_pairs(
     row_sums += tl.cast(block, tl.int64) * part_stride - begin_row
     highest = tl.full([BLOCK_COLUMNS], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_COLUMNS], tl.float32)
-    for first_row in range(begin, end, BLOCK_ROWS):
+    for first_row in tl.range(begin, end, BLOCK_ROWS, flatten=MIRRORED):
         own = first_row + tl.arange(0, BLOCK_ROWS)
         dots = tile_products(
             rows, columns, first_row, first_column, IS_SPLIT, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D
@@ -294,12 +305,15 @@ def tile_weights(
             num_columns, tl.load(row_lse + rows), True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
         )) * own  # fmt: skip
         if SELF:
+            # Most of the columns' sums is taken off early, see `class_logits`.
+            common = tl.load(column_lse + first_column)
+            common = tl.where(common == float("inf"), 0.0, common)
             logits = tile_logits(
                 dots, tables, 1, num_classes, row_labels, first_row, column_labels, column_ends, first_column,
-                num_columns, 0.0, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+                num_columns, common, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
             )  # fmt: skip
             others = tl.load(column_coefficients + columns)[None, :]
-            weights += tl.exp2(logits - tl.load(column_lse + columns)[None, :]) * others
+            weights += tl.exp2(logits - (tl.load(column_lse + columns) - common)[None, :]) * others
     return weights
 
 
