@@ -22,11 +22,11 @@ if DEVICE == "cpu":
 tl = pytest.importorskip("triton.language")
 
 from labeldist.backends import fused  # noqa: E402  (after the switch above)
-from labeldist.backends.fused import _kernels_rows, _kernels_tiles, launching, narrow, rows, small, wide  # noqa: E402
+from labeldist.backends.fused import _kernels_common, _kernels_tables, launching, narrow, rows, small, wide  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
-        DEVICE == "cpu" and not _kernels_tiles.IS_INTERPRETED,
+        DEVICE == "cpu" and not _kernels_common.IS_INTERPRETED,
         reason="the kernels were defined before this file was read",
     ),
     # The interpreter computes in numpy, which warns of log2(0) and inf - inf where a GPU does not.
@@ -66,7 +66,7 @@ def small_tiles(monkeypatch):
             "GROUP": 3,
         }.items():
             monkeypatch.setattr(wide, name, size)
-        monkeypatch.setattr(_kernels_rows, "NUM_SUMMARIES", tl.constexpr(4))
+        monkeypatch.setattr(_kernels_tables, "NUM_SUMMARIES", tl.constexpr(4))
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def test_float64_rows_are_refused():
 
 
 def test_tensors_on_a_cpu_are_refused_outside_the_interpreter(monkeypatch):
-    monkeypatch.setattr(_kernels_tiles, "IS_INTERPRETED", False)
+    monkeypatch.setattr(fused, "IS_INTERPRETED", False)
     message = refusal_of(RuntimeError, fused.anchor_losses, *case_of(3).leaves(torch.float32, "cpu"))
     assert message.startswith("the triton backend needs tensors on a CUDA device, got cpu.")
 
@@ -464,10 +464,10 @@ def test_more_classes_than_an_index_has_room_for_are_refused():
 
 # On a GPU
 
+gpu = pytest.mark.gpu
 # Rounding of the rows and of the pairs' weights, against the largest number.
 TOLERANCES: dict[fused.Precision, float] = {"bf16": 1e-2, "fp16": 2e-3, "tf32": 2e-3, "float32": 1e-5}
 SIZES = [(1000, 64, 5), (2311, 128, 20), (4097, 256, 7), (3001, 768, 3), (2500, 100, 900)]
-gpu = pytest.mark.gpu
 
 
 @gpu
@@ -485,6 +485,26 @@ def test_every_precision_is_as_exact_as_it_says(num_rows, dim, num_classes, symm
 def test_every_precision_is_exact_with_references(num_rows, dim, num_classes, precision):
     case = case_of(num_rows, num_refs=1777, dim=dim, num_classes=num_classes)
     assert_agrees(case, tolerance=TOLERANCES[precision], precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "dim"), [(255, 40), *(pytest.param(6143, dim, marks=gpu) for dim in (128, 384, 768))]
+)
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+def test_large_batches_of_float32_are_as_exact_as_eager(symmetric, num_rows, dim):
+    # Logits as steep as those of temperature 0.1 under distances of 5: the rounding of a large number shows.
+    case = case_of(num_rows, dim=dim, num_classes=20, steepness=50.0, symmetric=symmetric)
+    upstream = torch.full((num_rows,), 1 / num_rows, device=DEVICE)
+    exact, eager, actual = (
+        results_of(function, case.leaves(dtype, DEVICE, tables_learn=False), upstream, **options)[2][0].double()
+        for function, dtype, options in (
+            (eager_losses, torch.float64, {}),
+            (eager_losses, torch.float32, {}),
+            (fused.anchor_losses, torch.float32, {"is_symmetric": symmetric, "is_bounded": True}),
+        )
+    )
+    # Chance decides a part of both; sums that round to one side are several times eager's error off.
+    assert (actual - exact).norm() <= 1.2 * (eager - exact).norm()
 
 
 @gpu

@@ -37,7 +37,7 @@ TYPES = {
     "*i64": ("tables",),
     "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_lse", "row_coefficients",
               "column_lse", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives", "scale",
-              "bias", "losses", "lse", "row_bases", "row_normalisers", "counts", "inverse", "upstream"),
+              "bias", "losses", "kept", "row_bases", "row_normalisers", "inverse", "upstream"),
 }  # fmt: skip
 
 

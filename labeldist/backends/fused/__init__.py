@@ -28,14 +28,15 @@ from torch import Tensor
 
 from labeldist.backends._limits import MAX_CLASSES, ROW_DTYPES
 from labeldist.backends._tiles import Team
-from labeldist.backends.fused import _kernels_tiles, small
+from labeldist.backends.fused import small
+from labeldist.backends.fused._kernels_common import IS_INTERPRETED
 from labeldist.backends.fused.large import large_losses
 from labeldist.backends.fused.launching import PRECISIONS, PRODUCT_DTYPES, Precision
 from labeldist.functional import AnchorLosses
 
 __all__ = ["LARGEST_SPAN", "PRECISIONS", "Precision", "anchor_losses"]
 
-# Nats that logits may span under one shift: `_kernels_rows.SPAN` is of base 2.
+# Nats that logits may span under one shift: `_kernels_tables.SPAN` is of base 2.
 LARGEST_SPAN = 118.0
 
 
@@ -116,7 +117,7 @@ def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision:
             raise TypeError(
                 f"embeddings must be float32, bfloat16 or float16, got {rows.dtype}. Use the blockwise backend."
             )
-    if anchors.device.type != "cuda" and not _kernels_tiles.IS_INTERPRETED:
+    if anchors.device.type != "cuda" and not IS_INTERPRETED:
         raise RuntimeError(
             f"the triton backend needs tensors on a CUDA device, got {anchors.device}. Use the blockwise backend."
         )

@@ -13,8 +13,9 @@ the same bits.
 import triton
 import triton.language as tl
 
+from labeldist.backends.fused._kernels_common import SIZES
 from labeldist.backends.fused._kernels_planes import multiply_planes
-from labeldist.backends.fused._kernels_rows import SIZES, table_entries, table_summary
+from labeldist.backends.fused._kernels_tables import table_entries, table_summary
 from labeldist.backends.fused._kernels_tiles import load_tile, pair_weights, tile_logits
 
 __all__ = [

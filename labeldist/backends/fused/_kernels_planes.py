@@ -1,9 +1,9 @@
-"""Triton functions for float32 as two planes of float16, which tensor cores multiply.
+"""Float32 as two planes of float16, which tensor cores multiply.
 
-A number is kept as `(high + low) / PLANE_SCALE`. The product of two is `high high' + high low' + low high'`; `low low'`
-is 2^-22 of it, and left out. Tensor cores round what they add up towards zero, an error that grows with the number of
-terms and has one sign. So the small products come first, and sums leave the tensor core every few terms, to be added up
-where float32 is rounded to the nearest.
+A number of a row is kept as `(high + low) / PLANE_SCALE`, good to 2^-22 of it. The product of two is `high high' + high
+low' + low high'`; `low low'`, 2^-22 of it, is left out. Tensor cores round what they add up towards zero, an error that
+grows with the number of terms and has one sign. So small products come first, and sums leave the tensor core every few
+terms, to be added up where float32 is rounded to the nearest.
 """
 # ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
 # pyright: reportArgumentType=false, reportOperatorIssue=false
@@ -12,9 +12,19 @@ where float32 is rounded to the nearest.
 import triton
 import triton.language as tl
 
-from labeldist.backends.fused._kernels_rows import SIZES
+from labeldist.backends.fused._kernels_common import SIZES
 
-__all__ = ["add_products", "multiply_planes"]
+__all__ = ["PLANE_SCALE", "add_products", "multiply_planes", "split_planes"]
+
+# Keeps the low planes of unit rows off float16's subnormals.
+PLANE_SCALE = tl.constexpr(256.0)
+
+
+@triton.jit
+def split_planes(values):
+    """Both planes of float32 values: rounded to float16, and what that rounds off."""
+    high = values.to(tl.float16)
+    return high, (values - high.to(tl.float32)).to(tl.float16)
 
 
 @triton.jit

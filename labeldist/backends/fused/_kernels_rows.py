@@ -10,139 +10,22 @@ where the exponential is one instruction. No kernel uses atomics: every sum has 
 import triton
 import triton.language as tl
 
+from labeldist.backends.fused._kernels_common import LN_2, SIZES
+from labeldist.backends.fused._kernels_planes import PLANE_SCALE, split_planes
+from labeldist.backends.fused._kernels_tables import DROPPED, table_entries, table_summary
+
 __all__ = [
-    "NUM_SUMMARIES",
-    "SIZES",
-    "find_unit",
     "finish_gradient",
     "finish_losses",
     "gather_rows",
     "list_tiles",
     "normalise_rows",
-    "pack_tables",
     "sum_classes",
-    "table_entries",
-    "table_summary",
     "weigh_rows",
 ]
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
-
 # The paper's xi, `functional.NORM_FLOOR`.
 NORM_FLOOR = tl.constexpr(1e-8)
-
-# Two planes of float16 hold a float32 to 2^-22: what the first rounds off, which this factor keeps off the subnormals.
-PLANE_SCALE = tl.constexpr(256.0)
-
-# Programs of `pack_tables`, and so columns of its summary.
-NUM_SUMMARIES = tl.constexpr(64)
-
-# One shift for all pairs keeps exp(logit - shift) within float32's exponent as long as the logits span no more than
-# SPAN: at most 2^58 for one pair, so that a sum over 2^69 of them is finite, and at least 2^-113, above the subnormals.
-# Where they span less, the shift lies in the middle: a small exponent is an accurate one.
-HEADROOM = tl.constexpr(58.0)
-SPAN = tl.constexpr(171.0)
-
-# All numbers that kernels take, by value: compiling again for a size of 1 or a multiple of 16 gains nothing here.
-SIZES = [
-    "begin_column",
-    "begin_row",
-    "block_span",
-    "classes_per_program",
-    "dim",
-    "first_split",
-    "is_bounded",
-    "is_symmetric",
-    "num_classes",
-    "num_column_blocks",
-    "num_columns",
-    "num_dense_slots",
-    "num_mirrored_slots",
-    "num_row_blocks",
-    "num_rows",
-    "num_shares",
-    "num_splits",
-    "num_tiles",
-    "padded_dim",
-    "padded_rows",
-    "part_stride",
-    "share",
-    "square_rows",
-    "stride",
-]
-
-# The offset of pairs that take no part: exp2 gives 0 for it, and a product with 0 does not give NaN.
-DROPPED = tl.constexpr(-1e30)
-
-
-@triton.jit
-def table_entries(tables, index):
-    """Factor and offset of class pairs: the two halves of one 8-byte load."""
-    packed = tl.load(tables + index)
-    factor = packed.to(tl.int32).to(tl.float32, bitcast=True)
-    offset = (packed >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    return factor, offset
-
-
-@triton.jit
-def table_summary(summaries):
-    """Whether a pair stands for its mirror image too (symmetric tables, a narrow range), and the shift for that."""
-    lanes = tl.arange(0, NUM_SUMMARIES)
-    highest = tl.max(tl.load(summaries + lanes), axis=0)
-    lowest = tl.min(tl.load(summaries + NUM_SUMMARIES + lanes), axis=0)
-    unequal = tl.max(tl.load(summaries + 2 * NUM_SUMMARIES + lanes), axis=0)
-    is_mirrored = (unequal == 0) & (highest - lowest <= SPAN)
-    # All pairs dropped: -inf would turn their logits into NaN.
-    shift = tl.where(highest == -float("inf"), 0.0, highest - tl.minimum(HEADROOM, (highest - lowest) / 2))
-    return is_mirrored, shift
-
-
-@triton.jit(do_not_specialize=SIZES)
-def pack_tables(
-    scale,  # (C, C)
-    bias,  # (C, C)
-    tables,  # out, (C, C, 2): factor and offset, so that base-2 logit = factor * dot + offset
-    summaries,  # out, (4, NUM_SUMMARIES): highest logit, lowest finite one, whether an entry differs from its mirror,
-    # largest factor
-    num_classes,
-    is_symmetric,  # what the caller knows: 1, 0, or -1 for nothing
-    is_bounded,  # likewise
-    BLOCK: tl.constexpr,
-):
-    """Tables in the form that the other kernels read, and what `table_summary` makes of them."""
-    program = tl.program_id(0)
-    highest = tl.full([BLOCK], -float("inf"), tl.float32)
-    lowest = tl.full([BLOCK], float("inf"), tl.float32)
-    unequal = tl.zeros([BLOCK], tl.float32)
-    steepest = tl.zeros([BLOCK], tl.float32)
-    for row in range(program, num_classes, NUM_SUMMARIES):
-        for start in range(0, num_classes, BLOCK):
-            columns = start + tl.arange(0, BLOCK)
-            inside = columns < num_classes
-            here, mirror = row * num_classes + columns, columns * num_classes + row
-            steepness = tl.load(scale + here, mask=inside, other=0.0)
-            level = tl.load(bias + here, mask=inside, other=-float("inf"))
-            factor = steepness * (0.5 * LOG2_E)
-            offset = factor + level * LOG2_E
-            tl.store(tables + 2 * here, factor, mask=inside)
-            tl.store(tables + 2 * here + 1, tl.where(offset == -float("inf"), DROPPED, offset), mask=inside)
-            steepest = tl.maximum(steepest, factor)
-            # Rows are of length 1 at most, and a factor is not negative.
-            highest = tl.maximum(highest, offset + factor)
-            lowest = tl.minimum(lowest, tl.where(offset == -float("inf"), float("inf"), offset - factor))
-            if is_symmetric < 0:
-                other_steepness = tl.load(scale + mirror, mask=inside, other=0.0)
-                other_level = tl.load(bias + mirror, mask=inside, other=-float("inf"))
-                differs = (steepness != other_steepness) | (level != other_level)
-                unequal = tl.maximum(unequal, differs.to(tl.float32))
-    highest, lowest, unequal = tl.max(highest, axis=0), tl.min(lowest, axis=0), tl.max(unequal, axis=0)
-    lowest = tl.where(is_bounded == 1, tl.maximum(lowest, highest - SPAN), lowest)
-    unequal = tl.where((is_symmetric == 0) | (is_bounded == 0), 1.0, unequal)
-    tl.store(summaries + program, highest)
-    tl.store(summaries + NUM_SUMMARIES + program, lowest)
-    tl.store(summaries + 2 * NUM_SUMMARIES + program, unequal)
-    tl.store(summaries + 3 * NUM_SUMMARIES + program, tl.max(steepest, axis=0))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -218,10 +101,9 @@ def gather_rows(
     within = (columns < WIDTH)[None, :]
     if IS_SPLIT:
         target = rows + places.to(tl.int64)[:, None] * (2 * WIDTH) + columns[None, :]
-        values = values.to(tl.float32) * PLANE_SCALE
-        high = values.to(tl.float16)
+        high, low = split_planes(values.to(tl.float32) * PLANE_SCALE)
         tl.store(target, high, mask=within)
-        tl.store(target + WIDTH, (values - high.to(tl.float32)).to(tl.float16), mask=within)
+        tl.store(target + WIDTH, low, mask=within)
     else:
         target = rows + places.to(tl.int64)[:, None] * WIDTH + columns[None, :]
         tl.store(target, values.to(rows.dtype.element_ty), mask=within)
@@ -383,26 +265,6 @@ def finish_losses(
     tl.store(bases + places, tl.where(valid, base, float("inf")))
     tl.store(normalisers + places, tl.where(valid, 1 / (total * tl.exp2(highest - base)), 0.0))
     tl.store(positives + places, tl.where(valid, similarity, 0.0))
-
-
-@triton.jit(do_not_specialize=SIZES)
-def find_unit(
-    upstream,  # (N,), from element to element `stride`: 0 where a mean gives all the same
-    summaries,
-    unit,  # out, (1,)
-    num_rows,
-    stride,
-    BLOCK: tl.constexpr,
-):
-    """Factor that puts pairs' weights below 2^14: float16 overflows at 2^16, and goes 38 powers of two down."""
-    largest = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, num_rows, BLOCK):
-        places = start + tl.arange(0, BLOCK)
-        largest = tl.maximum(largest, tl.abs(tl.load(upstream + places * stride, mask=places < num_rows, other=0.0)))
-    steepest = tl.max(tl.load(summaries + 3 * NUM_SUMMARIES + tl.arange(0, NUM_SUMMARIES)), axis=0)
-    # A weight is at most factor * 2 g. At least log2(e), for the mirrored coefficients, which span 2^113.
-    bound = tl.max(largest, axis=0) * tl.maximum(2 * steepest, LOG2_E)
-    tl.store(unit, tl.where(bound > 0, 16384.0 / bound, 1.0))
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -9,7 +9,7 @@ There the time is that of launches, not of pairs. Logits are in base 2. No kerne
 import triton
 import triton.language as tl
 
-from labeldist.backends.fused._kernels_rows import LN_2, LOG2_E, SIZES
+from labeldist.backends.fused._kernels_common import LN_2, LOG2_E, SIZES
 
 __all__ = ["gradient_of_small_batch", "losses_of_small_batch"]
 
@@ -57,8 +57,7 @@ def losses_of_small_batch(
     bias,
     losses,  # out, (N,)
     is_valid,  # out, (N,)
-    lse,  # out, (N,), base 2; +inf for an anchor without a loss, so that its softmax is 0
-    counts,  # out, (N,), positives
+    kept,  # out, (3, N): what `anchors_of` reads
     num_rows,
     num_columns,
     num_classes,
@@ -102,23 +101,28 @@ def losses_of_small_batch(
     real = own < num_rows
     tl.store(losses + own, tl.where(valid, loss, 0.0), mask=real)
     tl.store(is_valid + own, valid, mask=real)
-    tl.store(lse + own, tl.where(valid, partition, float("inf")), mask=real)
-    tl.store(counts + own, count, mask=real)
+    # Not their logarithm: its rounding would be in every weight of the row. An anchor without a loss has softmax 0.
+    tl.store(kept + own, tl.where(valid, maximum, float("inf")), mask=real)
+    tl.store(kept + num_rows + own, tl.where(valid, 1 / total, 0.0), mask=real)
+    tl.store(kept + 2 * num_rows + own, count, mask=real)
 
 
 @triton.jit
-def role_weights(logits, steepness, is_positive, lse, count, upstream):
-    """`dL / d dot` in one role: `scale / 2 * g * (q - t / n)`; the last three are values of the anchors."""
-    return 0.5 * steepness * upstream * (tl.exp2(logits - lse) - is_positive.to(tl.float32) / tl.maximum(count, 1.0))
+def role_weights(logits, steepness, is_positive, maximum, normaliser, count, upstream):
+    """`dL / d dot` in one role: `scale / 2 * g * (q - t / n)`; the last four are values of the anchors."""
+    softmax = tl.exp2(logits - maximum) * normaliser
+    return 0.5 * steepness * upstream * (softmax - is_positive.to(tl.float32) / tl.maximum(count, 1.0))
 
 
 @triton.jit
-def anchors_of(lse, counts, upstream, stride, places, number):
-    """Log partition, number of positives and upstream gradient of anchors; of no effect beyond the last."""
+def anchors_of(kept, upstream, stride, places, number):
+    """Largest logit, 1 / sum of exponentials, positives and upstream gradient of anchors; of no effect beyond them."""
     real = places < number
-    count = tl.load(counts + places, mask=real, other=0.0)
+    maximum = tl.load(kept + places, mask=real, other=float("inf"))
+    normaliser = tl.load(kept + number + places, mask=real, other=0.0)
+    count = tl.load(kept + 2 * number + places, mask=real, other=0.0)
     gradient = tl.load(upstream + places * stride, mask=real & (count > 0), other=0.0).to(tl.float32)
-    return tl.load(lse + places, mask=real, other=float("inf")), count, gradient
+    return maximum, normaliser, count, gradient
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -131,8 +135,7 @@ def gradient_of_small_batch(
     column_labels,
     scale,
     bias,
-    lse,  # of the anchors: of the rows if OWN, else of the columns, like the next two
-    counts,
+    kept,  # (3, number of anchors): of the rows if OWN, else of the columns, like the next
     upstream,  # from element to element `stride`: 0 where a mean gives all the same
     gradient,  # out, (N, D)
     num_rows,
@@ -172,17 +175,17 @@ def gradient_of_small_batch(
             logits, steepness, is_positive = pairs_of(
                 dots, row_classes, column_classes, taken, scale, bias, num_classes, 1
             )
-            partition, count, arriving = anchors_of(lse, counts, upstream, stride, own, num_rows)
+            top, normaliser, count, arriving = anchors_of(kept, upstream, stride, own, num_rows)
             weights += role_weights(
-                logits, steepness, is_positive, partition[:, None], count[:, None], arriving[:, None]
+                logits, steepness, is_positive, top[:, None], normaliser[:, None], count[:, None], arriving[:, None]
             )
         if OTHER:
             logits, steepness, is_positive = pairs_of(
                 dots, row_classes, column_classes, taken, scale, bias, 1, num_classes
             )
-            partition, count, arriving = anchors_of(lse, counts, upstream, stride, others, num_columns)
+            top, normaliser, count, arriving = anchors_of(kept, upstream, stride, others, num_columns)
             weights += role_weights(
-                logits, steepness, is_positive, partition[None, :], count[None, :], arriving[None, :]
+                logits, steepness, is_positive, top[None, :], normaliser[None, :], count[None, :], arriving[None, :]
             )
         weights = tl.where(taken, weights, 0.0)
         radial += tl.sum(weights * dots, axis=1)

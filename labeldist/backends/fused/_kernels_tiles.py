@@ -9,14 +9,11 @@ a row, not of a pair. Logits are in base 2.
 
 import triton
 import triton.language as tl
-from triton import knobs
 
-from labeldist.backends.fused._kernels_rows import table_entries
+from labeldist.backends.fused._kernels_common import IS_INTERPRETED
+from labeldist.backends.fused._kernels_tables import table_entries
 
-__all__ = ["FLOAT32_PRODUCTS", "IS_INTERPRETED", "load_tile", "pair_weights", "tile_logits"]
-
-# Set when Triton reads functions such as those below: TRITON_INTERPRET=1 runs them on the CPU, slowly, for tests.
-IS_INTERPRETED = knobs.runtime.interpret
+__all__ = ["FLOAT32_PRODUCTS", "load_tile", "pair_weights", "tile_logits"]
 
 # How `tl.dot` keeps float32's accuracy: by six products of bfloat16. It takes less fast memory than three of tf32.
 FLOAT32_PRODUCTS = "ieee" if IS_INTERPRETED else "bf16x6"

@@ -13,8 +13,9 @@ one. Logits are in base 2. No kernel uses atomics.
 import triton
 import triton.language as tl
 
-from labeldist.backends.fused._kernels_planes import multiply_planes
-from labeldist.backends.fused._kernels_rows import LOG2_E, SIZES, table_entries, table_summary
+from labeldist.backends.fused._kernels_common import LOG2_E, SIZES
+from labeldist.backends.fused._kernels_planes import multiply_planes, split_planes
+from labeldist.backends.fused._kernels_tables import table_entries, table_summary
 
 __all__ = ["add_sums", "sum_pairs", "weigh_pairs"]
 
@@ -372,7 +373,9 @@ def weigh_pairs(
         weights = keep_pairs(
             weights, 0.0, first_row, first_column, num_rows, num_columns, False, SELF, BLOCK_ROWS, BLOCK_COLUMNS
         )
-        rounded = weights.to(tl.float16)
-        high.store([at_row, at_column], rounded)
         if IS_SPLIT:
-            low.store([at_row, at_column], (weights - rounded.to(tl.float32)).to(tl.float16))
+            rounded, rest = split_planes(weights)
+            high.store([at_row, at_column], rounded)
+            low.store([at_row, at_column], rest)
+        else:
+            high.store([at_row, at_column], weights.to(tl.float16))

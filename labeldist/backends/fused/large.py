@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from labeldist.backends._tiles import Team
-from labeldist.backends.fused import _kernels_pairs, _kernels_rows, narrow, rows, wide
+from labeldist.backends.fused import _kernels_pairs, _kernels_tables, narrow, rows, wide
 from labeldist.backends.fused.launching import (
     PRODUCT_DTYPES,
     Precision,
@@ -110,7 +110,7 @@ def _empty_saved(anchors: Tensor, num_classes: int, precision: Precision) -> Sav
         positives=anchors.new_empty(padded, dtype=torch.float32),
         class_sums=anchors.new_empty(num_classes, _width(anchors, precision), dtype=torch.float32),
         tables=anchors.new_empty(num_classes, num_classes, dtype=torch.int64),
-        summaries=anchors.new_empty(4, int(_kernels_rows.NUM_SUMMARIES), dtype=torch.float32),
+        summaries=anchors.new_empty(4, int(_kernels_tables.NUM_SUMMARIES), dtype=torch.float32),
     )
 
 

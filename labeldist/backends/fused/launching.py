@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from labeldist.backends.fused import _kernels_tiles
-from labeldist.backends.fused._kernels_rows import SIZES
+from labeldist.backends.fused._kernels_common import IS_INTERPRETED, SIZES
 
 __all__ = [
     "MAX_NARROW_WIDTH",
@@ -90,8 +89,8 @@ TILINGS: dict[tuple[str, int, int], Tiling] = {
     ("mirrored weights", 4, WIDE): Tiling(128, 128, 64, 8, 3),
     ("dense weights", 4, WIDE): Tiling(128, 128, 64, 8, 3),
     ("any weights", 4, WIDE): Tiling(128, 128, 32, 8, 2),
-    ("dense products", 4, WIDE): Tiling(128, 64, 128, 8, 3),
-    ("any products", 4, WIDE): Tiling(128, 32, 128, 8, 3),
+    ("dense products", 4, WIDE): Tiling(64, 64, 128, 4, 3),
+    ("any products", 4, WIDE): Tiling(64, 32, 128, 4, 3),
     ("tables", 2, WIDE): Tiling(64, 64, 64, 4, 3),
     ("small", 2, WIDE): Tiling(16, 128, 128, 4, 3),
     ("small", 4, WIDE): Tiling(16, 64, 64, 4, 3),
@@ -147,15 +146,15 @@ def num_splits(num_programs: int, max_splits: int) -> int:
 @lru_cache
 def num_multiprocessors(device: torch.device) -> int:
     """Programs that a device runs at a time, one on each multiprocessor; 2 in the interpreter."""
-    if _kernels_tiles.IS_INTERPRETED:
+    if IS_INTERPRETED:
         return 2
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @lru_cache
 def has_much_fast_memory(device: torch.device) -> bool:
-    """Whether a program may have 214 KB, as on Hopper and on Blackwell's servers; some GPUs since Ampere have 99."""
-    if _kernels_tiles.IS_INTERPRETED:
+    """Whether a program may have 229 KB, as on Hopper and on Blackwell's servers; some GPUs since Ampere have 99."""
+    if IS_INTERPRETED:
         return True
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= MUCH_FAST_MEMORY
 
@@ -163,7 +162,7 @@ def has_much_fast_memory(device: torch.device) -> bool:
 @lru_cache
 def generation_of(device: torch.device) -> int:
     """The first number of the compute capability: 8 for Ampere and Ada, 9 for Hopper; 0 in the interpreter."""
-    return 0 if _kernels_tiles.IS_INTERPRETED else torch.cuda.get_device_capability(device)[0]
+    return 0 if IS_INTERPRETED else torch.cuda.get_device_capability(device)[0]
 
 
 def tiling_for(kernel: str, size: int, width: int) -> Tiling:
@@ -190,7 +189,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: 
     """
     if not all(grid):
         return
-    if _kernels_tiles.IS_INTERPRETED:
+    if IS_INTERPRETED:
         names = [name for name, value in zip(kernel.arg_names, arguments, strict=False) if isinstance(value, int)]
         assert set(names) <= set(SIZES), f"{sorted(set(names) - set(SIZES))} must be in SIZES"
         kernel[grid](*arguments, **options)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from labeldist.backends.fused import _kernels_rows
+from labeldist.backends.fused import _kernels_rows, _kernels_tables
 from labeldist.backends.fused.launching import (
     DIMS_AT_ONCE,
     Precision,
@@ -52,8 +52,8 @@ def pack_tables(scale: Tensor, bias: Tensor, is_symmetric: bool | None, is_bound
     """Fill `tables` and `summaries`."""
     known = {None: -1, False: 0, True: 1}
     launch(
-        _kernels_rows.pack_tables,
-        (int(_kernels_rows.NUM_SUMMARIES),),
+        _kernels_tables.pack_tables,
+        (int(_kernels_tables.NUM_SUMMARIES),),
         scale.contiguous(),
         bias.contiguous(),
         saved.tables.view(torch.float32),
@@ -171,7 +171,7 @@ def find_unit(upstream: Tensor, saved: Saved) -> Tensor:
     """`(1,)`: a factor that fits the pairs' weights to float16."""
     unit = saved.bases.new_empty(1)
     launch(
-        _kernels_rows.find_unit,
+        _kernels_tables.find_unit,
         (1,),
         upstream,
         saved.summaries,

@@ -39,7 +39,7 @@ def _small_losses(anchors, labels, references, ref_labels, scale, bias, precisio
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         results = _empty_results(anchors, references, precision)
-        losses, is_valid, lse, counts, own, own_inverse, *theirs = results
+        losses, is_valid, kept, own, own_inverse, *theirs = results
         normalise(anchors.contiguous(), own, own_inverse)
         columns, column_labels = own, labels
         if references is not None:
@@ -57,8 +57,7 @@ def _small_losses(anchors, labels, references, ref_labels, scale, bias, precisio
             bias.contiguous(),
             losses,
             is_valid,
-            lse,
-            counts,
+            kept,
             labels.shape[0],
             column_labels.shape[0],
             scale.shape[0],
@@ -86,8 +85,7 @@ def _empty_results(anchors: Tensor, references: Tensor | None, precision: Precis
     return (
         anchors.new_empty(num_rows, dtype=torch.float32),
         anchors.new_empty(num_rows, dtype=torch.bool),
-        anchors.new_empty(num_rows, dtype=torch.float32),
-        anchors.new_empty(num_rows, dtype=torch.float32),
+        anchors.new_empty(3, num_rows, dtype=torch.float32),
         *rows_of(anchors),
         *rows_of(references),
     )
@@ -114,7 +112,7 @@ def _small_losses_backward(
     upstream, saved, anchors, labels, references, ref_labels, scale, bias, precision, needed, team: Team | None = None
 ):
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
-        lse, counts, own, own_inverse, others, others_inverse, *_ = *saved, None, None
+        kept, own, own_inverse, others, others_inverse, *_ = *saved, None, None
         gradients = _empty_gradients(anchors, references, needed)
         is_self = references is None
         mine = anchors, own_inverse, own, labels
@@ -136,8 +134,7 @@ def _small_losses_backward(
                 column_labels.contiguous(),
                 scale.contiguous(),
                 bias.contiguous(),
-                lse,
-                counts,
+                kept,
                 upstream,
                 gradient,
                 source.shape[0],
@@ -169,7 +166,7 @@ def _empty_gradients(anchors: Tensor, references: Tensor | None, needed: list[bo
 small_losses = define_loss(
     "small_losses",
     "Tensor anchors, Tensor labels, Tensor? references, Tensor? ref_labels, Tensor scale, Tensor bias, str precision",
-    num_results=8,
+    num_results=7,
     places=(0, 2),
     forward=_small_losses,
     fake_forward=_fake_losses,

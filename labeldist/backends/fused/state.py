@@ -68,8 +68,8 @@ class Saved(NamedTuple):
         normalisers: `(padded B,)`, sorted: the softmax is this times `exp2(logit - base)`; 0 without a loss.
         positives: `(padded B,)`, sorted: mean dot product with the positives.
         class_sums: `(C, width)`, sums of the references.
-        tables: `(C, C)`, int64: two float32, see `_kernels_rows.pack_tables`.
-        summaries: see `_kernels_rows.table_summary`.
+        tables: `(C, C)`, int64: two float32, see `_kernels_tables.pack_tables`.
+        summaries: see `_kernels_tables.table_summary`.
     """
 
     bases: Tensor

@@ -19,7 +19,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from labeldist.backends._tiles import tile_rows_for
-from labeldist.backends.fused import _kernels_planes, _kernels_rows, _kernels_wide, launching
+from labeldist.backends.fused import _kernels_planes, _kernels_wide, launching
 from labeldist.backends.fused.launching import (
     Precision,
     Tiling,
@@ -79,7 +79,7 @@ def num_planes(precision: Precision) -> int:
 
 def row_unit(precision: Precision) -> float:
     """What rows are multiplied by in the products of `gradient_parts`."""
-    return _kernels_rows.PLANE_SCALE.value if precision == "float32" else 1.0
+    return _kernels_planes.PLANE_SCALE.value if precision == "float32" else 1.0
 
 
 def _side(num_rows: int, num_columns: int, share: Share, *, is_self: bool, at_most: int) -> int:
