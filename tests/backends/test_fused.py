@@ -608,6 +608,8 @@ def test_what_an_evaluation_reads_of_the_matrix_serves_training():
 
 
 @gpu
+# Of torch's own, when its compiler is imported.
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
 @pytest.mark.parametrize("num_refs", [None, 300], ids=["itself", "references"])
 def test_the_default_compiler_gives_the_same_numbers(num_refs):
     case = case_of(500, num_refs=num_refs)

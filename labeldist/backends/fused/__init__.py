@@ -9,7 +9,7 @@ runs give the same bits, nothing waits for the device, and a CUDA graph can capt
 | `small` | few rows (2,048 of 768 dimensions): one launch for all pairs, unsorted |
 | `large` | more rows, as an operator: normalised, sorted by class, cast to the dtype of the products |
 | `narrow` | up to 128 dimensions of 16 bits: products, exponentials and the gradient of a tile in registers |
-| `wide` | others: sums in one kernel, weights in another, by way of a bounded workspace to the library's products |
+| `wide` | others: sums in one kernel, weights in another, into a bounded workspace, and products of these with rows |
 | `rows` | what is done once a row |
 | `operators` | how both become calls that autograd and `torch.compile` know |
 
@@ -69,9 +69,9 @@ def anchor_losses(
         is_symmetric: whether both tables equal their transposes. `None` lets the device find out, at the price of some
             launches. Only read where the anchors are their own references; `False` is always right, and slower.
         is_bounded: whether the logits that the tables allow span at most 118. `None` and `False` likewise.
-        precision: of products of rows. `"float32"` is exact to some 1e-6 of a large batch's gradient. The others are
-            at least as exact as they say: `"bf16"` and `"fp16"` round rows and pair weights to 16 bits, `"tf32"` to 10
-            bits of mantissa. Sums, exponentials and results are float32 always.
+        precision: of products of rows. `"float32"` is as exact as eager. The others are at least as exact as they say:
+            `"bf16"` and `"fp16"` round rows and pair weights to 16 bits, `"tf32"` to 10 bits of mantissa. Sums,
+            exponentials and results are float32 always.
         team: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member
             computes all. The gradient of the tables is never shared, but a mean over the members all the same.
 

@@ -37,8 +37,8 @@ def multiply_planes(left, left_low, right, right_low):
 
 @triton.jit(do_not_specialize=SIZES)
 def add_products(
-    weights,  # descriptor of (M, K), or of (K, M) where TRANSPOSED; 0 beyond
-    weights_low,
+    weights,  # descriptor of (M, K), or of (K, M) where TRANSPOSED: the high plane
+    weights_low,  # the low plane
     rows,  # descriptor of (padded N, 2 WIDTH)
     total,  # in and out, (padded M', WIDTH), float32
     begin_row,  # of the total

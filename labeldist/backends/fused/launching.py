@@ -101,7 +101,7 @@ MUCH_FAST_MEMORY = 229_432
 # Rows are padded to a multiple of it, so that no tile of any tiling reads outside.
 ROW_ALIGNMENT = 256
 # Up to so many dimensions kernels do all of it: a tile's gradient fits the registers, and the weights of pairs, which
-# would be most of what is written, are not. Rows of float32 take six products there, three of the library's.
+# would be most of what is written, are not. Rows of float32 would take six products there, in place of three.
 MAX_NARROW_WIDTH: dict[Precision, int] = {"bf16": 128, "fp16": 128, "float32": 0}
 # Rows that are not wide are padded to a power of two as far as here.
 MAX_POWER_WIDTH = 128
@@ -117,7 +117,7 @@ def padded_rows(num_rows: int) -> int:
 
 
 def is_wide(dim: int, precision: Precision) -> bool:
-    """Whether a gradient goes through the library's products."""
+    """Whether the weights of pairs go through a workspace."""
     return dim > MAX_NARROW_WIDTH[precision]
 
 

@@ -7,7 +7,8 @@ rows and its columns: $3 B^2 D$ multiply-adds for forward and backward.
 
 Products are of float16, whatever the dtype of the rows: unit rows lie well inside its range, and it has three bits more
 than bfloat16. `"float32"` takes two planes of it, $x = (h + l) / 256$, one beside the other in a row of twice the
-width, and so of A: three products, which only a kernel of our own adds up exactly enough, see `_kernels_planes.py`.
+width, and so of A: three products, which a kernel of our own adds up, more exactly than the library: see
+`_kernels_planes.py`.
 """
 
 from collections.abc import Iterator
