@@ -41,10 +41,16 @@ MILD, STEEP = 4.0, 500.0
 ROUNDING = 3e-6 if DEVICE == "cpu" else 1e-5
 
 
+def limit_small_batches(monkeypatch, most_work):
+    """Batches of at most so many multiply-adds go the way of small ones."""
+    for precision in small.MAX_WORK:
+        monkeypatch.setitem(small.MAX_WORK, precision, most_work)
+
+
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Several tiles, splits and super-blocks in a batch that the interpreter can bear, by the way of large ones."""
-    monkeypatch.setattr(small, "MAX_WORK", -1)
+    limit_small_batches(monkeypatch, -1)
     if DEVICE == "cpu":
         for (kernel, size, bound), tiling in [*launching.TILINGS.items()]:
             block_d = 16 if bound == launching.WIDE else tiling.block_d
@@ -72,7 +78,7 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def as_small(small_tiles, monkeypatch):
     """Batches go the way of small ones, whatever their size."""
-    monkeypatch.setattr(small, "MAX_WORK", 10**12)
+    limit_small_batches(monkeypatch, 10**12)
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +231,7 @@ def test_small_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_r
 
 @pytest.mark.parametrize("way", ["small", "large", "wide"])
 def test_rows_of_any_length_have_gradients_through_their_normalisation(way, monkeypatch):
-    monkeypatch.setattr(small, "MAX_WORK", 10**12 if way == "small" else -1)
+    limit_small_batches(monkeypatch, 10**12 if way == "small" else -1)
     case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(way, 7))
     # The last two lie below the norm's floor, where a row is scaled and not normalised.
     lengths = torch.tensor([1e-3, 1.0, 1e15, 1e-9, 0.0]).repeat(5)[:23, None].to(case.anchors)
@@ -420,7 +426,7 @@ def test_a_step_compiles_into_one_graph():
 
 @pytest.mark.parametrize("most_work", [-1, 10**6], ids=["large", "small"])
 def test_a_checkpointed_step_has_the_same_gradients(most_work, monkeypatch):
-    monkeypatch.setattr(small, "MAX_WORK", most_work)
+    limit_small_batches(monkeypatch, most_work)
     leaves = case_of(9).leaves(torch.float32, DEVICE, tables_learn=False)
     expected = torch.autograd.grad(fused.anchor_losses(*leaves).losses.sum(), leaves[0])[0]
     losses = checkpoint(lambda: fused.anchor_losses(*leaves).losses, use_reentrant=False)
@@ -429,7 +435,7 @@ def test_a_checkpointed_step_has_the_same_gradients(most_work, monkeypatch):
 
 @pytest.mark.parametrize("most_work", [-1, 10**6], ids=["large", "small"])
 def test_a_second_derivative_is_refused(most_work, monkeypatch):
-    monkeypatch.setattr(small, "MAX_WORK", most_work)
+    limit_small_batches(monkeypatch, most_work)
     leaves = case_of(5).leaves(torch.float32, DEVICE, tables_learn=False)
     losses, _ = fused.anchor_losses(*leaves)
     (gradient,) = torch.autograd.grad(losses.sum(), leaves[0], create_graph=True)

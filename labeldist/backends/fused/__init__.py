@@ -6,7 +6,7 @@ runs give the same bits, nothing waits for the device, and a CUDA graph can capt
 
 | module | what it does |
 |---|---|
-| `small` | few rows (2,048 of 768 dimensions): one launch for all pairs, unsorted |
+| `small` | few rows (2,048 of 768 dimensions, of float32 800): one launch for all pairs, unsorted |
 | `large` | more rows, as an operator: normalised, sorted by class, cast to the dtype of the products |
 | `narrow` | up to 128 dimensions of 16 bits: products, exponentials and the gradient of a tile in registers |
 | `wide` | others: sums in one kernel, weights in another, into a bounded workspace, and products of these with rows |
@@ -95,7 +95,7 @@ def anchor_losses(
     # The gradient of the tables wants rows sorted by class.
     tables_learn = torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)
     arguments = anchors, labels, references, ref_labels, scale, bias
-    if small.is_small(len(anchors), *others.shape) and not tables_learn:
+    if small.is_small(len(anchors), *others.shape, precision=precision) and not tables_learn:
         return AnchorLosses(*small.small_losses(*arguments, precision))
     # Unit rows of float16 have tf32's digits, and take half the memory.
     own_precision = "fp16" if precision == "tf32" else precision

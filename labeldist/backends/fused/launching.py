@@ -173,9 +173,9 @@ def tiling_for(kernel: str, size: int, width: int) -> Tiling:
 
 Argument = Tensor | TensorDescriptor | int | None
 
-# Compiled kernels by what they were compiled for. Triton finds them too, in several times as long as a launch takes,
-# and a batch of some thousand rows needs a dozen launches.
-_COMPILED: dict[tuple, Any] = {}
+# Compiled kernels, and their constants in order, by what they were compiled for. Triton finds them too, in several
+# times as long as a launch takes, and a batch of some thousand rows needs a dozen launches.
+_COMPILED: dict[tuple, tuple[Any, list[Any]]] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: Any) -> None:
@@ -194,26 +194,36 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Argument, **options: 
         assert set(names) <= set(SIZES), f"{sorted(set(names) - set(SIZES))} must be in SIZES"
         kernel[grid](*arguments, **options)
         return
-    key = (kernel, torch.cuda.current_device(), *options.values(), *_specialisation(arguments))
-    compiled = _COMPILED.get(key)
-    if compiled is None:
-        _COMPILED[key] = kernel[grid](*arguments, **options)
+    traits, values = _read(arguments)
+    key = (kernel, torch.cuda.current_device(), *options.values(), *traits)
+    found = _COMPILED.get(key)
+    if found is None:
+        compiled = kernel[grid](*arguments, **options)
+        _COMPILED[key] = compiled, [options[name] for name in kernel.arg_names[len(arguments) :]]
         return
-    constants = [options[name] for name in kernel.arg_names[len(arguments) :]]
-    compiled[(*grid, 1, 1)[:3]](*arguments, *constants)
+    compiled, constants = found
+    compiled[(*grid, 1, 1)[:3]](*values, *constants)
 
 
-def _specialisation(arguments: tuple[Argument, ...]) -> list[Any]:
-    """What Triton compiles another kernel for. Of numbers, which are all in `SIZES`, it is the width alone."""
-    found: list[Any] = []
+def _read(arguments: tuple[Argument, ...]) -> tuple[list[Any], list[Any]]:
+    """What Triton compiles another kernel for, and the arguments with addresses in place of tensors.
+
+    Of numbers, which are all in `SIZES`, it is the width alone. Of each tensor Triton asks the driver, of an address it
+    does not: a tensor that is not the GPU's fits no compiled kernel, and goes to Triton, which says so.
+    """
+    traits: list[Any] = []
+    values: list[Any] = []
     # One loop, without a call for each: it is run for every launch.
     for argument in arguments:
+        value: Any = argument
         if isinstance(argument, int):
-            found.append(argument < 2**31)
+            traits.append(argument < 2**31)
         elif isinstance(argument, Tensor):
-            found += argument.dtype, argument.data_ptr() % 16 == 0
+            value = argument.data_ptr()
+            traits += argument.dtype, argument.is_cuda, value % 16 == 0
         elif isinstance(argument, TensorDescriptor):
-            found += argument.base.dtype, *argument.block_shape
+            traits += argument.base.dtype, *argument.block_shape
         else:
-            found.append(None)
-    return found
+            traits.append(None)
+        values.append(value)
+    return traits, values

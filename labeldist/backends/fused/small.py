@@ -20,14 +20,20 @@ from labeldist.backends.fused.rows import normalise
 __all__ = ["is_small", "small_losses"]
 
 # Most multiply-adds of all pairs: beyond it, a small tile and a look-up for every pair take more time than launches.
-MAX_WORK = 2048 * 2048 * 768
+# float32 takes six products there, in place of one.
+MAX_WORK: dict[Precision, int] = {
+    "bf16": 2048 * 2048 * 768,
+    "fp16": 2048 * 2048 * 768,
+    "tf32": 2048 * 2048 * 768,
+    "float32": 2048 * 2048 * 128,
+}
 # Rows are padded to a multiple of it: of any tile's side.
 ALIGNMENT = 128
 
 
-def is_small(num_rows: int, num_references: int, dim: int) -> bool:
+def is_small(num_rows: int, num_references: int, dim: int, *, precision: Precision) -> bool:
     """Whether a batch is small enough."""
-    return num_rows * num_references * dim <= MAX_WORK
+    return num_rows * num_references * dim <= MAX_WORK[precision]
 
 
 def _product_dtype(precision: Precision) -> torch.dtype:
