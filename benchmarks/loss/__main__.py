@@ -58,7 +58,7 @@ def main() -> None:
                 if (name, num_rows, dim) in done:
                     numbers = done[name, num_rows, dim]
                 elif earlier_ms * (num_rows / earlier_rows) ** 2 > 1e3 * options.limit:
-                    numbers = {**case, "skipped": f"would take over {options.limit:.0f} s"}
+                    numbers = {**case, "skipped": f"would take over {options.limit:g} s"}
                 else:
                     numbers = _measured(case, options)
                 if "forward_ms" in numbers:
