@@ -110,15 +110,13 @@ def partition_sums(
         num_mirrored=num_mirrored,
     )
     if num_mirrored:
-        _sum_mirrored(own, saved, parts, block_span, precision, share)
+        _sum_mirrored(own, saved, parts, block_span, share)
     if num_dense:
-        _sum_dense(own, others, saved, parts, precision, share, is_self=is_self)
+        _sum_dense(own, others, saved, parts, share, is_self=is_self)
     return parts
 
 
-def _sum_mirrored(
-    own: Sorted, saved: Saved, parts: PartialSums, block_span: int, precision: Precision, share: Share
-) -> None:
+def _sum_mirrored(own: Sorted, saved: Saved, parts: PartialSums, block_span: int, share: Share) -> None:
     tiling = _tiling("mirrored", own.rows)
     for part in _passes(own.num_rows):
         launch(
@@ -146,7 +144,6 @@ def _sum_dense(
     others: Sorted,
     saved: Saved,
     parts: PartialSums,
-    precision: Precision,
     share: Share,
     *,
     is_self: bool,
