@@ -35,9 +35,9 @@ TYPES = {
     "*i32": ("row_labels", "column_labels", "column_ends", "labels", "tiles", "num_uniform", "row_starts", "row_ends",
              "column_starts"),
     "*i64": ("tables",),
-    "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_lse", "row_coefficients",
-              "column_lse", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives", "scale",
-              "bias", "losses", "kept", "row_bases", "row_normalisers", "inverse", "upstream"),
+    "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_coefficients",
+              "column_bases", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives",
+              "scale", "bias", "losses", "kept", "row_bases", "row_normalisers", "inverse", "upstream"),
 }  # fmt: skip
 
 
@@ -78,6 +78,12 @@ def compile_all(capability):
         constants = {"TRANSPOSED": is_transposed, "WIDTH": 768, "BLOCK_ROWS": tiling.block_rows}
         blocks = {"BLOCK_D": tiling.block_d, "BLOCK_TERMS": tiling.block_columns}
         report(_kernels_planes.add_products, capability, own, constants | blocks, tiling)
+    for is_split in (False, True):
+        tiling = launching.tiling_for("tables", 2, 768)
+        own = {"rows": "*fp16", "columns": "*fp16"}
+        constants = {"unit": 1.0, "IS_SPLIT": is_split, "SELF": True, "WIDTH": 768, "BLOCK_D": tiling.block_d}
+        blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
+        report(_kernels_pairs.sum_table_gradient, capability, own, constants | blocks, tiling)
     own = {"rows": "*bf16", "columns": "*bf16"}
     for width in (16, 64, 128):
         for is_mixed in (False, True):

@@ -69,9 +69,9 @@ def anchor_losses(
         is_symmetric: whether both tables equal their transposes. `None` lets the device find out, at the price of some
             launches. Only read where the anchors are their own references; `False` is always right, and slower.
         is_bounded: whether the logits that the tables allow span at most 118. `None` and `False` likewise.
-        precision: of products of rows. `"float32"` is as exact as eager. The others are at least as exact as they say:
-            `"bf16"` and `"fp16"` round rows and pair weights to 16 bits, `"tf32"` to 10 bits of mantissa. Sums,
-            exponentials and results are float32 always.
+        precision: of products of rows. `"float32"` is as exact as eager where the logits span at most 118, and half as
+            exact beyond. The others are at least as exact as they say: `"bf16"` and `"fp16"` round rows and pair
+            weights to 16 bits, `"tf32"` to 10 bits of mantissa. Sums, exponentials and results are float32 always.
         team: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member
             computes all. The gradient of the tables is never shared, but a mean over the members all the same.
 
@@ -80,7 +80,7 @@ def anchor_losses(
 
     Raises:
         TypeError: if rows are of another dtype.
-        ValueError: if `precision` is unknown or there are more than 32767 classes.
+        ValueError: if `precision` is unknown, there are more than 32767 classes, or tensors are on several devices.
         RuntimeError: if the rows are not on a CUDA device, or the gradient is differentiated again.
 
     Examples:
@@ -90,7 +90,7 @@ def anchor_losses(
         >>> anchor_losses(rows, labels, None, None, *tables).is_valid  # doctest: +SKIP
         tensor([ True,  True,  True, False], device='cuda:0')
     """
-    _check(anchors, references, scale, precision)
+    _check(anchors, labels, references, ref_labels, scale, bias, precision)
     others = anchors if references is None else references
     # The gradient of the tables wants rows sorted by class.
     tables_learn = torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)
@@ -105,7 +105,15 @@ def anchor_losses(
     return AnchorLosses(*large_losses(*arguments, is_symmetric, is_bounded, own_precision, team=team))
 
 
-def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision: str) -> None:
+def _check(
+    anchors: Tensor,
+    labels: Tensor,
+    references: Tensor | None,
+    ref_labels: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    precision: str,
+) -> None:
     if precision not in PRODUCT_DTYPES:
         raise ValueError(f"precision must be one of {', '.join(map(repr, PRODUCT_DTYPES))}, got {precision!r}.")
     if scale.shape[0] > MAX_CLASSES:
@@ -121,3 +129,9 @@ def _check(anchors: Tensor, references: Tensor | None, scale: Tensor, precision:
         raise RuntimeError(
             f"the triton backend needs tensors on a CUDA device, got {anchors.device}. Use the blockwise backend."
         )
+    others = {"labels": labels, "references": references, "ref_labels": ref_labels, "scale": scale, "bias": bias}
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != anchors.device:
+            raise ValueError(
+                f"{name} must be on the device of the anchors, {anchors.device}, got {tensor.device}. Move it there."
+            )

@@ -180,11 +180,11 @@ def sum_mirrored_pairs(
 def accumulate_gradient(
     rows,  # (padded N, WIDTH), whose gradient is sought
     row_labels,
-    row_lse,  # (padded N,), read if OWN
+    row_bases,  # (padded N,), read if OWN
     row_coefficients,  # (padded N,), from weigh_rows; read if OWN
     columns,  # (padded M, WIDTH)
     column_labels,
-    column_lse,  # read if OTHER
+    column_bases,  # read if OTHER
     column_coefficients,
     tables,
     summaries,
@@ -225,8 +225,8 @@ def accumulate_gradient(
         dots = tl.dot(row_tile, tl.trans(column_tile))
         weights = pair_weights(
             dots, tables, num_classes, shift,
-            row_labels, row_lse, row_coefficients, first_row,
-            column_labels, column_lse, column_coefficients, first_column, num_rows, num_columns,
+            row_labels, row_bases, row_coefficients, first_row,
+            column_labels, column_bases, column_coefficients, first_column, num_rows, num_columns,
             OWN, OTHER, SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
         )  # fmt: skip
         total = tl.dot(weights.to(columns.dtype.element_ty), column_tile, total)

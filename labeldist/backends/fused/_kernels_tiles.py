@@ -154,11 +154,11 @@ def pair_weights(
     num_classes,
     shift,
     row_labels,
-    row_lse,
+    row_bases,
     row_coefficients,
     first_row,
     column_labels,
-    column_lse,
+    column_bases,
     column_coefficients,
     first_column,
     num_rows,
@@ -188,13 +188,13 @@ def pair_weights(
         if OWN:
             weights += tile_weights(
                 dots, tables, num_classes, 1, row_labels, first_row, column_labels, first_column,
-                tl.load(row_lse + rows)[:, None], tl.load(row_coefficients + rows)[:, None],
+                tl.load(row_bases + rows)[:, None], tl.load(row_coefficients + rows)[:, None],
                 IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
             )  # fmt: skip
         if OTHER:
             weights += tile_weights(
                 dots, tables, 1, num_classes, row_labels, first_row, column_labels, first_column,
-                tl.load(column_lse + columns)[None, :], tl.load(column_coefficients + columns)[None, :],
+                tl.load(column_bases + columns)[None, :], tl.load(column_coefficients + columns)[None, :],
                 IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
             )  # fmt: skip
     # A padding's weight meets a zero row, but may be inf.

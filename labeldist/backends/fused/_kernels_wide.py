@@ -19,6 +19,9 @@ from labeldist.backends.fused._kernels_tables import table_entries, table_summar
 
 __all__ = ["add_sums", "sum_pairs", "weigh_pairs"]
 
+# Of float32.
+SMALLEST_NORMAL = tl.constexpr(2.0**-126)
+
 
 @triton.jit
 def tile_products(
@@ -66,53 +69,68 @@ def keep_pairs(
 def accurate_log2(values):
     """Base-2 logarithm of numbers from 0 on. A GPU's own is good to 2^-22 of it, which an exponential makes larger."""
     rough = tl.log2(values)
-    # values = 2^rough (1 + rest)
+    # values = 2^rough (1 + rest). Not of subnormal numbers, whose 2^-rough may overflow.
     rest = values * tl.exp2(-rough) - 1
-    return tl.where(values > 0, rough + rest * LOG2_E, rough)
+    return tl.where(values >= SMALLEST_NORMAL, rough + rest * LOG2_E, rough)
 
 
 @triton.jit
 def class_logits(
-    values, tables, row_step, column_step, row_classes, column_class, shift,
+    values, tables, row_step, column_step, row_classes, column_class, shift, column_shifts, first, columns,
     WEIGHED: tl.constexpr, unit: tl.constexpr,
 ):  # fmt: skip
-    """`factor * product + offset - shift` for columns of one class b: the entry `row_step a + column_step b`."""
+    """`factor * product + offset - shift` for columns of one class b: the entry `row_step a + column_step b`.
+
+    `shift` is a number or a value of each row. With `column_shifts` it is one of each column instead; `first` is the
+    first column of the class.
+    """
     factor, offset = table_entries(tables, row_classes * row_step + column_class * column_step)
+    if column_shifts is not None:
+        # Those of one class are alike. Without a loss they are inf.
+        shift = tl.load(column_shifts + first)
+        shift = tl.where(shift == float("inf"), 0.0, shift)
     # Before anything is added: the rounding of a large number would be in all pairs of these classes.
     offset -= shift
     if WEIGHED:
         # The exponential of it then is the factor times that of the logit.
         offset += accurate_log2(factor)
-    return values * (factor * unit)[:, None] + offset[:, None]
+    logits = values * (factor * unit)[:, None] + offset[:, None]
+    if column_shifts is not None:
+        logits -= (tl.load(column_shifts + columns) - shift)[None, :]
+    return logits
 
 
 @triton.jit
 def tile_logits(
     values, tables, row_step, column_step, row_labels, first_row, column_labels, column_ends, first_column,
-    num_columns, shift, WEIGHED: tl.constexpr, unit: tl.constexpr,
+    num_columns, shift, column_shifts, WEIGHED: tl.constexpr, unit: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Logits of a tile, from its products; `shift` is a number or a value of each row.
+    """Logits of a tile, from its products; shifts as in `class_logits`.
 
     Class by class of its columns, in place: a tile of entries beside it would not fit the registers.
     """
     row_classes = tl.load(row_labels + first_row + tl.arange(0, BLOCK_ROWS))
+    columns = first_column + tl.arange(0, BLOCK_COLUMNS)
     column_class = tl.load(column_labels + first_column)
     end = tl.load(column_ends + column_class)
     # The last rows, of which some are padding, are of one class too.
     last = tl.minimum(first_column + BLOCK_COLUMNS, num_columns)
     if end >= last:
-        values = class_logits(values, tables, row_step, column_step, row_classes, column_class, shift, WEIGHED, unit)
+        values = class_logits(
+            values, tables, row_step, column_step, row_classes, column_class, shift, column_shifts, first_column,
+            columns, WEIGHED, unit,
+        )  # fmt: skip
     else:
-        columns = first_column + tl.arange(0, BLOCK_COLUMNS)
         begin = first_column
         while begin < last:
             column_class = tl.load(column_labels + begin)
             end = tl.load(column_ends + column_class)
             inside = (columns >= begin) & (columns < end)
             logits = class_logits(
-                values, tables, row_step, column_step, row_classes, column_class, shift, WEIGHED, unit
-            )
+                values, tables, row_step, column_step, row_classes, column_class, shift, column_shifts, begin,
+                columns, WEIGHED, unit,
+            )  # fmt: skip
             values = tl.where(inside[None, :], logits, values)
             # A label out of range, which nobody was asked to check, must not keep a GPU for ever.
             begin = tl.maximum(end, begin + 1)
@@ -140,7 +158,7 @@ def sum_pairs(
     square_rows,
     part_stride,
     unit: tl.constexpr,  # what products are multiplied by
-    IS_SPLIT: tl.constexpr,  # whether rows and weights are of two planes
+    IS_SPLIT: tl.constexpr,  # whether rows are of two planes
     SELF: tl.constexpr,
     MIRRORED: tl.constexpr,
     STRIP: tl.constexpr,
@@ -174,7 +192,7 @@ def sum_pairs(
         if MIRRORED:
             logits = tile_logits(
                 dots, tables, num_classes, 1, row_labels, first_row, column_labels, column_ends, first_column,
-                num_columns, shift, False, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+                num_columns, shift, None, False, unit, BLOCK_ROWS, BLOCK_COLUMNS,
             )  # fmt: skip
             # One exponential for a row's sum and a column's.
             terms = keep_pairs(
@@ -186,7 +204,7 @@ def sum_pairs(
         else:
             logits = tile_logits(
                 dots, tables, num_classes, 1, row_labels, first_row, column_labels, column_ends, first_column,
-                num_columns, 0.0, False, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+                num_columns, 0.0, None, False, unit, BLOCK_ROWS, BLOCK_COLUMNS,
             )  # fmt: skip
             logits = keep_pairs(
                 logits, -float("inf"), first_row, first_column, num_rows, num_columns,
@@ -200,7 +218,7 @@ def sum_pairs(
             if SELF:
                 logits = tile_logits(
                     dots, tables, 1, num_classes, row_labels, first_row, column_labels, column_ends, first_column,
-                    num_columns, 0.0, False, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+                    num_columns, 0.0, None, False, unit, BLOCK_ROWS, BLOCK_COLUMNS,
                 )  # fmt: skip
                 logits = keep_pairs(
                     logits, -float("inf"), first_row, first_column, num_rows, num_columns,
@@ -287,8 +305,8 @@ def add_sums(
 
 @triton.jit
 def tile_weights(
-    dots, tables, row_labels, column_labels, column_ends, row_lse, column_lse, row_coefficients, column_coefficients,
-    shift, first_row, first_column, num_columns, num_classes,
+    dots, tables, row_labels, column_labels, column_ends, row_bases, column_bases,
+    row_coefficients, column_coefficients, shift, first_row, first_column, num_columns, num_classes,
     unit: tl.constexpr, SELF: tl.constexpr, MIRRORED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -298,23 +316,19 @@ def tile_weights(
     if MIRRORED:
         weights = tl.exp2(tile_logits(
             dots, tables, num_classes, 1, row_labels, first_row, column_labels, column_ends, first_column,
-            num_columns, shift, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+            num_columns, shift, None, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
         )) * (own + tl.load(column_coefficients + columns)[None, :])  # fmt: skip
     else:
         weights = tl.exp2(tile_logits(
             dots, tables, num_classes, 1, row_labels, first_row, column_labels, column_ends, first_column,
-            num_columns, tl.load(row_lse + rows), True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+            num_columns, tl.load(row_bases + rows), None, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
         )) * own  # fmt: skip
         if SELF:
-            # Most of the columns' sums is taken off early, see `class_logits`.
-            common = tl.load(column_lse + first_column)
-            common = tl.where(common == float("inf"), 0.0, common)
             logits = tile_logits(
                 dots, tables, 1, num_classes, row_labels, first_row, column_labels, column_ends, first_column,
-                num_columns, common, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
+                num_columns, 0.0, column_bases, True, unit, BLOCK_ROWS, BLOCK_COLUMNS,
             )  # fmt: skip
-            others = tl.load(column_coefficients + columns)[None, :]
-            weights += tl.exp2(logits - (tl.load(column_lse + columns) - common)[None, :]) * others
+            weights += tl.exp2(logits) * tl.load(column_coefficients + columns)[None, :]
     return weights
 
 
@@ -325,12 +339,12 @@ def weigh_pairs(
     high,  # out, descriptor of (rows, columns) of the square: the weights rounded to float16
     low,  # out, likewise, what that rounds off; written if IS_SPLIT
     row_labels,  # (padded N,)
-    row_lse,
+    row_bases,  # read unless MIRRORED
     row_coefficients,
     column_labels,
     column_ends,  # (C,), where each class ends
-    column_lse,  # read if SELF, like the next
-    column_coefficients,
+    column_bases,  # read if SELF, unless MIRRORED
+    column_coefficients,  # read if SELF
     tables,
     summaries,
     begin_row,
@@ -366,7 +380,7 @@ def weigh_pairs(
             rows, columns, first_row, first_column, IS_SPLIT, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D
         )
         weights = tile_weights(
-            dots, tables, row_labels, column_labels, column_ends, row_lse, column_lse,
+            dots, tables, row_labels, column_labels, column_ends, row_bases, column_bases,
             row_coefficients, column_coefficients, shift, first_row, first_column, num_columns, num_classes,
             unit, SELF, MIRRORED, BLOCK_ROWS, BLOCK_COLUMNS,
         )  # fmt: skip

@@ -55,8 +55,9 @@ class Tiling(NamedTuple):
 
     Attributes:
         block_rows: rows of a tile, a power of two from 16 to `ROW_ALIGNMENT`.
-        block_columns: columns of a tile, likewise.
-        block_d: dimensions multiplied at a time; of no meaning for kernels that hold whole rows.
+        block_columns: columns of a tile, likewise; terms of a sum that are multiplied at a time, for products.
+        block_d: dimensions multiplied at a time; dimensions of a tile, for products; of no meaning for kernels that
+            hold whole rows.
         num_warps: warps of a program.
         num_stages: depth of the loads' pipeline.
     """
@@ -209,7 +210,7 @@ def _read(arguments: tuple[Argument, ...]) -> tuple[list[Any], list[Any]]:
     """What Triton compiles another kernel for, and the arguments with addresses in place of tensors.
 
     Of numbers, which are all in `SIZES`, it is the width alone. Of each tensor Triton asks the driver, of an address it
-    does not: a tensor that is not the GPU's fits no compiled kernel, and goes to Triton, which says so.
+    does not: that all tensors are the GPU's is seen to before.
     """
     traits: list[Any] = []
     values: list[Any] = []
@@ -220,7 +221,7 @@ def _read(arguments: tuple[Argument, ...]) -> tuple[list[Any], list[Any]]:
             traits.append(argument < 2**31)
         elif isinstance(argument, Tensor):
             value = argument.data_ptr()
-            traits += argument.dtype, argument.is_cuda, value % 16 == 0
+            traits += argument.dtype, value % 16 == 0
         elif isinstance(argument, TensorDescriptor):
             traits += argument.base.dtype, *argument.block_shape
         else:

@@ -19,8 +19,8 @@ from labeldist.backends.fused.rows import normalise
 
 __all__ = ["is_small", "small_losses"]
 
-# Most multiply-adds of all pairs: beyond it, a small tile and a look-up for every pair take more time than launches.
-# float32 takes six products there, in place of one.
+# Most multiply-adds of all pairs: beyond it, a small tile and a look-up for every pair take more time than the launches
+# that the other way has besides. float32 takes six products there, in place of one.
 MAX_WORK: dict[Precision, int] = {
     "bf16": 2048 * 2048 * 768,
     "fp16": 2048 * 2048 * 768,
