@@ -69,9 +69,10 @@ def anchor_losses(
         is_symmetric: whether both tables equal their transposes. `None` lets the device find out, at the price of some
             launches. Only read where the anchors are their own references; `False` is always right, and slower.
         is_bounded: whether the logits that the tables allow span at most 118. `None` and `False` likewise.
-        precision: of products of rows. `"float32"` is as exact as eager where the logits span at most 118, and half as
-            exact beyond. The others are at least as exact as they say: `"bf16"` and `"fp16"` round rows and pair
-            weights to 16 bits, `"tf32"` to 10 bits of mantissa. Sums, exponentials and results are float32 always.
+        precision: of products of rows. `"float32"` is as exact as eager where the logits span at most 118; beyond, its
+            error is up to twice eager's. The others are at least as exact as they say: `"bf16"` and `"fp16"` round rows
+            and pair weights to 16 bits, `"tf32"` to 10 bits of mantissa. Sums, exponentials and results are float32
+            always.
         team: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member
             computes all. The gradient of the tables is never shared, but a mean over the members all the same.
 
@@ -90,7 +91,7 @@ def anchor_losses(
         >>> anchor_losses(rows, labels, None, None, *tables).is_valid  # doctest: +SKIP
         tensor([ True,  True,  True, False], device='cuda:0')
     """
-    _check(anchors, labels, references, ref_labels, scale, bias, precision)
+    _check(anchors, precision, labels=labels, references=references, ref_labels=ref_labels, scale=scale, bias=bias)
     others = anchors if references is None else references
     # The gradient of the tables wants rows sorted by class.
     tables_learn = torch.is_grad_enabled() and (scale.requires_grad or bias.requires_grad)
@@ -106,13 +107,7 @@ def anchor_losses(
 
 
 def _check(
-    anchors: Tensor,
-    labels: Tensor,
-    references: Tensor | None,
-    ref_labels: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    precision: str,
+    anchors: Tensor, precision: str, *, references: Tensor | None, scale: Tensor, **others: Tensor | None
 ) -> None:
     if precision not in PRODUCT_DTYPES:
         raise ValueError(f"precision must be one of {', '.join(map(repr, PRODUCT_DTYPES))}, got {precision!r}.")
@@ -129,8 +124,7 @@ def _check(
         raise RuntimeError(
             f"the triton backend needs tensors on a CUDA device, got {anchors.device}. Use the blockwise backend."
         )
-    others = {"labels": labels, "references": references, "ref_labels": ref_labels, "scale": scale, "bias": bias}
-    for name, tensor in others.items():
+    for name, tensor in {"references": references, "scale": scale, **others}.items():
         if tensor is not None and tensor.device != anchors.device:
             raise ValueError(
                 f"{name} must be on the device of the anchors, {anchors.device}, got {tensor.device}. Move it there."

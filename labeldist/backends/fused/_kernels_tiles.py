@@ -13,10 +13,7 @@ import triton.language as tl
 from labeldist.backends.fused._kernels_common import IS_INTERPRETED
 from labeldist.backends.fused._kernels_tables import table_entries
 
-__all__ = ["FLOAT32_PRODUCTS", "load_tile", "pair_weights", "tile_logits"]
-
-# How `tl.dot` keeps float32's accuracy: by six products of bfloat16. It takes less fast memory than three of tf32.
-FLOAT32_PRODUCTS = "ieee" if IS_INTERPRETED else "bf16x6"
+__all__ = ["load_tile", "pair_weights", "tile_logits"]
 
 # Classes of the rows of a mixed tile that are met at a time, and the dtype of the products that spread their entries.
 # The interpreter multiplies no bfloat16.

@@ -38,7 +38,7 @@ def _large_losses(
         modes = _possible_modes(is_self, is_symmetric, is_bounded)
         share = _share_of(team)
         # The pairs as early as can be: while they take their time, the host prepares the rest.
-        parts = _pairs(anchors, precision).partition_sums(own, others, saved, modes, precision, share, is_self=is_self)
+        parts = _pairs(anchors, precision).partition_sums(own, others, saved, modes, share, is_self=is_self)
         saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
         if team is not None:
             parts = _summed(parts, team, is_mirrored=modes[0])
@@ -80,7 +80,7 @@ def _pairs(source: Tensor, precision: Precision):
 def _sorted(source: Tensor, labels: Tensor, num_classes: int, precision: Precision) -> tuple[Units, Sorted]:
     units, into = _empty_units(source, precision), _empty_sorted(source, num_classes, precision)
     rows.normalise(source.contiguous(), *units)
-    return units, rows.sort_rows(units, labels, into, precision, is_wide=is_wide(source.shape[1], precision))
+    return units, rows.sort_rows(units, labels, into, _width(source, precision))
 
 
 def _possible_modes(is_self: bool, is_symmetric: bool | None, is_bounded: bool | None) -> list[bool]:
@@ -128,7 +128,8 @@ def _empty_sorted(source: Tensor, num_classes: int, precision: Precision) -> Sor
     dtype = PRODUCT_DTYPES[precision]
     if is_wide(source.shape[1], precision):
         dtype = torch.float16
-        width *= wide.num_planes(precision)
+        # Two planes, see `wide.py`.
+        width *= 2 if precision == "float32" else 1
     return Sorted(
         rows=source.new_empty(padded, width, dtype=dtype),
         labels=source.new_empty(padded, dtype=torch.int32),
@@ -216,7 +217,7 @@ def _row_gradients(problem: Problem, weights: Weights, gradients: list[Tensor | 
         width = problem.saved.class_sums.shape[1]
         anchor_sums = rows.sum_classes(problem.anchors, problem.own, width, weights.gradients)
     parts = pairs.gradient_parts(problem, weights, needed[:2])
-    row_unit = wide.row_unit(problem.precision) if pairs is wide else 1.0
+    row_unit = wide.row_unit(problem.own, problem.saved)
     sides = (problem.anchors, problem.own, True, is_self), (problem.references, problem.others, False, True)
     for gradient, part, (units, by_class, is_anchor, is_reference) in zip(gradients[:2], parts, sides, strict=True):
         if part is not None and gradient is not None:
@@ -235,7 +236,6 @@ def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
     # Many classes mean small ones: several to a program.
     classes_per_program = max(1, num_classes**2 >> 20)
     parts = saved.bases.new_empty(splits, num_classes, num_classes, 2)
-    is_split = own.rows.shape[1] > width
     launch(
         _kernels_pairs.sum_table_gradient,
         (num_classes, divide_up(num_classes, classes_per_program), splits),
@@ -252,8 +252,8 @@ def _table_gradient(problem: Problem, weights: Weights) -> Tensor:
         num_classes,
         classes_per_program,
         splits,
-        unit=1 / wide.row_unit(problem.precision) ** 2 if is_split else 1.0,
-        IS_SPLIT=is_split,
+        unit=1 / wide.row_unit(own, saved) ** 2,
+        IS_SPLIT=own.is_split(width),
         SELF=problem.is_self,
         WIDTH=width,
         BLOCK_ROWS=tiling.block_rows,

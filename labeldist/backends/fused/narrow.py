@@ -6,7 +6,6 @@ from torch import Tensor
 
 from labeldist.backends.fused import _kernels_pairs, _kernels_rows
 from labeldist.backends.fused.launching import (
-    Precision,
     Tiling,
     divide_up,
     generation_of,
@@ -87,7 +86,6 @@ def partition_sums(
     others: Sorted,
     saved: Saved,
     modes: list[bool],
-    precision: Precision,
     share: Share,
     *,
     is_self: bool,

@@ -6,7 +6,6 @@ from torch import Tensor
 from labeldist.backends.fused import _kernels_rows, _kernels_tables
 from labeldist.backends.fused.launching import (
     DIMS_AT_ONCE,
-    Precision,
     divide_up,
     launch,
     num_splits,
@@ -65,15 +64,13 @@ def pack_tables(scale: Tensor, bias: Tensor, is_symmetric: bool | None, is_bound
     )
 
 
-def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, *, is_wide: bool) -> Sorted:
-    """Fill `into` with the rows by class."""
+def sort_rows(units: Units, labels: Tensor, into: Sorted, width: int) -> Sorted:
+    """Fill `into` with the rows by class, padded to `width`."""
     # 16 bits are enough for a class here, and a radix sort takes time by the bit.
     classes, order = labels.to(torch.int16).sort(stable=True)
     result = into._replace(order=order)
     if not result.num_rows:
         result.segments.zero_()
-    is_split = is_wide and precision == "float32"
-    width = result.rows.shape[1] // (2 if is_split else 1)
     block_d = min(width, DIMS_AT_ONCE)
     launch(
         _kernels_rows.gather_rows,
@@ -88,7 +85,7 @@ def sort_rows(units: Units, labels: Tensor, into: Sorted, precision: Precision, 
         units.rows.shape[1],
         result.segments.shape[1],
         WIDTH=width,
-        IS_SPLIT=is_split,
+        IS_SPLIT=into.is_split(width),
         BLOCK=ROWS_AT_ONCE,
         BLOCK_D=block_d,
     )

@@ -48,6 +48,10 @@ class Sorted(NamedTuple):
 
     # Not `len`: of a tensor it takes ten times as long, and a batch of some thousand rows waits for the host.
 
+    def is_split(self, width: int) -> bool:
+        """Whether a row is two planes of `width` numbers, as of float32."""
+        return self.rows.shape[1] > width
+
     @property
     def num_rows(self) -> int:
         """Rows, without padding."""

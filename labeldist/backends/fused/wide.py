@@ -22,7 +22,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from labeldist.backends._tiles import tile_rows_for
 from labeldist.backends.fused import _kernels_planes, _kernels_wide, launching
 from labeldist.backends.fused.launching import (
-    Precision,
     Tiling,
     divide_up,
     has_much_fast_memory,
@@ -54,14 +53,18 @@ class _Rows(NamedTuple):
     unit: float
 
     @classmethod
-    def of(cls, by_class: Sorted, precision: Precision) -> "_Rows":
-        rows = by_class.rows
-        return cls(rows, rows.shape[1] // num_planes(precision), 1 / row_unit(precision) ** 2)
+    def of(cls, by_class: Sorted, saved: Saved) -> "_Rows":
+        return cls(by_class.rows, saved.class_sums.shape[1], 1 / row_unit(by_class, saved) ** 2)
+
+    @property
+    def num_planes(self) -> int:
+        """Numbers of float16 that are kept for each of a row's."""
+        return self.rows.shape[1] // self.width
 
     @property
     def is_split(self) -> bool:
         """Whether they are of two planes."""
-        return self.rows.shape[1] > self.width
+        return self.num_planes > 1
 
 
 class _Square(NamedTuple):
@@ -73,14 +76,9 @@ class _Square(NamedTuple):
     num_columns: int
 
 
-def num_planes(precision: Precision) -> int:
-    """Numbers of float16 that are kept for each of a row's."""
-    return 2 if precision == "float32" else 1
-
-
-def row_unit(precision: Precision) -> float:
+def row_unit(by_class: Sorted, saved: Saved) -> float:
     """What rows are multiplied by in the products of `gradient_parts`."""
-    return _kernels_planes.PLANE_SCALE.value if precision == "float32" else 1.0
+    return _kernels_planes.PLANE_SCALE.value if by_class.is_split(saved.class_sums.shape[1]) else 1.0
 
 
 def _side(num_rows: int, num_columns: int, share: Share, *, is_self: bool, at_most: int) -> int:
@@ -134,7 +132,6 @@ def partition_sums(
     others: Sorted,
     saved: Saved,
     modes: list[bool],
-    precision: Precision,
     share: Share,
     *,
     is_self: bool,
@@ -144,7 +141,7 @@ def partition_sums(
     sums = torch.zeros_like(saved.bases)
     if not own.num_padded or not others.num_padded:
         return PartialSums(maxima[None], sums[None], 1, 1)
-    left, right = _Rows.of(own, precision), _Rows.of(others, precision)
+    left, right = _Rows.of(own, saved), _Rows.of(others, saved)
     tilings = {mode: _tiling("sums", left, is_mirrored=mode) for mode in modes}
     descriptors = {mode: _descriptors(left, right, tiling) for mode, tiling in tilings.items()}
     block = tilings[modes[0]].block_columns
@@ -199,8 +196,8 @@ def partition_sums(
 
 def gradient_parts(problem: Problem, weights: Weights, needed: list[bool]) -> list[Tensor | None]:
     """Gradients at the unit rows of anchors and references, sorted: `(1, padded N, width)`, in units of `row_unit`."""
-    own, others, is_self, precision = problem.own, problem.others, problem.is_self, problem.precision
-    left, right = _Rows.of(own, precision), _Rows.of(others, precision)
+    own, others, saved, is_self = problem.own, problem.others, problem.saved, problem.is_self
+    left, right = _Rows.of(own, saved), _Rows.of(others, saved)
     own_total, others_total = (
         rows.rows.new_zeros(len(rows.rows), rows.width, dtype=torch.float32) if is_needed else None
         for rows, is_needed in zip((left, right), needed, strict=True)
@@ -227,8 +224,7 @@ def _accumulate_squares(
     num_rows, num_columns, is_self = problem.own.num_padded, problem.others.num_padded, problem.is_self
     at_most = WEIGHED_ROWS if max(num_rows, num_columns) > FEW_ROWS else FEW_WEIGHED_ROWS
     side = _side(num_rows, num_columns, problem.share, is_self=is_self, at_most=at_most)
-    planes = num_planes(problem.precision)
-    memory = left.rows.new_empty(planes, min(side, num_rows), min(side, num_columns))
+    memory = left.rows.new_empty(left.num_planes, min(side, num_rows), min(side, num_columns))
     weighing = [_Weighing.of(problem, weights, left, right, memory, is_mirrored=mode) for mode in problem.modes]
     for square in _squares(num_rows, num_columns, side, problem.share, is_self=is_self):
         for each in weighing:
