@@ -1,13 +1,13 @@
 """Contrastive learning with label distance: metric-learning components for classes that are easily confused."""
 
+from labeldist.backends import label_distance_contrastive
 from labeldist.cached import CachedGradients
 from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
 from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
-from labeldist.functional import label_distance_contrastive
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
 from labeldist.losses import JointLoss, LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
 from labeldist.miners import LabelDistanceMiner
-from labeldist.samplers import ConfusionBatchSampler
+from labeldist.samplers import LabelDistanceBatchSampler
 from labeldist.wrappers import CrossBatchMemory, DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
 __version__ = "0.1.0"
@@ -16,11 +16,11 @@ __all__ = [
     "AdaptiveLDM",
     "CachedGradients",
     "ConfusedPair",
-    "ConfusionBatchSampler",
     "CrossBatchMemory",
     "DistributedLossWrapper",
     "DistributedMinerWrapper",
     "JointLoss",
+    "LabelDistanceBatchSampler",
     "LabelDistanceContrastiveLoss",
     "LabelDistanceMatrix",
     "LabelDistanceMiner",

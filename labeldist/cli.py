@@ -36,7 +36,7 @@ class Train(RunSettings):
 
     $ labeldist train --data demo
     $ labeldist train --data tickets.train.csv tickets.test.csv --encoder minilm --objective adaptive
-    $ labeldist train --data corpora/trec --objective static --confusable DESC,ENTY --tau 5
+    $ labeldist train --data corpora/trec --objective static --confusable DESC,ENTY --max-distance 5
     $ labeldist train --resume runs/demo-textcnn-adaptive-seed0
 
     The run folder receives the model, the label distances, metrics, test predictions and pictures.
@@ -208,7 +208,7 @@ def _train_hint(command: "Train") -> str:
 
 
 def _run_folder(command: "Train") -> Path:
-    from labeldist.training.compare import data_name
+    from labeldist.training.study.compare import data_name
 
     if command.resume is not None or command.output is not None:
         return command.resume or command.output  # type: ignore[return-value]
@@ -217,10 +217,10 @@ def _run_folder(command: "Train") -> Path:
 
 
 def _train(command: Train) -> None:
-    from labeldist.training.compare import data_name
     from labeldist.training.files import read_json
-    from labeldist.training.report import train_summary
+    from labeldist.training.output.terminal import train_summary
     from labeldist.training.run import HISTORY, RunOptions, RunSpec, read_config, resume_run, start_run
+    from labeldist.training.study.compare import data_name
 
     say, note = _say, _say if command.verbose else _say_nothing
     if not _IS_FIRST:
@@ -242,8 +242,8 @@ def _train(command: Train) -> None:
 
 
 def _compare(command: Compare) -> None:
-    from labeldist.training.compare import CompareSpec, compare, data_name
-    from labeldist.training.report import comparison_table
+    from labeldist.training.output.terminal import comparison_table
+    from labeldist.training.study.compare import CompareSpec, compare, data_name
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("labeldist compare starts processes of its own: give --jobs, and no launcher such as torchrun.")
@@ -257,10 +257,10 @@ def _compare(command: Compare) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    from labeldist.training.data import read_split
+    from labeldist.training.data.corpus import read_split
     from labeldist.training.files import write_json, writing_to
     from labeldist.training.inference import Predictor
-    from labeldist.training.report import train_summary
+    from labeldist.training.output.terminal import train_summary
 
     _check_new_file(command.output)
     predictor = Predictor.from_run(command.run, device=command.device)
@@ -275,10 +275,10 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _predict(command: Predict) -> None:
-    from labeldist.training.columns import text_of
+    from labeldist.training.data.columns import text_of
+    from labeldist.training.data.readers import read_texts
     from labeldist.training.files import writing_to
     from labeldist.training.inference import Predictor
-    from labeldist.training.readers import read_texts
 
     if command.texts and command.file is not None:
         raise UserError("Give texts either on the command line or by --file, not both.")

@@ -364,26 +364,26 @@ def anchor_losses(
         return AnchorLosses(contrastive_loss(logits, *pairs), valid_anchors(logits, *pairs))
 
 
-def joint_objective(cross_entropy: Tensor, contrastive: Tensor, *, weight: float = 0.5) -> Tensor:
+def joint_objective(cross_entropy: Tensor, contrastive: Tensor, *, ce_weight: float = 0.5) -> Tensor:
     r"""Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$.
 
     Args:
         cross_entropy: $L_c$ (Eq. 10), any shape.
         contrastive: $L_s$ (Eq. 11), broadcastable to it.
-        weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
+        ce_weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
 
     Returns:
         The weighted sum.
 
     Raises:
-        ValueError: if `weight` lies outside [0, 1].
+        ValueError: if `ce_weight` lies outside [0, 1].
 
     Examples:
-        >>> joint_objective(torch.tensor(2.0), torch.tensor(1.0), weight=0.75)
+        >>> joint_objective(torch.tensor(2.0), torch.tensor(1.0), ce_weight=0.75)
         tensor(1.7500)
     """
-    check_weight(weight)
-    return weight * cross_entropy + (1 - weight) * contrastive
+    check_ce_weight(ce_weight)
+    return ce_weight * cross_entropy + (1 - ce_weight) * contrastive
 
 
 def check_temperature(temperature: float) -> None:
@@ -392,10 +392,10 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
 
 
-def check_weight(weight: float) -> None:
-    """Raise `ValueError` unless `weight` lies in [0, 1]."""
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight (lambda of Eq. 9) must lie in [0, 1], got {weight}.")
+def check_ce_weight(ce_weight: float) -> None:
+    """Raise `ValueError` unless `ce_weight` lies in [0, 1]."""
+    if not 0 <= ce_weight <= 1:
+        raise ValueError(f"ce_weight (lambda of Eq. 9) must lie in [0, 1], got {ce_weight}.")
 
 
 def check_count(name: str, value: int) -> None:

@@ -243,7 +243,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self._has_warned = True
         warnings.warn(
             "No row of this batch has a positive (another row of its class), so its contrastive loss is 0. Draw "
-            "several rows of a class into each batch, for example with ConfusionBatchSampler. This is said once.",
+            "several rows of a class into each batch, for example with LabelDistanceBatchSampler. This is said once.",
             stacklevel=6,  # past compute_loss, PML's forward and Module's call: the line that called the loss
         )
 
@@ -332,10 +332,10 @@ class JointLoss(nn.Module):
 
     Args:
         contrastive: $L_s$, called as `contrastive(embeddings, labels)`; any pytorch-metric-learning loss fits.
-        weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
+        ce_weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
 
     Raises:
-        ValueError: if `weight` lies outside [0, 1].
+        ValueError: if `ce_weight` lies outside [0, 1].
         TypeError: if `contrastive` is no loss of embeddings and labels.
 
     Examples:
@@ -345,16 +345,16 @@ class JointLoss(nn.Module):
         torch.Size([])
     """
 
-    def __init__(self, contrastive: nn.Module, *, weight: float = 0.5):
+    def __init__(self, contrastive: nn.Module, *, ce_weight: float = 0.5):
         super().__init__()
-        functional.check_weight(weight)
+        functional.check_ce_weight(ce_weight)
         if not isinstance(contrastive, nn.Module) or isinstance(contrastive, LabelDistanceMatrix | JointLoss):
             raise TypeError(
                 "contrastive must be a loss of embeddings and labels, such as LabelDistanceContrastiveLoss(ldm), got "
                 f"{type(contrastive).__name__}."
             )
         self.contrastive = contrastive
-        self.weight = weight
+        self.ce_weight = ce_weight
 
     def terms(self, logits: Tensor, embeddings: Tensor, labels: Tensor, **pairs) -> JointTerms:
         """The total and both parts. Arguments as in `forward`."""
@@ -370,7 +370,9 @@ class JointLoss(nn.Module):
         contrastive = self.contrastive(embeddings, labels, **pairs)
         classification = cross_entropy(functional.at_least_float32(logits), labels[: len(logits)].long())
         return JointTerms(
-            functional.joint_objective(classification, contrastive, weight=self.weight), classification, contrastive
+            functional.joint_objective(classification, contrastive, ce_weight=self.ce_weight),
+            classification,
+            contrastive,
         )
 
     def forward(self, logits: Tensor, embeddings: Tensor, labels: Tensor, **pairs) -> Tensor:

@@ -12,10 +12,10 @@ from labeldist.functional import check_labels
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.ldm.base import check_matrix
 
-__all__ = ["ConfusionBatchSampler"]
+__all__ = ["LabelDistanceBatchSampler"]
 
 
-class ConfusionBatchSampler(BatchSampler):
+class LabelDistanceBatchSampler(BatchSampler):
     r"""Batches of `rows_per_class` rows from each of `classes_per_batch` classes that are easily confused.
 
     In-batch contrast separates only what meets in a batch. Each class's rows are shuffled and cut into groups; a batch
@@ -54,10 +54,10 @@ class ConfusionBatchSampler(BatchSampler):
         TypeError: if labels are not integers.
 
     Examples:
-        >>> from labeldist import ConfusionBatchSampler, StaticLDM
+        >>> from labeldist import LabelDistanceBatchSampler, StaticLDM
         >>> labels = [0, 0, 1, 1, 2, 2, 3, 3]
         >>> ldm = StaticLDM.from_pairs([(0, 2, 1e6), (1, 3, 1e6)], num_classes=4)
-        >>> sampler = ConfusionBatchSampler(labels, ldm, classes_per_batch=2, rows_per_class=2)
+        >>> sampler = LabelDistanceBatchSampler(labels, ldm, classes_per_batch=2, rows_per_class=2)
         >>> sorted(sorted(labels[row] for row in batch) for batch in sampler)
         [[0, 0, 2, 2], [1, 1, 3, 3]]
     """

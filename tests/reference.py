@@ -69,7 +69,7 @@ def num_valid_anchors(embeddings, labels, ldm, *, ref_labels=None, weighting="sc
     )
 
 
-def confusion_distances(counts, *, tau, normalization, symmetric):
+def confusion_distances(counts, *, max_distance, normalization, symmetric):
     """COUNT(CM) of Algorithm 1, either normalisation."""
     num_classes = len(counts)
     if normalization == "count":
@@ -86,15 +86,17 @@ def confusion_distances(counts, *, tau, normalization, symmetric):
     largest = max(max(row) for row in table)
     if largest == 0:
         return [[1.0] * num_classes for _ in range(num_classes)]
-    return [[1 + (tau - 1) * rate / largest for rate in row] for row in table]
+    return [[1 + (max_distance - 1) * rate / largest for rate in row] for row in table]
 
 
-def algorithm_1(evaluations, *, num_classes, warmup_fraction, update_every, tau, normalization, symmetric):
+def algorithm_1(evaluations, *, num_classes, warmup_fraction, update_every, max_distance, normalization, symmetric):
     """The matrix after a list of `(counts, progress)`."""
     matrix = [[1.0] * num_classes for _ in range(num_classes)]
     for number, (counts, progress) in enumerate(evaluations, start=1):
         if progress > warmup_fraction and number % update_every == 0:
-            target = confusion_distances(counts, tau=tau, normalization=normalization, symmetric=symmetric)
+            target = confusion_distances(
+                counts, max_distance=max_distance, normalization=normalization, symmetric=symmetric
+            )
             epsilon = 1 - progress
             for a in range(num_classes):
                 for b in range(num_classes):

@@ -113,7 +113,7 @@ def test_all_integrations_train_the_same_where_chance_has_no_part():
     from benchmarks.integrations.__main__ import _fewer
     from benchmarks.integrations.ways import WAYS, Setup
     from labeldist import StaticLDM
-    from labeldist.training.data import Split, load_corpus
+    from labeldist.training.data.corpus import Split, load_corpus
 
     # One batch an epoch, no dropout, fixed distances: three steps that nothing is drawn for.
     corpus = _fewer(load_corpus(["demo"]), 32, 0)

@@ -199,7 +199,7 @@ def test_what_the_parser_does_not_know_exits_with_2(capsys, here, arguments):
         ("--temperature nan", "--temperature must be a number above 0, got nan."),
         ("--temperature inf", "--temperature must be a number above 0, got inf."),
         ("--ce-weight 1.5", "--ce-weight must be between 0 and 1, got 1.5."),
-        ("--tau 0", "--tau must be a number above 0, got 0.0."),
+        ("--max-distance 0", "--max-distance must be a number above 0, got 0.0."),
         ("--validation-fraction 1", "--validation-fraction must be between 0 and 1, got 1.0."),
         ("--warmup-fraction -0.1", "--warmup-fraction must be between 0 and 1, got -0.1."),
         ("--dropout 1", "--dropout must be at least 0 and below 1, got 1.0."),

@@ -27,10 +27,10 @@ from torch.testing import assert_close
 
 from labeldist import (
     AdaptiveLDM,
-    ConfusionBatchSampler,
     CrossBatchMemory,
     DistributedLossWrapper,
     DistributedMinerWrapper,
+    LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
     LabelDistanceMiner,
     StaticLDM,
@@ -455,8 +455,8 @@ def adapt(counts: Tensor) -> AdaptiveLDM:
 SAMPLED = torch.arange(96) % 4
 
 
-def sampler(**options) -> ConfusionBatchSampler:
-    return ConfusionBatchSampler(SAMPLED, DISTANCES, classes_per_batch=2, rows_per_class=3, **options)
+def sampler(**options) -> LabelDistanceBatchSampler:
+    return LabelDistanceBatchSampler(SAMPLED, DISTANCES, classes_per_batch=2, rows_per_class=3, **options)
 
 
 def gathered(rank: int) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_class_pair_tables_of_an_integer_matrix_are_not_rounded():
 
 
 def test_the_joint_objective_is_the_weighted_sum():
-    total = functional.joint_objective(torch.tensor(2.0), torch.tensor(1.0), weight=0.25)
+    total = functional.joint_objective(torch.tensor(2.0), torch.tensor(1.0), ce_weight=0.25)
     assert total.item() == 0.25 * 2 + 0.75 * 1
 
 
@@ -637,5 +637,5 @@ def test_a_bad_argument_is_answered_by_one_sentence(changes, error, sentence):
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
 def test_the_joint_weight_lies_between_0_and_1(weight):
-    message = refusal_of(ValueError, functional.joint_objective, torch.ones(()), torch.ones(()), weight=weight)
-    assert message == f"weight (lambda of Eq. 9) must lie in [0, 1], got {weight}."
+    message = refusal_of(ValueError, functional.joint_objective, torch.ones(()), torch.ones(()), ce_weight=weight)
+    assert message == f"ce_weight (lambda of Eq. 9) must lie in [0, 1], got {weight}."

@@ -50,7 +50,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def part_of(module):
-    """The level's name: `labeldist.training.data` is part of `training`."""
+    """The level's name: `labeldist.training.data.corpus` is part of `training`."""
     return module.split(".")[1] if "." in module else ""
 
 

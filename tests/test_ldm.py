@@ -23,13 +23,13 @@ NO_CONFUSION = torch.diag(torch.tensor([5, 5, 5]))
 taus = st.sampled_from([0.5, 1.0, 2.0, 5.0, 20.0])
 
 
-def assert_law_abiding(ldm, tau):
-    """Diagonal 1, between 1 and tau, symmetric."""
+def assert_law_abiding(ldm, max_distance):
+    """Diagonal 1, between 1 and max_distance, symmetric."""
     matrix = ldm.matrix.double()
-    slack = 1e-6 * max(tau, 1.0)
+    slack = 1e-6 * max(max_distance, 1.0)
     assert torch.equal(matrix.diagonal(), torch.ones(len(matrix), dtype=torch.float64))
-    assert (matrix >= min(1.0, tau) - slack).all()
-    assert (matrix <= max(1.0, tau) + slack).all()
+    assert (matrix >= min(1.0, max_distance) - slack).all()
+    assert (matrix <= max(1.0, max_distance) + slack).all()
     assert_close(matrix, matrix.T, rtol=0, atol=slack)
 
 
@@ -79,7 +79,7 @@ def test_the_mean_off_diagonal_leaves_the_diagonal_out():
 
 
 def test_flattened_is_uniform_with_the_same_mean_and_names():
-    ldm = StaticLDM.from_pairs([("guns", "politics")], tau=7.0, class_names=NAMES)
+    ldm = StaticLDM.from_pairs([("guns", "politics")], max_distance=7.0, class_names=NAMES)
     flat = ldm.flattened()
     # Two of twelve entries are 7: (2 * 7 + 10 * 1) / 12 = 2.
     assert flat.matrix.tolist() == [[1.0 if a == b else 2.0 for b in range(4)] for a in range(4)]
@@ -127,7 +127,7 @@ def test_uniform_is_one_value_off_the_diagonal():
 
 
 def test_pairs_have_tau_or_a_distance_of_their_own():
-    ldm = StaticLDM.from_pairs([("guns", "politics"), ("hockey", "baseball", 3)], tau=4.0, class_names=NAMES)
+    ldm = StaticLDM.from_pairs([("guns", "politics"), ("hockey", "baseball", 3)], max_distance=4.0, class_names=NAMES)
     assert ldm.matrix.tolist() == [[1, 4, 1, 1], [4, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
     assert ldm.class_names == tuple(NAMES)
 
@@ -172,19 +172,19 @@ def test_a_pair_of_another_length_is_refused_in_the_users_words(pair):
 def test_the_mistakes_of_a_confused_pair_are_not_taken_for_its_distance():
     pair = ConfusedPair(first=0, second=1, num_mistakes=37, rate=0.2)
     try:
-        ldm = StaticLDM.from_pairs([pair], tau=5.0, class_names=NAMES)
+        ldm = StaticLDM.from_pairs([pair], max_distance=5.0, class_names=NAMES)
     except ValueError:
         return
     assert ldm.distance(0, 1) == 5.0
 
 
 def test_groups_have_tau_inside_and_one_outside():
-    ldm = StaticLDM.from_groups([["guns", "politics"], ["hockey", "baseball"]], tau=3.0, class_names=NAMES)
+    ldm = StaticLDM.from_groups([["guns", "politics"], ["hockey", "baseball"]], max_distance=3.0, class_names=NAMES)
     assert ldm.matrix.tolist() == [[1, 3, 1, 1], [3, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
 
 
 def test_groups_may_overlap_and_leave_classes_out():
-    ldm = StaticLDM.from_groups([[0, 1], [1, 2]], tau=3.0, num_classes=4)
+    ldm = StaticLDM.from_groups([[0, 1], [1, 2]], max_distance=3.0, num_classes=4)
     assert ldm.matrix.tolist() == [[1, 3, 1, 1], [3, 1, 3, 1], [1, 3, 1, 1], [1, 1, 1, 1]]
 
 
@@ -196,7 +196,7 @@ def test_an_unknown_class_in_a_group_is_answered_by_the_nearest_name():
 def test_a_hierarchy_puts_tau_between_classes_that_part_deepest():
     # Depths 2 (guns, politics), 0 between the halves, 1 (baseball, hockey): 1 + (5 - 1) * depth / 2.
     tree = {"society": {"conflict": ["guns", "politics"]}, "sport": ["baseball", "hockey"]}
-    ldm = StaticLDM.from_hierarchy(tree, tau=5.0, class_names=NAMES)
+    ldm = StaticLDM.from_hierarchy(tree, max_distance=5.0, class_names=NAMES)
     assert ldm.matrix.tolist() == [[1, 5, 1, 1], [5, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
 
 
@@ -210,10 +210,10 @@ def test_an_unknown_leaf_is_answered_by_the_nearest_name():
 
 
 def test_confusion_rates_are_averaged_over_both_directions_and_stretched_to_tau():
-    # Rates: 0 as 1 0.4, 1 as 0 0.2, 2 as 1 0.1. Averaged: (0,1) 0.3, (1,2) 0.05, (0,2) 0; the largest becomes tau = 4.
+    # Rates: 0 as 1 0.4, 1 as 0 0.2, 2 as 1 0.1. Averaged: (0,1) 0.3, (1,2) 0.05, (0,2) 0; the largest becomes 4.
     near = 1 + 3 * 0.05 / 0.3
     expected = torch.tensor([[1.0, 4.0, 1.0], [4.0, 1.0, near], [1.0, near, 1.0]])
-    assert_close(StaticLDM.from_confusion(COUNTS, tau=4.0).matrix, expected)
+    assert_close(StaticLDM.from_confusion(COUNTS, max_distance=4.0).matrix, expected)
 
 
 def test_confusion_may_keep_its_direction_row_as_true_class():
@@ -236,10 +236,10 @@ def test_no_confusion_gives_ones():
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("normalization", ["rate", "count"])
-@given(counts=confusion_matrices(), tau=taus)
+@given(counts=confusion_matrices(), max_distance=taus)
 @brief
-def test_confusion_distances_agree_with_the_plain_loops(counts, tau, normalization, symmetric):
-    options = {"tau": tau, "normalization": normalization, "symmetric": symmetric}
+def test_confusion_distances_agree_with_the_plain_loops(counts, max_distance, normalization, symmetric):
+    options = {"max_distance": max_distance, "normalization": normalization, "symmetric": symmetric}
     expected = torch.tensor(reference.confusion_distances(counts.tolist(), **options))
     assert_close(distances_from_confusion(counts, **options), expected)
 
@@ -260,7 +260,7 @@ def test_an_unknown_normalization_is_refused():
 
 def test_vectors_are_stretched_between_the_least_and_the_most_similar_pair():
     # Cosines 0 (0, 1), -1 (0, 2) and 0 (1, 2): least -1, most 0.
-    ldm = StaticLDM.from_vectors([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]], tau=3.0)
+    ldm = StaticLDM.from_vectors([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]], max_distance=3.0)
     assert ldm.matrix.tolist() == [[1.0, 3.0, 1.0], [3.0, 1.0, 3.0], [1.0, 3.0, 1.0]]
 
 
@@ -315,69 +315,74 @@ def test_centroids_of_labels_that_do_not_fit_are_refused(labels, error):
 
 def test_an_order_puts_tau_between_neighbours_and_one_between_the_ends():
     # Steps apart 1, 2, 3, 4 map to 4, 3, 2, 1.
-    assert StaticLDM.from_order(num_classes=5, tau=4.0).matrix[0].tolist() == [1.0, 4.0, 3.0, 2.0, 1.0]
-    assert StaticLDM.from_order(num_classes=2, tau=4.0).matrix.tolist() == [[1.0, 4.0], [4.0, 1.0]]
+    assert StaticLDM.from_order(num_classes=5, max_distance=4.0).matrix[0].tolist() == [1.0, 4.0, 3.0, 2.0, 1.0]
+    assert StaticLDM.from_order(num_classes=2, max_distance=4.0).matrix.tolist() == [[1.0, 4.0], [4.0, 1.0]]
     assert StaticLDM.from_order(class_names=["only"]).matrix.tolist() == [[1.0]]
 
 
 @given(
     num_classes=st.integers(1, 6),
-    tau=taus,
+    max_distance=taus,
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=5),
 )
 @brief
-def test_pairs_and_groups_and_orders_obey_the_laws(num_classes, tau, pairs):
+def test_pairs_and_groups_and_orders_obey_the_laws(num_classes, max_distance, pairs):
     pairs = [(a % num_classes, b % num_classes) for a, b in pairs if a % num_classes != b % num_classes]
-    assert_law_abiding(StaticLDM.from_pairs(pairs, tau=tau, num_classes=num_classes), tau)
-    assert_law_abiding(StaticLDM.from_groups(pairs, tau=tau, num_classes=num_classes), tau)
-    assert_law_abiding(StaticLDM.from_order(tau=tau, num_classes=num_classes), tau)
+    assert_law_abiding(StaticLDM.from_pairs(pairs, max_distance=max_distance, num_classes=num_classes), max_distance)
+    assert_law_abiding(StaticLDM.from_groups(pairs, max_distance=max_distance, num_classes=num_classes), max_distance)
+    assert_law_abiding(StaticLDM.from_order(max_distance=max_distance, num_classes=num_classes), max_distance)
 
 
 @brief
 @given(confusion_matrices(), taus)
-def test_confusion_obeys_the_laws_and_reaches_tau(counts, tau):
-    ldm = StaticLDM.from_confusion(counts, tau=tau)
-    assert_law_abiding(ldm, tau)
+def test_confusion_obeys_the_laws_and_reaches_tau(counts, max_distance):
+    ldm = StaticLDM.from_confusion(counts, max_distance=max_distance)
+    assert_law_abiding(ldm, max_distance)
     if counts.fill_diagonal_(0).any():
         off_diagonal = ldm.matrix[~torch.eye(len(counts), dtype=torch.bool)]
-        assert_close((off_diagonal - 1).abs().max().item(), abs(tau - 1), rtol=1e-5, atol=1e-6)
+        assert_close((off_diagonal - 1).abs().max().item(), abs(max_distance - 1), rtol=1e-5, atol=1e-6)
 
 
 @brief
 @given(matrices(5, 3, st.integers(-4, 4).map(float)), taus)
-def test_vectors_obey_the_laws(vectors, tau):
+def test_vectors_obey_the_laws(vectors, max_distance):
     assume((vectors != 0).any(dim=1).all())
-    assert_law_abiding(StaticLDM.from_vectors(vectors, tau=tau), tau)
+    assert_law_abiding(StaticLDM.from_vectors(vectors, max_distance=max_distance), max_distance)
 
 
 @brief
 @given(st.permutations(range(6)), taus)
-def test_a_hierarchy_obeys_the_laws_and_ignores_the_order_of_children(order, tau):
+def test_a_hierarchy_obeys_the_laws_and_ignores_the_order_of_children(order, max_distance):
     names = [str(i) for i in range(6)]
     tree = [["0", ["1", "2"]], [["3"], "4"], "5"]
     shuffled = [names[i] for i in order]
-    ldm = StaticLDM.from_hierarchy(tree, tau=tau, class_names=shuffled)
+    ldm = StaticLDM.from_hierarchy(tree, max_distance=max_distance, class_names=shuffled)
     mirrored = [child[::-1] for child in tree[::-1]]
-    assert_law_abiding(ldm, tau)
-    assert torch.equal(StaticLDM.from_hierarchy(mirrored, tau=tau, class_names=shuffled).matrix, ldm.matrix)
+    assert_law_abiding(ldm, max_distance)
+    assert torch.equal(
+        StaticLDM.from_hierarchy(mirrored, max_distance=max_distance, class_names=shuffled).matrix, ldm.matrix
+    )
 
 
-@pytest.mark.parametrize("tau", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("max_distance", [0.0, -1.0, math.inf, math.nan])
 @pytest.mark.parametrize(
     "build",
     [
-        lambda tau: StaticLDM.from_pairs([(0, 1)], tau=tau, num_classes=2),
-        lambda tau: StaticLDM.from_groups([[0, 1]], tau=tau, num_classes=2),
-        lambda tau: StaticLDM.from_hierarchy(["a", "b"], tau=tau, class_names=["a", "b"]),
-        lambda tau: StaticLDM.from_confusion(COUNTS, tau=tau),
-        lambda tau: StaticLDM.from_vectors(torch.eye(2), tau=tau),
-        lambda tau: StaticLDM.from_order(tau=tau, num_classes=2),
-        lambda tau: AdaptiveLDM(2, tau=tau),
+        lambda max_distance: StaticLDM.from_pairs([(0, 1)], max_distance=max_distance, num_classes=2),
+        lambda max_distance: StaticLDM.from_groups([[0, 1]], max_distance=max_distance, num_classes=2),
+        lambda max_distance: StaticLDM.from_hierarchy(["a", "b"], max_distance=max_distance, class_names=["a", "b"]),
+        lambda max_distance: StaticLDM.from_confusion(COUNTS, max_distance=max_distance),
+        lambda max_distance: StaticLDM.from_vectors(torch.eye(2), max_distance=max_distance),
+        lambda max_distance: StaticLDM.from_order(max_distance=max_distance, num_classes=2),
+        lambda max_distance: AdaptiveLDM(2, max_distance=max_distance),
     ],
     ids=["pairs", "groups", "hierarchy", "confusion", "vectors", "order", "adaptive"],
 )
-def test_tau_must_be_finite_and_above_0(build, tau):
-    assert refusal_of(ValueError, build, tau) == f"tau must be a finite number above 0, got {tau}."
+def test_tau_must_be_finite_and_above_0(build, max_distance):
+    assert (
+        refusal_of(ValueError, build, max_distance)
+        == f"max_distance must be a finite number above 0, got {max_distance}."
+    )
 
 
 @pytest.mark.parametrize("counts", [COUNTS, COUNTS.double()])
@@ -393,7 +398,7 @@ def test_builders_leave_their_arguments_as_they_are(counts):
 
 
 def test_algorithm_1_gives_the_numbers_worked_out_by_hand():
-    ldm = AdaptiveLDM(3, tau=5.0)
+    ldm = AdaptiveLDM(3, max_distance=5.0)
     # Rates averaged over both directions: (0,1) 0.3, (1,2) 0.05, (0,2) 0, so LDM' = 5, 1 + 4 / 6 and 1.
     # At progress 0.5 the matrix goes half the way from 1: 3, 1 + 1 / 3 and 1.
     assert ldm.update(COUNTS, progress=0.5) is True
@@ -490,7 +495,7 @@ def test_algorithm_1_agrees_with_the_plain_loops(normalization, counts, update_e
         "update_every": update_every,
         "warmup_fraction": warmup_fraction,
         "symmetric": symmetric,
-        "tau": 5.0,
+        "max_distance": 5.0,
         "normalization": normalization,
     }
     ldm = AdaptiveLDM(3, **options)

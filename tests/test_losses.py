@@ -355,7 +355,7 @@ def test_the_loss_is_the_same_without_gradients_and_in_evaluation():
 
 
 def test_the_matrix_is_shared_so_an_update_is_seen_at_the_next_call():
-    ldm = AdaptiveLDM(4, tau=9.0)
+    ldm = AdaptiveLDM(4, max_distance=9.0)
     loss = LabelDistanceContrastiveLoss(ldm)
     assert loss.ldm is ldm
     before = loss(embeddings_of(), LABELS)
@@ -517,7 +517,7 @@ def test_bad_references_are_refused_by_their_own_name():
 
 
 def joint(weight=0.5):
-    return JointLoss(LabelDistanceContrastiveLoss(LDM), weight=weight)
+    return JointLoss(LabelDistanceContrastiveLoss(LDM), ce_weight=weight)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
@@ -528,7 +528,7 @@ def test_the_joint_objective_is_equation_9(weight):
 
 
 def test_the_default_weight_is_the_papers():
-    assert JointLoss(LabelDistanceContrastiveLoss(LDM)).weight == 0.5
+    assert JointLoss(LabelDistanceContrastiveLoss(LDM)).ce_weight == 0.5
 
 
 def test_the_parts_are_reported_beside_the_total():
@@ -555,7 +555,7 @@ def test_logits_that_fit_no_labels_are_refused(num_rows):
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
 def test_the_joint_weight_lies_between_0_and_1(weight):
-    sentence = f"weight (lambda of Eq. 9) must lie in [0, 1], got {weight}."
+    sentence = f"ce_weight (lambda of Eq. 9) must lie in [0, 1], got {weight}."
     assert refusal_of(ValueError, joint, weight) == sentence
 
 

@@ -473,7 +473,7 @@ def neighbours_agree(trainer, digits) -> float:
 
 
 def digit_loss():
-    ldm = StaticLDM.from_pairs([(3, 8), (1, 7), (4, 9)], tau=2.0, num_classes=10)
+    ldm = StaticLDM.from_pairs([(3, 8), (1, 7), (4, 9)], max_distance=2.0, num_classes=10)
     return LabelDistanceContrastiveLoss(ldm, temperature=0.2)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from labeldist import (
     AdaptiveLDM,
-    ConfusionBatchSampler,
+    LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
     LabelDistanceMatrix,
     StaticLDM,
@@ -33,8 +33,8 @@ PARTNERS = StaticLDM.from_pairs([(c, c + 1) for c in range(0, 20, 2)], num_class
 
 def sampler_of(
     labels: Sequence[int] | Tensor = BALANCED, ldm: LabelDistanceMatrix | Tensor = PARTNERS, **options
-) -> ConfusionBatchSampler:
-    return ConfusionBatchSampler(labels, ldm, **{"classes_per_batch": 4, "rows_per_class": 4, **options})
+) -> LabelDistanceBatchSampler:
+    return LabelDistanceBatchSampler(labels, ldm, **{"classes_per_batch": 4, "rows_per_class": 4, **options})
 
 
 def all_ranks(labels, ldm, num_replicas, **options) -> list[list[list[int]]]:
@@ -476,7 +476,7 @@ def test_a_matrix_that_went_wrong_is_refused_when_an_epoch_starts():
 
 def test_names_in_place_of_class_indices_are_refused():
     ldm = StaticLDM.uniform(num_classes=2)
-    assert refusal_of(TypeError, ConfusionBatchSampler, ["cat", "dog"], ldm) == (
+    assert refusal_of(TypeError, LabelDistanceBatchSampler, ["cat", "dog"], ldm) == (
         "labels must be class indices, one integer for each row of the data set. Look names up in the LDM's "
         "class_names first."
     )

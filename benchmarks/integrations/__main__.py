@@ -29,7 +29,7 @@ from benchmarks.integrations.table import RESULTS, settings, table
 from benchmarks.integrations.ways import TEMPERATURE, VIEWS, WAYS, Setup
 from benchmarks.machine import current_commit
 from labeldist import AdaptiveLDM
-from labeldist.training.data import Corpus, Split, load_corpus
+from labeldist.training.data.corpus import Corpus, Split, load_corpus
 from labeldist.training.machine import describe_machine
 
 PACKAGES = ("torch", "transformers", "lightning", "sentence-transformers", "pytorch-metric-learning")

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from labeldist import AdaptiveLDM, JointLoss, LabelDistanceContrastiveLoss
 from labeldist.ldm import LabelDistanceMatrix
-from labeldist.training.data import Corpus
+from labeldist.training.data.corpus import Corpus
 
 VIEWS, TEMPERATURE, MAX_LENGTH, EVAL_BATCH_SIZE = 2, 0.1, 64, 64
 

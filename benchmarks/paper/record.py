@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from benchmarks.machine import current_commit
-from labeldist.training.compare import COMPARISON
+from labeldist.training.study.compare import COMPARISON
 
 RESULTS = Path(__file__).parent.parent / "results"
 

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from labeldist.training.config import RunSettings, to_json
-from labeldist.training.statistics import points
+from labeldist.training.study.statistics import points
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

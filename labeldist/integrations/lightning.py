@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from labeldist.confusion import confusion_counts
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
-from labeldist.samplers import ConfusionBatchSampler
+from labeldist.samplers import LabelDistanceBatchSampler
 from labeldist.sharing import check_same_loss
 
 try:
@@ -48,7 +48,7 @@ class LabelDistanceCallback(Callback):
     `progress` of Algorithm 1 is the share of training that is done: batches of `max_epochs`, or optimizer steps of
     `max_steps`, whichever ends training first.
 
-    A `ConfusionBatchSampler` in the training loader is told its epoch, which Lightning tells row samplers only: a
+    A `LabelDistanceBatchSampler` in the training loader is told its epoch, which Lightning tells row samplers only: a
     resumed training then goes on with the batches that were to come.
 
     Logs, after each refresh, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
@@ -155,7 +155,7 @@ class LabelDistanceCallback(Callback):
 def _tell_epoch(trainer: Trainer) -> None:
     for loader in tree_leaves(trainer.train_dataloader):
         sampler = getattr(loader, "batch_sampler", None)
-        if isinstance(sampler, ConfusionBatchSampler):
+        if isinstance(sampler, LabelDistanceBatchSampler):
             sampler.set_epoch(trainer.current_epoch)
 
 

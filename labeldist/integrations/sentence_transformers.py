@@ -62,13 +62,13 @@ class SentenceLabelDistanceLoss(nn.Module):
         contrastive: $L_s$ of embeddings and labels, such as a `LabelDistanceContrastiveLoss`. Under several processes
             each contrasts its own rows, unless this is a `labeldist.DistributedLossWrapper`.
         classifier: class scores of embeddings, such as `nn.Linear(model.get_embedding_dimension(), C)`.
-        weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper. Unused without a classifier.
+        ce_weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper. Unused without a classifier.
         views: how often each text is encoded while the model trains, >= 1: views that differ by dropout. 2 in the
             paper; 1 where batches hold rows of the same class anyway, at half of the time.
 
     Raises:
-        ValueError: if `weight` lies outside [0, 1] or `views` is below 1; in the first call, on all processes, if their
-            matrices or settings of the loss differ.
+        ValueError: if `ce_weight` lies outside [0, 1] or `views` is below 1; in the first call, on all processes, if
+            their matrices or settings of the loss differ.
         TypeError: if `contrastive` is no loss of embeddings and labels.
 
     Examples:
@@ -86,14 +86,14 @@ class SentenceLabelDistanceLoss(nn.Module):
         contrastive: nn.Module,
         *,
         classifier: nn.Module | None = None,
-        weight: float = 0.5,
+        ce_weight: float = 0.5,
         views: int = 1,
     ):
         super().__init__()
         functional.check_count("views", views)
         # The trainer looks for this very name, to put the distributed or compiled model in its place.
         self.model = model
-        self.joint = JointLoss(contrastive, weight=weight)
+        self.joint = JointLoss(contrastive, ce_weight=ce_weight)
         self.classifier = classifier
         self.views = views
         # DistributedDataParallel wraps the model alone: what else learns must begin alike and get one gradient.
@@ -145,8 +145,8 @@ class SentenceLabelDistanceLoss(nn.Module):
         if self.classifier is None:
             return self.joint.contrastive(rows, labels)
         terms = self.joint.terms(self.classifier(rows), rows, labels)
-        weight = self.joint.weight
-        return {"cross_entropy": weight * terms.cross_entropy, "contrastive": (1 - weight) * terms.contrastive}
+        ce_weight = self.joint.ce_weight
+        return {"cross_entropy": ce_weight * terms.cross_entropy, "contrastive": (1 - ce_weight) * terms.contrastive}
 
     @torch.no_grad()
     def _begin_alike(self) -> None:
@@ -161,7 +161,7 @@ class SentenceLabelDistanceLoss(nn.Module):
         """What the model card tells of the loss."""
         return {
             "contrastive": type(self.joint.contrastive).__name__,
-            "weight": None if self.classifier is None else self.joint.weight,
+            "ce_weight": None if self.classifier is None else self.joint.ce_weight,
             "views": self.views,
         }
 

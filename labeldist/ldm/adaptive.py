@@ -9,7 +9,7 @@ from torch import Tensor
 from labeldist.class_names import resolve_names
 from labeldist.distributed import require_same, sum_over_processes
 from labeldist.ldm.base import LabelDistanceMatrix
-from labeldist.ldm.distances import Normalization, check_normalization, check_tau, distances_from_confusion
+from labeldist.ldm.distances import Normalization, check_max_distance, check_normalization, distances_from_confusion
 
 
 class AdaptiveLDM(LabelDistanceMatrix):
@@ -29,7 +29,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
         class_names: one name a class.
         warmup_fraction: no update before this fraction of training is over, in [0, 1]; 0.2 in the paper.
         update_every: evaluations from one update to the next, >= 1; 10 in the paper.
-        tau: distance of the most confused pair under `"rate"`, > 0.
+        max_distance: distance of the most confused pair under `"rate"`, > 0.
         normalization: `"rate"` (default) or `"count"` (the letter of the paper).
         symmetric: average both directions of confusion.
 
@@ -43,7 +43,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
         False
         >>> ldm.update(counts, progress=0.5)
         True
-        >>> ldm.matrix  # halfway from 1 to tau = 5
+        >>> ldm.matrix  # halfway from 1 to max_distance = 5
         tensor([[1., 3.],
                 [3., 1.]])
     """
@@ -58,7 +58,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
         class_names: Sequence[str] | None = None,
         warmup_fraction: float = 0.2,
         update_every: int = 1,
-        tau: float = 5.0,
+        max_distance: float = 5.0,
         normalization: Normalization = "rate",
         symmetric: bool = True,
     ):
@@ -68,11 +68,11 @@ class AdaptiveLDM(LabelDistanceMatrix):
             raise ValueError(f"warmup_fraction must lie in [0, 1], got {warmup_fraction}.")
         if update_every < 1:
             raise ValueError(f"update_every must be at least 1, got {update_every}.")
-        check_tau(tau)
+        check_max_distance(max_distance)
         check_normalization(normalization)
         self.warmup_fraction = warmup_fraction
         self.update_every = update_every
-        self.tau = tau
+        self.max_distance = max_distance
         self.normalization: Normalization = normalization
         self.symmetric = symmetric
         # Buffers, not Python state: they follow state_dict into any checkpoint format. An update is a column, its
@@ -110,7 +110,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
             require_same({"number of classes": self.num_classes})
             counts = sum_over_processes(counts.to(self.matrix.device))
         target = distances_from_confusion(
-            counts, tau=self.tau, normalization=self.normalization, symmetric=self.symmetric
+            counts, max_distance=self.max_distance, normalization=self.normalization, symmetric=self.symmetric
         ).to(self.matrix)
         self.num_evaluations += 1
         self.epsilon = 1 - progress

@@ -1,4 +1,4 @@
-"""From what is known of the classes to distances: closeness is stretched to [1, tau]."""
+"""From what is known of the classes to distances: closeness is stretched to [1, max_distance]."""
 
 import math
 from typing import Literal
@@ -14,18 +14,19 @@ Normalization = Literal["rate", "count"]
 
 
 def distances_from_confusion(
-    counts: Tensor, *, tau: float = 5.0, normalization: Normalization = "rate", symmetric: bool = True
+    counts: Tensor, *, max_distance: float = 5.0, normalization: Normalization = "rate", symmetric: bool = True
 ) -> Tensor:
     r"""Turn confusion counts into label distances: `COUNT(CM)` of Algorithm 1.
 
     - `"rate"` (Choice): the off-diagonal confusion rate $r_{ab}$ per true class, averaged over both directions, scaled
-      so that no confusion is 1 and the most confused pair `tau`; the diagonal is 1. Without any confusion, ones.
+      so that no confusion is 1 and the most confused pair `max_distance`; the diagonal is 1. Without any confusion,
+      ones.
     - `"count"`: the counts themselves, the letter of the paper. They grow with the validation set and put its correct
       predictions on the diagonal.
 
     Args:
         counts: `(C, C)`, non-negative, row = true class, column = predicted.
-        tau: distance of the most confused pair, > 0; unused by `"count"`.
+        max_distance: distance of the most confused pair, > 0; unused by `"count"`.
         normalization: `"rate"` or `"count"`.
         symmetric: average both directions; otherwise row `a`, column `b` speaks of `a` predicted as `b`.
 
@@ -36,17 +37,17 @@ def distances_from_confusion(
         ValueError: if `counts` is not square or has a negative entry, or an option is unknown.
 
     Examples:
-        >>> distances_from_confusion(torch.tensor([[8, 2], [0, 10]]), tau=3.0, symmetric=False)
+        >>> distances_from_confusion(torch.tensor([[8, 2], [0, 10]]), max_distance=3.0, symmetric=False)
         tensor([[1., 3.],
                 [1., 1.]])
     """
-    check_tau(tau)
+    check_max_distance(max_distance)
     check_normalization(normalization)
     check_matrix(counts, whole="Confusion counts", entries="Confusion counts")
     if normalization == "count":
         counts = counts.to(torch.get_default_dtype())
         return (counts + counts.T) / 2 if symmetric else counts
-    return stretch(confusion_rates(counts, symmetric=symmetric), tau, lowest=0.0)
+    return stretch(confusion_rates(counts, symmetric=symmetric), max_distance, lowest=0.0)
 
 
 def class_centroids(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -70,8 +71,8 @@ def class_centroids(embeddings: Tensor, labels: Tensor, num_classes: int) -> Ten
     return sums / torch.bincount(labels.long(), minlength=num_classes)[:, None]
 
 
-def stretch(closeness: Tensor, tau: float, *, lowest: float | None = None) -> Tensor:
-    """Map off-diagonal closeness linearly to [1, tau], `lowest` (or the minimum) to 1; the diagonal is 1."""
+def stretch(closeness: Tensor, max_distance: float, *, lowest: float | None = None) -> Tensor:
+    """Map off-diagonal closeness linearly to [1, max_distance], `lowest` (or the minimum) to 1; the diagonal is 1."""
     matrix = torch.ones_like(closeness)
     off_diagonal = ~torch.eye(len(closeness), dtype=torch.bool, device=closeness.device)
     values = closeness[off_diagonal]
@@ -81,14 +82,14 @@ def stretch(closeness: Tensor, tau: float, *, lowest: float | None = None) -> Te
     span = values.max() - low
     # Cosines that are equal but for rounding must not be stretched to the whole range.
     if span > 16 * torch.finfo(values.dtype).eps * closeness.abs().max():
-        matrix[off_diagonal] = 1 + (tau - 1) * (values - low) / span
+        matrix[off_diagonal] = 1 + (max_distance - 1) * (values - low) / span
     return matrix
 
 
-def check_tau(tau: float) -> None:
-    """Raise `ValueError` unless `tau` is a finite number above 0."""
-    if not 0 < tau < math.inf:
-        raise ValueError(f"tau must be a finite number above 0, got {tau}.")
+def check_max_distance(max_distance: float) -> None:
+    """Raise `ValueError` unless `max_distance` is a finite number above 0."""
+    if not 0 < max_distance < math.inf:
+        raise ValueError(f"max_distance must be a finite number above 0, got {max_distance}.")
 
 
 def check_normalization(normalization: str) -> None:

@@ -10,7 +10,7 @@ from labeldist.class_names import Class, class_index, resolve_names
 from labeldist.functional import unit_rows
 from labeldist.hierarchy import Hierarchy, common_ancestor_depths
 from labeldist.ldm.base import LabelDistanceMatrix, check_matrix
-from labeldist.ldm.distances import Normalization, check_tau, distances_from_confusion, stretch
+from labeldist.ldm.distances import Normalization, check_max_distance, distances_from_confusion, stretch
 
 _StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
 
@@ -76,16 +76,16 @@ class StaticLDM(LabelDistanceMatrix):
         cls: type[_StaticLDM],
         pairs: Iterable[Sequence[Any]],
         *,
-        tau: float = 5.0,
+        max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
         symmetric: bool = True,
     ) -> _StaticLDM:
-        """`tau` between listed pairs of confusable classes, 1 elsewhere: the paper's static matrix.
+        """`max_distance` between listed pairs of confusable classes, 1 elsewhere: the paper's static matrix.
 
         Args:
             pairs: `(a, b)`, or `(a, b, distance)` for a distance of its own; classes by name or index.
-            tau: distance of a listed pair, > 0; 5 in the paper.
+            max_distance: distance of a listed pair, > 0; 5 in the paper.
             class_names: one name a class; this or `num_classes`.
             num_classes: `C`.
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
@@ -99,7 +99,7 @@ class StaticLDM(LabelDistanceMatrix):
                     [5., 1., 1.],
                     [1., 1., 1.]])
         """
-        check_tau(tau)
+        check_max_distance(max_distance)
         names = resolve_names(class_names, num_classes)
         matrix = torch.ones(len(names), len(names))
         for pair in pairs:
@@ -109,7 +109,7 @@ class StaticLDM(LabelDistanceMatrix):
             a, b = class_index(first, names), class_index(second, names)
             if a == b:
                 raise ValueError(f"A pair must name two different classes, got {names[a]!r} twice.")
-            matrix[a, b] = distance[0] if distance else tau
+            matrix[a, b] = distance[0] if distance else max_distance
             if symmetric:
                 matrix[b, a] = matrix[a, b]
         return cls(matrix, class_names=names)
@@ -119,15 +119,15 @@ class StaticLDM(LabelDistanceMatrix):
         cls: type[_StaticLDM],
         groups: Iterable[Sequence[Class]],
         *,
-        tau: float = 5.0,
+        max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
     ) -> _StaticLDM:
-        """`tau` between classes of the same group, 1 elsewhere.
+        """`max_distance` between classes of the same group, 1 elsewhere.
 
         Args:
             groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
-            tau: distance within a group, > 0.
+            max_distance: distance within a group, > 0.
             class_names: one name a class; this or `num_classes`.
             num_classes: `C`.
 
@@ -139,22 +139,22 @@ class StaticLDM(LabelDistanceMatrix):
         """
         groups = [list(group) for group in groups]
         pairs = [(a, b) for group in groups for i, a in enumerate(group) for b in group[i + 1 :]]
-        return cls.from_pairs(pairs, tau=tau, class_names=class_names, num_classes=num_classes)
+        return cls.from_pairs(pairs, max_distance=max_distance, class_names=class_names, num_classes=num_classes)
 
     @classmethod
     def from_hierarchy(
-        cls: type[_StaticLDM], tree: Hierarchy, *, tau: float = 5.0, class_names: Sequence[str]
+        cls: type[_StaticLDM], tree: Hierarchy, *, max_distance: float = 5.0, class_names: Sequence[str]
     ) -> _StaticLDM:
         r"""Distances from the depth of the lowest common ancestor (LCA) in a tree of classes.
 
         $d_{ab} = 1 + (\tau - 1)\, l_{ab} / \max_{a \ne b} l_{ab}$ with $l_{ab}$ the depth of their LCA: classes that
-        part at the root (depth 0) have 1, those that part deepest have `tau`.
+        part at the root (depth 0) have 1, those that part deepest have `max_distance`.
 
         Args:
             tree: nested mappings and sequences whose leaves are the class names, each exactly once:
                 `{"recreation": {"sport": ["baseball", "hockey"], "autos": "autos"}, "politics": ["guns", "mideast"]}`.
                 The keys only name inner nodes.
-            tau: distance of the classes that part deepest, > 0.
+            max_distance: distance of the classes that part deepest, > 0.
             class_names: one name a class.
 
         Raises:
@@ -166,16 +166,16 @@ class StaticLDM(LabelDistanceMatrix):
             >>> ldm.matrix[0]
             tensor([1., 5., 3., 1.])
         """
-        check_tau(tau)
+        check_max_distance(max_distance)
         depths = common_ancestor_depths(tree, class_names)
-        return cls(stretch(depths, tau, lowest=0.0), class_names=class_names)
+        return cls(stretch(depths, max_distance, lowest=0.0), class_names=class_names)
 
     @classmethod
     def from_confusion(
         cls: type[_StaticLDM],
         counts: Tensor | Sequence[Sequence[int]],
         *,
-        tau: float = 5.0,
+        max_distance: float = 5.0,
         normalization: Normalization = "rate",
         symmetric: bool = True,
         class_names: Sequence[str] | None = None,
@@ -186,19 +186,19 @@ class StaticLDM(LabelDistanceMatrix):
 
         Args:
             counts: `(C, C)`, non-negative, row = true class, column = predicted.
-            tau: distance of the most confused pair, > 0.
+            max_distance: distance of the most confused pair, > 0.
             normalization: `"rate"` or `"count"`.
             symmetric: average both directions.
             class_names: one name a class.
 
         Examples:
-            >>> StaticLDM.from_confusion([[8, 2, 0], [0, 9, 1], [0, 0, 10]], tau=5.0).matrix
+            >>> StaticLDM.from_confusion([[8, 2, 0], [0, 9, 1], [0, 0, 10]], max_distance=5.0).matrix
             tensor([[1., 5., 1.],
                     [5., 1., 3.],
                     [1., 3., 1.]])
         """
         matrix = distances_from_confusion(
-            torch.as_tensor(counts), tau=tau, normalization=normalization, symmetric=symmetric
+            torch.as_tensor(counts), max_distance=max_distance, normalization=normalization, symmetric=symmetric
         )
         return cls(matrix, class_names=class_names)
 
@@ -207,17 +207,17 @@ class StaticLDM(LabelDistanceMatrix):
         cls: type[_StaticLDM],
         vectors: Tensor | Sequence[Sequence[float]],
         *,
-        tau: float = 5.0,
+        max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
     ) -> _StaticLDM:
         r"""Distances from one vector a class, such as the embedded label texts or `class_centroids`.
 
         $d_{ab} = 1 + (\tau - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$, extremes over different classes:
-        the two most similar classes have `tau`, the two least similar 1. Where all are equally similar, 1.
+        the two most similar classes have `max_distance`, the two least similar 1. Where all are equally similar, 1.
 
         Args:
             vectors: `(C, D)`, finite.
-            tau: distance of the most similar pair, > 0.
+            max_distance: distance of the most similar pair, > 0.
             class_names: one name a class.
 
         Raises:
@@ -229,7 +229,7 @@ class StaticLDM(LabelDistanceMatrix):
                     [5., 1., 1.],
                     [1., 1., 1.]])
         """
-        check_tau(tau)
+        check_max_distance(max_distance)
         vectors = torch.as_tensor(vectors)
         if vectors.ndim != 2 or not vectors.is_floating_point():
             raise ValueError(f"vectors must be floating point, (C, D), got {vectors.dtype} {tuple(vectors.shape)}.")
@@ -238,32 +238,32 @@ class StaticLDM(LabelDistanceMatrix):
             row = int(unusable.nonzero()[0])
             raise ValueError(f"Each class needs a finite vector that is not zero, got another for class {row}.")
         rows = unit_rows(vectors)
-        return cls(stretch(rows @ rows.T, tau), class_names=class_names)
+        return cls(stretch(rows @ rows.T, max_distance), class_names=class_names)
 
     @classmethod
     def from_order(
         cls: type[_StaticLDM],
         *,
-        tau: float = 5.0,
+        max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
     ) -> _StaticLDM:
-        """Distances for ordered classes (one to five stars): `tau` for neighbours, falling linearly to 1 for the ends.
+        """Distances for ordered classes (star ratings): `max_distance` for neighbors, linearly down to 1 at the ends.
 
         Args:
-            tau: distance of neighbours, > 0.
+            max_distance: distance of neighbours, > 0.
             class_names: one name a class, in order; this or `num_classes`.
             num_classes: `C`.
 
         Examples:
-            >>> StaticLDM.from_order(num_classes=4, tau=5.0).matrix[0]
+            >>> StaticLDM.from_order(num_classes=4, max_distance=5.0).matrix[0]
             tensor([1., 5., 3., 1.])
         """
-        check_tau(tau)
+        check_max_distance(max_distance)
         names = resolve_names(class_names, num_classes)
         rank = torch.arange(len(names), dtype=torch.get_default_dtype())
         apart = (rank[:, None] - rank[None, :]).abs()
-        return cls(stretch(-apart, tau, lowest=-max(len(names) - 1.0, 2.0)), class_names=names)
+        return cls(stretch(-apart, max_distance, lowest=-max(len(names) - 1.0, 2.0)), class_names=names)
 
     def flattened(self) -> "StaticLDM":
         """This matrix with its off-diagonal distances replaced by their mean: the control for it. The diagonal stays.
@@ -271,7 +271,7 @@ class StaticLDM(LabelDistanceMatrix):
         It separates what the distances between *particular* classes do from what a larger weight on all negatives does.
 
         Examples:
-            >>> StaticLDM.from_pairs([(0, 1)], tau=4.0, num_classes=3).flattened().matrix[0]
+            >>> StaticLDM.from_pairs([(0, 1)], max_distance=4.0, num_classes=3).flattened().matrix[0]
             tensor([1., 2., 2.])
         """
         flat = torch.full_like(self.matrix, self.mean_off_diagonal)

@@ -67,7 +67,7 @@ class LossSettings:
 class MatrixSettings:
     """The label-distance matrix of `static`, `uniform` (the static one spread evenly) and `adaptive`."""
 
-    tau: float = 5.0
+    max_distance: float = 5.0
     """Distance of the most confusable classes; 1 is neutral."""
     confusable: tuple[str, ...] = ()
     """static: pairs of confusable classes, each written `first,second`."""
@@ -86,7 +86,7 @@ class MatrixSettings:
     update_every: int = 1
     """adaptive: evaluations (epochs) from one update to the next; the paper's is 10."""
     normalization: Normalization = "rate"
-    """adaptive: confusion rates scaled to tau, or the raw counts (the letter of the paper)."""
+    """adaptive: confusion rates scaled to max_distance, or the raw counts (the letter of the paper)."""
     symmetric: bool = True
     """adaptive: average both directions of confusion."""
 
@@ -144,7 +144,7 @@ def check_settings(settings: RunSettings) -> None:
     inside = [
         ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),
-        ("--tau", matrix.tau, 0 < matrix.tau < float("inf"), "a number above 0"),
+        ("--max-distance", matrix.max_distance, 0 < matrix.max_distance < float("inf"), "a number above 0"),
         ("--validation-fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "between 0 and 1"),
         ("--warmup-fraction", matrix.warmup_fraction, 0 <= matrix.warmup_fraction <= 1, "between 0 and 1"),
         ("--dropout", model.dropout, 0 <= model.dropout < 1, "at least 0 and below 1"),

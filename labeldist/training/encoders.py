@@ -15,8 +15,8 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.config import ModelSettings
+from labeldist.training.data.hub import hub_answers
 from labeldist.training.errors import UserError
-from labeldist.training.hub import hub_answers
 
 MAX_VOCABULARY = 30_000
 PAD, UNKNOWN = "[PAD]", "[UNK]"

@@ -36,7 +36,7 @@ from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training import processes
 from labeldist.training.config import OptimSettings, RunSettings
-from labeldist.training.data import Split
+from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
 
 EVAL_BATCH_SIZE = 256

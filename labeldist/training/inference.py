@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training.config import OptimSettings
-from labeldist.training.data import Split
+from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
 from labeldist.training.files import read_json
 from labeldist.training.fit import EVAL_BATCH_SIZE, predict_batches, resolve_device

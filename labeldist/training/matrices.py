@@ -15,13 +15,13 @@ from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
 from labeldist.training import processes
 from labeldist.training.config import Objective, RunSettings
-from labeldist.training.data import Corpus, Split
+from labeldist.training.data.corpus import Corpus, Split
+from labeldist.training.data.splits import stratified_folds
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
 from labeldist.training.fit import EncodedSplit, FitOptions, fit, predict_batches
 from labeldist.training.matrix_file import parse_pair, read_matrix_file
 from labeldist.training.seeding import seed_everything
-from labeldist.training.splits import stratified_folds
 
 MIN_COUNTING_STEPS = 150
 
@@ -72,7 +72,7 @@ def choose_matrix(
             class_names=names,
             warmup_fraction=matrix.warmup_fraction,
             update_every=matrix.update_every,
-            tau=matrix.tau,
+            max_distance=matrix.max_distance,
             normalization=matrix.normalization,
             symmetric=matrix.symmetric,
         )
@@ -121,7 +121,8 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
     names, matrix = corpus.class_names, settings.matrix
     if matrix.matrix_file is not None:
         return MatrixChoice(
-            read_matrix_file(matrix.matrix_file, names, tau=matrix.tau), f"from {matrix.matrix_file.name}"
+            read_matrix_file(matrix.matrix_file, names, max_distance=matrix.max_distance),
+            f"from {matrix.matrix_file.name}",
         )
     if matrix.confusable:
         pairs = [parse_pair(pair, names) for pair in matrix.confusable]
@@ -139,8 +140,8 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
         return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), f"1 between all classes: no pair was {origin}")
     plural = "" if len(pairs) == 1 else "s"
     shown = "; ".join(f"{a} / {b}" for a, b in pairs)
-    ldm = StaticLDM.from_pairs(pairs, tau=matrix.tau, class_names=names)
-    return MatrixChoice(ldm, f"{matrix.tau:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
+    ldm = StaticLDM.from_pairs(pairs, max_distance=matrix.max_distance, class_names=names)
+    return MatrixChoice(ldm, f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
 
 
 def _count_once(settings: RunSettings, corpus: Corpus, train: Split, held_out: Split, seed: int) -> Tensor:

@@ -18,7 +18,7 @@ __all__ = ["parse_pair", "read_matrix_file"]
 _KEYS = ("pairs", "groups", "hierarchy", "matrix")
 
 
-def read_matrix_file(path: Path | str, class_names: Sequence[str], *, tau: float = 5.0) -> StaticLDM:
+def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distance: float = 5.0) -> StaticLDM:
     """Read a label-distance matrix.
 
     A `.json` file holds one object with exactly one of these keys:
@@ -28,13 +28,14 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, tau: float
     - `"hierarchy"`: nested objects and arrays whose leaves are all the classes;
     - `"matrix"`: rows of numbers, with `"class_names"` for their order,
 
-    and, if it likes, `"tau"`, which goes before the argument. A `.csv` or `.tsv` file holds the whole matrix: class
-    names in the first row and the first column, in any order. Row = anchor's class, column = the other's.
+    and optionally `"max_distance"`, which takes precedence over the argument. A `.csv` or `.tsv` file holds the whole
+    matrix: class names in the first row and the first column, in any order. Row = anchor's class, column = the
+    other's.
 
     Args:
         path: the file.
         class_names: the corpus's classes, in its order.
-        tau: distance of confusable classes in pairs, groups and hierarchies.
+        max_distance: distance of confusable classes in pairs, groups and hierarchies.
 
     Returns:
         The matrix, in the order of `class_names`.
@@ -46,7 +47,7 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, tau: float
     Examples:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "ldm.json"
-        >>> _ = path.write_text('{"pairs": [["question", "status"]], "tau": 3}')
+        >>> _ = path.write_text('{"pairs": [["question", "status"]], "max_distance": 3}')
         >>> read_matrix_file(path, ["praise", "question", "status"]).distance("question", "status")
         3.0
     """
@@ -57,7 +58,7 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, tau: float
     text = _read_text(path)
     try:
         if suffix == ".json":
-            return _from_json(_parse_json(text), class_names, tau)
+            return _from_json(_parse_json(text), class_names, max_distance)
         return _from_table(text, "\t" if suffix == ".tsv" else ",", class_names)
     # The builders check classes and entries; here their sentence gets the file's name.
     except (ValueError, csv.Error) as error:
@@ -132,7 +133,7 @@ def _parse_json(text: str) -> dict[str, Any]:
     if len(found) != 1:
         got = " and ".join(found) or "none of them"
         raise ValueError(f"a matrix file is one JSON object with exactly one of {', '.join(_KEYS)}, got {got}.")
-    unknown = set(content) - {found[0], "tau", *(("class_names",) if found[0] == "matrix" else ())}
+    unknown = set(content) - {found[0], "max_distance", *(("class_names",) if found[0] == "matrix" else ())}
     if unknown:
         raise ValueError(f"beside {found[0]!r} there is {sorted(unknown)[0]!r}, which has no meaning here.")
     return content
@@ -147,16 +148,18 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _from_json(content: dict[str, Any], class_names: Sequence[str], tau: float) -> StaticLDM:
-    tau = content.get("tau", tau)
-    if not _is_number(tau):
-        raise ValueError(f"tau must be a number above 0, got {tau!r}.")
+def _from_json(content: dict[str, Any], class_names: Sequence[str], max_distance: float) -> StaticLDM:
+    max_distance = content.get("max_distance", max_distance)
+    if not _is_number(max_distance):
+        raise ValueError(f"max_distance must be a number above 0, got {max_distance!r}.")
     if "pairs" in content:
-        return StaticLDM.from_pairs(_pairs(content["pairs"]), tau=tau, class_names=class_names)
+        return StaticLDM.from_pairs(_pairs(content["pairs"]), max_distance=max_distance, class_names=class_names)
     if "groups" in content:
-        return StaticLDM.from_groups(_groups(content["groups"]), tau=tau, class_names=class_names)
+        return StaticLDM.from_groups(_groups(content["groups"]), max_distance=max_distance, class_names=class_names)
     if "hierarchy" in content:
-        return StaticLDM.from_hierarchy(_named_leaves(content["hierarchy"]), tau=tau, class_names=class_names)
+        return StaticLDM.from_hierarchy(
+            _named_leaves(content["hierarchy"]), max_distance=max_distance, class_names=class_names
+        )
     if "class_names" not in content:
         raise ValueError('a "matrix" needs "class_names" beside it, the classes of its rows and columns in order.')
     names = _names(content["class_names"], "class_names")

@@ -15,9 +15,9 @@ from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import LabelDistanceContrastiveLoss
-from labeldist.training import plots, processes
+from labeldist.training import processes
 from labeldist.training.config import Objective, RunSettings, check_settings, run_settings_from_json, to_json
-from labeldist.training.data import Corpus, load_corpus
+from labeldist.training.data.corpus import Corpus, load_corpus
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.files import read_json, write_json, write_text, writing_to
@@ -25,6 +25,7 @@ from labeldist.training.fit import EncodedSplit, FitOptions, check_trackers, fit
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.matrices import MatrixChoice, choose_matrix, count_confusions, draw_folds, needs_counting
 from labeldist.training.metrics import evaluate_predictions
+from labeldist.training.output import pictures
 from labeldist.training.seeding import seed_everything
 
 CONFIG = "config.json"
@@ -299,7 +300,7 @@ def _objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module) -> T
         return TrainerObjective(None, model, views=1 if spec.objective == "ce" else 2)
     loss = spec.settings.loss
     contrastive = LabelDistanceContrastiveLoss(choice.ldm, temperature=loss.temperature, weighting=loss.weighting)
-    return TrainerObjective(contrastive, model, weight=loss.ce_weight, confusion=choice.confusion)
+    return TrainerObjective(contrastive, model, ce_weight=loss.ce_weight, confusion=choice.confusion)
 
 
 def confusions(spec: RunSpec, corpus: Corpus, path: Path) -> torch.Tensor:
@@ -382,8 +383,8 @@ def draw_pictures(
 ) -> None:
     """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
     names = corpus.class_names
-    plots.plot_confusion(metrics["test"]["confusion"], names, folder / "confusion.png")
-    plots.plot_curves(history, folder / "curves.png")
-    plots.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
+    pictures.plot_confusion(metrics["test"]["confusion"], names, folder / "confusion.png")
+    pictures.plot_curves(history, folder / "curves.png")
+    pictures.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
     if matrix is not None:
-        plots.plot_ldm(matrix.tolist(), names, folder / "ldm.png")
+        pictures.plot_ldm(matrix.tolist(), names, folder / "ldm.png")

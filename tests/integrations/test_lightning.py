@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from labeldist import (
     AdaptiveLDM,
-    ConfusionBatchSampler,
     JointLoss,
+    LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
     LabelDistanceMatrix,
     StaticLDM,
@@ -223,7 +223,7 @@ class Sampled(Classifier):
 
     def train_dataloader(self) -> DataLoader:
         ldm: Any = self.criterion.contrastive.ldm
-        sampler = ConfusionBatchSampler(TRAIN.tensors[1], ldm, classes_per_batch=2, rows_per_class=4)
+        sampler = LabelDistanceBatchSampler(TRAIN.tensors[1], ldm, classes_per_batch=2, rows_per_class=4)
         return DataLoader(TRAIN, batch_sampler=sampler)
 
 

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from labeldist import AdaptiveLDM, ConfusionBatchSampler, JointLoss, LabelDistanceContrastiveLoss, StaticLDM
+from labeldist import AdaptiveLDM, JointLoss, LabelDistanceBatchSampler, LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.integrations import sentence_transformers as integration
 from labeldist.integrations.sentence_transformers import (
     STATE_FILE,
@@ -128,12 +128,12 @@ def test_several_columns_of_text_are_views_of_a_row(model):
 
 def test_a_classifier_makes_it_the_joint_objective(model):
     classifier = head(model)
-    loss = SentenceLabelDistanceLoss(model, uniform(), classifier=classifier, weight=0.3)
+    loss = SentenceLabelDistanceLoss(model, uniform(), classifier=classifier, ce_weight=0.3)
     rows, labels = torch.randn(8, classifier.in_features), torch.arange(8) % NUM_CLASSES
     parts = loss.compute_loss_from_embeddings([rows], labels)
     assert isinstance(parts, dict)
     torch.testing.assert_close(parts["cross_entropy"], 0.3 * cross_entropy(classifier(rows), labels))
-    total = JointLoss(uniform(), weight=0.3)(classifier(rows), rows, labels)
+    total = JointLoss(uniform(), ce_weight=0.3)(classifier(rows), rows, labels)
     torch.testing.assert_close(parts["cross_entropy"] + parts["contrastive"], total)
 
 
@@ -152,7 +152,7 @@ def test_the_parts_are_logged_and_the_classifier_learns(model, tmp_path):
 
 def test_accumulated_batches_leave_the_loss_a_mean(model, tmp_path):
     def first_loss(**options) -> float:
-        loss = SentenceLabelDistanceLoss(model, uniform(), classifier=head(model), weight=1.0)
+        loss = SentenceLabelDistanceLoss(model, uniform(), classifier=head(model), ce_weight=1.0)
         trainer = trainer_of(model, loss, tmp_path, num_train_epochs=1, learning_rate=1e-9, **options)
         return trainer.train().training_loss
 
@@ -165,7 +165,7 @@ def test_batches_of_confusable_classes(model, tmp_path):
     ldm: Any = loss.ldm
 
     def batches(dataset, batch_size, seed, **options):
-        return ConfusionBatchSampler(
+        return LabelDistanceBatchSampler(
             dataset["label"], ldm, classes_per_batch=2, rows_per_class=batch_size // 2, seed=seed,
             num_replicas=1, rank=0,
         )  # fmt: skip
@@ -322,9 +322,9 @@ def test_the_model_card_names_loss_and_paper(model, tmp_path):
     ("options", "sentence"),
     [
         ({"views": 0}, "views must be at least 1, got 0"),
-        ({"weight": 1.5}, "got 1.5"),
+        ({"ce_weight": 1.5}, "got 1.5"),
     ],
-    ids=["views", "weight"],
+    ids=["views", "ce_weight"],
 )
 def test_arguments_outside_their_range_are_refused(model, options, sentence):
     with pytest.raises(ValueError, match=sentence):

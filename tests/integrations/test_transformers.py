@@ -74,7 +74,7 @@ def test_three_lines_train_a_plain_model(tmp_path):
 
 def test_both_parts_of_the_loss_are_in_the_log_and_make_it_up(tmp_path):
     model = bert(dropout=0.1)
-    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, weight=0.3)
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, ce_weight=0.3)
     trainer = trainer_of(model, objective, tmp_path)
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
@@ -282,8 +282,8 @@ def test_a_model_without_a_class_layer_is_refused():
         ({"views": 0}, "views must be at least 1, got 0"),
         ({"ce_views": 0}, "ce_views must lie between 1 and views = 2, got 0"),
         ({"views": 2, "ce_views": 3}, "ce_views must lie between 1 and views = 2, got 3"),
-        ({"weight": 1.5}, "got 1.5"),
-        ({"weight": float("nan")}, "got nan"),
+        ({"ce_weight": 1.5}, "got 1.5"),
+        ({"ce_weight": float("nan")}, "got nan"),
     ],
 )
 def test_arguments_outside_their_range_are_refused(options, sentence):
@@ -405,7 +405,7 @@ def test_an_attached_objective_is_reported_by_trackers(tmp_path):
 def test_the_parts_make_up_the_loss_when_batches_are_accumulated_and_uneven(tmp_path):
     # 48 rows in batches of 20: an accumulated batch of 40, and one of 8.
     model = bert(dropout=0.1)
-    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, weight=0.3)
+    objective = TrainerObjective(LabelDistanceContrastiveLoss(adaptive()), model, ce_weight=0.3)
     trainer = trainer_of(model, objective, tmp_path, per_device_train_batch_size=20, gradient_accumulation_steps=2)
     trainer.train()
     for row in (row for row in trainer.state.log_history if "loss" in row):

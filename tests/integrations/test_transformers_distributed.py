@@ -179,7 +179,7 @@ UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": (static, nothing)},
         "the same contrastive loss, got LabelDistanceContrastiveLoss on process 0 and None on process 1",
     ),
-    "weights": ({"weight": (0.5, 0.6)}, "the same weight, got 0.5 on process 0 and 0.6 on process 1"),
+    "weights": ({"ce_weight": (0.5, 0.6)}, "the same ce_weight, got 0.5 on process 0 and 0.6 on process 1"),
     "gathering": ({"gather": (True, False)}, "the same gather, got True on process 0 and False on process 1"),
 }
 

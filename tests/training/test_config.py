@@ -31,7 +31,7 @@ OTHER = RunSettings(
 def test_the_papers_settings_are_the_default():
     settings = RunSettings()
     assert settings.loss == LossSettings(ce_weight=0.5, temperature=1.0, weighting="scale")
-    assert (settings.matrix.tau, settings.matrix.warmup_fraction) == (5.0, 0.2)
+    assert (settings.matrix.max_distance, settings.matrix.warmup_fraction) == (5.0, 0.2)
     optim = settings.optim
     assert (optim.epochs, optim.patience, optim.batch_size, optim.weight_decay) == (50, 10, 128, 0.1)
     assert (settings.model.max_length, settings.model.projection, settings.model.dropout) == (128, "mlp", 0.5)
@@ -102,7 +102,7 @@ def test_the_ends_of_ranges_are_allowed(settings):
 def test_numbers_that_are_none_are_refused(value):
     for settings, name in (
         (RunSettings(loss=LossSettings(temperature=value)), "--temperature"),
-        (RunSettings(matrix=MatrixSettings(tau=value)), "--tau"),
+        (RunSettings(matrix=MatrixSettings(max_distance=value)), "--max-distance"),
         (RunSettings(optim=OptimSettings(learning_rate=value)), "--learning-rate"),
     ):
         with pytest.raises(UserError, match=f"{name} must be a number above 0, got {value}"):

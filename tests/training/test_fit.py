@@ -12,7 +12,7 @@ from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.training.config import ModelSettings, OptimSettings
-from labeldist.training.data import Split
+from labeldist.training.data.corpus import Split
 from labeldist.training.encoders import build_classifier, train_tokenizer
 from labeldist.training.errors import UserError
 from labeldist.training.fit import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from labeldist.evaluation import mistake_severity
-from labeldist.training.data import load_corpus, read_split
+from labeldist.training.data.corpus import load_corpus, read_split
 from labeldist.training.errors import UserError
 from labeldist.training.inference import Predictor
 from runs import CLASSES, contents, messages, read

@@ -9,7 +9,7 @@ import torch
 
 from labeldist.ldm import AdaptiveLDM, StaticLDM
 from labeldist.training.config import MatrixSettings
-from labeldist.training.data import load_corpus
+from labeldist.training.data.corpus import load_corpus
 from labeldist.training.errors import UserError
 from labeldist.training.matrices import choose_matrix, count_confusions, needs_counting
 from runs import CLASSES, read, settings_of, train
@@ -48,7 +48,7 @@ def test_contrastive_has_ones(corpus):
 
 
 def test_static_takes_pairs_from_the_command_line(corpus):
-    choice = choose("static", corpus, confusable=(PAIR,), tau=3.0)
+    choice = choose("static", corpus, confusable=(PAIR,), max_distance=3.0)
     expected = torch.ones(4, 4)
     expected[0, 1] = expected[1, 0] = 3.0
     assert torch.equal(choice.ldm.matrix, expected)
@@ -83,26 +83,34 @@ def test_static_of_a_classifier_that_never_errs_is_ones_and_says_so(corpus):
     assert "no pair" in choice.source
 
 
-@pytest.mark.parametrize("tau", [0.2, 5.0])
-def test_uniform_is_static_spread_evenly(corpus, tmp_path, tau):
+@pytest.mark.parametrize("max_distance", [0.2, 5.0])
+def test_uniform_is_static_spread_evenly(corpus, tmp_path, max_distance):
     matrix = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 1, 2, 3], [4, 5, 6, 7]]
     path = tmp_path / "ldm.json"
     path.write_text(json.dumps({"class_names": CLASSES, "matrix": matrix}))
     for options in ({"confusable": (PAIR,)}, {"matrix_file": path}):
-        static, uniform = (choose(name, corpus, tau=tau, **options).ldm for name in ("static", "uniform"))
+        static, uniform = (
+            choose(name, corpus, max_distance=max_distance, **options).ldm for name in ("static", "uniform")
+        )
         assert len(set(uniform.matrix[OFF].tolist())) == 1
         assert uniform.matrix[OFF].mean() == pytest.approx(static.matrix[OFF].mean().item())
-    counted = choose("uniform", corpus, lambda: COUNTS, tau=tau)
-    assert counted.ldm.mean_off_diagonal == pytest.approx((8 + 4 * tau) / 12)
+    counted = choose("uniform", corpus, lambda: COUNTS, max_distance=max_distance)
+    assert counted.ldm.mean_off_diagonal == pytest.approx((8 + 4 * max_distance) / 12)
 
 
 def test_adaptive_takes_its_settings(corpus):
     choice = choose(
-        "adaptive", corpus, tau=3.0, warmup_fraction=0.5, update_every=2, normalization="count", symmetric=False
+        "adaptive",
+        corpus,
+        max_distance=3.0,
+        warmup_fraction=0.5,
+        update_every=2,
+        normalization="count",
+        symmetric=False,
     )
     ldm = choice.ldm
     assert isinstance(ldm, AdaptiveLDM)
-    assert (ldm.tau, ldm.warmup_fraction, ldm.update_every) == (3.0, 0.5, 2)
+    assert (ldm.max_distance, ldm.warmup_fraction, ldm.update_every) == (3.0, 0.5, 2)
     assert (ldm.normalization, ldm.symmetric) == ("count", False)
     assert choice.confusion is None
     assert torch.equal(ldm.matrix, torch.ones(4, 4))
@@ -179,7 +187,7 @@ def test_what_each_objective_trains_with(objectives_of, objective, views, has_co
     assert ("contrastive" in log[0]) == has_contrast
     assert any(sentence.startswith("Label distances: ") for sentence in said) == has_contrast
     if has_contrast:
-        assert made.joint.weight == 0.5
+        assert made.joint.ce_weight == 0.5
         kind = AdaptiveLDM if objective == "adaptive" else StaticLDM
         assert type(made.ldm) is kind
         stored = read(folder / "ldm.json")

@@ -17,14 +17,14 @@ def read(path, content, *, names=NAMES, **options):
 
 def test_pairs_take_tau_or_their_own_distance(tmp_path):
     content = {"pairs": [["guns", "politics"], ["baseball", "hockey", 3]]}
-    ldm = read(tmp_path / "a.json", content, tau=4.0)
+    ldm = read(tmp_path / "a.json", content, max_distance=4.0)
     assert isinstance(ldm, StaticLDM)
     assert ldm.class_names == NAMES
     assert ldm.matrix.tolist() == [[1, 4, 1, 1], [4, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
 
 
 def test_tau_of_the_file_wins(tmp_path):
-    ldm = read(tmp_path / "a.json", {"pairs": [["guns", "politics"]], "tau": 2}, tau=9.0)
+    ldm = read(tmp_path / "a.json", {"pairs": [["guns", "politics"]], "max_distance": 2}, max_distance=9.0)
     assert ldm.distance("guns", "politics") == 2
 
 
@@ -36,8 +36,8 @@ def test_groups_with_and_without_names(tmp_path, groups):
 
 def test_hierarchy_of_objects_and_arrays(tmp_path):
     tree = {"sport": {"ball": ["baseball"], "ice": "hockey"}, "talk": ["guns", "politics"]}
-    ldm = read(tmp_path / "a.json", {"hierarchy": tree}, tau=3.0)
-    assert torch.equal(ldm.matrix, StaticLDM.from_hierarchy(tree, tau=3.0, class_names=NAMES).matrix)
+    ldm = read(tmp_path / "a.json", {"hierarchy": tree}, max_distance=3.0)
+    assert torch.equal(ldm.matrix, StaticLDM.from_hierarchy(tree, max_distance=3.0, class_names=NAMES).matrix)
     assert ldm.distance("guns", "baseball") == 1
 
 
@@ -72,9 +72,9 @@ def test_numeric_class_names_are_names_not_indices(tmp_path):
         ({}, "got none of them"),
         ({"pairs": [], "groups": []}, "got pairs and groups"),
         ({"pairs": [], "taus": 3}, "beside 'pairs' there is 'taus'"),
-        ({"pairs": [], "tau": "5"}, "tau must be a number above 0, got '5'"),
-        ({"pairs": [], "tau": 0}, "tau must be a finite number above 0, got 0"),
-        ({"pairs": [], "tau": float("nan")}, "tau must be a finite number above 0, got nan"),
+        ({"pairs": [], "max_distance": "5"}, "max_distance must be a number above 0, got '5'"),
+        ({"pairs": [], "max_distance": 0}, "max_distance must be a finite number above 0, got 0"),
+        ({"pairs": [], "max_distance": float("nan")}, "max_distance must be a finite number above 0, got nan"),
         ({"pairs": {}}, '"pairs" must be an array'),
         ({"pairs": [["guns"]]}, r'each of "pairs" must be .* got \["guns"\]'),
         ({"pairs": [["guns", None]]}, r'"pairs" must hold class names, got \["guns", null\]'),

@@ -41,7 +41,7 @@ class TrainerObjective:
     Args:
         contrastive: $L_s$, such as a `LabelDistanceContrastiveLoss`; `None` for cross-entropy alone.
         model: the model that the Trainer trains, with any adapters already on it. An earlier objective lets go of it.
-        weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
+        ce_weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper.
         views: dropout views of each text, >= 1; 2 in the paper.
         ce_views: views that the cross-entropy sees, from 1 (the letter of Eq. 10) to `views` (the default).
         confusion: fixed confusion counts, `(C, C)`, that refresh an adaptive matrix in place of the evaluation's.
@@ -64,7 +64,7 @@ class TrainerObjective:
         contrastive: nn.Module | None,
         model: nn.Module,
         *,
-        weight: float = 0.5,
+        ce_weight: float = 0.5,
         views: int = 2,
         ce_views: int | None = None,
         confusion: Tensor | None = None,
@@ -73,12 +73,12 @@ class TrainerObjective:
         functional.check_count("views", views)
         if ce_views is not None and not 1 <= ce_views <= views:
             raise ValueError(f"ce_views must lie between 1 and views = {views}, got {ce_views}.")
-        functional.check_weight(weight)
+        functional.check_ce_weight(ce_weight)
         if isinstance(contrastive, DistributedLossWrapper):
             raise TypeError(
                 "contrastive must be the loss itself, got a DistributedLossWrapper: TrainerObjective gathers the rows."
             )
-        self.joint = None if contrastive is None else JointLoss(contrastive, weight=weight)
+        self.joint = None if contrastive is None else JointLoss(contrastive, ce_weight=ce_weight)
         self.views = views
         self.ce_views = ce_views or views
         self.gather = gather
@@ -172,7 +172,9 @@ class TrainerObjective:
             total = parts["cross_entropy"] + _keep_in_graph(outputs)
         else:
             parts["contrastive"] = contrastive * mean_texts / num_items
-            total = functional.joint_objective(parts["cross_entropy"], parts["contrastive"], weight=self.joint.weight)
+            total = functional.joint_objective(
+                parts["cross_entropy"], parts["contrastive"], ce_weight=self.joint.ce_weight
+            )
         if is_training:
             self.callback.record(parts)
         return total
@@ -189,7 +191,7 @@ class TrainerObjective:
         require_same(
             {
                 "contrastive loss": type(contrastive).__name__ if contrastive is not None else None,
-                "weight": None if self.joint is None else self.joint.weight,
+                "ce_weight": None if self.joint is None else self.joint.ce_weight,
                 "views": self.views,
                 "ce_views": self.ce_views,
                 "gather": self.gather,

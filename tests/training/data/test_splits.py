@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.training.splits import draw_shots, stratified_folds, stratified_split
+from labeldist.training.data.splits import draw_shots, stratified_folds, stratified_split
 
 labels_of_rows = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(np.array)
 fractions = st.floats(0.01, 0.99)

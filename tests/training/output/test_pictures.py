@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labeldist.training import plots
-from labeldist.training.comparison import build_comparison
-from labeldist.training.plots import plot_comparison, plot_confusion, plot_curves, plot_embeddings, plot_ldm
+from labeldist.training.output import pictures
+from labeldist.training.output.pictures import plot_comparison, plot_confusion, plot_curves, plot_embeddings, plot_ldm
+from labeldist.training.study.comparison import build_comparison
 
 CHINESE = ["提问", "取消", "其他"]
 AWKWARD = ["$a$", "_hidden", "two\nlines", "x" * 80]
@@ -43,16 +43,16 @@ def test_names_of_any_script_are_drawn_without_a_warning(tmp_path, names):
 
 @pytest.fixture
 def _only_latin_fonts(monkeypatch):
-    bundled = [font for font in plots.font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
-    monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", bundled)
-    plots._families.cache_clear()
+    bundled = [font for font in pictures.font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(pictures.font_manager.fontManager, "ttflist", bundled)
+    pictures._families.cache_clear()
     yield
-    plots._families.cache_clear()
+    pictures._families.cache_clear()
 
 
 @pytest.mark.usefixtures("_only_latin_fonts")
 def test_names_without_a_font_become_numbers(tmp_path):
-    assert plots._labels([*CHINESE, "other"]) == ["class 0", "class 1", "class 2", "other"]
+    assert pictures._labels([*CHINESE, "other"]) == ["class 0", "class 1", "class 2", "other"]
     plot_ldm(np.ones((3, 3)), CHINESE, tmp_path / "ldm.png", title="标签距离")
     size_of(tmp_path / "ldm.png")
 
@@ -109,7 +109,7 @@ def test_the_same_embeddings_give_the_same_picture(tmp_path):
 
 
 def test_52_classes_differ_by_colour_or_marker():
-    assert len({(plots._colour(c), plots._marker(c)) for c in range(104)}) == 104
+    assert len({(pictures._colour(c), pictures._marker(c)) for c in range(104)}) == 104
 
 
 @pytest.mark.parametrize(("embeddings", "labels"), [(np.ones((2, 2)), [0]), (np.full((1, 2), np.nan), [0]), ([], [])])

@@ -10,7 +10,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from labeldist.training.metrics import shorten
-from labeldist.training.statistics import points
+from labeldist.training.study.statistics import points
 
 __all__ = ["comparison_table", "display_width", "format_table", "style", "train_summary"]
 

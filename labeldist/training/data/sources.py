@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from labeldist.class_names import nearest_name
-from labeldist.training.columns import Place, Table, labelled_table
+from labeldist.training.data.columns import Place, Table, labelled_table
+from labeldist.training.data.hub import hub_splits, is_hub_id
+from labeldist.training.data.readers import SUFFIXES, data_suffix, place_of, read_rows
 from labeldist.training.errors import UserError
-from labeldist.training.hub import hub_splits, is_hub_id
-from labeldist.training.readers import SUFFIXES, data_suffix, place_of, read_rows
 
 __all__ = ["DEMO", "PART_NAMES", "Source", "file_name", "find_source"]
 

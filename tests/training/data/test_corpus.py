@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labeldist.training import hub
-from labeldist.training.data import load_corpus, natural_order, read_split
+from labeldist.training.data import hub
+from labeldist.training.data.corpus import load_corpus, natural_order, read_split
+from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
-from labeldist.training.sources import find_source
 
 
 def rows_of(*counts: int, prefix: str = "", **named: int) -> list[dict]:

@@ -11,8 +11,8 @@ import pytest
 
 from labeldist.cli import main
 from labeldist.evaluation import mistake_severity
-from labeldist.training.compare import CompareSpec, compare, data_name
 from labeldist.training.errors import UserError
+from labeldist.training.study.compare import CompareSpec, compare, data_name
 from runs import QUICK, SIZES, contents, labeldist, read, settings_of, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from labeldist.training import plots
-from labeldist.training.comparison import build_comparison
 from labeldist.training.config import Objective, RunSettings, to_json
+from labeldist.training.data.readers import data_suffix
+from labeldist.training.data.sources import file_name
 from labeldist.training.errors import UserError
 from labeldist.training.files import read_json, write_json, writing_to
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.matrices import needs_counting
-from labeldist.training.readers import data_suffix
-from labeldist.training.report import percent
+from labeldist.training.output import pictures
+from labeldist.training.output.terminal import percent
 from labeldist.training.run import (
     CONFIG,
     HISTORY,
@@ -38,7 +38,7 @@ from labeldist.training.run import (
     resume_run,
     start_run,
 )
-from labeldist.training.sources import file_name
+from labeldist.training.study.comparison import build_comparison
 
 Say = Callable[[str], None]
 
@@ -88,7 +88,7 @@ def compare(
         say: receives a sentence for each finished run.
 
     Returns:
-        The comparison: see `labeldist.training.comparison`.
+        The comparison: see `labeldist.training.study.comparison`.
 
     Raises:
         UserError: for any mistake in settings or data, or if `folder` holds something else.
@@ -127,7 +127,7 @@ def compare(
     }
     with writing_to(folder):
         write_json(folder / COMPARISON, comparison)
-        plots.plot_comparison(comparison, folder / FIGURE)
+        pictures.plot_comparison(comparison, folder / FIGURE)
     return comparison
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.paper import tables
-from labeldist.training.comparison import build_comparison
 from labeldist.training.metrics import evaluate_predictions
-from labeldist.training.report import (
+from labeldist.training.output.terminal import (
     comparison_table,
     display_width,
     duration,
@@ -14,6 +13,7 @@ from labeldist.training.report import (
     style,
     train_summary,
 )
+from labeldist.training.study.comparison import build_comparison
 
 
 class Terminal(io.StringIO):

@@ -1,9 +1,9 @@
 """What a comparison found: finished runs gathered into one dict.
 
 `build_comparison` gathers runs into the *comparison dict*, which goes to disk as JSON and feeds the table
-(`labeldist.training.report`) and the figure (`labeldist.training.plots`). Accuracies and differences are fractions;
-only tables, figures and sentences speak of points. `None` stands for what is not there: a missing run, the interval of
-one seed.
+(`labeldist.training.output.terminal`) and the figure (`labeldist.training.output.pictures`). Accuracies and
+differences are fractions; only tables, figures and sentences speak of points. `None` stands for what is not there: a
+missing run, the interval of one seed.
 
 ```
 {"data": "trec", "encoder": "textcnn", "margin": 0.005,
@@ -36,7 +36,7 @@ import torch
 from labeldist.evaluation import METRICS
 from labeldist.ldm.distances import distances_from_confusion
 from labeldist.training.metrics import repaired_pairs, severity_under, tells_pairs_apart
-from labeldist.training.statistics import (
+from labeldist.training.study.statistics import (
     CONTROLS,
     MARGIN,
     Answer,

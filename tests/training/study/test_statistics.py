@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from labeldist.training.statistics import (
+from labeldist.training.study.statistics import (
     REQUIRED_CONTROLS,
     PairedDifference,
     holm,

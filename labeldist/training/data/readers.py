@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from labeldist.class_names import nearest_name
-from labeldist.training.columns import Place, find_text_column, text_of
+from labeldist.training.data.columns import Place, find_text_column, text_of
 from labeldist.training.errors import UserError
 
 __all__ = ["SUFFIXES", "data_suffix", "place_of", "read_rows", "read_texts"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from labeldist.class_names import nearest_name
-from labeldist.training.columns import Table
+from labeldist.training.data.columns import Table
+from labeldist.training.data.sources import DEMO, find_source
+from labeldist.training.data.splits import draw_shots, stratified_split
 from labeldist.training.errors import UserError
-from labeldist.training.sources import DEMO, find_source
-from labeldist.training.splits import draw_shots, stratified_split
 
 __all__ = ["TEST_FRACTION", "Corpus", "Split", "load_corpus", "natural_order", "read_split"]
 

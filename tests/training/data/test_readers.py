@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from labeldist.training.columns import LABEL_COLUMNS, TEXT_COLUMNS, Place, find_text_column, labelled_table
+from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, Place, find_text_column, labelled_table
+from labeldist.training.data.readers import read_rows, read_texts
 from labeldist.training.errors import UserError
-from labeldist.training.readers import read_rows, read_texts
 
 ROWS = [{"text": "where is it?", "label": "question"}, {"text": "发货不慢, 很好", "label": "praise"}]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from labeldist.evaluation import METRICS
-from labeldist.training.comparison import build_comparison, choose_baseline
+from labeldist.training.study.comparison import build_comparison, choose_baseline
 
 WHERE: dict[str, Any] = {"data": "trec", "encoder": "textcnn"}
 

@@ -1,0 +1,1 @@
+"""What a person sees of a run or a comparison: pictures and terminal text."""

@@ -1,0 +1,1 @@
+"""Several objectives over several seeds: the runs, what they amount to, and how sure that is."""
