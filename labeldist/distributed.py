@@ -1,7 +1,7 @@
 """Rows and counts of several processes, brought together. Without `torch.distributed` each function is the identity."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -10,12 +10,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 __all__ = [
-    "Processes",
+    "ProcessGroup",
+    "SingleProcess",
+    "WorldGroup",
+    "broadcast_from_first",
+    "gather_objects",
     "gather_rows",
     "max_over_processes",
     "num_processes",
-    "of_all_processes",
-    "of_first_process",
     "process_index",
     "require_same",
     "sum_over_processes",
@@ -65,20 +67,54 @@ def _reduced(tensor: Tensor, operation: str) -> Tensor:
     return result
 
 
-class Processes:
-    """All processes as a `labeldist.backends.Team`, which shares the pairs of rows that all of them have.
+class ProcessGroup(Protocol):
+    """Processes that share the pairs of one batch. All hold the same rows and make the same calls in the same order.
+
+    Attributes:
+        size: number of processes, P.
+        rank: this process's number, in [0, P).
+    """
+
+    size: int
+    rank: int
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of one tensor of each process, the same bits on all of them."""
+        ...
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The elementwise maximum of one tensor of each process."""
+        ...
+
+
+class SingleProcess:
+    """The process group of one process."""
+
+    size, rank = 1, 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+
+class WorldGroup:
+    """All processes of `torch.distributed`, as a `ProcessGroup`.
 
     Attributes:
         size: number of processes.
-        index: this process's rank.
+        rank: this process's rank.
 
     Examples:
-        >>> Processes().size
+        >>> WorldGroup().size
         1
     """
 
     def __init__(self):
-        self.size, self.index = num_processes(), process_index()
+        self.size, self.rank = num_processes(), process_index()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """`sum_over_processes`."""
@@ -102,7 +138,7 @@ def require_same(values: Mapping[str, object], cure: str = "") -> None:
     Examples:
         >>> require_same({"temperature": 0.1})
     """
-    found = of_all_processes(dict(values))
+    found = gather_objects(dict(values))
     for rank, others in enumerate(found):
         for name, value in found[0].items():
             if others.get(name) != value:
@@ -112,7 +148,7 @@ def require_same(values: Mapping[str, object], cure: str = "") -> None:
                 )
 
 
-def of_first_process(tensor: Tensor) -> Tensor:
+def broadcast_from_first(tensor: Tensor) -> Tensor:
     """The first process's tensor, on all of them; no gradient.
 
     Args:
@@ -122,7 +158,7 @@ def of_first_process(tensor: Tensor) -> Tensor:
         A new tensor of the same shape.
 
     Examples:
-        >>> of_first_process(torch.tensor([1, 2]))
+        >>> broadcast_from_first(torch.tensor([1, 2]))
         tensor([1, 2])
     """
     copy = tensor.detach().clone()
@@ -153,7 +189,7 @@ def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
     """
     if num_processes() == 1:
         return rows
-    found = of_all_processes((len(rows), tuple(rows.shape[1:]), str(rows.dtype)))
+    found = gather_objects((len(rows), tuple(rows.shape[1:]), str(rows.dtype)))
     lengths = [length for length, *_ in found]
     for rank, (_, *kind) in enumerate(found):
         if kind != list(found[0][1:]):
@@ -169,11 +205,11 @@ def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
     return torch.cat(parts)
 
 
-def of_all_processes(value: Any) -> list[Any]:
+def gather_objects(value: Any) -> list[Any]:
     """The value of each process, by rank; every process calls this, with anything that pickles.
 
     Examples:
-        >>> of_all_processes("of the only process")
+        >>> gather_objects("of the only process")
         ['of the only process']
     """
     if num_processes() == 1:

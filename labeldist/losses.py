@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labeldist import backends, functional
-from labeldist.backends import Backend, TableTraits, Team
+from labeldist.backends import Backend, TableTraits
+from labeldist.distributed import ProcessGroup
 from labeldist.functional import Weighting
 from labeldist.indices import check_indices_tuple
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
@@ -143,7 +144,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_negative_similarity = 0.0
         self._has_warned = False
         self._known: tuple[Tensor, tuple, _Known] | None = None
-        self._team: Team | None = None
+        self._group: ProcessGroup | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
@@ -163,20 +164,20 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         return ValidAnchorMeanReducer()
 
     @contextmanager
-    def shared_by(self, team: Team) -> Iterator[None]:
-        """While it holds, the members of a team share the pairs of each call: all of them call with the same rows.
+    def sharded_over(self, group: ProcessGroup) -> Iterator[None]:
+        """While it holds, the members of a group share the pairs of each call: all of them call with the same rows.
 
         All members get the loss of all rows. A row's gradient is the sum of the members' gradients, as of rows from
         `labeldist.distributed.gather_rows`. `labeldist.DistributedLossWrapper` does both.
 
         Args:
-            team: such as `labeldist.distributed.Processes()`.
+            group: such as `labeldist.distributed.WorldGroup()`.
         """
-        earlier, self._team = self._team, team
+        earlier, self._group = self._group, group
         try:
             yield
         finally:
-            self._team = earlier
+            self._group = earlier
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """Return one loss an anchor in the form that pytorch-metric-learning's reducers take."""
@@ -204,7 +205,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             backend=self.backend,
             validate=self.validate,
             **self._what_is_known(),
-            team=self._team,
+            group=self._group,
         )
         num_valid = is_valid.sum()
         self._watch(num_valid)

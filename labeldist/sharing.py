@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from labeldist.distributed import Processes, num_processes, require_same
+from labeldist.distributed import WorldGroup, num_processes, require_same
 from labeldist.ldm import LabelDistanceMatrix
 from labeldist.losses import LabelDistanceContrastiveLoss
 
-__all__ = ["check_same_loss", "pairs_shared"]
+__all__ = ["check_same_loss", "sharded_pairs"]
 
 
 def check_same_loss(module: nn.Module) -> None:
@@ -61,7 +61,7 @@ def _checksum(matrix: Tensor) -> int:
     return zlib.crc32(entries.numpy().tobytes())
 
 
-def pairs_shared(loss: nn.Module) -> AbstractContextManager[None]:
+def sharded_pairs(loss: nn.Module) -> AbstractContextManager[None]:
     """While it holds, the processes share the pairs of a `LabelDistanceContrastiveLoss`; of another loss they do not.
 
     Every process then calls the loss with the same rows in the same order, those that `gather_rows` returns.
@@ -73,10 +73,10 @@ def pairs_shared(loss: nn.Module) -> AbstractContextManager[None]:
     Examples:
         >>> from labeldist import StaticLDM
         >>> loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=2))
-        >>> with pairs_shared(loss):
+        >>> with sharded_pairs(loss):
         ...     loss(torch.randn(4, 8), torch.tensor([0, 1, 0, 1])).shape
         torch.Size([])
     """
     if num_processes() > 1 and isinstance(loss, LabelDistanceContrastiveLoss):
-        return loss.shared_by(Processes())
+        return loss.sharded_over(WorldGroup())
     return nullcontext()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
 from labeldist.indices import check_indices_tuple
 from labeldist.losses import LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
-from labeldist.sharing import check_same_loss, pairs_shared
+from labeldist.sharing import check_same_loss, sharded_pairs
 
 __all__ = ["CrossBatchMemory", "DistributedLossWrapper", "DistributedMinerWrapper", "TwoViewLoss"]
 
@@ -258,7 +258,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         own_first = indices_tuple is not None
         references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels, own_first=own_first)
         rows, classes = _gather(embeddings, labels, own_first=own_first)
-        with pairs_shared(self.loss):
+        with sharded_pairs(self.loss):
             return self.loss(rows, classes, indices_tuple, *references)
 
     def _memory_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, enqueue_mask) -> Tensor:

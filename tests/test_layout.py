@@ -13,6 +13,8 @@ PACKAGE = ROOT / "labeldist"
 
 # A module may import its own part and parts of a lower level. What stands on one level does not know of each other.
 LEVELS = {
+    "options": 0,
+    "pairs": 0,
     "functional": 0,
     "distributed": 0,
     "class_names": 0,

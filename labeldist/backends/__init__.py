@@ -16,10 +16,10 @@ from torch import Tensor
 
 from labeldist import functional
 from labeldist.backends import _limits
-from labeldist.backends._tiles import Team
+from labeldist.distributed import ProcessGroup
 from labeldist.functional import AnchorLosses, Weighting
 
-__all__ = ["Backend", "TableTraits", "Team", "anchor_losses", "label_distance_contrastive", "table_traits"]
+__all__ = ["Backend", "TableTraits", "anchor_losses", "label_distance_contrastive", "table_traits"]
 
 Backend = Literal["auto", "eager", "blockwise", "triton"]
 
@@ -118,7 +118,7 @@ def anchor_losses(
     validate: bool = True,
     traits: TableTraits | None = None,
     tables: tuple[Tensor, Tensor] | None = None,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> AnchorLosses:
     """`labeldist.functional.anchor_losses` by the backend of choice.
 
@@ -137,7 +137,7 @@ def anchor_losses(
             leaves it to the backend: `"triton"` finds out on the device, `"blockwise"` waits for it.
         tables: what `functional.class_pair_tables` makes of `ldm` in float32, where the caller has it already. Without
             a gradient for `ldm` they save `"triton"` two small operations a call.
-        team: those who share the pairs, as in `blockwise.anchor_losses`. `"auto"` then takes `"triton"` where it can,
+        group: those who share the pairs, as in `blockwise.anchor_losses`. `"auto"` then takes `"triton"` where it can,
             and `"blockwise"` for any batch elsewhere. With `"eager"`, listed pairs, or few rows for `"triton"` each
             member computes all pairs. Either way a row's gradient is the sum of the members' gradients.
 
@@ -160,7 +160,7 @@ def anchor_losses(
         ref_emb,
         num_classes=len(ldm),
         is_listed=pairs is not None,
-        is_shared=team is not None,
+        is_shared=group is not None,
     )
     if chosen == "eager":
         return functional.anchor_losses(
@@ -190,7 +190,7 @@ def anchor_losses(
             is_symmetric=None if traits is None else traits.is_symmetric,
             is_bounded=None if traits is None else traits.span <= fused.LARGEST_SPAN,
             precision=fused.PRECISIONS[embeddings.dtype],
-            team=team,
+            group=group,
         )
     from labeldist.backends import blockwise
 
@@ -198,7 +198,7 @@ def anchor_losses(
     references = None if ref_emb is None else functional.unit_rows(ref_emb).to(anchors.dtype)
     scale, bias = functional.class_pair_tables(ldm.to(anchors), temperature=temperature, weighting=weighting)
     classes = labels.long(), None if ref_labels is None else ref_labels.long()
-    return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias, team=team)
+    return blockwise.anchor_losses(anchors, classes[0], references, classes[1], scale, bias, group=group)
 
 
 def check_backend(backend: str) -> None:

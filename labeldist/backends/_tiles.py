@@ -1,20 +1,21 @@
 """All pairs of a batch as square tiles: which there are, whose they are, and the logits in one.
 
 Where the anchors are their own references the tiles on and above the diagonal are all: one stands for its mirror image
-too. Tiles are numbered, column after column. A team of P members that all have the same rows deals them out: member r
+too. Tiles are numbered, column after column. A group of P members that all have the same rows deals them out: member r
 takes the numbers r, r + P, r + 2 P, ..., so that each tile is computed once.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from labeldist.backends._class_sums import add_by_class
+from labeldist.distributed import ProcessGroup
 
-__all__ = ["Alone", "Pairs", "RowGradients", "Side", "Team", "Tile", "sides_of", "tile_rows_for", "tiles"]
+__all__ = ["Pairs", "RowGradients", "Side", "Tile", "sides_of", "tile_rows_for", "tiles"]
 
 LN_2 = math.log(2)
 
@@ -23,42 +24,8 @@ LN_2 = math.log(2)
 TILES_PER_MEMBER = 8
 
 
-class Team(Protocol):
-    """Those who share the tiles of one batch. Each has all rows, and each makes the same calls in the same order.
-
-    Attributes:
-        size: number of members, P.
-        index: this member's number, in [0, P).
-    """
-
-    size: int
-    index: int
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of the members' tensors of one shape, the same bits for all members."""
-        ...
-
-    def max(self, tensor: Tensor) -> Tensor:
-        """The elementwise largest of the members' tensors of one shape."""
-        ...
-
-
-class Alone:
-    """The team of one."""
-
-    size, index = 1, 0
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
-        return tensor
-
-    def max(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
-        return tensor
-
-
 def tile_rows_for(num_rows: int, num_references: int | None, num_members: int, *, at_most: int) -> int:
-    """Rows and columns of a tile: `at_most`, or as few as give each member of a team several tiles."""
+    """Rows and columns of a tile: `at_most`, or as few as give each member of a group several tiles."""
     if num_members == 1:
         return at_most
     num_pairs = num_rows**2 // 2 if num_references is None else num_rows * num_references
@@ -66,7 +33,7 @@ def tile_rows_for(num_rows: int, num_references: int | None, num_members: int, *
 
 
 class Pairs:
-    """All pairs of anchors and references, of which the team's member computes its tiles."""
+    """All pairs of anchors and references, of which the group's member computes its tiles."""
 
     def __init__(
         self,
@@ -75,13 +42,13 @@ class Pairs:
         labels: Tensor,
         ref_labels: Tensor,
         tile_rows: int,
-        team: Team,
+        group: ProcessGroup,
     ):
         self.anchors, self.labels = anchors, labels
         self.are_same = references is None
         self.references, self.ref_labels = anchors if references is None else references, ref_labels
         self.tile_rows = tile_rows
-        self.team = team
+        self.group = group
 
 
 class Side:
@@ -147,7 +114,7 @@ def tiles(pairs: Pairs, sides: Sequence[Side]) -> Iterator[Tile]:
     number = 0  # of the first tile of a column
     for columns in _slices(num_columns, pairs.tile_rows):
         in_column = _slices(columns.stop if pairs.are_same else num_rows, pairs.tile_rows)
-        own = in_column[(pairs.team.index - number) % pairs.team.size :: pairs.team.size]
+        own = in_column[(pairs.group.rank - number) % pairs.group.size :: pairs.group.size]
         number += len(in_column)
         if own:
             for side in sides:

@@ -14,8 +14,8 @@ v_j + o_{ab}$ for an anchor of class $a$ and a reference of class $b$, and Eq. 1
 Where the anchors are their own references a tile above the diagonal stands for its mirror image too: one product of
 rows for an unordered pair.
 
-A team whose members all have the rows shares the tiles. Sums over pairs are then sums over the team, $O(B + C^2)$
-numbers; what needs no pairs, each member computes for itself. It is the team that knows of processes, not this module.
+A group whose members all have the rows shares the tiles. Sums over pairs are then sums over the group, $O(B + C^2)$
+numbers; what needs no pairs, each member computes for itself. It is the group that knows of processes, not this module.
 """
 
 import math
@@ -26,7 +26,8 @@ from torch.autograd import Function
 from torch.nn.functional import threshold
 
 from labeldist.backends._class_sums import ClassRows, ClassSums, class_sizes
-from labeldist.backends._tiles import LN_2, Alone, Pairs, RowGradients, Side, Team, sides_of, tile_rows_for, tiles
+from labeldist.backends._tiles import LN_2, Pairs, RowGradients, Side, sides_of, tile_rows_for, tiles
+from labeldist.distributed import ProcessGroup, SingleProcess
 from labeldist.functional import AnchorLosses
 
 __all__ = ["anchor_losses"]
@@ -47,7 +48,7 @@ def anchor_losses(
     is_symmetric: bool | None = None,
     is_bounded: bool | None = None,
     tile_rows: int = TILE_ROWS,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> AnchorLosses:
     r"""Loss of each anchor, $\mathrm{lse}_i - \frac{1}{n_i} \sum_{j \in P(i)} \mathrm{logit}_{ij} - \log n_i$.
 
@@ -67,11 +68,11 @@ def anchor_losses(
         is_bounded: whether the logits that the tables allow span at most 66 in float32, 532 in float64, so that no
             exponential overflows or vanishes. `None` derives it from the tables, likewise. `False` is always right, a
             wrong `True` in either gives wrong numbers.
-        tile_rows: rows and columns of a tile, at least 1. A team takes smaller tiles where it would have too few.
-        team: those who share the tiles; `None` for nobody else. Every member passes the same arguments and gets the
+        tile_rows: rows and columns of a tile, at least 1. A group takes smaller tiles where it would have too few.
+        group: those who share the tiles; `None` for nobody else. Every member passes the same arguments and gets the
             same losses. In the backward pass the gradients from above of all members count together. The gradient of
-            `anchors` and `references` is then each member's *part*, which the owner of a row adds up over the team, as
-            `labeldist.distributed.gather_rows` does. That of the tables is whole: the mean over the team's losses.
+            `anchors` and `references` is then each member's *part*, which the owner of a row adds up over the group, as
+            `labeldist.distributed.gather_rows` does. That of the tables is whole: the mean over the group's losses.
 
     Returns:
         Losses in nats, `(B,)`, 0 for an anchor without a positive, and which anchors have one, boolean `(B,)`.
@@ -91,10 +92,10 @@ def anchor_losses(
     """
     if tile_rows < 1:
         raise ValueError(f"tile_rows must be at least 1, got {tile_rows}.")
-    team = team or Alone()
+    group = group or SingleProcess()
     num_references = None if references is None else len(references)
-    tile_rows = tile_rows_for(len(anchors), num_references, team.size, at_most=tile_rows)
-    arguments = anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, tile_rows, team
+    tile_rows = tile_rows_for(len(anchors), num_references, group.size, at_most=tile_rows)
+    arguments = anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, tile_rows, group
     if torch.compiler.is_compiling():
         # A graph of every tile would be huge, and of one size and kind of tables only: run as it stands instead.
         return torch.compiler.disable(_anchor_losses)(*arguments)  # pyright: ignore[reportCallIssue] # typed as a method
@@ -111,7 +112,7 @@ def _anchor_losses(
     is_symmetric: bool | None,
     is_bounded: bool | None,
     tile_rows: int,
-    team: Team,
+    group: ProcessGroup,
 ) -> AnchorLosses:
     if references is None or ref_labels is None:
         references, ref_labels, are_same = anchors, labels, True
@@ -124,7 +125,7 @@ def _anchor_losses(
         if are_same and len(anchors):
             shift = _common_shift(factor.detach(), offset.detach(), is_symmetric, is_bounded)
         partition = _LogPartition.apply(
-            anchors, None if are_same else references, factor, offset, labels, ref_labels, shift, tile_rows, team
+            anchors, None if are_same else references, factor, offset, labels, ref_labels, shift, tile_rows, group
         )
         num_positives, mean_positive = _positives(anchors, labels, references, ref_labels, factor, offset, are_same)
         is_valid = num_positives > 0
@@ -194,27 +195,27 @@ class _LogPartition(Function):
         ref_labels: Tensor,
         shift: Tensor | None,
         tile_rows: int,
-        team: Team,
+        group: ProcessGroup,
     ) -> Tensor:
         # In base 2 inside: a CPU takes a third of exp's time for exp2, and not forty times as long below -87.
         factor, offset = factor / LN_2, offset / LN_2
-        pairs = Pairs(anchors, references, labels, ref_labels, tile_rows, team)
+        pairs = Pairs(anchors, references, labels, ref_labels, tile_rows, group)
         if shift is None:
             of_own_tiles, sums = _sums(pairs, factor, offset)
-            maxima = team.max(of_own_tiles)
-            sums = team.sum(sums * (of_own_tiles - maxima).exp2())
+            maxima = group.max(of_own_tiles)
+            sums = group.sum(sums * (of_own_tiles - maxima).exp2())
         else:
             shift = shift / LN_2
-            sums = team.sum(_symmetric_sums(pairs, factor, offset, shift))
+            sums = group.sum(_symmetric_sums(pairs, factor, offset, shift))
             maxima = shift.expand_as(sums)
         ctx.save_for_backward(anchors, references, factor, offset, labels, ref_labels, shift, maxima, sums)
-        ctx.tile_rows, ctx.team = tile_rows, team
+        ctx.tile_rows, ctx.group = tile_rows, group
         return (maxima + sums.log2()) * LN_2
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
         gradients = _LogPartitionGradient.apply(
-            grad, *ctx.saved_tensors, ctx.needs_input_grad[:4], ctx.tile_rows, ctx.team
+            grad, *ctx.saved_tensors, ctx.needs_input_grad[:4], ctx.tile_rows, ctx.group
         )
         return *gradients, None, None, None, None, None
 
@@ -237,21 +238,21 @@ class _LogPartitionGradient(Function):
         sums: Tensor,
         needs_gradient: tuple[bool, bool, bool, bool],
         tile_rows: int,
-        team: Team,
+        group: ProcessGroup,
     ) -> tuple[Tensor | None, ...]:
-        pairs = Pairs(anchors, references, labels, ref_labels, tile_rows, team)
+        pairs = Pairs(anchors, references, labels, ref_labels, tile_rows, group)
         rows = RowGradients(pairs, *needs_gradient[:2])
         needs_tables = any(needs_gradient[2:])
         # Not exp(logit - lse): every weight would have the rounding of a large lse. An anchor that is compared with
         # nothing has no weights.
-        shares = (team.sum(grad) / sums).masked_fill(sums == 0, 0)
+        shares = (group.sum(grad) / sums).masked_fill(sums == 0, 0)
         # autocast may be on where backward is called.
         with torch.autocast(anchors.device.type, enabled=False):
             if shift is None or needs_tables:
                 of_tables = _gradient(pairs, factor, offset, maxima, shares, rows, needs_tables)
             else:
                 of_tables = _symmetric_gradient(pairs, factor, offset - shift, shares, rows)
-        tables = (None, None) if of_tables is None else team.sum(of_tables) / team.size
+        tables = (None, None) if of_tables is None else group.sum(of_tables) / group.size
         return rows.of_anchors, rows.of_references, *tables
 
     @staticmethod

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from labeldist import functional
 from labeldist.confusion import confusion_counts
-from labeldist.distributed import num_processes, of_first_process, sum_over_processes
+from labeldist.distributed import broadcast_from_first, num_processes, sum_over_processes
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import JointLoss
 from labeldist.sharing import check_same_loss
@@ -153,7 +153,7 @@ class SentenceLabelDistanceLoss(nn.Module):
         """Take the first process's classifier, and whatever else learns beside the model; the rest must be the same."""
         if not self._is_begun:
             for parameter in self._own_parameters:
-                parameter.copy_(of_first_process(parameter))
+                parameter.copy_(broadcast_from_first(parameter))
             check_same_loss(self.joint)
         self._is_begun = True
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from accelerate import PartialState
 
-from labeldist.distributed import num_processes, of_all_processes, process_index
+from labeldist.distributed import gather_objects, num_processes, process_index
 from labeldist.training.errors import LostProcessError, UserError
 
 _T = TypeVar("_T")
@@ -84,7 +84,7 @@ def all_do(action: Callable[[], _T]) -> _T:
         result = action()
     except UserError as error:
         mistake = str(error)
-    mistakes = of_all_processes(mistake)
+    mistakes = gather_objects(mistake)
     for rank, found in enumerate(mistakes):
         if found is not None:
             raise UserError(found if rank == 0 else f"process {rank}: {found}")
@@ -98,7 +98,7 @@ def first_does(action: Callable[[], Any]) -> None:
 
 def check_same(value: Any, name: str) -> None:
     """Raise `UserError` on all processes unless they hold the same."""
-    values = of_all_processes(value)
+    values = gather_objects(value)
     differing = [rank for rank, other in enumerate(values) if other != values[0]]
     if differing:
         raise UserError(

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from labeldist import functional
 from labeldist.backends import blockwise
 from labeldist.functional import AnchorLosses
+from process_groups import results_of_group
 from strategies import LargestTensor, Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
-from teams import results_of_team
 
 tile_sizes = st.sampled_from([1, 2, 3, 5, 100])
 INFINITY = math.inf
@@ -298,11 +298,11 @@ def test_no_memory_is_read_before_it_is_written(num_references):
         assert_as_eager(mirrored(arguments), tile_rows=8)
 
 
-# A team
+# A group
 
 
 def results_of_blockwise_team(size, arguments, **options) -> list[tuple[Tensor, ...]]:
-    return results_of_team(size, lambda team: results_of(blockwise.anchor_losses, arguments, team=team, **options))
+    return results_of_group(size, lambda group: results_of(blockwise.anchor_losses, arguments, group=group, **options))
 
 
 def assert_team_as_eager(arguments, size, **options):

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from labeldist import LabelDistanceContrastiveLoss, functional
+from process_groups import results_of_group
 from strategies import normal, refusal_of
-from teams import results_of_team
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
@@ -266,13 +266,13 @@ def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, si
     truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), case.upstream.to(DEVICE))
     leaves = case.leaves(torch.float32, DEVICE)
 
-    def member(team):
+    def member(group):
         # What comes from above differs from member to member, and adds up.
-        upstream = case.upstream.to(DEVICE) * (team.index + 1) / (size * (size + 1) / 2)
-        options = {"is_symmetric": symmetric, "is_bounded": True, "team": team}
+        upstream = case.upstream.to(DEVICE) * (group.rank + 1) / (size * (size + 1) / 2)
+        options = {"is_symmetric": symmetric, "is_bounded": True, "group": group}
         return results_of(fused.anchor_losses, leaves, upstream, **options)
 
-    found = results_of_team(size, member)
+    found = results_of_group(size, member)
     num_row_leaves = 1 if num_refs is None else 2
     for losses, is_valid, gradients in found:
         assert torch.equal(is_valid, truth[1])

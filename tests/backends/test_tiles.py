@@ -1,4 +1,4 @@
-"""Which tiles there are, and that the members of a team compute each of them once."""
+"""Which tiles there are, and that the members of a group compute each of them once."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ BATCHES = [(1, None), (7, None), (16, None), (17, None), (53, None), (9, 4), (4,
 
 @dataclass
 class Member:
-    """One of a team, who is never asked for sums."""
+    """One of a group, who is never asked for sums."""
 
     size: int
-    index: int
+    rank: int
 
     def sum(self, tensor: Tensor) -> Tensor:
         raise AssertionError
@@ -25,10 +25,10 @@ class Member:
     max = sum
 
 
-def dealt(num_rows: int, num_references: int | None, tile_rows: int, team) -> list[tuple[range, range]]:
+def dealt(num_rows: int, num_references: int | None, tile_rows: int, group) -> list[tuple[range, range]]:
     """Rows and columns of a member's tiles."""
     rows, references = torch.ones(num_rows, 2), None if num_references is None else torch.ones(num_references, 2)
-    pairs = Pairs(rows, references, torch.zeros(num_rows), torch.zeros(num_references or num_rows), tile_rows, team)
+    pairs = Pairs(rows, references, torch.zeros(num_rows), torch.zeros(num_references or num_rows), tile_rows, group)
     return [
         (range(rows.start, rows.stop), range(columns.start, columns.stop)) for rows, columns, *_ in tiles(pairs, [])
     ]

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from labeldist.backends._limits import MAX_CLASSES, ROW_DTYPES
-from labeldist.backends._tiles import Team
 from labeldist.backends.fused import small
 from labeldist.backends.fused._kernels_common import IS_INTERPRETED
 from labeldist.backends.fused.large import large_losses
 from labeldist.backends.fused.launching import PRECISIONS, PRODUCT_DTYPES, Precision
+from labeldist.distributed import ProcessGroup
 from labeldist.functional import AnchorLosses
 
 __all__ = ["LARGEST_SPAN", "PRECISIONS", "Precision", "anchor_losses"]
@@ -51,7 +51,7 @@ def anchor_losses(
     is_symmetric: bool | None = None,
     is_bounded: bool | None = None,
     precision: Precision = "float32",
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> AnchorLosses:
     r"""Loss of each anchor, $\mathrm{lse}_i - \frac{1}{n_i} \sum_{j \in P(i)} \mathrm{logit}_{ij} - \log n_i$.
 
@@ -73,7 +73,7 @@ def anchor_losses(
             error is up to twice eager's. The others are at least as exact as they say: `"bf16"` and `"fp16"` round rows
             and pair weights to 16 bits, `"tf32"` to 10 bits of mantissa. Sums, exponentials and results are float32
             always.
-        team: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member
+        group: those who share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each member
             computes all. The gradient of the tables is never shared, but a mean over the members all the same.
 
     Returns:
@@ -100,10 +100,10 @@ def anchor_losses(
         return AnchorLosses(*small.small_losses(*arguments, precision))
     # Unit rows of float16 have tf32's digits, and take half the memory.
     own_precision = "fp16" if precision == "tf32" else precision
-    if team is not None:
+    if group is not None:
         # Members add up sums of one kind: what nobody knows beforehand of the tables is taken for false.
         is_symmetric, is_bounded = bool(is_symmetric), bool(is_bounded)
-    return AnchorLosses(*large_losses(*arguments, is_symmetric, is_bounded, own_precision, team=team))
+    return AnchorLosses(*large_losses(*arguments, is_symmetric, is_bounded, own_precision, group=group))
 
 
 def _check(

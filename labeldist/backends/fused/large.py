@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_pairs, _kernels_tables, narrow, rows, wide
 from labeldist.backends.fused.launching import (
     PRODUCT_DTYPES,
@@ -18,6 +17,7 @@ from labeldist.backends.fused.launching import (
 )
 from labeldist.backends.fused.operators import define_loss
 from labeldist.backends.fused.state import WHOLE, PartialSums, Problem, Saved, Share, Sorted, Units, Weights
+from labeldist.distributed import ProcessGroup
 
 __all__ = ["large_losses"]
 
@@ -26,7 +26,16 @@ __all__ = ["large_losses"]
 
 
 def _large_losses(
-    anchors, labels, references, ref_labels, scale, bias, is_symmetric, is_bounded, precision, team: Team | None = None
+    anchors,
+    labels,
+    references,
+    ref_labels,
+    scale,
+    bias,
+    is_symmetric,
+    is_bounded,
+    precision,
+    group: ProcessGroup | None = None,
 ):
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
@@ -36,12 +45,12 @@ def _large_losses(
         units, own = _sorted(anchors, labels, scale.shape[0], precision)
         other_units, others = (units, own) if is_self else _sorted(references, ref_labels, scale.shape[0], precision)
         modes = _possible_modes(is_self, is_symmetric, is_bounded)
-        share = _share_of(team)
+        share = _share_of(group)
         # The pairs as early as can be: while they take their time, the host prepares the rest.
         parts = _pairs(anchors, precision).partition_sums(own, others, saved, modes, share, is_self=is_self)
         saved = saved._replace(class_sums=rows.sum_classes(other_units, others, saved.class_sums.shape[1]))
-        if team is not None:
-            parts = _summed(parts, team, is_mirrored=modes[0])
+        if group is not None:
+            parts = _summed(parts, group, is_mirrored=modes[0])
         losses, is_valid = _empty_losses(anchors)
         rows.finish_losses(units, own, others, saved, parts, losses, is_valid, is_self=is_self)
         second = () if is_self else (*other_units, *others)
@@ -58,18 +67,18 @@ def _fake_losses(anchors, labels, references, ref_labels, scale, bias, is_symmet
     return *_empty_losses(anchors), *_empty_saved(anchors, num_classes, precision), *empty(anchors), *second
 
 
-def _share_of(team: Team | None) -> Share:
-    return WHOLE if team is None else Share(team.index, team.size)
+def _share_of(group: ProcessGroup | None) -> Share:
+    return WHOLE if group is None else Share(group.rank, group.size)
 
 
-def _summed(parts: PartialSums, team: Team, *, is_mirrored: bool) -> PartialSums:
+def _summed(parts: PartialSums, group: ProcessGroup, *, is_mirrored: bool) -> PartialSums:
     """Sums over all pairs, from those over the members' shares of them."""
     if is_mirrored:
-        return PartialSums(parts.maxima, team.sum(parts.sums.sum(dim=0))[None], parts.num_dense, 1)
-    highest = team.max(parts.maxima.amax(dim=0))
+        return PartialSums(parts.maxima, group.sum(parts.sums.sum(dim=0))[None], parts.num_dense, 1)
+    highest = group.max(parts.maxima.amax(dim=0))
     # An anchor may have nothing to be compared with, here or anywhere: -inf - -inf would be NaN.
     factors = (parts.maxima - highest).exp2().masked_fill(parts.maxima == -torch.inf, 0)
-    return PartialSums(highest[None], team.sum((parts.sums * factors).sum(dim=0))[None], 1, 1)
+    return PartialSums(highest[None], group.sum((parts.sums * factors).sum(dim=0))[None], 1, 1)
 
 
 def _pairs(source: Tensor, precision: Precision):
@@ -154,7 +163,7 @@ def _large_losses_backward(
     is_bounded,
     precision,
     needed,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ):
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         is_self = references is None
@@ -168,14 +177,14 @@ def _large_losses_backward(
             modes=_possible_modes(is_self, is_symmetric, is_bounded),
             is_self=is_self,
             precision=precision,
-            share=_share_of(team),
+            share=_share_of(group),
         )
         upstream = upstream.to(torch.float32)
         # Pair weights of float16, which those of wide rows are always, need a unit.
         is_half = precision == "fp16" or is_wide(anchors.shape[1], precision)
-        whole = upstream if team is None else team.sum(upstream.contiguous())
+        whole = upstream if group is None else group.sum(upstream.contiguous())
         weights = rows.weigh_rows(whole, problem, rows.find_unit(whole, problem.saved) if is_half else None)
-        if team is not None:
+        if group is not None:
             # Pairs are shared, positives are not.
             weights = weights._replace(gradients=rows.weigh_rows(upstream, problem, None).gradients)
         gradients = list(_empty_gradients(anchors, references, scale, bias, needed))
@@ -183,8 +192,8 @@ def _large_losses_backward(
             _row_gradients(problem, weights, gradients, needed)
         if needed[2] or needed[3]:
             of_tables = _table_gradient(problem, weights)
-            if team is not None:
-                of_tables = team.sum(of_tables) / team.size
+            if group is not None:
+                of_tables = group.sum(of_tables) / group.size
             slopes, levels = of_tables.unbind(dim=-1)
             # factor = scale / 2 and offset = scale / 2 + bias
             if needed[2]:

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.library import Library, register_autograd, register_fake
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from labeldist.backends._tiles import Team
+from labeldist.distributed import ProcessGroup
 
 __all__ = ["LossOperator", "define_loss"]
 
@@ -26,8 +26,8 @@ class LossOperator(NamedTuple):
     Attributes:
         operator: the operator `inputs -> (losses, is_valid, *saved)`.
         backward_operator: the operator `(upstream, saved, *inputs, needed) -> gradients`.
-        forward: what `operator` does, called with `team` besides.
-        backward: what `backward_operator` does, called with `team` besides.
+        forward: what `operator` does, called with `group` besides.
+        backward: what `backward_operator` does, called with `group` besides.
         num_tensors: the inputs before it are tensors or `None`, the others are not.
         places: of the inputs that have gradients.
     """
@@ -39,13 +39,13 @@ class LossOperator(NamedTuple):
     num_tensors: int
     places: tuple[int, ...]
 
-    def __call__(self, *inputs, team: Team | None = None) -> tuple[Tensor, Tensor]:
-        """Losses and validity. With a team, which no operator can take, a graph of `torch.compile` breaks here."""
-        if team is None and _is_recorded(inputs[0]):
+    def __call__(self, *inputs, group: ProcessGroup | None = None) -> tuple[Tensor, Tensor]:
+        """Losses and validity. With a group, which no operator can take, a graph of `torch.compile` breaks here."""
+        if group is None and _is_recorded(inputs[0]):
             losses, is_valid, *_ = self.operator(*inputs)
             return losses, is_valid
         apply = torch.compiler.disable(_Losses.apply) if torch.compiler.is_compiling() else _Losses.apply
-        return apply(*inputs, self, team)  # pyright: ignore[reportReturnType, reportCallIssue]
+        return apply(*inputs, self, group)  # pyright: ignore[reportReturnType, reportCallIssue]
 
     def keep(self, ctx, inputs: tuple, saved: list[Tensor]) -> None:
         """Keep what the backward needs."""
@@ -86,10 +86,10 @@ def define_loss(
         inputs: their types and names, as in a schema: tensors first.
         num_results: how many tensors `forward` returns at most.
         places: of the inputs that have gradients.
-        forward: `(*inputs, team=None)` to losses, validity, and tensors that the backward needs. All are new.
+        forward: `(*inputs, group=None)` to losses, validity, and tensors that the backward needs. All are new.
         fake_forward: `inputs` to empty results of the same shapes.
-        backward: `(upstream, saved, *inputs, needed, team=None)` to a gradient for each of `places`, or `None`.
-        fake_backward: the same arguments without a team to empty results of the same shapes.
+        backward: `(upstream, saved, *inputs, needed, group=None)` to a gradient for each of `places`, or `None`.
+        fake_backward: the same arguments without a group to empty results of the same shapes.
     """
 
     # An operator has as many results as its schema says.
@@ -150,23 +150,23 @@ def _is_recorded(rows: Tensor) -> bool:
 class _Losses(Function):
     @staticmethod
     def forward(ctx, *arguments: Any):
-        *inputs, loss, team = arguments
-        losses, is_valid, *saved = loss.forward(*inputs, team=team)
+        *inputs, loss, group = arguments
+        losses, is_valid, *saved = loss.forward(*inputs, group=group)
         ctx.mark_non_differentiable(is_valid)
         loss.keep(ctx, inputs, saved)
-        ctx.loss, ctx.team = loss, team
+        ctx.loss, ctx.group = loss, group
         return losses, is_valid
 
     @staticmethod
     def backward(ctx, upstream, _):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
         # Only a gradient that may be differentiated again needs something that says why it cannot be.
         backward = _Gradient.apply if torch.is_grad_enabled() else _run_backward
-        return *ctx.loss.gradients(ctx, upstream, backward, ctx.loss, ctx.team), None, None
+        return *ctx.loss.gradients(ctx, upstream, backward, ctx.loss, ctx.group), None, None
 
 
 def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, loss, team = arguments
-    return tuple(loss.backward(*inputs, team=team))
+    *inputs, loss, group = arguments
+    return tuple(loss.backward(*inputs, group=group))
 
 
 class _Gradient(Function):

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from labeldist.backends._tiles import Team
 from labeldist.backends.fused import _kernels_small
 from labeldist.backends.fused._kernels_common import IS_INTERPRETED
 from labeldist.backends.fused.launching import (
@@ -17,6 +16,7 @@ from labeldist.backends.fused.launching import (
 )
 from labeldist.backends.fused.operators import define_loss
 from labeldist.backends.fused.rows import normalise
+from labeldist.distributed import ProcessGroup
 
 __all__ = ["is_small", "small_losses"]
 
@@ -44,7 +44,7 @@ def _product_dtype(precision: Precision) -> torch.dtype:
     return torch.float32 if precision == "fp16" else PRODUCT_DTYPES[precision]
 
 
-def _small_losses(anchors, labels, references, ref_labels, scale, bias, precision, team: Team | None = None):
+def _small_losses(anchors, labels, references, ref_labels, scale, bias, precision, group: ProcessGroup | None = None):
     """Losses `(B,)`, validity `(B,)`, and what the backward needs."""
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         results = _empty_results(anchors, references, precision)
@@ -118,7 +118,17 @@ def _options(rows: Tensor, precision: Precision) -> dict:
 
 
 def _small_losses_backward(
-    upstream, saved, anchors, labels, references, ref_labels, scale, bias, precision, needed, team: Team | None = None
+    upstream,
+    saved,
+    anchors,
+    labels,
+    references,
+    ref_labels,
+    scale,
+    bias,
+    precision,
+    needed,
+    group: ProcessGroup | None = None,
 ):
     with torch.cuda.device_of(anchors), torch.autocast(anchors.device.type, enabled=False):
         kept, own, own_inverse, others, others_inverse, *_ = *saved, None, None

@@ -15,7 +15,7 @@ from labeldist.integrations.transformers.callback import LabelDistanceCallback
 from labeldist.integrations.transformers.hold import SAME_MODEL, Hold
 from labeldist.ldm import LabelDistanceMatrix
 from labeldist.losses import JointLoss
-from labeldist.sharing import check_same_loss, pairs_shared
+from labeldist.sharing import check_same_loss, sharded_pairs
 
 __all__ = ["TrainerObjective"]
 
@@ -218,7 +218,7 @@ class TrainerObjective:
             return self.joint.contrastive(embeddings, labels), num_texts
         views = len(labels) // num_texts
         embeddings, labels = gather_rows(embeddings), gather_rows(labels)
-        with pairs_shared(self.joint.contrastive):
+        with sharded_pairs(self.joint.contrastive):
             return self.joint.contrastive(embeddings, labels), len(labels) / views / num_processes()
 
     def _encode_chunk(self, model: nn.Module, *inputs: Any, **named_inputs: Any) -> "_Chunk":

@@ -1,4 +1,4 @@
-"""Teams of threads, who share the pairs of a batch as processes do."""
+"""Groups of threads that share the pairs of a batch as processes do."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 
-class Colleague:
-    """A member of a team of threads that meet for each sum, and between the meetings work one at a time."""
+class ThreadOfGroup:
+    """A member of a group of threads that meet for each sum, and between the meetings work one at a time."""
 
-    def __init__(self, index: int, tensors: list[Tensor], meeting: Barrier, turn: Lock):
-        self.index, self.size = index, len(tensors)
+    def __init__(self, rank: int, tensors: list[Tensor], meeting: Barrier, turn: Lock):
+        self.rank, self.size = rank, len(tensors)
         self.tensors, self.meeting, self.turn = tensors, meeting, turn
 
     def _of_all(self, tensor: Tensor) -> Tensor:
-        self.tensors[self.index] = tensor
+        self.tensors[self.rank] = tensor
         self.turn.release()
         self.meeting.wait()
         tensors = torch.stack(self.tensors)
@@ -32,19 +32,19 @@ class Colleague:
         return self._of_all(tensor).amax(dim=0)
 
 
-def results_of_team(size: int, call: Callable[[Colleague], Any]) -> list[Any]:
+def results_of_group(size: int, call: Callable[[ThreadOfGroup], Any]) -> list[Any]:
     """What `call` returns to each member."""
     tensors, meeting, turn = [torch.zeros(0)] * size, Barrier(size, timeout=60), Lock()
 
-    def work(index: int) -> Any:
+    def work(rank: int) -> Any:
         # On a GPU the backward passes of all threads would share one more thread, and wait there for each other.
         with turn, torch.autograd.set_multithreading_enabled(False):
             try:
-                return call(Colleague(index, tensors, meeting, turn))
+                return call(ThreadOfGroup(rank, tensors, meeting, turn))
             except BaseException:
                 # The others would wait for this one.
                 meeting.abort()
                 raise
 
     with ThreadPoolExecutor(size) as pool:
-        return [member.result() for member in [pool.submit(work, index) for index in range(size)]]
+        return [member.result() for member in [pool.submit(work, rank) for rank in range(size)]]

@@ -1,0 +1,64 @@
+"""What can be trained: one entry for each objective. A new objective is a new entry here."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+__all__ = ["CONTROLS", "OBJECTIVES", "Objective", "ObjectiveSpec", "spec_of"]
+
+Objective = Literal["ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"]
+
+Matrix = Literal["none", "ones", "spread", "static", "adaptive"]
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """How one objective trains.
+
+    Attributes:
+        name: as on the command line.
+        views: dropout views of each text.
+        matrix: the label distances: none (no contrastive loss), ones (plain contrast), the static ones spread evenly
+            over all classes, the static ones themselves, or adaptive ones.
+        is_control: whether it uses no label distance, so that a claim about label distance is measured against it.
+        is_required: whether "label distance helps" may only be said where this control was run.
+        summary: one line for people.
+    """
+
+    name: Objective
+    views: int
+    matrix: Matrix
+    is_control: bool
+    is_required: bool
+    summary: str
+
+
+OBJECTIVES: dict[Objective, ObjectiveSpec] = {
+    spec.name: spec
+    for spec in (
+        ObjectiveSpec("ce", 1, "none", True, False, "cross-entropy"),
+        ObjectiveSpec("ce-two-views", 2, "none", True, True, "cross-entropy on two dropout views of each text"),
+        ObjectiveSpec("contrastive", 2, "ones", True, True, "cross-entropy and contrast without label distances"),
+        ObjectiveSpec("uniform", 2, "spread", True, True, "the static distances spread evenly over all classes"),
+        ObjectiveSpec("static", 2, "static", False, False, "fixed label distances"),
+        ObjectiveSpec("adaptive", 2, "adaptive", False, False, "label distances learned from validation confusions"),
+    )
+}
+assert tuple(OBJECTIVES) == get_args(Objective)
+
+CONTROLS: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_control)
+"""The objectives without label distance."""
+
+
+def spec_of(name: str) -> ObjectiveSpec:
+    """The entry of an objective.
+
+    Raises:
+        ValueError: if there is none of this name.
+
+    Examples:
+        >>> spec_of("uniform").matrix
+        'spread'
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}.")
+    return OBJECTIVES[name]
