@@ -44,8 +44,8 @@ class ClassPairTables(NamedTuple):
     r"""The affine map from similarity to logit, one for each pair of classes, and what is known of it.
 
     $\mathrm{logit} = \mathrm{scale}_{ab} S + \mathrm{bias}_{ab}$ for an anchor of class $a$ and a reference of class
-    $b$: Eq. 8 in its general form. `labeldist.functional.class_pair_tables` makes the tables of a label-distance matrix;
-    `LabelDistanceMatrix.tables` also fills in what is known of them, and caches the result.
+    $b$: Eq. 8 in its general form. `labeldist.functional.class_pair_tables` makes the tables of a label-distance
+    matrix; `LabelDistanceMatrix.tables` also fills in what is known of them, and caches the result.
 
     Attributes:
         scale: `(C, C)`, non-negative, floating point; row = the anchor's class, column = the reference's.
