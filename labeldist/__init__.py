@@ -4,11 +4,14 @@ from labeldist.backends import label_distance_contrastive
 from labeldist.cached import CachedGradients
 from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
 from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
+from labeldist.joint import JointLoss
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
-from labeldist.losses import JointLoss, LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
+from labeldist.losses import LabelDistanceContrastiveLoss
+from labeldist.memory import CrossBatchMemory
 from labeldist.miners import LabelDistanceMiner
+from labeldist.reducers import ValidAnchorMeanReducer
 from labeldist.samplers import LabelDistanceBatchSampler
-from labeldist.wrappers import CrossBatchMemory, DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
+from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.parallel import DistributedDataParallel
 
-from labeldist import functional
+from labeldist.checks import can_read_values, check_count
+from labeldist.precision import at_least_float32
 
 __all__ = ["CachedGradients"]
 
@@ -87,8 +88,8 @@ class CachedGradients:
                 f"model must be an nn.Module, got {type(model).__name__}. Pass the module whose parameters learn, and "
                 "a function as encode, called as encode(model, ...)."
             )
-        functional.check_count("chunk_size", chunk_size)
-        functional.check_count("views", views)
+        check_count("chunk_size", chunk_size)
+        check_count("views", views)
         self.model = model
         self.chunk_size = chunk_size
         self.views = views
@@ -317,10 +318,10 @@ def _check_alike(first: _Outputs, other: _Outputs) -> None:
 def _check_replayed(outputs: _Outputs, rows: list[Tensor]) -> None:
     """Raise unless a second encoding gave the rows of the first."""
     for name, second, first in zip(outputs.names, outputs.tensors, rows, strict=True):
-        if not first.is_floating_point() or not functional.may_read(first):
+        if not first.is_floating_point() or not can_read_values(first):
             continue
         tolerance = max(REPLAY_TOLERANCE, REPLAY_ROUNDINGS * torch.finfo(first.dtype).eps)
-        first, second = functional.at_least_float32(first), functional.at_least_float32(second.detach())
+        first, second = at_least_float32(first), at_least_float32(second.detach())
         # NaN compares false: it was in the rows before, and is the loss's to show.
         if (second - first).norm() > tolerance * first.norm():
             raise RuntimeError(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labeldist.functional import check_labels
+from labeldist.checks import check_labels
 
 __all__ = ["ConfusedPair", "confusion_counts", "most_confused_pairs"]
 

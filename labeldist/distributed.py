@@ -1,11 +1,11 @@
 """Rows and counts of several processes, brought together. Without `torch.distributed` each function is the identity."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
@@ -14,6 +14,7 @@ __all__ = [
     "SingleProcess",
     "WorldGroup",
     "broadcast_from_first",
+    "check_agreement",
     "gather_objects",
     "gather_rows",
     "max_over_processes",
@@ -146,6 +147,48 @@ def require_same(values: Mapping[str, object], cure: str = "") -> None:
                     f"All processes must have the same {name}, got {value} on process 0 and {others.get(name)} on "
                     f"process {rank}. {cure}".rstrip()
                 )
+
+
+@runtime_checkable
+class Agreeing(Protocol):
+    """A module with settings that must be the same on all processes."""
+
+    def agreement(self) -> dict[str, object]:
+        """The settings, by name; they go through `pickle`."""
+        ...
+
+
+def check_agreement(module: nn.Module) -> None:
+    """Raise on every process unless all hold the same label-distance matrices, to the bit, and the same settings.
+
+    Compares what every part of `module` with a method `agreement` returns: label-distance matrices and losses. Without
+    any, nothing is exchanged. Every process calls this. It costs one exchange of some bytes, and a copy of the matrix
+    to the CPU.
+
+    Args:
+        module: a loss, a miner, a matrix, or a module that contains one.
+
+    Raises:
+        ValueError: on all processes, with the first difference.
+
+    Examples:
+        >>> from labeldist import StaticLDM
+        >>> check_agreement(StaticLDM.uniform(num_classes=2))
+    """
+    if num_processes() == 1:
+        return
+    found: dict[str, list[object]] = {}
+    for part in module.modules():
+        if isinstance(part, Agreeing):
+            for name, value in part.agreement().items():
+                found.setdefault(name, []).append(value)
+    if found:
+        values = {name: entries[0] if len(entries) == 1 else entries for name, entries in found.items()}
+        require_same(
+            values,
+            "Build or load the same loss everywhere, call AdaptiveLDM.update on every process, and put a loss whose "
+            "matrix learns into DistributedDataParallel.",
+        )
 
 
 def broadcast_from_first(tensor: Tensor) -> Tensor:

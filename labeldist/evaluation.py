@@ -12,7 +12,8 @@ import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 from torch import Tensor
 
-from labeldist.functional import check_batch, unit_rows
+from labeldist.checks import check_rows
+from labeldist.functional import unit_rows
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.ldm.base import check_matrix
 
@@ -177,11 +178,11 @@ def embedding_metrics(
 
 def _check_rows(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:
     # Any integers may name the classes: their range is not looked at.
-    check_batch(embeddings, labels, 0, validate=False)
+    check_rows(embeddings, labels, 0, validate=False)
     if (ref_emb is None) != (ref_labels is None):
         raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
     if ref_emb is not None and ref_labels is not None:
-        check_batch(ref_emb, ref_labels, 0, prefix="ref_", dim=embeddings.shape[1], validate=False)
+        check_rows(ref_emb, ref_labels, 0, prefix="ref_", dim=embeddings.shape[1], validate=False)
     for name, rows in (("embeddings", embeddings), ("ref_emb", ref_emb)):
         if rows is None:
             continue

@@ -5,17 +5,22 @@ in this library must agree with it. `B` anchors, `R` references (the batch itsel
 `D` embedding dimensions.
 
 Half-precision inputs are computed in float32 and autocast is switched off inside; float64 stays float64.
-Gradients flow to the embeddings and to the label-distance matrix (LDM).
+Gradients flow to the embeddings and to the label-distance matrix (LDM). What inputs must be is checked in
+`labeldist.checks`.
 
 The equation numbers are those of *Contrastive Learning with Label Distance for Text Classification* (CLLD).
 A line headed `Departure` or `Choice` says where and why the code leaves the paper or settles what it left open.
 """
 
-from numbers import Integral
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from labeldist.checks import check_batch, check_ce_weight, check_class_pairs
+from labeldist.options import Weighting
+from labeldist.pairs import Batch, ClassPairTables
+from labeldist.precision import at_least_float32
 
 __all__ = [
     "AnchorLosses",
@@ -31,8 +36,6 @@ __all__ = [
     "unit_rows",
     "valid_anchors",
 ]
-
-Weighting = Literal["scale", "log"]
 
 # The paper's xi (Eq. 4): norms below it count as it.
 NORM_FLOOR = 1e-8
@@ -91,9 +94,7 @@ def cosine_similarity(embeddings: Tensor, ref_emb: Tensor | None = None) -> Tens
         return (anchors @ references.T + 1) / 2
 
 
-def class_pair_tables(
-    ldm: Tensor, *, temperature: float = 1.0, weighting: Weighting = "scale"
-) -> tuple[Tensor, Tensor]:
+def class_pair_tables(ldm: Tensor, *, temperature: float = 1.0, weighting: Weighting = "scale") -> ClassPairTables:
     r"""The affine map that an LDM applies to the similarity of each class pair: `logit = scale * S + bias`.
 
     With `d = LDM[a, b]` and temperature $T$:
@@ -109,36 +110,30 @@ def class_pair_tables(
         weighting: `"scale"` or `"log"`.
 
     Returns:
-        `scale` and `bias`, each `(C, C)`; `bias` is `-inf` for a dropped pair.
+        `scale` and `bias`, each `(C, C)`; `bias` is `-inf` for a dropped pair. Symmetry and span are left unknown.
 
     Raises:
         ValueError: if `ldm` is not square or has a negative or NaN entry, `temperature` is not positive, or `weighting`
             is unknown.
 
     Examples:
-        >>> scale, bias = class_pair_tables(torch.tensor([[1.0, 5.0], [5.0, 1.0]]), temperature=0.5)
-        >>> scale
+        >>> tables = class_pair_tables(torch.tensor([[1.0, 5.0], [5.0, 1.0]]), temperature=0.5)
+        >>> tables.scale
         tensor([[ 2., 10.],
                 [10.,  2.]])
-        >>> bool((bias == 0).all())
+        >>> bool((tables.bias == 0).all())
         True
     """
-    if ldm.ndim != 2 or ldm.shape[0] != ldm.shape[1]:
-        raise ValueError(f"ldm must have shape (C, C), got {tuple(ldm.shape)}.")
-    check_temperature(temperature)
-    if ldm.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((ldm >= 0).all()):
-        raise ValueError("ldm must be non-negative, got a negative or NaN entry.")
+    check_class_pairs(ldm, temperature, weighting)
     ldm = at_least_float32(ldm) if ldm.is_floating_point() else ldm.to(torch.get_default_dtype())
     if weighting == "scale":
-        return ldm / temperature, torch.zeros_like(ldm)
-    if weighting == "log":
-        # log at 0 has no gradient to give: replace the entry before the log, not after.
-        log_ldm = torch.where(ldm == 0, torch.ones_like(ldm), ldm).log()
-        return torch.full_like(ldm, 1 / temperature), log_ldm.masked_fill(ldm == 0, -torch.inf)
-    raise ValueError(f"weighting must be 'scale' or 'log', got {weighting!r}.")
+        return ClassPairTables(scale=ldm / temperature, bias=torch.zeros_like(ldm))
+    # log at 0 has no gradient to give: replace the entry before the log, not after.
+    log_ldm = torch.where(ldm == 0, torch.ones_like(ldm), ldm).log()
+    return ClassPairTables(scale=torch.full_like(ldm, 1 / temperature), bias=log_ldm.masked_fill(ldm == 0, -torch.inf))
 
 
-def pair_logits(similarity: Tensor, labels: Tensor, ref_labels: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def pair_logits(similarity: Tensor, labels: Tensor, ref_labels: Tensor, tables: ClassPairTables) -> Tensor:
     r"""Give every pair the logit of its class pair.
 
     Eq. 7 and 8 in the general form: $\ell_{ij} = \mathrm{scale}[y_i, y_j]\, S_{ij} + \mathrm{bias}[y_i, y_j]$.
@@ -148,22 +143,21 @@ def pair_logits(similarity: Tensor, labels: Tensor, ref_labels: Tensor, scale: T
         similarity: `(B, R)`, in [0, 1].
         labels: class of each anchor, `(B,)`, integer, in [0, C).
         ref_labels: class of each reference, `(R,)`, integer, in [0, C).
-        scale: `(C, C)`, from `class_pair_tables`.
-        bias: `(C, C)`, from `class_pair_tables`.
+        tables: scale and bias of each class pair, `(C, C)`, from `class_pair_tables`.
 
     Returns:
         `(B, R)`; `-inf` where `bias` is.
 
     Examples:
-        >>> scale, bias = class_pair_tables(torch.tensor([[1.0, 5.0], [2.0, 1.0]]))
-        >>> pair_logits(torch.full((2, 2), 0.5), torch.tensor([0, 1]), torch.tensor([0, 1]), scale, bias)
+        >>> tables = class_pair_tables(torch.tensor([[1.0, 5.0], [2.0, 1.0]]))
+        >>> pair_logits(torch.full((2, 2), 0.5), torch.tensor([0, 1]), torch.tensor([0, 1]), tables)
         tensor([[0.5000, 2.5000],
                 [1.0000, 0.5000]])
     """
     # Two row selections, not one pair gather: their backward is an index_add, with no (B, R) index tensors.
     # uint8 would select as a mask, not as an index.
     labels, ref_labels = labels.long(), ref_labels.long()
-    return scale[labels][:, ref_labels] * similarity + bias[labels][:, ref_labels]
+    return tables.scale[labels][:, ref_labels] * similarity + tables.bias[labels][:, ref_labels]
 
 
 def positive_pairs(labels: Tensor, ref_labels: Tensor | None = None) -> Tensor:
@@ -171,7 +165,7 @@ def positive_pairs(labels: Tensor, ref_labels: Tensor | None = None) -> Tensor:
 
     Args:
         labels: `(B,)`, integer.
-        ref_labels: `(R,)`, integer. If `None` the references are the anchors, and a row is no positive of itself.
+        ref_labels: `(R,)`, integer. If `None` the references are the anchors, and a row is not a positive of itself.
 
     Returns:
         Boolean `(B, R)`.
@@ -188,7 +182,7 @@ def positive_pairs(labels: Tensor, ref_labels: Tensor | None = None) -> Tensor:
 
 
 def other_rows(labels: Tensor) -> Tensor:
-    """Boolean `(B, B)`, true off the diagonal: every pair but a row with itself (Eq. 5)."""
+    """Boolean `(B, B)`, true off the diagonal: every pair except a row with itself (Eq. 5)."""
     return ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
 
 
@@ -204,7 +198,7 @@ def contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> T
     `LDM[a, a] = 0` would let a row compare itself with itself, and float16 overflows. Here a pair that is no
     candidate is left out of the softmax.
 
-    Choice: an anchor without a positive has no target; its loss is 0. Average over `num_valid` anchors, not over `B`.
+    Choice: an anchor without a positive has no target, so its loss is 0. Average over the valid anchors, not over `B`.
 
     Args:
         logits: `(B, R)`, floating point; a `-inf` entry leaves its pair out.
@@ -296,16 +290,11 @@ def label_distance_contrastive(
         >>> bool((stretched > uniform).all())
         True
     """
-    return anchor_losses(
-        embeddings,
-        labels,
-        ldm,
-        ref_emb=ref_emb,
-        ref_labels=ref_labels,
-        temperature=temperature,
-        weighting=weighting,
-        validate=validate,
-    ).losses
+    batch = Batch(embeddings, labels, ref_emb, ref_labels)
+    check_batch(batch, len(ldm), validate=validate)
+    dtype = at_least_float32(embeddings).dtype
+    tables = class_pair_tables(ldm.to(embeddings.device, dtype), temperature=temperature, weighting=weighting)
+    return anchor_losses(batch, tables).losses
 
 
 class AnchorLosses(NamedTuple):
@@ -320,47 +309,29 @@ class AnchorLosses(NamedTuple):
     is_valid: Tensor
 
 
-def anchor_losses(
-    embeddings: Tensor,
-    labels: Tensor,
-    ldm: Tensor,
-    *,
-    ref_emb: Tensor | None = None,
-    ref_labels: Tensor | None = None,
-    pairs: tuple[Tensor, Tensor] | None = None,
-    temperature: float = 1.0,
-    weighting: Weighting = "scale",
-    validate: bool = True,
-) -> AnchorLosses:
-    """`label_distance_contrastive` for chosen pairs, with the valid anchors beside the losses.
+def anchor_losses(batch: Batch, tables: ClassPairTables, *, pairs: tuple[Tensor, Tensor] | None = None) -> AnchorLosses:
+    """`label_distance_contrastive` of a batch and tables, for chosen pairs, with the valid anchors beside the losses.
 
     Args:
-        embeddings: as in `label_distance_contrastive`, like every argument but `pairs`.
-        labels: `(B,)`.
-        ldm: `(C, C)`.
-        ref_emb: `(R, D)`, or `None`.
-        ref_labels: `(R,)`, or `None`.
-        pairs: boolean masks `(B, R)` of the positives and of all pairs that take part. `None` takes all pairs, but for
-            a row with itself where the batch is its own reference.
-        temperature: softmax temperature, > 0.
-        weighting: `"scale"` or `"log"`.
-        validate: check the labels' range.
+        batch: anchors and references; not checked here.
+        tables: scale and bias of each class pair, `(C, C)`, in the dtype of the losses.
+        pairs: boolean masks `(B, R)` of the positives and of all pairs that take part. `None` takes all pairs, except a
+            row with itself where the batch is its own reference.
 
     Returns:
         Losses and validity, each `(B,)`.
 
     Examples:
-        >>> anchor_losses(torch.randn(3, 8), torch.tensor([0, 0, 1]), torch.ones(2, 2)).is_valid
+        >>> batch = Batch(torch.randn(3, 8), torch.tensor([0, 0, 1]))
+        >>> anchor_losses(batch, class_pair_tables(torch.ones(2, 2))).is_valid
         tensor([ True,  True, False])
     """
-    check_problem(embeddings, labels, len(ldm), ref_emb, ref_labels, validate=validate)
-    similarity = cosine_similarity(embeddings, ref_emb)
-    with torch.autocast(embeddings.device.type, enabled=False):
-        scale, bias = class_pair_tables(ldm.to(similarity), temperature=temperature, weighting=weighting)
-        logits = pair_logits(similarity, labels, labels if ref_labels is None else ref_labels, scale, bias)
+    similarity = cosine_similarity(batch.embeddings, batch.ref_emb)
+    with torch.autocast(batch.embeddings.device.type, enabled=False):
+        logits = pair_logits(similarity, batch.labels, batch.references[1], tables)
         if pairs is None:
-            candidates = other_rows(labels) if ref_emb is None else torch.ones_like(logits, dtype=torch.bool)
-            pairs = positive_pairs(labels, ref_labels), candidates
+            candidates = other_rows(batch.labels) if batch.is_self else torch.ones_like(logits, dtype=torch.bool)
+            pairs = positive_pairs(batch.labels, batch.ref_labels), candidates
         return AnchorLosses(contrastive_loss(logits, *pairs), valid_anchors(logits, *pairs))
 
 
@@ -384,100 +355,3 @@ def joint_objective(cross_entropy: Tensor, contrastive: Tensor, *, ce_weight: fl
     """
     check_ce_weight(ce_weight)
     return ce_weight * cross_entropy + (1 - ce_weight) * contrastive
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise `ValueError` unless `temperature` is a finite number above 0."""
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
-
-
-def check_ce_weight(ce_weight: float) -> None:
-    """Raise `ValueError` unless `ce_weight` lies in [0, 1]."""
-    if not 0 <= ce_weight <= 1:
-        raise ValueError(f"ce_weight (lambda of Eq. 9) must lie in [0, 1], got {ce_weight}.")
-
-
-def check_count(name: str, value: int) -> None:
-    """Raise unless `value` is a whole number of at least 1."""
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
-
-
-def check_problem(
-    embeddings: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    ref_emb: Tensor | None,
-    ref_labels: Tensor | None,
-    *,
-    validate: bool = True,
-) -> None:
-    """Raise unless anchors, references and their labels fit together and to an LDM of `num_classes` classes."""
-    check_batch(embeddings, labels, num_classes, validate=validate)
-    if (ref_emb is None) != (ref_labels is None):
-        raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
-    if ref_emb is not None and ref_labels is not None:
-        check_batch(ref_emb, ref_labels, num_classes, prefix="ref_", dim=embeddings.shape[1], validate=validate)
-
-
-def check_batch(
-    embeddings: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    *,
-    prefix: str = "",
-    dim: int | None = None,
-    validate: bool = True,
-) -> None:
-    """Raise unless rows and labels fit together and to an LDM of `num_classes` classes."""
-    rows, classes = f"{prefix}emb" if prefix else "embeddings", f"{prefix}labels"
-    if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
-        wanted = "(B, D)" if dim is None else f"(R, {dim})"
-        raise ValueError(f"{rows} must have shape {wanted}, got {tuple(embeddings.shape)}.")
-    if not embeddings.is_floating_point():
-        raise TypeError(f"{rows} must be floating point, got {embeddings.dtype}.")
-    check_labels(labels, len(embeddings), num_classes, name=classes, rows=rows, validate=validate)
-
-
-def check_labels(
-    labels: Tensor,
-    num_rows: int,
-    num_classes: int,
-    *,
-    name: str = "labels",
-    rows: str = "embeddings",
-    validate: bool = True,
-) -> None:
-    """Raise unless `labels` is one integer class in [0, `num_classes`) for each of `num_rows` rows.
-
-    With `validate=False` the range is not read, only shape and type.
-    """
-    if labels.shape != (num_rows,):
-        raise ValueError(
-            f"{name} must have shape ({num_rows},), got {tuple(labels.shape)}. Pass one label for each row of {rows}."
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers (class indices), got {labels.dtype}. Convert them with .long().")
-    if not num_rows or not may_read(labels, validate):
-        return
-    smallest, largest = (int(value) for value in labels.aminmax())
-    if smallest < 0 or largest >= num_classes:
-        raise ValueError(
-            f"{name} must lie in [0, {num_classes}) for an LDM of {num_classes} classes, got values from {smallest} "
-            f"to {largest}. Pass class indices counted from 0, not ids of rows, or build the LDM for all classes."
-        )
-
-
-def may_read(tensor: Tensor, validate: bool = True) -> bool:
-    """Whether a check may look at the values of `tensor`: not while its work is only being recorded."""
-    if not validate or torch.compiler.is_compiling() or tensor.is_meta:
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """float32 for half precision; other dtypes as they are."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

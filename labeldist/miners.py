@@ -9,8 +9,11 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from labeldist import functional
-from labeldist.functional import Weighting
+from labeldist.checks import check_batch, check_class_pairs
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
+from labeldist.options import Weighting
+from labeldist.pairs import Batch
+from labeldist.precision import at_least_float32
 
 __all__ = ["LabelDistanceMiner"]
 
@@ -85,7 +88,7 @@ class LabelDistanceMiner(BaseMiner):
             raise ValueError(f"margin must be a finite number, or None for none, got {margin}.")
         _check_distance(self.distance)
         self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
-        functional.class_pair_tables(self.ldm.matrix, weighting=weighting)
+        check_class_pairs(self.ldm.matrix, 1.0, weighting)
         self.num_negatives = num_negatives
         self.num_positives = num_positives
         self.margin = margin
@@ -103,31 +106,29 @@ class LabelDistanceMiner(BaseMiner):
         """Return the selected pairs or triplets; anchors index `embeddings`, the others `ref_emb`."""
         if ref_labels is None:
             raise ValueError("ref_labels are required with ref_emb: label distance is defined between classes.")
-        # PML passes the batch itself where no references are given. Other rows under the same labels, a second view,
-        # are references like any, as in the loss.
-        same = ref_emb is embeddings and ref_labels is labels
-        references = (None, None) if same else (ref_emb, ref_labels)
-        functional.check_problem(embeddings, labels, self.ldm.num_classes, *references, validate=self.validate)
-        if self.ldm.matrix.device != embeddings.device:
-            self.ldm.to(embeddings.device)
-        hardness = self._hardness(embeddings, labels, ref_emb, ref_labels)
+        # PML passes the batch itself where no references are given. Other rows with the same labels, a second view, are
+        # references like any, as in the loss.
+        is_self = ref_emb is embeddings and ref_labels is labels
+        batch = Batch(embeddings, labels) if is_self else Batch(embeddings, labels, ref_emb, ref_labels)
+        check_batch(batch, self.ldm.num_classes, validate=self.validate)
+        hardness = self._hardness(batch)
         # A pair that the LDM drops is no candidate. Not `hardness > -inf`: a NaN must stay and show in the loss.
-        takes_part = hardness != -torch.inf
-        positives = functional.positive_pairs(labels, references[1]) & takes_part
-        negatives = (labels[:, None] != ref_labels[None, :]) & takes_part
+        is_candidate = hardness != -torch.inf
+        positives = functional.positive_pairs(labels, batch.ref_labels) & is_candidate
+        negatives = (labels[:, None] != ref_labels[None, :]) & is_candidate
         mined = self._select(hardness, positives, negatives)
         if self.collect_stats:
             self._record(mined, labels, ref_labels)
         return mined
 
-    def _hardness(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
-        with torch.autocast(embeddings.device.type, enabled=False):
-            rows = functional.at_least_float32(embeddings)
-            references = rows if ref_emb is embeddings else functional.at_least_float32(ref_emb)
-            similarity = self.distance(rows, references.to(rows.dtype))
+    def _hardness(self, batch: Batch) -> Tensor:
+        with torch.autocast(batch.embeddings.device.type, enabled=False):
+            rows = at_least_float32(batch.embeddings)
+            references = rows if batch.ref_emb is None else at_least_float32(batch.ref_emb).to(rows.dtype)
+            similarity = self.distance(rows, references)
             similarity = (similarity + 1) / 2 if self.distance.is_inverted else 1 / (1 + similarity)
-            scale, bias = functional.class_pair_tables(self.ldm.matrix.to(similarity), weighting=self.weighting)
-            return functional.pair_logits(similarity, labels, ref_labels, scale, bias)
+            tables = self.ldm.tables(rows, weighting=self.weighting)
+            return functional.pair_logits(similarity, batch.labels, batch.references[1], tables)
 
     def _select(self, hardness: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:
         """Of the candidates, given as masks `(B, R)`, the indices of those that are mined."""

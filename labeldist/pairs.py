@@ -84,11 +84,10 @@ class ClassPairTables(NamedTuple):
             >>> ClassPairTables(torch.tensor([[10.0, 50.0], [50.0, 10.0]]), torch.zeros(2, 2)).inspect()[2:]
             (True, 50.0)
         """
-        scale, bias = self.scale.detach().cpu().double(), self.bias.detach().cpu().double()
-        is_symmetric = torch.equal(scale, scale.T) and torch.equal(bias, bias.T)
+        is_symmetric = torch.equal(self.scale, self.scale.T) and torch.equal(self.bias, self.bias.T)
         # A similarity lies in [0, 1]; a pair that is left out has no logit.
-        is_candidate = bias != -torch.inf
-        if not is_candidate.any():
+        highest = (self.scale + self.bias).max() if self.num_classes else self.scale.new_zeros(())
+        if highest == -torch.inf or not self.num_classes:
             return self._replace(is_symmetric=is_symmetric, span=0.0)
-        span = (scale + bias)[is_candidate].max() - bias[is_candidate].min()
-        return self._replace(is_symmetric=is_symmetric, span=span.item())
+        lowest = self.bias.masked_fill(self.bias == -torch.inf, torch.inf).min()
+        return self._replace(is_symmetric=is_symmetric, span=(highest - lowest).item())

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from labeldist.checks import check_labels
 from labeldist.distributed import num_processes, process_index
-from labeldist.functional import check_labels
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.ldm.base import check_matrix
 

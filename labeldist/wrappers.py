@@ -9,144 +9,13 @@ from pytorch_metric_learning.utils import distributed as pml_distributed
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor, nn
 
-from labeldist.distributed import gather_rows, num_processes, process_index, sum_over_processes
-from labeldist.indices import check_indices_tuple
-from labeldist.losses import LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
-from labeldist.sharing import check_same_loss, sharded_pairs
+from labeldist.checks import check_indices_tuple
+from labeldist.distributed import check_agreement, gather_rows, num_processes, process_index, sum_over_processes
+from labeldist.losses import LabelDistanceContrastiveLoss, sharded_pairs
+from labeldist.memory import check_supported, without_self_pairs
+from labeldist.reducers import ValidAnchorMeanReducer
 
-__all__ = ["CrossBatchMemory", "DistributedLossWrapper", "DistributedMinerWrapper", "TwoViewLoss"]
-
-
-def _admit(wrapper: type, loss: nn.Module, supported: list[str]) -> None:
-    """Raise `TypeError` unless `loss` is a label-distance loss or on PML's own list."""
-    if not isinstance(loss, LabelDistanceContrastiveLoss) and type(loss).__name__ not in supported:
-        raise TypeError(
-            f"{wrapper.__name__} takes a LabelDistanceContrastiveLoss or one of PML's {', '.join(supported)}, got "
-            f"{type(loss).__name__}."
-        )
-
-
-class CrossBatchMemory(pml_losses.CrossBatchMemory):
-    """References from earlier batches: a queue of the last `memory_size` embeddings and their labels.
-
-    Each batch enters the queue first and is then compared with all of it, never a row with itself (Wang et al. 2020).
-    The embeddings of earlier batches are constants, and of an earlier model.
-
-    Five faults of PML 2.9's class are mended:
-
-    - An outside `indices_tuple` names rows of the batch; here it is moved to the slots that these rows hold in the
-      queue. PML leaves it, so from the second batch on its "positives" are rows of any class.
-    - A batch of one row is never compared with itself.
-    - Several calls may come before one `backward()`.
-    - A call that enqueues no row leaves the queue as it is. PML takes it for filled and compares with its empty slots.
-    - Where the queue stands is part of `state_dict`, so that a resumed training goes on with it.
-
-    Args:
-        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's memory takes.
-        embedding_size: `D`.
-        memory_size: rows in the queue, at least as many as in a batch.
-        miner: called as `miner(embeddings, labels, ref_emb, ref_labels)` with the queue as references.
-
-    Raises:
-        TypeError: if the loss is not supported.
-        ValueError: in a call, if labels are missing, a batch has more rows than the queue or other than `D` columns.
-
-    Examples:
-        >>> from labeldist import CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
-        >>> loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=2))
-        >>> memory = CrossBatchMemory(loss, embedding_size=8, memory_size=64)
-        >>> memory(torch.randn(4, 8), torch.tensor([0, 1, 0, 1])).shape
-        torch.Size([])
-
-    References:
-        Wang et al. 2020, *Cross-Batch Memory for Embedding Learning*, https://arxiv.org/abs/1912.06798
-    """
-
-    def __init__(self, loss: nn.Module, embedding_size: int, memory_size: int = 1024, miner=None, **kwargs):
-        for name, size in (("embedding_size", embedding_size), ("memory_size", memory_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}.")
-        _admit(type(self), loss, pml_losses.CrossBatchMemory.supported_losses())
-        super().__init__(loss, embedding_size, memory_size=memory_size, miner=miner, **kwargs)
-
-    @classmethod
-    def check_loss_support(cls, loss_name: str) -> None:
-        """Nothing: the constructor asks for the class, not its name."""
-
-    def forward(self, embeddings, labels, indices_tuple=None, enqueue_mask=None):
-        """Return the loss of the batch against the queue, which then holds the batch.
-
-        Args:
-            embeddings: `(B, D)`, B at most `memory_size`.
-            labels: `(B,)`.
-            indices_tuple: pairs or triplets of rows *of this batch*, taken in addition to those of the queue.
-            enqueue_mask: boolean `(B,)`; rows where it is true enter the queue, the others are compared with it.
-        """
-        if labels is None:
-            raise ValueError("CrossBatchMemory needs labels: pass one class index for each row of embeddings.")
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.embedding_size or labels.shape != embeddings.shape[:1]:
-            raise ValueError(
-                f"embeddings must have shape (B, {self.embedding_size}) and labels (B,), got "
-                f"{tuple(embeddings.shape)} and {tuple(labels.shape)}."
-            )
-        if enqueue_mask is not None and (enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape):
-            raise ValueError(
-                f"enqueue_mask must be boolean with shape {tuple(labels.shape)}, got {enqueue_mask.dtype} "
-                f"{tuple(enqueue_mask.shape)}."
-            )
-        num_enqueued = len(embeddings) if enqueue_mask is None else int(enqueue_mask.sum())
-        if num_enqueued > self.memory_size:
-            raise ValueError(
-                f"the memory must hold a whole batch: memory_size is {self.memory_size}, the batch enqueues "
-                f"{num_enqueued} rows. Make memory_size larger."
-            )
-        if not num_enqueued and enqueue_mask is None:
-            return embeddings.sum()
-        # A queue of its own for each call: writing into one that an earlier call's graph holds spoils its backward.
-        # That of a learnt LDM holds the labels.
-        self.embedding_memory = self.embedding_memory.clone()
-        self.label_memory = self.label_memory.clone()
-        return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
-
-    def add_to_memory(self, embeddings, labels, batch_size):
-        """Put rows into the next slots; no row takes none."""
-        # PML reads a queue that has not moved as one that has gone round.
-        if batch_size:
-            super().add_to_memory(embeddings, labels, batch_size)
-
-    def create_indices_tuple(self, embeddings, labels, E_mem, L_mem, input_indices_tuple, do_remove_self_comparisons):  # noqa: N803
-        """Pairs or triplets of the batch with the queue, and those from outside moved to the queue's slots."""
-        mined = self.miner(embeddings, labels, E_mem, L_mem) if self.miner else lmu.get_all_pairs_indices(labels, L_mem)
-        if do_remove_self_comparisons:
-            mined = _without_self(mined, self.curr_batch_idx)
-        if input_indices_tuple is None:
-            return mined
-        check_indices_tuple(input_indices_tuple, len(embeddings), len(embeddings))
-        given = tuple(indices.to(labels.device, torch.int64) for indices in input_indices_tuple)
-        if len(mined) == 4:
-            given = lmu.convert_to_pairs(given, labels)
-        elif len(given) == 4:
-            given = lmu.convert_to_triplets(given, labels)
-        is_reference = (False, True, True) if len(given) == 3 else (False, True, False, True)
-        slots = [self.curr_batch_idx[i] if ref else i for i, ref in zip(given, is_reference, strict=True)]
-        return tuple(torch.cat(parts) for parts in zip(mined, slots, strict=True))
-
-    def get_extra_state(self) -> Tensor:
-        """Where the queue stands: the next slot, and whether every slot is taken."""
-        return torch.tensor([self.queue_idx, int(self.has_been_filled)])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Take up the queue where it stood."""
-        self.queue_idx, self.has_been_filled = int(state[0]), bool(state[1])
-
-
-def _without_self(indices_tuple: tuple[Tensor, ...], slots: Tensor) -> tuple[Tensor, ...]:
-    """Leave out positives that are the anchor itself, which stands in slot `slots[anchor]`."""
-    anchors, positives, *rest = indices_tuple
-    keep = slots[anchors] != positives
-    if len(rest) == 1:
-        return anchors[keep], positives[keep], rest[0][keep]
-    return anchors[keep], positives[keep], *rest
+__all__ = ["DistributedLossWrapper", "DistributedMinerWrapper", "TwoViewLoss"]
 
 
 class TwoViewLoss(pml_losses.SelfSupervisedLoss):
@@ -173,7 +42,7 @@ class TwoViewLoss(pml_losses.SelfSupervisedLoss):
     """
 
     def __init__(self, loss: nn.Module, symmetric: bool = True, **kwargs):
-        _admit(type(self), loss, pml_losses.SelfSupervisedLoss.supported_losses())
+        check_supported(type(self), loss, pml_losses.SelfSupervisedLoss.supported_losses())
         super().__init__(loss, symmetric=symmetric, **kwargs)
 
     @classmethod
@@ -245,7 +114,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         Arguments as for the loss. `indices_tuple` names gathered rows, this process's first: what a
         `DistributedMinerWrapper` returns.
         """
-        check_same_loss(self.loss)
+        check_agreement(self.loss)
         if isinstance(self.loss, pml_losses.CrossBatchMemory):
             if ref_emb is not None or ref_labels is not None:
                 raise ValueError("CrossBatchMemory brings its own references: pass no ref_emb and no ref_labels.")
@@ -280,7 +149,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         if indices_tuple is None:
             indices_tuple = lmu.get_all_pairs_indices(labels, classes)
             if ref_emb is None:
-                indices_tuple = _without_self(indices_tuple, torch.arange(len(labels), device=labels.device))
+                indices_tuple = without_self_pairs(indices_tuple, torch.arange(len(labels), device=labels.device))
         # A loss without pairs leaves the references out of its graph. Then this process's backward would not meet those
         # of the others, which wait for it: an empty slice keeps the gathered rows in.
         loss = self.loss(embeddings, labels, indices_tuple, rows, classes)
@@ -327,7 +196,7 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
         """Return indices of gathered rows, this process's rows first."""
         if num_processes() == 1:
             return self.miner(emb, labels, ref_emb, ref_labels)
-        check_same_loss(self.miner)
+        check_agreement(self.miner)
         with torch.no_grad():
             references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels)
             if not self.efficient:
@@ -336,7 +205,7 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
             if ref_emb is not None:
                 return self.miner(emb, labels, *references)
             mined = self.miner(emb, labels, *_gather(emb, labels))
-            return _without_self(mined, torch.arange(len(labels), device=labels.device))
+            return without_self_pairs(mined, torch.arange(len(labels), device=labels.device))
 
 
 def _gather(embeddings: Tensor, labels: Tensor | None, *, own_first: bool = True) -> tuple[Tensor, Tensor]:

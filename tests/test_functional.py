@@ -126,10 +126,10 @@ def test_positive_pairs_with_references_keep_the_pair_of_equal_positions():
 
 
 def test_class_pair_tables_are_the_two_weightings():
-    scale, bias = functional.class_pair_tables(ASYMMETRIC, temperature=0.5)
+    scale, bias, *_ = functional.class_pair_tables(ASYMMETRIC, temperature=0.5)
     assert torch.equal(scale, ASYMMETRIC * 2)
     assert torch.equal(bias, torch.zeros(2, 2).double())
-    scale, bias = functional.class_pair_tables(ASYMMETRIC, temperature=0.5, weighting="log")
+    scale, bias, *_ = functional.class_pair_tables(ASYMMETRIC, temperature=0.5, weighting="log")
     assert torch.equal(scale, torch.full((2, 2), 2.0).double())
     assert_same(bias, ASYMMETRIC.log())
 
@@ -139,7 +139,7 @@ def test_class_pair_tables_of_an_integer_matrix_are_not_rounded():
     for weighting in WEIGHTINGS:
         tables = functional.class_pair_tables(integers, temperature=4.0, weighting=weighting)
         wanted = functional.class_pair_tables(integers.float(), temperature=4.0, weighting=weighting)
-        for table, expected in zip(tables, wanted, strict=True):
+        for table, expected in zip(tables[:2], wanted[:2], strict=True):
             assert_close(table, expected)
 
 
@@ -431,7 +431,7 @@ def test_a_larger_temperature_makes_the_softmax_smoother(problem, temperature, f
     entropies = []
     for value in (temperature, temperature * factor):
         tables = functional.class_pair_tables(problem.ldm, temperature=value)
-        logits = functional.pair_logits(similarity, problem.labels, problem.labels, *tables)
+        logits = functional.pair_logits(similarity, problem.labels, problem.labels, tables)
         entropies.append(torch.distributions.Categorical(logits=logits).entropy())
     assert (entropies[1] >= entropies[0] - 1e-10).all()
 

@@ -9,12 +9,14 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.testing import assert_close
 
 import reference
 from labeldist import AdaptiveLDM, ConfusedPair, StaticLDM, class_centroids
 from labeldist.ldm import distances_from_confusion
-from strategies import brief, confusion_matrices, matrices, refusal_of, seeds
+from strategies import brief, confusion_matrices, gradient_of, matrices, refusal_of, seeds
 
 NAMES = ["guns", "politics", "baseball", "hockey"]
 COUNTS = torch.tensor([[6, 4, 0], [2, 8, 0], [0, 1, 9]])
@@ -572,7 +574,7 @@ def train(ldm, evaluations):
 
 def assert_identical(ldm, other):
     assert torch.equal(ldm.matrix, other.matrix)
-    assert ldm.num_evaluations.item() == other.num_evaluations.item()
+    assert ldm.num_evaluations == other.num_evaluations
     assert len(ldm.history) == len(other.history)
     for (progress, matrix), (other_progress, other_matrix) in zip(ldm.history, other.history, strict=True):
         assert progress == other_progress
@@ -643,3 +645,77 @@ def test_a_static_matrix_survives_pickle_with_its_names():
 
 def test_epsilon_is_recorded_the_pytorch_metric_learning_way():
     assert "epsilon" in vars(AdaptiveLDM(2))["_record_these"]
+
+
+def test_the_history_is_bounded():
+    ldm = AdaptiveLDM(2, warmup_fraction=0.0)
+    for step in range(1, 151):
+        ldm.update(torch.tensor([[3, 1], [0, 4]]), progress=step / 150)
+    assert ldm.num_updates == 150
+    assert [progress for progress, _ in ldm.history] == [step / 150 for step in range(51, 151)]
+    # 64 MiB are 16 float32 matrices of 1,000 classes.
+    large = AdaptiveLDM(1000, warmup_fraction=0.0)
+    counts = torch.eye(1000).long().roll(1, dims=1)
+    for step in range(1, 19):
+        large.update(counts, progress=step / 20)
+    assert (large.num_updates, len(large.history)) == (18, 16)
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+def test_averaging_the_weights_of_a_module_with_a_matrix_works_while_the_history_grows(use_buffers):
+    ldm = AdaptiveLDM(2, warmup_fraction=0.0)
+    module = nn.Sequential(nn.Linear(2, 2), ldm)
+    averaged = AveragedModel(module, use_buffers=use_buffers, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for step in range(1, 4):
+        ldm.update(torch.tensor([[3, 1], [0, 4]]), progress=step / 4)
+        averaged.update_parameters(module)
+    resumed = AveragedModel(nn.Sequential(nn.Linear(2, 2), AdaptiveLDM(2)), use_buffers=use_buffers)
+    resumed.load_state_dict(averaged.state_dict())
+    assert ldm.num_updates == 3
+
+
+def test_real_dissimilarities_are_turned_round():
+    distances = torch.tensor([[0.0, 1.0, 9.0], [1.0, 0.0, 5.0], [9.0, 5.0, 0.0]])
+    ldm = StaticLDM.from_distances(distances, max_distance=5.0, class_names=["a", "b", "c"])
+    assert torch.equal(ldm.matrix, torch.tensor([[1.0, 5.0, 1.0], [5.0, 1.0, 3.0], [1.0, 3.0, 1.0]]))
+    assert torch.equal(StaticLDM.from_distances(distances * 7).matrix, ldm.matrix)
+
+
+@pytest.mark.parametrize(
+    ("distances", "part"),
+    [
+        ([[0, 1], [2, 0]], "Distances must be symmetric, got 1.0 at row 0, column 1 and 2.0 the other way."),
+        ([[1, 2], [2, 1]], "The distance of a class to itself must be 0, got 1.0."),
+        ([[0, -1], [-1, 0]], "Distances must be finite and non-negative, got -1.0 at row 0, column 1."),
+        ([[0, 1, 2]], "A matrix of distances must have shape (C, C)"),
+    ],
+)
+def test_matrices_that_are_no_distances_are_refused(distances, part):
+    assert part in refusal_of(ValueError, StaticLDM.from_distances, distances)
+
+
+def test_tables_are_cached_until_the_matrix_changes():
+    ldm, rows = StaticLDM([[1.0, 5.0], [5.0, 1.0]]), torch.zeros(3, 2)
+    first = ldm.tables(rows, temperature=0.5)
+    assert ldm.tables(rows, temperature=0.5) is first
+    assert (first.is_symmetric, first.span) == (True, 10.0)
+    assert ldm.tables(rows.double(), temperature=0.5).scale.dtype == torch.float64
+    ldm.matrix[0, 1] = 2.0
+    changed = ldm.tables(rows, temperature=0.5)
+    assert changed.scale[0, 1] == 4.0
+    assert changed.is_symmetric is False
+    ldm.matrix = torch.ones(2, 2)
+    assert torch.equal(ldm.tables(rows, temperature=0.5).scale, torch.full((2, 2), 2.0))
+
+
+def test_tables_that_an_evaluation_makes_serve_a_training_step():
+    ldm = StaticLDM([[1.0, 5.0], [5.0, 1.0]])
+    with torch.inference_mode():
+        tables = ldm.tables(torch.zeros(3, 2))
+    assert not tables.scale.is_inference()
+
+
+def test_tables_of_a_learned_matrix_carry_its_gradient():
+    ldm = StaticLDM(nn.Parameter(torch.ones(2, 2)))
+    ldm.tables(torch.zeros(3, 2), temperature=0.5).scale.sum().backward()
+    assert torch.equal(gradient_of(ldm.matrix), torch.full((2, 2), 2.0))

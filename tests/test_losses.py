@@ -26,13 +26,11 @@ from pytorch_metric_learning.reducers import (
     PerAnchorReducer,
 )
 from pytorch_metric_learning.regularizers import LpRegularizer
-from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 import reference
 from labeldist import (
     AdaptiveLDM,
-    JointLoss,
     LabelDistanceContrastiveLoss,
     StaticLDM,
     ValidAnchorMeanReducer,
@@ -511,101 +509,3 @@ def test_bad_references_are_refused_by_their_own_name():
     options = {"ref_emb": normal(7, 4), "ref_labels": LABELS}
     message = refusal_of(ValueError, loss, embeddings_of(), LABELS, **options)
     assert message == "ref_emb must have shape (R, 5), got (7, 4)."
-
-
-# The joint objective
-
-
-def joint(weight=0.5):
-    return JointLoss(LabelDistanceContrastiveLoss(LDM), ce_weight=weight)
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 1.0])
-def test_the_joint_objective_is_equation_9(weight):
-    logits = normal(7, 4, seed=3)
-    expected = weight * cross_entropy(logits, LABELS) + (1 - weight) * anchor_losses().sum() / 5
-    assert_same(joint(weight)(logits, embeddings_of(), LABELS), expected)
-
-
-def test_the_default_weight_is_the_papers():
-    assert JointLoss(LabelDistanceContrastiveLoss(LDM)).ce_weight == 0.5
-
-
-def test_the_parts_are_reported_beside_the_total():
-    logits = normal(7, 4, seed=3)
-    total, classification, contrastive = joint(0.25).terms(logits, embeddings_of(), LABELS)
-    assert_same(classification, cross_entropy(logits, LABELS))
-    assert_same(contrastive, anchor_losses().sum() / 5)
-    assert_same(total, 0.25 * classification + 0.75 * contrastive)
-    assert_same(total, joint(0.25)(logits, embeddings_of(), LABELS))
-
-
-def test_logits_of_the_first_view_alone_are_the_letter_of_equation_10():
-    logits, embeddings, labels = normal(7, 4, seed=3), normal(14, 5), torch.cat([LABELS, LABELS])
-    terms = joint().terms(logits, embeddings, labels)
-    assert_same(terms.cross_entropy, cross_entropy(logits, LABELS))
-    assert_same(terms.contrastive, LabelDistanceContrastiveLoss(LDM)(embeddings, labels))
-
-
-@pytest.mark.parametrize("num_rows", [0, 8])
-def test_logits_that_fit_no_labels_are_refused(num_rows):
-    message = refusal_of(ValueError, joint(), normal(num_rows, 4), embeddings_of(), LABELS)
-    assert message == f"logits must have between 1 and 7 rows (one a label), got {num_rows}."
-
-
-@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
-def test_the_joint_weight_lies_between_0_and_1(weight):
-    sentence = f"ce_weight (lambda of Eq. 9) must lie in [0, 1], got {weight}."
-    assert refusal_of(ValueError, joint, weight) == sentence
-
-
-@pytest.mark.parametrize("labels", [LABELS + 1, LABELS - 1])
-def test_labels_out_of_range_are_answered_by_one_sentence_before_the_cross_entropy(labels):
-    message = refusal_of(ValueError, joint(), normal(7, 4), embeddings_of(), labels)
-    assert message.startswith("labels must lie in [0, 4) for an LDM of 4 classes")
-
-
-@pytest.mark.parametrize("other", [StaticLDM.uniform(num_classes=4), torch.ones(4, 4), joint(), None])
-def test_the_joint_objective_takes_a_loss_alone(other):
-    with pytest.raises(TypeError, match=rf"must be a loss of embeddings and labels, .* got {type(other).__name__}\."):
-        JointLoss(other)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
-def test_labels_of_the_joint_objective_may_be_any_integers(dtype):
-    logits = normal(7, 4, seed=3)
-    assert_same(joint()(logits, embeddings_of(), LABELS.to(dtype)), joint()(logits, embeddings_of(), LABELS))
-
-
-def test_gradients_flow_to_logits_and_embeddings():
-    logits, embeddings = normal(7, 4, seed=3).requires_grad_(), embeddings_of()
-    assert torch.autograd.gradcheck(lambda *tensors: joint()(*tensors, LABELS), (logits, embeddings))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_float64_is_kept_and_half_precision_gives_float32(dtype):
-    total = joint()(normal(7, 4, seed=3, dtype=dtype), normal(7, 5, dtype=dtype), LABELS)
-    assert total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    exact = joint()(normal(7, 4, seed=3, dtype=dtype).double(), normal(7, 5, dtype=dtype).double(), LABELS)
-    assert_close(total.double(), exact, rtol=1e-5, atol=1e-5)
-
-
-def test_the_joint_objective_is_the_same_under_autocast():
-    logits, embeddings = normal(7, 4, seed=3, dtype=torch.bfloat16), normal(7, 5, dtype=torch.bfloat16)
-    plain = joint()(logits, embeddings, LABELS)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(joint()(logits, embeddings, LABELS), plain)
-
-
-def test_another_contrastive_loss_fits():
-    logits = normal(7, 4, seed=3)
-    total = JointLoss(SupConLoss())(logits, embeddings_of(), LABELS)
-    assert_same(total, (cross_entropy(logits, LABELS) + SupConLoss()(embeddings_of(), LABELS)) / 2)
-
-
-def test_a_batch_without_positives_trains_the_classifier_alone():
-    logits, embeddings = normal(4, 4, seed=3).requires_grad_(), embeddings_of(LONELY)
-    with pytest.warns(UserWarning, match=NO_POSITIVES):
-        joint()(logits, embeddings, LONELY).backward()
-    assert torch.equal(gradient_of(embeddings), torch.zeros_like(embeddings))
-    assert (gradient_of(logits) != 0).any()

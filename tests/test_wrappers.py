@@ -26,6 +26,7 @@ from labeldist import (
     TwoViewLoss,
     functional,
 )
+from labeldist.pairs import Batch
 from strategies import brief, gradient_of, normal, refusal_of
 
 LDM = torch.tensor([[1, 5, 2], [3, 1, 1], [2, 1, 1]], dtype=torch.float64)
@@ -67,13 +68,9 @@ class PlainQueue:
         references, ref_labels = torch.stack(self.rows), torch.tensor(self.labels)
         positives = (labels[:, None] == ref_labels[None, :]) & is_candidate
         losses, is_valid = functional.anchor_losses(
-            embeddings,
-            labels,
-            LDM,
-            ref_emb=references,
-            ref_labels=ref_labels,
+            Batch(embeddings, labels, references, ref_labels),
+            functional.class_pair_tables(LDM, temperature=0.5),
             pairs=(positives, is_candidate),
-            temperature=0.5,
         )
         return losses.sum() / max(int(is_valid.sum()), 1)
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from labeldist.confusion import confusion_counts
+from labeldist.distributed import check_agreement
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.samplers import LabelDistanceBatchSampler
-from labeldist.sharing import check_same_loss
 
 try:
     import lightning
@@ -79,7 +79,7 @@ class LabelDistanceCallback(Callback):
         if stage == "fit":
             # Those that learn are the strategy's to send round, like any weight.
             fixed = [matrix for matrix in _matrices_of(pl_module) if not list(matrix.parameters())]
-            check_same_loss(nn.ModuleList(fixed))
+            check_agreement(nn.ModuleList(fixed))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the matrix, and what training's length is told by."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from labeldist import functional
+from labeldist.checks import check_count, check_labels
 from labeldist.confusion import confusion_counts
-from labeldist.distributed import broadcast_from_first, num_processes, sum_over_processes
+from labeldist.distributed import broadcast_from_first, check_agreement, num_processes, sum_over_processes
+from labeldist.joint import JointLoss
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
-from labeldist.losses import JointLoss
-from labeldist.sharing import check_same_loss
 
 try:
     import sentence_transformers
@@ -90,7 +90,7 @@ class SentenceLabelDistanceLoss(nn.Module):
         views: int = 1,
     ):
         super().__init__()
-        functional.check_count("views", views)
+        check_count("views", views)
         # The trainer looks for this very name, to put the distributed or compiled model in its place.
         self.model = model
         self.joint = JointLoss(contrastive, ce_weight=ce_weight)
@@ -146,7 +146,7 @@ class SentenceLabelDistanceLoss(nn.Module):
             return self.joint.contrastive(rows, labels)
         terms = self.joint.terms(self.classifier(rows), rows, labels)
         ce_weight = self.joint.ce_weight
-        return {"cross_entropy": ce_weight * terms.cross_entropy, "contrastive": (1 - ce_weight) * terms.contrastive}
+        return {"cross_entropy": ce_weight * terms.classification, "contrastive": (1 - ce_weight) * terms.contrastive}
 
     @torch.no_grad()
     def _begin_alike(self) -> None:
@@ -154,7 +154,7 @@ class SentenceLabelDistanceLoss(nn.Module):
         if not self._is_begun:
             for parameter in self._own_parameters:
                 parameter.copy_(broadcast_from_first(parameter))
-            check_same_loss(self.joint)
+            check_agreement(self.joint)
         self._is_begun = True
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ def centroid_confusion(embeddings: Tensor, labels: Tensor, num_classes: int) -> 
         tensor([[2, 0],
                 [1, 2]])
     """
-    functional.check_labels(labels, len(embeddings), num_classes, rows="embeddings")
+    check_labels(labels, len(embeddings), num_classes, rows="embeddings")
     units, labels = functional.unit_rows(embeddings.detach()), labels.long()
     sums = units.new_zeros(num_classes, units.shape[1]).index_add(0, labels, units)
     numbers = units.new_zeros(num_classes).index_add(0, labels, units.new_ones(len(units)))
@@ -245,7 +245,7 @@ class LabelDistanceEvaluator(SentenceEvaluator):
     ):
         super().__init__()
         self.labels = torch.as_tensor(labels)
-        functional.check_labels(self.labels, len(sentences), num_classes, rows="sentences")
+        check_labels(self.labels, len(sentences), num_classes, rows="sentences")
         if not (torch.bincount(self.labels.long()) > 1).any():
             raise ValueError(
                 f"At least one class must have two of the {len(sentences)} sentences: each is compared with the others "
@@ -336,7 +336,7 @@ class LabelDistanceCallback(TrainerCallback):
         # The first process evaluates for all; the others bring nothing to the sum.
         if counts is None or not state.is_world_process_zero:
             counts = torch.zeros(ldm.num_classes, ldm.num_classes, dtype=torch.int64)
-        check_same_loss(ldm)
+        check_agreement(ldm)
         counts = sum_over_processes(counts.to(args.device))
         if not counts.any():
             raise RuntimeError(

@@ -1,7 +1,7 @@
-"""Label distances learnt from confusion counts while the classifier trains."""
+"""Label distances learned from confusion counts while the classifier trains."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,28 +9,32 @@ from torch import Tensor
 from labeldist.class_names import resolve_names
 from labeldist.distributed import require_same, sum_over_processes
 from labeldist.ldm.base import LabelDistanceMatrix
-from labeldist.ldm.distances import Normalization, check_max_distance, check_normalization, distances_from_confusion
+from labeldist.ldm.distances import check_max_distance, check_normalization, distances_from_confusion
+from labeldist.options import Normalization
+
+# The history's bound, in updates and in bytes of float32.
+MAX_KEPT_UPDATES, MAX_KEPT_BYTES = 100, 64 << 20
 
 
 class AdaptiveLDM(LabelDistanceMatrix):
-    r"""Label distances learnt from the validation set's confusion counts while the classifier trains.
+    r"""Label distances learned from the validation set's confusion counts while the classifier trains.
 
     Algorithm 1: the matrix starts at 1. After a warm-up, every `update_every` evaluations,
 
     $$\varepsilon = 1 - \mathrm{progress}, \qquad
     \mathrm{LDM} \leftarrow \mathrm{LDM} + \varepsilon\,(\mathrm{LDM}' - \mathrm{LDM})$$
 
-    with `LDM'` from the confusion counts: see `distances_from_confusion`. Every update is kept in `history`.
+    with `LDM'` from the confusion counts: see `distances_from_confusion`. The latest updates are kept in `history`.
 
     Choice: the paper updates every 10 evaluations of unstated length; the default here is each one.
 
     Args:
         num_classes: `C`; this or `class_names`.
-        class_names: one name a class.
+        class_names: one name per class.
         warmup_fraction: no update before this fraction of training is over, in [0, 1]; 0.2 in the paper.
         update_every: evaluations from one update to the next, >= 1; 10 in the paper.
         max_distance: distance of the most confused pair under `"rate"`, > 0.
-        normalization: `"rate"` (default) or `"count"` (the letter of the paper).
+        normalization: `"rate"` (default) or `"count"` (literally as in the paper).
         symmetric: average both directions of confusion.
 
     Raises:
@@ -47,9 +51,6 @@ class AdaptiveLDM(LabelDistanceMatrix):
         tensor([[1., 3.],
                 [3., 1.]])
     """
-
-    num_evaluations: Tensor
-    history_table: Tensor
 
     def __init__(
         self,
@@ -75,10 +76,9 @@ class AdaptiveLDM(LabelDistanceMatrix):
         self.max_distance = max_distance
         self.normalization: Normalization = normalization
         self.symmetric = symmetric
-        # Buffers, not Python state: they follow state_dict into any checkpoint format. An update is a column, its
-        # progress above its matrix: PML's record keeper takes a tensor of less than two rows for a number.
-        self.register_buffer("num_evaluations", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("history_table", torch.zeros(1 + len(names) ** 2, 0))
+        self.num_evaluations = 0
+        self.num_updates = 0
+        self._history: deque[tuple[float, Tensor]] = deque(maxlen=_num_kept(len(names)))
         self.epsilon = 0.0
         self.add_to_recordable_attributes(list_of_names=["epsilon"], is_stat=False)
 
@@ -115,24 +115,47 @@ class AdaptiveLDM(LabelDistanceMatrix):
         self.num_evaluations += 1
         self.epsilon = 1 - progress
         # Algorithm 1, line 4: strictly after the warm-up.
-        if progress <= self.warmup_fraction or self.num_evaluations.item() % self.update_every:
+        if progress <= self.warmup_fraction or self.num_evaluations % self.update_every:
             return False
         self.matrix += self.epsilon * (target - self.matrix)
-        column = torch.cat([self.history_table.new_tensor([progress]), self.matrix.flatten().to(self.history_table)])
-        self.history_table = torch.cat([self.history_table, column[:, None]], dim=1)
+        self.num_updates += 1
+        self._history.append((progress, self.matrix.detach().cpu().clone()))
         return True
 
     @property
     def history(self) -> list[tuple[float, Tensor]]:
-        """`(progress, matrix)` after each update, oldest first."""
-        matrices = self.history_table[1:].T.unflatten(1, self.matrix.shape).to(self.matrix.dtype)
-        # float32 has seven digits, of which six are told.
-        progress = [round(value, 6) for value in self.history_table[0].tolist()]
-        return list(zip(progress, matrices, strict=True))
+        """`(progress, matrix)` after each of the latest updates, oldest first, on the CPU.
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # The history grows: take the stored length before PyTorch compares shapes.
-        stored = state_dict.get(prefix + "history_table")
-        if stored is not None and len(stored) == len(self.history_table):
-            self.history_table = self.history_table.new_empty(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[arg-type]
+        At most 100 updates and 64 MiB are kept; `num_updates` counts all of them.
+        """
+        return list(self._history)
+
+    def get_extra_state(self) -> Tensor:
+        """The counters and the history as one tensor, for `state_dict`.
+
+        Not buffers: what averages or broadcasts a module's buffers must find the same shapes in each copy, and must not
+        average counters. A tensor, because safetensors stores nothing else. Row 0 holds both counters, each other row
+        the progress and the entries of one update.
+        """
+        width = 1 + self.num_classes**2
+        state = torch.zeros(1 + len(self._history), width, dtype=self.matrix.dtype)
+        state[0, :2] = torch.tensor([self.num_evaluations, self.num_updates])
+        for row, (progress, matrix) in zip(state[1:], self._history, strict=True):
+            row[0], row[1:] = progress, matrix.flatten()
+        return state
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take up counters and history from `state_dict`."""
+        if state.shape[1:] != (1 + self.num_classes**2,):
+            return  # of another number of classes: PyTorch says so of the matrix
+        state = state.detach().cpu()
+        self.num_evaluations, self.num_updates = (int(number) for number in state[0, :2])
+        self._history.clear()
+        for row in state[1:]:
+            # float32 has seven digits, of which six are kept.
+            self._history.append((round(row[0].item(), 6), row[1:].reshape(self.matrix.shape).to(self.matrix.dtype)))
+
+
+def _num_kept(num_classes: int) -> int:
+    """How many updates the history keeps."""
+    return min(MAX_KEPT_UPDATES, MAX_KEPT_BYTES // (4 * num_classes**2))

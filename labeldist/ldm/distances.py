@@ -1,16 +1,15 @@
 """From what is known of the classes to distances: closeness is stretched to [1, max_distance]."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from labeldist.checks import check_labels
 from labeldist.confusion import confusion_rates
-from labeldist.functional import check_labels, unit_rows
+from labeldist.functional import unit_rows
 from labeldist.ldm.base import check_matrix
-
-Normalization = Literal["rate", "count"]
+from labeldist.options import Normalization
 
 
 def distances_from_confusion(
@@ -21,7 +20,7 @@ def distances_from_confusion(
     - `"rate"` (Choice): the off-diagonal confusion rate $r_{ab}$ per true class, averaged over both directions, scaled
       so that no confusion is 1 and the most confused pair `max_distance`; the diagonal is 1. Without any confusion,
       ones.
-    - `"count"`: the counts themselves, the letter of the paper. They grow with the validation set and put its correct
+    - `"count"`: the counts themselves, literally as in the paper. They grow with the validation set and put its correct
       predictions on the diagonal.
 
     Args:

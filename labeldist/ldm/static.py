@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from labeldist.class_names import Class, class_index, resolve_names
 from labeldist.functional import unit_rows
-from labeldist.hierarchy import Hierarchy, common_ancestor_depths
 from labeldist.ldm.base import LabelDistanceMatrix, check_matrix
-from labeldist.ldm.distances import Normalization, check_max_distance, distances_from_confusion, stretch
+from labeldist.ldm.distances import check_max_distance, distances_from_confusion, stretch
+from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths
+from labeldist.options import Normalization
 
 _StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
 
@@ -18,16 +19,19 @@ _StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
 class StaticLDM(LabelDistanceMatrix):
     r"""Label distances that stay as they are set.
 
+    An entry is a weight, not a dissimilarity: the larger it is, the harder pairs of its two classes are pushed apart,
+    so easily confused classes have large entries. Real dissimilarities go through `from_distances`.
+
     The constructor takes a matrix; the `from_...` builders make one from what is known about the classes. Builders map
-    closeness to a distance in $[1, \tau]$: 1 for classes that are far apart in meaning and easily told apart, $\tau$
-    for the most confusable ones. The diagonal is 1.
+    closeness to an entry between 1 and `max_distance`: 1 for classes that are easily told apart, `max_distance` for the
+    most confusable ones. The diagonal is 1.
 
     Choice: the paper gives only "tau = 5.0" and "manually selecting confusing classes" for the static matrix.
 
     Args:
         matrix: `(C, C)`, non-negative and finite, row = anchor's class; may be asymmetric. Copied, unless it is an
-            `nn.Parameter`: that is kept, to be learnt. Integers become the default floating-point type.
-        class_names: one name a class.
+            `nn.Parameter`: that is kept, to be learned. Integers become the default floating-point type.
+        class_names: one name per class.
 
     Raises:
         ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or the names do not fit it.
@@ -57,7 +61,7 @@ class StaticLDM(LabelDistanceMatrix):
 
         Args:
             value: every off-diagonal entry, non-negative.
-            class_names: one name a class; this or `num_classes`.
+            class_names: one name per class; this or `num_classes`.
             num_classes: `C`.
 
         Returns:
@@ -86,7 +90,7 @@ class StaticLDM(LabelDistanceMatrix):
         Args:
             pairs: `(a, b)`, or `(a, b, distance)` for a distance of its own; classes by name or index.
             max_distance: distance of a listed pair, > 0; 5 in the paper.
-            class_names: one name a class; this or `num_classes`.
+            class_names: one name per class; this or `num_classes`.
             num_classes: `C`.
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
@@ -128,7 +132,7 @@ class StaticLDM(LabelDistanceMatrix):
         Args:
             groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
             max_distance: distance within a group, > 0.
-            class_names: one name a class; this or `num_classes`.
+            class_names: one name per class; this or `num_classes`.
             num_classes: `C`.
 
         Examples:
@@ -155,7 +159,7 @@ class StaticLDM(LabelDistanceMatrix):
                 `{"recreation": {"sport": ["baseball", "hockey"], "autos": "autos"}, "politics": ["guns", "mideast"]}`.
                 The keys only name inner nodes.
             max_distance: distance of the classes that part deepest, > 0.
-            class_names: one name a class.
+            class_names: one name per class.
 
         Raises:
             ValueError: if a leaf is no class, stands twice, or a class is missing.
@@ -189,7 +193,7 @@ class StaticLDM(LabelDistanceMatrix):
             max_distance: distance of the most confused pair, > 0.
             normalization: `"rate"` or `"count"`.
             symmetric: average both directions.
-            class_names: one name a class.
+            class_names: one name per class.
 
         Examples:
             >>> StaticLDM.from_confusion([[8, 2, 0], [0, 9, 1], [0, 0, 10]], max_distance=5.0).matrix
@@ -210,7 +214,7 @@ class StaticLDM(LabelDistanceMatrix):
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
     ) -> _StaticLDM:
-        r"""Distances from one vector a class, such as the embedded label texts or `class_centroids`.
+        r"""Distances from one vector per class, such as the embedded label texts or `class_centroids`.
 
         $d_{ab} = 1 + (\tau - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$, extremes over different classes:
         the two most similar classes have `max_distance`, the two least similar 1. Where all are equally similar, 1.
@@ -218,7 +222,7 @@ class StaticLDM(LabelDistanceMatrix):
         Args:
             vectors: `(C, D)`, finite.
             max_distance: distance of the most similar pair, > 0.
-            class_names: one name a class.
+            class_names: one name per class.
 
         Raises:
             ValueError: if a vector has a NaN or infinite entry or is zero.
@@ -241,6 +245,55 @@ class StaticLDM(LabelDistanceMatrix):
         return cls(stretch(rows @ rows.T, max_distance), class_names=class_names)
 
     @classmethod
+    def from_distances(
+        cls: type[_StaticLDM],
+        distances: Tensor | Sequence[Sequence[float]],
+        *,
+        max_distance: float = 5.0,
+        class_names: Sequence[str] | None = None,
+    ) -> _StaticLDM:
+        r"""Entries from real dissimilarities $d_{ab}$ of the classes, which are small for easily confused ones.
+
+        The opposite of an LDM's entries, which are *large* for easily confused classes:
+        $1 + (m - 1) \frac{\max d - d_{ab}}{\max d - \min d}$ with $m$ = `max_distance` and the extremes taken over
+        different classes. The nearest two classes get `max_distance`, the farthest 1; where all are equally far, all
+        entries are 1.
+
+        Args:
+            distances: `(C, C)`, symmetric, finite, non-negative, 0 on the diagonal, in any unit.
+            max_distance: entry of the nearest pair, > 0.
+            class_names: one name per class.
+
+        Raises:
+            ValueError: if the matrix is not square or symmetric, has a negative, NaN or infinite entry, or an entry on
+                the diagonal that is not 0.
+
+        Examples:
+            >>> StaticLDM.from_distances([[0, 1, 9], [1, 0, 5], [9, 5, 0]]).matrix
+            tensor([[1., 5., 1.],
+                    [5., 1., 3.],
+                    [1., 3., 1.]])
+        """
+        check_max_distance(max_distance)
+        distances = torch.as_tensor(distances)
+        if not distances.is_floating_point():
+            distances = distances.to(torch.get_default_dtype())
+        check_matrix(distances, whole="A matrix of distances", entries="Distances")
+        if distances.diagonal().any():
+            value = next(value for value in distances.diagonal().tolist() if value)
+            raise ValueError(
+                f"The distance of a class to itself must be 0, got {value}. Similarities go through "
+                "StaticLDM.from_vectors, or StaticLDM takes the entries themselves."
+            )
+        if not torch.allclose(distances, distances.T):
+            row, column = divmod(int((distances - distances.T).abs().argmax()), len(distances))
+            raise ValueError(
+                f"Distances must be symmetric, got {distances[row, column].item()} at row {row}, column {column} and "
+                f"{distances[column, row].item()} the other way. Average both directions: (d + d.T) / 2."
+            )
+        return cls(stretch(-distances, max_distance), class_names=class_names)
+
+    @classmethod
     def from_order(
         cls: type[_StaticLDM],
         *,
@@ -252,7 +305,7 @@ class StaticLDM(LabelDistanceMatrix):
 
         Args:
             max_distance: distance of neighbours, > 0.
-            class_names: one name a class, in order; this or `num_classes`.
+            class_names: one name per class, in order; this or `num_classes`.
             num_classes: `C`.
 
         Examples:

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 
 from labeldist import LabelDistanceContrastiveLoss, StaticLDM, backends, functional
+from labeldist.pairs import Batch
 from strategies import brief, gradient_of, normal, problems, problems_with_references, refusal_of
 
 CHOICES = ["auto", "eager", "blockwise"]
@@ -19,8 +20,10 @@ def batch(num_rows=6, dim=3, dtype=torch.float64, seed=0):
 @brief
 @given(problem=problems())
 def test_every_backend_gives_the_numbers_of_functional(backend, problem):
-    expected = functional.anchor_losses(problem.embeddings, problem.labels, problem.ldm, **problem.options)
-    found = backends.anchor_losses(problem.embeddings, problem.labels, problem.ldm, **problem.options, backend=backend)
+    tables = functional.class_pair_tables(problem.ldm, **problem.options)
+    rows = Batch(problem.embeddings, problem.labels)
+    expected = functional.anchor_losses(rows, tables)
+    found = backends.anchor_losses(rows, tables, backend=backend)
     torch.testing.assert_close(found.losses, expected.losses)
     assert found.is_valid.equal(expected.is_valid)
 
@@ -64,21 +67,21 @@ def test_gradients_of_embeddings_and_matrix_are_those_of_functional(backend, wei
     ],
 )
 def test_auto_takes_tiles_where_there_are_many_pairs(num_rows, num_references, expected):
-    references = None if num_references is None else torch.empty(num_references, 1)
-    assert (
-        backends.choose_backend("auto", torch.empty(num_rows, 1), references, num_classes=3, is_listed=False)
-        == expected
-    )
+    rows = Batch(torch.empty(num_rows, 1), torch.empty(num_rows))
+    if num_references is not None:
+        rows = rows._replace(ref_emb=torch.empty(num_references, 1), ref_labels=torch.empty(num_references))
+    assert backends.choose_backend("auto", rows, num_classes=3) == expected
 
 
 @pytest.mark.parametrize(("num_rows", "expected"), [(2**14, "eager"), (2**15, "blockwise")])
 def test_auto_takes_tiles_on_other_devices_only_where_eager_would_need_a_lot_of_memory(num_rows, expected):
-    rows = torch.empty(num_rows, 1, device="meta")
-    assert backends.choose_backend("auto", rows, None, num_classes=3, is_listed=False) == expected
+    rows = Batch(torch.empty(num_rows, 1, device="meta"), torch.empty(num_rows, device="meta"))
+    assert backends.choose_backend("auto", rows, num_classes=3) == expected
 
 
 def test_auto_takes_eager_for_listed_pairs():
-    assert backends.choose_backend("auto", torch.empty(4096, 1), None, num_classes=3, is_listed=True) == "eager"
+    rows = Batch(torch.empty(4096, 1), torch.empty(4096))
+    assert backends.choose_backend("auto", rows, num_classes=3, is_listed=True) == "eager"
 
 
 @pytest.mark.parametrize("backend", ["blockwise", "triton"])
@@ -92,21 +95,21 @@ def test_listed_pairs_are_refused_by_name(backend):
 
 
 def test_triton_on_a_cpu_is_refused():
-    assert refusal_of(RuntimeError, backends.anchor_losses, *batch(), backend="triton") == (
+    assert refusal_of(RuntimeError, backends.label_distance_contrastive, *batch(), backend="triton") == (
         "backend='triton' needs embeddings on an NVIDIA GPU, got cpu. Use 'auto' elsewhere."
     )
 
 
 def test_an_unknown_backend_is_refused_by_function_and_loss():
     sentence = "backend must be one of 'auto', 'eager', 'blockwise', 'triton', got 'cuda'."
-    assert refusal_of(ValueError, backends.anchor_losses, *batch(), backend="cuda") == sentence
+    assert refusal_of(ValueError, backends.label_distance_contrastive, *batch(), backend="cuda") == sentence
     assert refusal_of(ValueError, LabelDistanceContrastiveLoss, torch.ones(2, 2), backend="cuda") == sentence
 
 
 @pytest.mark.parametrize("backend", CHOICES)
 def test_bad_labels_are_told_by_every_backend(backend):
     embeddings, labels, ldm = batch()
-    sentence = refusal_of(ValueError, backends.anchor_losses, embeddings, labels + 1, ldm, backend=backend)
+    sentence = refusal_of(ValueError, backends.label_distance_contrastive, embeddings, labels + 1, ldm, backend=backend)
     assert sentence.startswith("labels must lie in [0, 3) for an LDM of 3 classes, got values from 1 to 3.")
 
 

@@ -13,7 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from labeldist import functional
 from labeldist.backends import blockwise
+from labeldist.distributed import SingleProcess
 from labeldist.functional import AnchorLosses
+from labeldist.pairs import Batch, ClassPairTables
 from process_groups import results_of_group
 from strategies import LargestTensor, Problem, brief, normal, problems, problems_with_references, refusal_of, thorough
 
@@ -22,12 +24,17 @@ INFINITY = math.inf
 
 
 def eager(anchors, labels, references, ref_labels, scale, bias):
-    """The specification, from unit rows and tables."""
-    others, other_labels = (anchors, labels) if references is None else (references, ref_labels)
-    logits = functional.pair_logits((anchors @ others.T + 1) / 2, labels, other_labels, scale, bias)
-    candidates = functional.other_rows(labels) if references is None else torch.ones_like(logits, dtype=torch.bool)
-    pairs = functional.positive_pairs(labels, ref_labels), candidates
-    return AnchorLosses(functional.contrastive_loss(logits, *pairs), functional.valid_anchors(logits, *pairs))
+    """The specification."""
+    tables = ClassPairTables(scale, bias)
+    return functional.anchor_losses(Batch(anchors, labels, references, ref_labels), tables)
+
+
+def tiled(
+    anchors, labels, references, ref_labels, scale, bias, *, is_symmetric=None, span=None, **options
+) -> AnchorLosses:
+    """The blockwise losses of the same arguments, with what is known of the tables."""
+    tables = ClassPairTables(scale, bias, is_symmetric, span)
+    return blockwise.anchor_losses(Batch(anchors, labels, references, ref_labels), tables, **options)
 
 
 def arguments_of(problem: Problem) -> tuple[Any, ...]:
@@ -36,7 +43,7 @@ def arguments_of(problem: Problem) -> tuple[Any, ...]:
     tables = functional.class_pair_tables(
         problem.ldm, temperature=options["temperature"], weighting=options["weighting"]
     )
-    return functional.unit_rows(problem.embeddings), problem.labels, references, options.get("ref_labels"), *tables
+    return functional.unit_rows(problem.embeddings), problem.labels, references, options.get("ref_labels"), *tables[:2]
 
 
 def batch(
@@ -85,7 +92,7 @@ def results_of(function, arguments, *, learn_tables=True, **options):
 def assert_as_eager(arguments, **options):
     expected = results_of(eager, arguments)
     for learn_tables in (True, False):
-        results = results_of(blockwise.anchor_losses, arguments, learn_tables=learn_tables, **options)
+        results = results_of(tiled, arguments, learn_tables=learn_tables, **options)
         for actual, wanted in zip(results, expected, strict=learn_tables):
             assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
@@ -101,7 +108,7 @@ def test_losses_and_gradients_are_those_of_the_equations(problem, tile_rows):
 
 @brief
 @given(problems(), tile_sizes)
-def test_symmetric_tables_give_the_same_by_one_exponential_a_pair(problem, tile_rows):
+def test_symmetric_tables_give_the_same_by_one_exponential_per_pair(problem, tile_rows):
     assert_as_eager(mirrored(arguments_of(problem)), tile_rows=tile_rows)
 
 
@@ -134,7 +141,7 @@ def test_classes_of_one_row_agree_with_the_equations():
 
 def test_no_rows_and_no_classes_give_no_losses():
     rows, labels = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
-    losses, is_valid = blockwise.anchor_losses(rows, labels, None, None, torch.zeros(0, 0), torch.zeros(0, 0))
+    losses, is_valid = tiled(rows, labels, None, None, torch.zeros(0, 0), torch.zeros(0, 0))
     assert losses.shape == is_valid.shape == (0,)
 
 
@@ -143,18 +150,18 @@ def test_the_positives_of_a_dropped_class_leave_no_loss_and_no_gradient():
     bias = torch.tensor([[-INFINITY, 0.0], [0.0, 0.0]], dtype=torch.float64)
     assert_as_eager((rows, labels, None, None, scale, bias), tile_rows=4)
     assert_as_eager((rows, labels, None, None, scale, torch.full_like(bias, -INFINITY)), tile_rows=4)
-    *_, of_bias = results_of(blockwise.anchor_losses, (rows, labels, None, None, scale, bias), tile_rows=4)
+    *_, of_bias = results_of(tiled, (rows, labels, None, None, scale, bias), tile_rows=4)
     assert of_bias[0, 0] == 0
 
 
-@pytest.mark.parametrize("is_bounded", [None, False])
+@pytest.mark.parametrize("span", [None, math.inf])
 @pytest.mark.parametrize("is_symmetric", [None, False])
-def test_the_slower_way_gives_the_same(is_symmetric, is_bounded):
-    assert_as_eager(mirrored(batch(21, 3, 4)), is_symmetric=is_symmetric, is_bounded=is_bounded, tile_rows=8)
+def test_the_slower_way_gives_the_same(is_symmetric, span):
+    assert_as_eager(mirrored(batch(21, 3, 4)), is_symmetric=is_symmetric, span=span, tile_rows=8)
 
 
-def test_the_faster_way_can_be_asked_for_without_a_look_at_the_tables():
-    assert_as_eager(mirrored(batch(21, 3, 4)), is_symmetric=True, is_bounded=True, tile_rows=8)
+def test_known_tables_are_not_read_again():
+    assert_as_eager(mirrored(batch(21, 3, 4)), is_symmetric=True, span=40.0, tile_rows=8)
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
@@ -163,7 +170,7 @@ def test_gradients_are_those_of_finite_differences(is_mirrored):
     learned = [tensor.requires_grad_() for tensor in (rows, scale + 1, bias.clamp_min(-2))]
 
     def function(rows, scale, bias):
-        return blockwise.anchor_losses(rows, labels, None, None, scale, bias, tile_rows=3).losses
+        return tiled(rows, labels, None, None, scale, bias, tile_rows=3).losses
 
     assert torch.autograd.gradcheck(function, learned)
     assert torch.autograd.gradcheck(lambda rows: function(rows, *learned[1:]), learned[:1])
@@ -175,12 +182,25 @@ def test_only_what_needs_a_gradient_gets_one():
     for position, expected in zip((0, 2, 4, 5), wanted, strict=True):
         learned = arguments[position].clone().requires_grad_()
         changed = [learned if index == position else argument for index, argument in enumerate(arguments)]
-        losses = blockwise.anchor_losses(*changed, tile_rows=4).losses
+        losses = tiled(*changed, tile_rows=4).losses
         (gradient,) = torch.autograd.grad(losses, learned, normal(9, seed=5))
         assert_close(gradient, expected)
 
 
 # Numbers
+
+
+def eager_of_unit_rows(anchors, labels, references, ref_labels, scale, bias):
+    """The specification without the division by the rows' lengths."""
+    logits = functional.pair_logits((anchors @ anchors.T + 1) / 2, labels, labels, ClassPairTables(scale, bias))
+    pairs = functional.positive_pairs(labels), functional.other_rows(labels)
+    return AnchorLosses(functional.contrastive_loss(logits, *pairs), functional.valid_anchors(logits, *pairs))
+
+
+def tiled_unit_rows(anchors, labels, references, ref_labels, scale, bias):
+    """The blockwise losses without that division, whose rounding both share."""
+    work = blockwise.Work(tile_rows=256, group=SingleProcess())
+    return blockwise.unit_row_losses(Batch(anchors, labels), ClassPairTables(scale, bias), work)
 
 
 LIKE_ROWS = functional.unit_rows(normal(1, 16) + 0.01 * normal(700, 16, seed=1))
@@ -203,18 +223,18 @@ def test_float32_is_as_near_to_float64_as_the_equations_in_float32(rows, num_cla
     arguments = rows, torch.arange(700) * 7 % num_classes, None, None, scale, torch.zeros_like(scale)
     single = converted(arguments, torch.float32)
     # The rounding of the inputs is no error of either.
-    truth = results_of(eager, converted(single, torch.float64))
+    truth = results_of(eager_of_unit_rows, converted(single, torch.float64))
     # Terms as large as the scale make up a loss and, times the gradient from above, the gradient of a row; that of a
     # table adds the gradients from above of all rows.
     upstream = normal(700, seed=5).abs()
     sizes = [scale.max(), 1, scale.max() * upstream.max(), upstream.sum(), upstream.sum()]
     bounds = [
         (eager_result - true).abs().max() + 4 * torch.finfo(torch.float32).eps * size
-        for eager_result, true, size in zip(results_of(eager, single), truth, sizes, strict=True)
+        for eager_result, true, size in zip(results_of(eager_of_unit_rows, single), truth, sizes, strict=True)
         if true.is_floating_point()
     ]
     for learn_tables in (True, False):
-        results = results_of(blockwise.anchor_losses, single, learn_tables=learn_tables, tile_rows=256)
+        results = results_of(tiled_unit_rows, single, learn_tables=learn_tables)
         errors = [
             (result - true).abs().max()
             for result, true in zip(results, truth, strict=learn_tables)
@@ -229,7 +249,7 @@ def test_logits_far_beyond_the_range_of_exp_are_right(is_mirrored, dtype):
     arguments = batch(40, 3, 4, largest_scale=2000.0, dtype=dtype)
     arguments = mirrored(arguments) if is_mirrored else arguments
     expected = results_of(eager, arguments)
-    for actual, wanted in zip(results_of(blockwise.anchor_losses, arguments, tile_rows=16), expected, strict=True):
+    for actual, wanted in zip(results_of(tiled, arguments, tile_rows=16), expected, strict=True):
         assert_close(actual, wanted, rtol=2e-3 if dtype == torch.float32 else 1e-9, atol=1e-3)
 
 
@@ -240,7 +260,7 @@ def test_a_scaled_gradient_does_not_overflow_where_all_logits_are_far_below_the_
     tables = torch.full((1, 1), largest), torch.zeros(1, 1)
     expected = 2.0**20 * results_of(eager, (rows, labels, None, None, *tables))[2]
     rows.requires_grad_()
-    losses = blockwise.anchor_losses(rows, labels, None, None, *tables).losses
+    losses = tiled(rows, labels, None, None, *tables).losses
     (gradient,) = torch.autograd.grad(losses, rows, 2.0**20 * normal(2, seed=5, dtype=torch.float32))
     assert_close(gradient, expected, rtol=0, atol=2.0**20 * largest * 1e-6)
 
@@ -249,8 +269,8 @@ def test_a_scaled_gradient_does_not_overflow_where_all_logits_are_far_below_the_
 def test_a_bias_common_to_all_pairs_changes_nothing(offset):
     arguments = mirrored(batch(12, 3, 4))
     raised: tuple[Any, ...] = (*arguments[:5], arguments[5] + offset)
-    plain = blockwise.anchor_losses(*arguments, tile_rows=5).losses
-    assert_close(blockwise.anchor_losses(*raised, tile_rows=5).losses, plain)
+    plain = tiled(*arguments, tile_rows=5).losses
+    assert_close(tiled(*raised, tile_rows=5).losses, plain)
 
 
 @pytest.mark.parametrize("is_symmetric", [None, False])
@@ -259,7 +279,7 @@ def test_an_embedding_that_is_not_finite_shows_in_the_loss(is_symmetric):
     rows[0, 0] = math.nan
     tables = torch.ones(2, 2).double(), torch.zeros(2, 2).double()
     options = {"is_symmetric": is_symmetric, "tile_rows": 2}
-    assert blockwise.anchor_losses(rows, labels, None, None, *tables, **options).losses.isnan().all()
+    assert tiled(rows, labels, None, None, *tables, **options).losses.isnan().all()
 
 
 @brief
@@ -267,7 +287,7 @@ def test_an_embedding_that_is_not_finite_shows_in_the_loss(is_symmetric):
 def test_arguments_are_left_as_they_are(problem):
     arguments = arguments_of(problem)
     copies = [argument.clone() if torch.is_tensor(argument) else argument for argument in arguments]
-    blockwise.anchor_losses(*arguments, tile_rows=2)
+    tiled(*arguments, tile_rows=2)
     for copy, argument in zip(copies, arguments, strict=True):
         assert argument is None if copy is None else torch.equal(copy, argument)
 
@@ -276,7 +296,7 @@ def test_arguments_are_left_as_they_are(problem):
 def test_two_runs_give_the_same_bits(is_mirrored):
     arguments = batch(300, 4, 16, dtype=torch.float32)
     arguments = mirrored(arguments) if is_mirrored else arguments
-    first, second = (results_of(blockwise.anchor_losses, arguments, tile_rows=64) for _ in range(2))
+    first, second = (results_of(tiled, arguments, tile_rows=64) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
@@ -301,73 +321,73 @@ def test_no_memory_is_read_before_it_is_written(num_references):
 # A group
 
 
-def results_of_blockwise_team(size, arguments, **options) -> list[tuple[Tensor, ...]]:
-    return results_of_group(size, lambda group: results_of(blockwise.anchor_losses, arguments, group=group, **options))
+def results_of_process_group(size, arguments, **options) -> list[tuple[Tensor, ...]]:
+    return results_of_group(size, lambda group: results_of(tiled, arguments, group=group, **options))
 
 
-def assert_team_as_eager(arguments, size, **options):
+def assert_group_as_eager(arguments, size, **options):
     has_references = arguments[2] is not None
     losses, is_valid, *gradients = results_of(eager, arguments)
     of_rows, of_tables = gradients[: 1 + has_references], gradients[1 + has_references :]
     for learn_tables in (True, False):
-        found = results_of_blockwise_team(size, arguments, learn_tables=learn_tables, **options)
-        for member in found:
-            assert_close(member[0], losses, rtol=1e-9, atol=1e-9)
-            assert torch.equal(member[1], is_valid)
-            for actual, wanted in zip(member[2 + len(of_rows) :], of_tables, strict=learn_tables):
+        found = results_of_process_group(size, arguments, learn_tables=learn_tables, **options)
+        for process in found:
+            assert_close(process[0], losses, rtol=1e-9, atol=1e-9)
+            assert torch.equal(process[1], is_valid)
+            for actual, wanted in zip(process[2 + len(of_rows) :], of_tables, strict=learn_tables):
                 assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
         for position, wanted in enumerate(of_rows, start=2):
-            # The members' parts add up to the gradient of the sum of their losses.
-            whole = sum(member[position] for member in found) / size
+            # The processes' parts add up to the gradient of the sum of their losses.
+            whole = sum(process[position] for process in found) / size
             assert_close(whole, wanted, rtol=1e-9, atol=1e-9)
 
 
 @thorough
 @given(problems(), st.sampled_from([2, 3, 5]))
-def test_a_team_has_the_losses_and_gradients_of_one(problem, size):
-    assert_team_as_eager(arguments_of(problem), size)
+def test_a_process_group_has_the_losses_and_gradients_of_one(problem, size):
+    assert_group_as_eager(arguments_of(problem), size)
 
 
 @brief
 @given(problems(), st.sampled_from([2, 3, 5]))
-def test_a_team_with_symmetric_tables_has_the_losses_and_gradients_of_one(problem, size):
-    assert_team_as_eager(mirrored(arguments_of(problem)), size)
+def test_a_process_group_with_symmetric_tables_has_the_losses_and_gradients_of_one(problem, size):
+    assert_group_as_eager(mirrored(arguments_of(problem)), size)
 
 
 @brief
 @given(problems_with_references(), st.sampled_from([2, 3, 5]))
-def test_a_team_with_references_has_the_losses_and_gradients_of_one(problem, size):
-    assert_team_as_eager(arguments_of(problem), size)
+def test_a_process_group_with_references_has_the_losses_and_gradients_of_one(problem, size):
+    assert_group_as_eager(arguments_of(problem), size)
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("tile_rows", [3, 100])
-def test_a_team_takes_tiles_of_any_size(tile_rows, is_mirrored):
+def test_a_process_group_takes_tiles_of_any_size(tile_rows, is_mirrored):
     arguments = batch(37, 4, 5)
-    assert_team_as_eager(mirrored(arguments) if is_mirrored else arguments, 4, tile_rows=tile_rows)
+    assert_group_as_eager(mirrored(arguments) if is_mirrored else arguments, 4, tile_rows=tile_rows)
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
-def test_all_members_of_a_team_have_the_same_bits(is_mirrored):
+def test_all_processes_of_a_group_have_the_same_bits(is_mirrored):
     arguments = batch(200, 4, 16, dtype=torch.float32)
     arguments = mirrored(arguments) if is_mirrored else arguments
-    first, *others = results_of_blockwise_team(3, arguments)
-    again = results_of_blockwise_team(3, arguments)[0]
+    first, *others = results_of_process_group(3, arguments)
+    again = results_of_process_group(3, arguments)[0]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     for other in others:
         assert all(torch.equal(first[position], other[position]) for position in (0, 1, 3, 4))
 
 
-def test_logits_far_beyond_the_range_of_exp_are_right_in_a_team():
-    assert_team_as_eager(batch(40, 3, 4, largest_scale=2000.0), 3)
-    assert_team_as_eager(mirrored(batch(40, 3, 4, largest_scale=2000.0)), 3)
+def test_logits_far_beyond_the_range_of_exp_are_right_in_a_process_group():
+    assert_group_as_eager(batch(40, 3, 4, largest_scale=2000.0), 3)
+    assert_group_as_eager(mirrored(batch(40, 3, 4, largest_scale=2000.0)), 3)
 
 
-def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_members():
+def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_processes():
     rows, *others = batch(9, 3, 4)
     rows[0, 0] = math.nan
-    for member in results_of_blockwise_team(3, (rows, *others)):
-        assert member[0][member[1]].isnan().all()
+    for process in results_of_process_group(3, (rows, *others)):
+        assert process[0][process[1]].isnan().all()
 
 
 # Memory
@@ -378,9 +398,9 @@ def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_members():
 def test_no_tensor_is_as_large_as_all_pairs(learn_tables, num_references):
     arguments = batch(600, 5, 8, num_references=num_references)
     with LargestTensor() as largest:
-        results_of(blockwise.anchor_losses, arguments, learn_tables=learn_tables, tile_rows=32)
+        results_of(tiled, arguments, learn_tables=learn_tables, tile_rows=32)
         if num_references is None:
-            results_of(blockwise.anchor_losses, mirrored(arguments), learn_tables=learn_tables, tile_rows=32)
+            results_of(tiled, mirrored(arguments), learn_tables=learn_tables, tile_rows=32)
     # 600 x 8 rows, or four tiles of 32 x 32; all pairs are 360000.
     assert largest.num_elements <= 600 * 8
 
@@ -394,7 +414,7 @@ def test_gradients_are_the_same_under_checkpointing(use_reentrant):
     plain, checkpointed = rows.clone().requires_grad_(), rows.clone().requires_grad_()
 
     def function(rows):
-        return blockwise.anchor_losses(functional.unit_rows(rows), *others, tile_rows=8).losses.square().sum()
+        return tiled(functional.unit_rows(rows), *others, tile_rows=8).losses.square().sum()
 
     function(plain).backward()
     loss = checkpoint(function, checkpointed, use_reentrant=use_reentrant)
@@ -408,7 +428,7 @@ def test_gradients_are_the_same_under_checkpointing(use_reentrant):
 def test_a_second_derivative_is_refused():
     rows, *others = batch(6, 2, 3)
     rows.requires_grad_()
-    loss = blockwise.anchor_losses(rows, *others).losses.sum()
+    loss = tiled(rows, *others).losses.sum()
     (gradient,) = torch.autograd.grad(loss, rows, create_graph=True)
     message = refusal_of(RuntimeError, gradient.sum().backward)
     assert message == "The blockwise loss can be differentiated once, got a second derivative. Take that from eager."
@@ -416,9 +436,9 @@ def test_a_second_derivative_is_refused():
 
 def test_autocast_changes_nothing():
     arguments = mirrored(batch(12, 3, 4, dtype=torch.float32))
-    expected = results_of(blockwise.anchor_losses, arguments, tile_rows=5)
+    expected = results_of(tiled, arguments, tile_rows=5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        results = results_of(blockwise.anchor_losses, arguments, tile_rows=5)
+        results = results_of(tiled, arguments, tile_rows=5)
     assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
@@ -429,7 +449,7 @@ def test_a_compiled_caller_gets_the_same():
     plain, compiled = rows.clone().requires_grad_(), rows.clone().requires_grad_()
 
     def function(rows):
-        losses, is_valid = blockwise.anchor_losses(functional.unit_rows(rows * 2), *others, tile_rows=8)
+        losses, is_valid = tiled(functional.unit_rows(rows * 2), *others, tile_rows=8)
         return losses.sum() / is_valid.sum()
 
     function(plain).backward()
@@ -440,5 +460,5 @@ def test_a_compiled_caller_gets_the_same():
 
 
 def test_a_tile_without_rows_is_refused():
-    message = refusal_of(ValueError, blockwise.anchor_losses, *batch(3, 2, 2), tile_rows=0)
+    message = refusal_of(ValueError, tiled, *batch(3, 2, 2), tile_rows=0)
     assert message == "tile_rows must be at least 1, got 0."

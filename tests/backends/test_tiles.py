@@ -1,4 +1,4 @@
-"""Which tiles there are, and that the members of a group compute each of them once."""
+"""Which tiles there are, and that the processes of a group compute each of them once."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from labeldist.backends._tiles import Pairs, tile_rows_for, tiles
+from labeldist.backends._tiles import PairGrid, tile_rows_for, tiles
+from labeldist.pairs import Batch
 
 # Rows and references; without references the rows themselves.
 BATCHES = [(1, None), (7, None), (16, None), (17, None), (53, None), (9, 4), (4, 31), (16, 16)]
 
 
 @dataclass
-class Member:
-    """One of a group, who is never asked for sums."""
+class SilentProcess:
+    """A process of a group that is never asked for sums."""
 
     size: int
     rank: int
@@ -26,20 +27,20 @@ class Member:
 
 
 def dealt(num_rows: int, num_references: int | None, tile_rows: int, group) -> list[tuple[range, range]]:
-    """Rows and columns of a member's tiles."""
-    rows, references = torch.ones(num_rows, 2), None if num_references is None else torch.ones(num_references, 2)
-    pairs = Pairs(rows, references, torch.zeros(num_rows), torch.zeros(num_references or num_rows), tile_rows, group)
-    return [
-        (range(rows.start, rows.stop), range(columns.start, columns.stop)) for rows, columns, *_ in tiles(pairs, [])
-    ]
+    """Rows and columns of a process's tiles."""
+    batch = Batch(torch.ones(num_rows, 2), torch.zeros(num_rows))
+    if num_references is not None:
+        batch = batch._replace(ref_emb=torch.ones(num_references, 2), ref_labels=torch.zeros(num_references))
+    grid = PairGrid(batch, tile_rows, group)
+    return [(range(rows.start, rows.stop), range(columns.start, columns.stop)) for rows, columns, *_ in tiles(grid, [])]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 8, 100])
 @pytest.mark.parametrize(("num_rows", "num_references"), BATCHES)
-def test_each_pair_is_in_one_tile_of_one_member(num_rows, num_references, size):
+def test_each_pair_is_in_one_tile_of_one_process(num_rows, num_references, size):
     times = torch.zeros(num_rows, num_references or num_rows)
-    for index in range(size):
-        for rows, columns in dealt(num_rows, num_references, 4, Member(size, index)):
+    for rank in range(size):
+        for rows, columns in dealt(num_rows, num_references, 4, SilentProcess(size, rank)):
             times[rows.start : rows.stop, columns.start : columns.stop] += 1
             if num_references is None and rows != columns:
                 times[columns.start : columns.stop, rows.start : rows.stop] += 1
@@ -48,10 +49,10 @@ def test_each_pair_is_in_one_tile_of_one_member(num_rows, num_references, size):
 
 @pytest.mark.parametrize("size", [2, 3, 8, 64, 512])
 @pytest.mark.parametrize(("num_rows", "num_references"), [(1024, None), (1021, None), (512, 700)])
-def test_no_member_has_an_eighth_more_than_the_mean(num_rows, num_references, size):
+def test_no_process_has_an_eighth_more_than_the_mean(num_rows, num_references, size):
     shape = num_rows, num_references
     tile_rows = tile_rows_for(*shape, size, at_most=768)
-    numbers = [len(dealt(*shape, tile_rows, Member(size, index))) for index in range(size)]
+    numbers = [len(dealt(*shape, tile_rows, SilentProcess(size, rank))) for rank in range(size)]
     assert max(numbers) - min(numbers) <= 1
     assert max(numbers) <= 1.125 * sum(numbers) / size
 

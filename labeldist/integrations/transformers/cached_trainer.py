@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
-from labeldist import functional
+from labeldist.checks import check_count
 from labeldist.integrations.transformers.objective import TrainerObjective
 
 __all__ = ["CachedTrainer"]
@@ -32,7 +32,7 @@ class CachedTrainer(Trainer):
     """
 
     def __init__(self, *args: Any, chunk_size: int, **kwargs: Any):
-        functional.check_count("chunk_size", chunk_size)
+        check_count("chunk_size", chunk_size)
         super().__init__(*args, **kwargs)
         if not isinstance(self.compute_loss_func, TrainerObjective):
             raise TypeError(

@@ -11,9 +11,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from labeldist.confusion import confusion_counts
-from labeldist.distributed import num_processes, process_index, sum_over_processes
+from labeldist.distributed import check_agreement, num_processes, process_index, sum_over_processes
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
-from labeldist.sharing import check_same_loss
 
 __all__ = ["LabelDistanceCallback"]
 
@@ -107,7 +106,7 @@ class LabelDistanceCallback(TrainerCallback):
         else:
             # A process that had no row to evaluate takes part: the others wait for it.
             counts = torch.zeros_like(ldm.matrix, dtype=torch.int64) if counts is None else counts
-            check_same_loss(ldm)
+            check_agreement(ldm)
             counts = sum_over_processes(counts.to(args.device))
         if not counts.any():
             return

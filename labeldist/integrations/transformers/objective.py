@@ -10,12 +10,14 @@ from transformers import Trainer
 
 from labeldist import functional
 from labeldist.cached import CachedGradients
-from labeldist.distributed import gather_rows, num_processes, require_same
+from labeldist.checks import check_ce_weight, check_count, check_labels
+from labeldist.distributed import check_agreement, gather_rows, num_processes, require_same
 from labeldist.integrations.transformers.callback import LabelDistanceCallback
 from labeldist.integrations.transformers.hold import SAME_MODEL, Hold
+from labeldist.joint import JointLoss
 from labeldist.ldm import LabelDistanceMatrix
-from labeldist.losses import JointLoss
-from labeldist.sharing import check_same_loss, sharded_pairs
+from labeldist.losses import sharded_pairs
+from labeldist.precision import at_least_float32
 
 __all__ = ["TrainerObjective"]
 
@@ -70,10 +72,10 @@ class TrainerObjective:
         confusion: Tensor | None = None,
         gather: bool = True,
     ):
-        functional.check_count("views", views)
+        check_count("views", views)
         if ce_views is not None and not 1 <= ce_views <= views:
             raise ValueError(f"ce_views must lie between 1 and views = {views}, got {ce_views}.")
-        functional.check_ce_weight(ce_weight)
+        check_ce_weight(ce_weight)
         if isinstance(contrastive, DistributedLossWrapper):
             raise TypeError(
                 "contrastive must be the loss itself, got a DistributedLossWrapper: TrainerObjective gathers the rows."
@@ -158,7 +160,7 @@ class TrainerObjective:
             self.callback.check_in_use()
         if not is_training:
             self.callback.count(labels, logits)
-        ce_logits = functional.at_least_float32(logits[: self.ce_views * num_texts])
+        ce_logits = at_least_float32(logits[: self.ce_views * num_texts])
         labels = labels.long().repeat(len(logits) // num_texts)
         # The contrast first: it checks the labels' range.
         contrastive, mean_texts = self._contrast(outputs, logits, labels, num_texts)
@@ -209,11 +211,11 @@ class TrainerObjective:
         self.joint.to(logits.device)
         is_chunked = isinstance(outputs, _Chunk)
         embeddings = outputs["embeddings"] if is_chunked else self._hold.embeddings(outputs, logits)
-        embeddings = functional.at_least_float32(embeddings)
+        embeddings = at_least_float32(embeddings)
         # Evaluations may have more batches on one process than on another: only training waits for all.
         if not self.model.training or num_processes() == 1:
             return self.joint.contrastive(embeddings, labels), num_texts
-        check_same_loss(self.joint)
+        check_agreement(self.joint)
         if not self.gather:
             return self.joint.contrastive(embeddings, labels), num_texts
         views = len(labels) // num_texts
@@ -258,9 +260,7 @@ class TrainerObjective:
         logits = self._logits_of(outputs)
         if labels is None:
             raise ValueError("labels are required: give the rows of the data set a column `labels` of class indices.")
-        functional.check_labels(
-            labels, len(labels), logits.shape[1], rows="the texts", validate=labels.device.type == "cpu"
-        )
+        check_labels(labels, len(labels), logits.shape[1], rows="the texts", validate=labels.device.type == "cpu")
         views = self.views if self.model.training else 1
         if len(logits) != views * len(labels):
             raise RuntimeError(

@@ -17,7 +17,7 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
 
     Args:
         tree: nested mappings and sequences whose leaves are the class names, each exactly once.
-        class_names: one name a class.
+        class_names: one name per class.
 
     Returns:
         `(C, C)`, the default floating-point type; the diagonal is 0.

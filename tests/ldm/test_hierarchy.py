@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.hierarchy import common_ancestor_depths
+from labeldist.ldm.hierarchy import common_ancestor_depths
 from strategies import brief, refusal_of
 
 NAMES = ["soccer", "rugby", "rowing", "chess"]

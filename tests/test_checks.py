@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.indices import check_indices_tuple
+from labeldist.checks import check_indices_tuple
 from strategies import brief, refusal_of
 
 FITTING = torch.tensor([0, 1, 2])

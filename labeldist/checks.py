@@ -1,0 +1,183 @@
+"""Checks of what users pass in: each raises one sentence that says what must hold, what came, and the cure.
+
+They are called once, where a call enters the library. A check that reads values waits for a GPU, so it can be switched
+off (`validate=False`), and it is never done while `torch.compile` or a CUDA graph only records the work.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from labeldist.options import Weighting
+from labeldist.pairs import Batch
+
+__all__ = [
+    "can_read_values",
+    "check_batch",
+    "check_ce_weight",
+    "check_class_pairs",
+    "check_count",
+    "check_indices_tuple",
+    "check_labels",
+    "check_rows",
+    "check_temperature",
+]
+
+INDEX_NAMES = {
+    3: ("anchors", "positives", "negatives"),
+    4: ("anchors", "positives", "anchors of negatives", "negatives"),
+}
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise `ValueError` unless `temperature` is a finite number above 0."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be a finite number above 0, got {temperature}.")
+
+
+def check_ce_weight(ce_weight: float) -> None:
+    """Raise `ValueError` unless `ce_weight` lies in [0, 1]."""
+    if not 0 <= ce_weight <= 1:
+        raise ValueError(f"ce_weight (lambda of Eq. 9) must lie in [0, 1], got {ce_weight}.")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise unless `value` is a whole number of at least 1."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_class_pairs(ldm: Tensor, temperature: float, weighting: str) -> None:
+    """Raise `ValueError` unless logits can be made of an LDM; its entries are read on a CPU only."""
+    if ldm.ndim != 2 or ldm.shape[0] != ldm.shape[1]:
+        raise ValueError(f"ldm must have shape (C, C), got {tuple(ldm.shape)}.")
+    check_temperature(temperature)
+    if ldm.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((ldm >= 0).all()):
+        raise ValueError("ldm must be non-negative, got a negative or NaN entry.")
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting must be 'scale' or 'log', got {weighting!r}.")
+
+
+def check_batch(batch: Batch, num_classes: int, *, validate: bool = True) -> None:
+    """Raise unless anchors, references and their labels fit together and to an LDM of `num_classes` classes."""
+    check_rows(batch.embeddings, batch.labels, num_classes, validate=validate)
+    if (batch.ref_emb is None) != (batch.ref_labels is None):
+        raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
+    if not batch.is_self:
+        dim = batch.embeddings.shape[1]
+        check_rows(*batch.references, num_classes, prefix="ref_", dim=dim, validate=validate)
+
+
+def check_rows(
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    prefix: str = "",
+    dim: int | None = None,
+    validate: bool = True,
+) -> None:
+    """Raise unless rows and labels fit together and to an LDM of `num_classes` classes."""
+    rows, classes = f"{prefix}emb" if prefix else "embeddings", f"{prefix}labels"
+    if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
+        wanted = "(B, D)" if dim is None else f"(R, {dim})"
+        raise ValueError(f"{rows} must have shape {wanted}, got {tuple(embeddings.shape)}.")
+    if not embeddings.is_floating_point():
+        raise TypeError(f"{rows} must be floating point, got {embeddings.dtype}.")
+    check_labels(labels, len(embeddings), num_classes, name=classes, rows=rows, validate=validate)
+
+
+def check_labels(
+    labels: Tensor,
+    num_rows: int,
+    num_classes: int,
+    *,
+    name: str = "labels",
+    rows: str = "embeddings",
+    validate: bool = True,
+) -> None:
+    """Raise unless `labels` is one integer class in [0, `num_classes`) for each of `num_rows` rows.
+
+    With `validate=False` the range is not read, only shape and type.
+    """
+    if labels.shape != (num_rows,):
+        raise ValueError(
+            f"{name} must have shape ({num_rows},), got {tuple(labels.shape)}. Pass one label for each row of {rows}."
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers (class indices), got {labels.dtype}. Convert them with .long().")
+    if not num_rows or not can_read_values(labels, validate):
+        return
+    smallest, largest = (int(value) for value in labels.aminmax())
+    if smallest < 0 or largest >= num_classes:
+        raise ValueError(
+            f"{name} must lie in [0, {num_classes}) for an LDM of {num_classes} classes, got values from {smallest} "
+            f"to {largest}. Pass class indices counted from 0, not ids of rows, or build the LDM for all classes."
+        )
+
+
+def check_indices_tuple(
+    indices_tuple: Sequence[Tensor], num_anchors: int, num_references: int, *, validate: bool = True
+) -> None:
+    """Raise unless an index tuple names existing rows.
+
+    Args:
+        indices_tuple: three or four integer tensors, each `(P,)`: triplets `(a, p, n)` or pairs `(a1, p, a2, n)`.
+        num_anchors: `B`, rows that `a`, `a1` and `a2` may name.
+        num_references: `R`, rows that `p` and `n` may name.
+        validate: whether the indices are read; on a GPU this waits for the device.
+
+    Raises:
+        ValueError: if there are not three or four tensors, lengths disagree, or an index is out of range.
+        TypeError: if an index is no integer.
+
+    Examples:
+        >>> import torch
+        >>> check_indices_tuple((torch.tensor([0]), torch.tensor([1]), torch.tensor([9])), 3, 3)
+        Traceback (most recent call last):
+        ValueError: negatives of indices_tuple must lie in [0, 3), got values from 9 to 9. ...
+    """
+    if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in INDEX_NAMES:
+        held = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+        raise ValueError(
+            f"indices_tuple must hold 3 tensors (anchors, positives, negatives) or 4 (anchors, positives, anchors, "
+            f"negatives), got {held}."
+        )
+    names = INDEX_NAMES[len(indices_tuple)]
+    for name, indices in zip(names, indices_tuple, strict=True):
+        if not isinstance(indices, Tensor) or indices.ndim != 1:
+            raise ValueError(f"{name} of indices_tuple must be a tensor of shape (P,), got {_described(indices)}.")
+        # PML's own empty results are of any type.
+        is_integer = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
+        if indices.numel() and not is_integer:
+            raise TypeError(f"{name} of indices_tuple must be integers, got {indices.dtype}.")
+    lengths = [len(indices) for indices in indices_tuple]
+    together = [lengths] if len(lengths) == 3 else [lengths[:2], lengths[2:]]
+    if any(len(set(group)) > 1 for group in together):
+        raise ValueError(f"the tensors of indices_tuple must be equally long, got lengths {lengths}.")
+    for name, indices in zip(names, indices_tuple, strict=True):
+        num_rows = num_anchors if name.startswith("anchors") else num_references
+        if not len(indices) or not can_read_values(indices, validate):
+            continue
+        smallest, largest = (int(value) for value in indices.aminmax())
+        if smallest < 0 or largest >= num_rows:
+            raise ValueError(
+                f"{name} of indices_tuple must lie in [0, {num_rows}), got values from {smallest} to {largest}. Mine "
+                f"the same rows that the loss receives."
+            )
+
+
+def _described(indices: object) -> str:
+    return f"shape {tuple(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
+
+
+def can_read_values(tensor: Tensor, validate: bool = True) -> bool:
+    """Whether the values of `tensor` may be read: not if the caller said no, and not while work is only recorded."""
+    if not validate or torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
