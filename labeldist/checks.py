@@ -22,6 +22,7 @@ __all__ = [
     "check_count",
     "check_indices_tuple",
     "check_labels",
+    "check_matrix",
     "check_rows",
     "check_temperature",
 ]
@@ -61,6 +62,17 @@ def check_class_pairs(ldm: Tensor, temperature: float, weighting: str) -> None:
         raise ValueError("ldm must be non-negative, got a negative or NaN entry.")
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting must be 'scale' or 'log', got {weighting!r}.")
+
+
+def check_matrix(matrix: Tensor, *, whole: str = "A label-distance matrix", entries: str = "Label distances") -> None:
+    """Raise `ValueError` unless `matrix` is square, not empty, finite and non-negative."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        raise ValueError(f"{whole} must have shape (C, C) with C >= 1, got {tuple(matrix.shape)}.")
+    wrong = ~torch.isfinite(matrix) | (matrix < 0)
+    if wrong.any():
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        value = matrix[row, column].item()
+        raise ValueError(f"{entries} must be finite and non-negative, got {value} at row {row}, column {column}.")
 
 
 def check_batch(batch: Batch, num_classes: int, *, validate: bool = True) -> None:

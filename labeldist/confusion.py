@@ -1,13 +1,16 @@
 """Confusion counts and the class pairs that a classifier confuses most. Rows = true class, columns = predicted."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from labeldist.checks import check_labels
+from labeldist.checks import check_labels, check_matrix
 
-__all__ = ["ConfusedPair", "confusion_counts", "most_confused_pairs"]
+__all__ = ["ArrayLike", "ConfusedPair", "as_counts", "confusion_counts", "most_confused_pairs"]
+
+ArrayLike = Any
+"""A tensor, a numpy array, or nested sequences of numbers."""
 
 
 class ConfusedPair(NamedTuple):
@@ -26,12 +29,42 @@ class ConfusedPair(NamedTuple):
     rate: float
 
 
-def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+def as_counts(counts: ArrayLike) -> Tensor:
+    """Confusion counts as a tensor, whichever library they come from.
+
+    Args:
+        counts: `(C, C)`, whole numbers of rows, non-negative, row = true class, column = predicted: a tensor, a numpy
+            array as `sklearn.metrics.confusion_matrix` returns it, or nested sequences.
+
+    Returns:
+        `(C, C)`, on the device of a tensor, else on the CPU.
+
+    Raises:
+        ValueError: if the matrix is not square, or an entry is negative, not finite, or no whole number: shares or
+            percentages in place of counts.
+
+    Examples:
+        >>> as_counts([[8, 2], [0, 10]])
+        tensor([[ 8,  2],
+                [ 0, 10]])
+    """
+    counts = torch.as_tensor(counts)
+    check_matrix(counts, whole="Confusion counts", entries="Confusion counts")
+    if counts.is_floating_point() and (counts != counts.round()).any():
+        share = next(value for value in counts.flatten().tolist() if value != round(value))
+        raise ValueError(
+            f"Confusion counts must be whole numbers of rows, got {share:.4g}. Pass counts, not shares: with "
+            "scikit-learn, confusion_matrix(..., normalize=None)."
+        )
+    return counts
+
+
+def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Tensor:
     """Count how often each class was predicted for each true class.
 
     Args:
-        labels: true classes, `(N,)`, integer, in [0, `num_classes`).
-        predictions: predicted classes, `(N,)`, integer, in [0, `num_classes`).
+        labels: true classes, `(N,)`, integer, in [0, `num_classes`): a tensor, a numpy array or a list.
+        predictions: predicted classes, `(N,)`, likewise.
         num_classes: `C`.
 
     Returns:
@@ -46,6 +79,7 @@ def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> T
         tensor([[1, 1],
                 [0, 1]])
     """
+    labels, predictions = torch.as_tensor(labels), torch.as_tensor(predictions)
     check_labels(labels, len(labels), num_classes)
     check_labels(predictions, len(labels), num_classes, name="predictions", rows="labels")
     cells = labels.long() * num_classes + predictions.long()
@@ -64,11 +98,11 @@ def confusion_rates(counts: Tensor, *, symmetric: bool = True) -> Tensor:
     return (rates + rates.T) / 2 if symmetric else rates
 
 
-def most_confused_pairs(counts: Tensor, *, num_pairs: int | None = None) -> list[ConfusedPair]:
+def most_confused_pairs(counts: ArrayLike, *, num_pairs: int | None = None) -> list[ConfusedPair]:
     """List the unordered class pairs between which mistakes happened, the highest rate first.
 
     Args:
-        counts: confusion counts, `(C, C)`, row = true class.
+        counts: confusion counts, `(C, C)`, row = true class: see `as_counts`.
         num_pairs: at most this many; all with at least one mistake if `None`.
 
     Returns:
@@ -78,6 +112,7 @@ def most_confused_pairs(counts: Tensor, *, num_pairs: int | None = None) -> list
         >>> most_confused_pairs(torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 10]]))
         [ConfusedPair(first=0, second=1, num_mistakes=3, rate=0.15...)]
     """
+    counts = as_counts(counts)
     rates = confusion_rates(counts)
     both = counts + counts.T
     pairs = [ConfusedPair(a, b, int(both[a, b]), float(rates[a, b])) for a, b in both.triu(1).nonzero().tolist()]

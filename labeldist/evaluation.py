@@ -12,10 +12,9 @@ import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 from torch import Tensor
 
-from labeldist.checks import check_rows
+from labeldist.checks import check_matrix, check_rows
 from labeldist.functional import unit_rows
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
-from labeldist.ldm.base import check_matrix
 
 __all__ = ["MistakeSeverity", "embedding_metrics", "mistake_severity"]
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from labeldist.checks import check_labels
+from labeldist.checks import check_labels, check_matrix
 from labeldist.distributed import num_processes, process_index
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
-from labeldist.ldm.base import check_matrix
 
 __all__ = ["LabelDistanceBatchSampler"]
 

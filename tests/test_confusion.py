@@ -1,11 +1,15 @@
 """Confusion counts and the most confused pairs."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
 
-from labeldist import ConfusedPair, confusion_counts, most_confused_pairs
+from labeldist import AdaptiveLDM, ConfusedPair, StaticLDM, confusion_counts, most_confused_pairs
 from labeldist.confusion import confusion_rates
 from strategies import brief, confusion_matrices, refusal_of
 
@@ -106,3 +110,21 @@ def test_pairs_are_unordered_distinct_and_no_more_than_asked_for(counts, num_pai
     assert len({(pair.first, pair.second) for pair in pairs}) == len(pairs)
     assert most_confused_pairs(counts, num_pairs=num_pairs) == pairs[:num_pairs]
     assert torch.equal(counts, before)
+
+
+def test_counts_of_scikit_learn_and_lists_are_taken():
+    labels, predictions = [0, 0, 1, 2], [0, 1, 1, 2]
+    counts = confusion_counts(np.array(labels), predictions, 3)
+    assert torch.equal(counts, torch.as_tensor(confusion_matrix(labels, predictions)))
+    expected = most_confused_pairs(counts)
+    assert most_confused_pairs(counts.numpy()) == most_confused_pairs(counts.tolist()) == expected
+    ldm = AdaptiveLDM(3)
+    assert ldm.update(counts.numpy(), progress=0.5)
+    assert torch.equal(StaticLDM.from_confusion(counts.numpy()).matrix, StaticLDM.from_confusion(counts).matrix)
+
+
+@pytest.mark.parametrize("normalize", ["true", "all"])
+def test_shares_in_place_of_counts_are_refused(normalize):
+    shares = confusion_matrix([0, 0, 0, 1], [0, 1, 1, 1], normalize=normalize)
+    for function in (most_confused_pairs, StaticLDM.from_confusion, partial(AdaptiveLDM(2).update, progress=0.5)):
+        assert "Confusion counts must be whole numbers of rows, got 0." in refusal_of(ValueError, function, shares)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from labeldist.class_names import resolve_names
+from labeldist.confusion import ArrayLike, as_counts
 from labeldist.distributed import require_same, sum_over_processes
 from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import check_max_distance, check_normalization, distances_from_confusion
@@ -83,7 +84,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
         self.add_to_recordable_attributes(list_of_names=["epsilon"], is_stat=False)
 
     @torch.no_grad()
-    def update(self, counts: Tensor, *, progress: float, is_local: bool = True) -> bool:
+    def update(self, counts: ArrayLike, *, progress: float, is_local: bool = True) -> bool:
         """Take in the confusion counts of one evaluation; move the matrix if one is due.
 
         Under `torch.distributed` every process calls this, with the counts of its own rows. They are summed before
@@ -104,6 +105,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must lie in [0, 1] (step / total_steps), got {progress}.")
+        counts = as_counts(counts)
         if counts.shape != self.matrix.shape:
             raise ValueError(f"counts must have shape {tuple(self.matrix.shape)}, got {tuple(counts.shape)}.")
         if is_local:

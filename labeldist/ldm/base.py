@@ -155,14 +155,3 @@ class LabelDistanceMatrix(ModuleWithRecords):
     def extra_repr(self) -> str:
         """Classes and range, for `print`."""
         return f"num_classes={self.num_classes}, mean_off_diagonal={self.mean_off_diagonal:.3g}"
-
-
-def check_matrix(matrix: Tensor, *, whole: str = "A label-distance matrix", entries: str = "Label distances") -> None:
-    """Raise `ValueError` unless `matrix` is square, not empty, finite and non-negative."""
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-        raise ValueError(f"{whole} must have shape (C, C) with C >= 1, got {tuple(matrix.shape)}.")
-    wrong = ~torch.isfinite(matrix) | (matrix < 0)
-    if wrong.any():
-        row, column = (int(i) for i in wrong.nonzero()[0])
-        value = matrix[row, column].item()
-        raise ValueError(f"{entries} must be finite and non-negative, got {value} at row {row}, column {column}.")

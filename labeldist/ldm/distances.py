@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from labeldist.checks import check_labels
-from labeldist.confusion import confusion_rates
+from labeldist.confusion import ArrayLike, as_counts, confusion_rates
 from labeldist.functional import unit_rows
-from labeldist.ldm.base import check_matrix
 from labeldist.options import Normalization
 
 
 def distances_from_confusion(
-    counts: Tensor, *, max_distance: float = 5.0, normalization: Normalization = "rate", symmetric: bool = True
+    counts: ArrayLike, *, max_distance: float = 5.0, normalization: Normalization = "rate", symmetric: bool = True
 ) -> Tensor:
     r"""Turn confusion counts into label distances: `COUNT(CM)` of Algorithm 1.
 
@@ -42,7 +41,7 @@ def distances_from_confusion(
     """
     check_max_distance(max_distance)
     check_normalization(normalization)
-    check_matrix(counts, whole="Confusion counts", entries="Confusion counts")
+    counts = as_counts(counts)
     if normalization == "count":
         counts = counts.to(torch.get_default_dtype())
         return (counts + counts.T) / 2 if symmetric else counts

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from labeldist.checks import check_matrix
 from labeldist.class_names import Class, class_index, resolve_names
+from labeldist.confusion import ArrayLike
 from labeldist.functional import unit_rows
-from labeldist.ldm.base import LabelDistanceMatrix, check_matrix
+from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import check_max_distance, distances_from_confusion, stretch
 from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths
 from labeldist.options import Normalization
@@ -177,7 +179,7 @@ class StaticLDM(LabelDistanceMatrix):
     @classmethod
     def from_confusion(
         cls: type[_StaticLDM],
-        counts: Tensor | Sequence[Sequence[int]],
+        counts: ArrayLike,
         *,
         max_distance: float = 5.0,
         normalization: Normalization = "rate",
@@ -202,7 +204,7 @@ class StaticLDM(LabelDistanceMatrix):
                     [1., 3., 1.]])
         """
         matrix = distances_from_confusion(
-            torch.as_tensor(counts), max_distance=max_distance, normalization=normalization, symmetric=symmetric
+            counts, max_distance=max_distance, normalization=normalization, symmetric=symmetric
         )
         return cls(matrix, class_names=class_names)
 
