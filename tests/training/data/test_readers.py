@@ -90,7 +90,7 @@ def test_quoted_csv_fields_keep_line_breaks_and_rows_their_first_line(tmp_path):
     [
         ("a.jsonl", b"", "a.jsonl is empty."),
         ("a.jsonl", b"\n \n", "a.jsonl holds no rows."),
-        ("a.csv", b"text,label\n", "a.csv holds no rows."),
+        ("a.csv", b"text,label\n", "a.csv holds no rows: line 1 names the columns (text, label), and that is all."),
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "b"\n',
@@ -107,10 +107,12 @@ def test_quoted_csv_fields_keep_line_breaks_and_rows_their_first_line(tmp_path):
         ("a.csv", "text\nä\n".encode("utf-16"), "a.csv, line 1: byte 1 of the line (0xff) is not UTF-8."),
         ("a.csv", b"text,label\na,x\nb\n", "a.csv, line 3: 1 field where the header has 2."),
         ("a.csv", b"text,label\na,b,x\n", "a.csv, line 2: 3 fields where the header has 2."),
-        ("a.csv", b'text,label\n"a,x\nb,y\n', "a.csv, line 2: a quote is opened in this row and never closed."),
-        ("a.csv", b'text,label\n"a"b,x\n', "a.csv, line 2: a broken row: "),
+        ("a.csv", b'text,label\n"a,x\nb\n', "a.csv, line 3: 1 field where the header has 2."),
+        ("a.csv", b'text,label\n"a\nb,y\n', "a.csv, line 2: a quote is opened in this row and never closed."),
+        ("a.csv", b'text,label\n"a,"b,x\n', "a.csv, line 2: text follows the closing quote of a field."),
+        ("a.csv", b"text,label\na\rb,x\n", "a.csv, line 2: a carriage return stands in a field without quotes."),
         ("a.csv", b'text,label\n"' + b"a\n" * 80_000, "a.csv, line 2: a field is longer than 131072 characters."),
-        ("a.csv", b"text,label,text\na,x,b\n", "a.csv: the header names the column 'text' more than once."),
+        ("a.csv", b"text,label,text\na,x,b\n", "a.csv, line 1: the header names the column 'text' more than once."),
         ("a.jsonl.gz", b'{"text": "a"}\n', "a.jsonl.gz is not a sound gzip file: "),
         (
             "a.csv.gz",
