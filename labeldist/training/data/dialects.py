@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Dialect", "find_dialect", "joins_rows", "num_rows_within"]
+__all__ = ["Dialect", "csv_defect", "find_dialect", "joins_rows", "num_rows_within"]
 
 Quoting = Literal["standard", "escaped", "spaced", "none"]
 
@@ -139,6 +139,26 @@ def joins_rows(lines: Sequence[str], delimiter: str, width: int) -> bool:
     """
     enough = 2 if delimiter == "\t" else _MIN_JOINED
     return len(lines) >= enough and num_rows_within(lines, delimiter, width) >= 0.9 * len(lines)
+
+
+def csv_defect(error: csv.Error) -> str:
+    """What `csv` has to say about a row, in a user's words.
+
+    Examples:
+        >>> csv_defect(csv.Error("unexpected end of data"))
+        'a quote is opened in this row and never closed.'
+    """
+    if "unexpected end of data" in str(error):
+        return "a quote is opened in this row and never closed."
+    if "field limit" in str(error):
+        limit = csv.field_size_limit()
+        return f"a field is longer than {limit} characters. Close its quote, or use .jsonl for long texts."
+    if "new-line character" in str(error):
+        return "a carriage return stands in a field without quotes. Quote the field."
+    return (
+        "text follows the closing quote of a field. In a quoted field write each quote twice, or put no field in "
+        "quotes."
+    )
 
 
 def _split(header: str, delimiter: str) -> list[str]:

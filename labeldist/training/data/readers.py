@@ -10,7 +10,7 @@ from typing import Any
 
 from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Place, find_text_column, text_of
-from labeldist.training.data.dialects import Dialect, find_dialect, joins_rows, num_rows_within
+from labeldist.training.data.dialects import Dialect, csv_defect, find_dialect, joins_rows, num_rows_within
 from labeldist.training.data.lines import Lines, check_file, decoded_lines, file_lines
 from labeldist.training.data.parquet import parquet_rows
 from labeldist.training.errors import UserError
@@ -208,7 +208,7 @@ def _table_rows(lines: Lines, path: Path, usual: str, note: Note) -> Rows:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{path}, line {number}: {_csv_defect(error)}") from error
+            raise UserError(f"{path}, line {number}: {csv_defect(error)}") from error
         if fields is None:
             break
         first, number = number, dialect.skipped + reader.line_num + 1
@@ -289,20 +289,6 @@ class _JoinedLines:
             f"{self._path}: {rows} of several lines that could be rows in themselves, joined by quotes; the first "
             f"starts in line {self._doubtful[0]}"
         )
-
-
-def _csv_defect(error: csv.Error) -> str:
-    if "unexpected end of data" in str(error):
-        return "a quote is opened in this row and never closed."
-    if "field limit" in str(error):
-        limit = csv.field_size_limit()
-        return f"a field is longer than {limit} characters. Close its quote, or use .jsonl for long texts."
-    if "new-line character" in str(error):
-        return "a carriage return stands in a field without quotes. Quote the field."
-    return (
-        "text follows the closing quote of a field. In a quoted field write each quote twice, or put no field in "
-        "quotes."
-    )
 
 
 def _check_header(header: list[str], path: Path, number: int) -> None:
