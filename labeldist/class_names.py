@@ -1,23 +1,60 @@
-"""Classes by name or index: one place that resolves them and offers the nearest name for an unknown one."""
+"""Classes by name or index: one place that resolves them, and offers the nearest name for an unknown one."""
 
 import difflib
 import operator
-from collections.abc import Sequence
-from typing import SupportsIndex
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal, SupportsIndex
+
+from labeldist.messages import listed, shown
 
 Class = str | SupportsIndex
 
+# A longer name was not mistyped, and comparing it takes quadratic time.
+_MAX_COMPARED = 200
+
+# Characters that are shown as nothing though their category is a letter, a mark or a symbol: fillers, selectors.
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
+_FILLER = re.compile(f"[{_FILLERS}]")
+
 
 def nearest_name(name: str, known: Sequence[str]) -> str:
-    """A clause that offers the known name closest to `name`: `' Did you mean "fast"?'`, or nothing.
+    """A clause that offers the known name closest to `name`: `" Did you mean 'fast'?"`, or nothing.
+
+    A name that looks the same is offered with what the two differ in.
 
     Examples:
         >>> nearest_name("fst", ["fast", "slow"])
         " Did you mean 'fast'?"
+        >>> nearest_name("fast", ["Fast", "slow"])
+        " Did you mean 'Fast'? They differ only in case."
     """
-    folded = {candidate.casefold(): candidate for candidate in known}
+    if len(name) > _MAX_COMPARED:
+        return ""
+    key = _appearance(name)
+    for candidate in known:
+        if candidate != name and len(candidate) <= _MAX_COMPARED and _appearance(candidate) == key:
+            return f" Did you mean {shown(candidate)}? They differ only in {_difference(name, candidate)}."
+    folded = {candidate.casefold(): candidate for candidate in known if len(candidate) <= _MAX_COMPARED}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1)
-    return f" Did you mean {folded[close[0]]!r}?" if close else ""
+    return f" Did you mean {shown(folded[close[0]])}?" if close else ""
+
+
+def look_alikes(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    r"""Names that look the same but are not equal, each with an earlier one and what the two differ in.
+
+    Case, composed and decomposed accents, full-width forms, invisible characters and kinds of space are compared.
+
+    Examples:
+        >>> look_alikes(["thanks", "Thanks", "late", "late\u200b"])
+        [('thanks', 'Thanks', 'case'), ('late', 'late\u200b', 'invisible characters (U+200B)')]
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        groups[_appearance(name)].append(name)
+    return [(group[0], other, _difference(group[0], other)) for group in groups.values() for other in group[1:]]
 
 
 def class_index(name: Class, class_names: Sequence[str]) -> int:
@@ -30,15 +67,44 @@ def class_index(name: Class, class_names: Sequence[str]) -> int:
         >>> class_index("slow", ["fast", "slow"]), class_index(0, ["fast", "slow"])
         (1, 0)
     """
-    if not isinstance(name, str):
-        name = operator.index(name)
-        if not 0 <= name < len(class_names):
-            raise ValueError(f"A class index must lie in [0, {len(class_names)}), got {name}.")
-        return name
-    if name not in class_names:
-        shown = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-        raise ValueError(f"There is no class {name!r}; the classes are {shown}.{nearest_name(name, class_names)}")
-    return list(class_names).index(name)
+    if isinstance(name, str):
+        if name not in class_names:
+            raise ValueError(_unknown(name, class_names))
+        return class_names.index(name)
+    return _check_index(operator.index(name), len(class_names))
+
+
+def class_indices(names: Iterable[Class], class_names: Sequence[str]) -> list[int]:
+    """Indices of many classes given by name or by index, in time that does not grow with the number of classes.
+
+    Raises:
+        ValueError: if there is no such class.
+
+    Examples:
+        >>> class_indices(["slow", 0], ["fast", "slow"])
+        [1, 0]
+    """
+    # Of a name that stands twice, the first one, as in `class_index`.
+    index = {name: i for i, name in reversed(list(enumerate(class_names)))}
+    found: list[int] = []
+    for name in names:
+        if not isinstance(name, str):
+            found.append(_check_index(operator.index(name), len(class_names)))
+        elif name in index:
+            found.append(index[name])
+        else:
+            raise ValueError(_unknown(name, class_names))
+    return found
+
+
+def _check_index(index: int, num_classes: int) -> int:
+    if not 0 <= index < num_classes:
+        raise ValueError(f"A class index must lie in [0, {num_classes}), got {index}.")
+    return index
+
+
+def _unknown(name: str, class_names: Sequence[str]) -> str:
+    return f"There is no class {shown(name)}; the classes are {listed(class_names)}.{nearest_name(name, class_names)}"
 
 
 def resolve_names(class_names: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...]:
@@ -54,7 +120,60 @@ def resolve_names(class_names: Sequence[str] | None, num_classes: int | None) ->
     names = tuple(class_names)
     if not names or (num_classes is not None and len(names) != num_classes):
         raise ValueError(f"class_names must have {num_classes or 'at least 1'} entries, got {len(names)}.")
-    doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if doubled:
-        raise ValueError(f"Class names must be unique, {doubled[0]!r} stands more than once.")
+    if len(set(names)) < len(names):
+        doubled = min(name for name in set(names) if names.count(name) > 1)
+        raise ValueError(f"Class names must be unique, {shown(doubled)} stands more than once.")
     return names
+
+
+def _appearance(
+    name: str,
+    *,
+    form: Literal["NFC", "NFKC"] | None = "NFKC",
+    is_case_folded: bool = True,
+    is_stripped: bool = True,
+) -> str:
+    """What is seen of a name. Each option can keep one kind of difference."""
+    if is_stripped and not name.isascii():
+        name = "".join(letter for letter in name if not _is_invisible(letter))
+    # Before the form, which turns some spaces into others.
+    name = " ".join(name.split())
+    # Folding takes some letters apart, so the form comes after it too.
+    name = unicodedata.normalize(form, name) if form else name
+    name = name.casefold() if is_case_folded else name
+    return unicodedata.normalize(form, name) if form else name
+
+
+def _difference(first: str, second: str) -> str:
+    """In what two names differ that look the same."""
+
+    def differ(**kept: object) -> bool:
+        return _appearance(first, **kept) != _appearance(second, **kept)  # type: ignore[arg-type]
+
+    kinds: list[str] = []
+    if differ(is_case_folded=False):
+        kinds.append("case")
+    if differ(form=None):
+        if differ(form="NFC"):
+            kinds.append("compatibility characters such as full-width letters")
+        else:
+            kinds.append(f"Unicode form ({_form(first)} and {_form(second)} accents)")
+    if differ(is_stripped=False):
+        ours, theirs = (Counter(filter(_is_invisible, name)) for name in (first, second))
+        # Where both have the same ones, they stand in different places.
+        only = (ours - theirs) + (theirs - ours) or ours
+        kinds.append(f"invisible characters ({', '.join(f'U+{ord(letter):04X}' for letter in sorted(only)[:5])})")
+    if re.findall(r"\s+", first) != re.findall(r"\s+", second):
+        kinds.append("spaces")
+    return " and ".join(kinds) or "their code points"
+
+
+def _form(name: str) -> str:
+    forms = [
+        form for form, kind in (("composed", "NFC"), ("decomposed", "NFD")) if unicodedata.is_normalized(kind, name)
+    ]
+    return forms[0] if len(forms) == 1 else "mixed"
+
+
+def _is_invisible(letter: str) -> bool:
+    return unicodedata.category(letter) == "Cf" or bool(_FILLER.match(letter))

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "labeldist"
 
 # A module may import its own part and parts of a lower level. What stands on one level does not know of each other.
 LEVELS = {
+    "messages": -1,
     "options": 0,
     "pairs": 0,
     "precision": 0,

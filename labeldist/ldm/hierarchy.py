@@ -1,19 +1,26 @@
 """Lowest common ancestors in a tree of classes written as nested mappings and sequences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Union
 
 import torch
 from torch import Tensor
 
-from labeldist.class_names import class_index
+from labeldist.class_names import class_indices
+from labeldist.messages import shown
 
 # Union, not |: a name in quotes has no operator.
 Hierarchy = Union[str, Sequence["Hierarchy"], Mapping[str, "Hierarchy"]]  # noqa: UP007
 
+# A list that holds itself would go down forever.
+_MAX_DEPTH = 100_000
+
 
 def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tensor:
-    """Depth of the lowest common ancestor of each two classes, the root at 0.
+    r"""Depth of the lowest common ancestor (LCA) of each two classes, the root at 0.
+
+    In the order in which the tree names the leaves, the LCA of leaves $i < j$ is as deep as the shallowest LCA of two
+    neighbors between them, so one running minimum per row gives all depths, in `O(C^2)`.
 
     Args:
         tree: nested mappings and sequences whose leaves are the class names, each exactly once.
@@ -23,7 +30,7 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
         `(C, C)`, the default floating-point type; the diagonal is 0.
 
     Raises:
-        ValueError: if a leaf is no class, stands twice, or a class is missing.
+        ValueError: if a leaf is no class or stands twice, a class is missing, or a list holds itself.
 
     Examples:
         >>> common_ancestor_depths({"x": ["a", "b"], "y": "c"}, ["a", "b", "c"])
@@ -31,40 +38,46 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
                 [1., 0., 0.],
                 [0., 0., 0.]])
     """
-    paths: dict[int, tuple[int, ...]] = {}
-    for name, path in _leaves(tree, ()):
-        index = class_index(name, class_names)
-        if index in paths:
-            raise ValueError(f"Each class must stand once in the hierarchy, {name!r} stands more than once.")
-        paths[index] = path
-    missing = [name for i, name in enumerate(class_names) if i not in paths]
+    leaves = list(_leaves(tree))
+    indices = class_indices((name for name, _ in leaves), class_names)
+    seen: set[int] = set()
+    for index, (name, _) in zip(indices, leaves, strict=True):
+        if index in seen:
+            raise ValueError(f"Each class must stand once in the hierarchy, {shown(name)} stands more than once.")
+        seen.add(index)
+    missing = [name for i, name in enumerate(class_names) if i not in seen]
     if missing:
-        raise ValueError(f"The hierarchy must hold every class, {missing[0]!r} is missing.")
-    depths = torch.zeros(len(class_names), len(class_names))
-    for a, first in paths.items():
-        for b, second in paths.items():
-            if a != b:
-                depths[a, b] = _shared(first, second)
-    return depths
+        raise ValueError(f"The hierarchy must hold every class, {shown(missing[0])} is missing.")
+    neighbors = torch.tensor([float(depth) for _, depth in leaves])
+    in_tree_order = torch.zeros(len(leaves), len(leaves))
+    for i in range(len(leaves) - 1):
+        in_tree_order[i, i + 1 :] = neighbors[i + 1 :].cummin(dim=0).values
+    in_tree_order += in_tree_order.T.clone()
+    # The position in the tree of each class.
+    position = torch.empty(len(indices), dtype=torch.long)
+    position[torch.tensor(indices, dtype=torch.long)] = torch.arange(len(indices))
+    return in_tree_order[position[:, None], position]
 
 
-def _leaves(node: Hierarchy, path: tuple[int, ...]):
-    """Yield each leaf's name with the child numbers on the way down to it."""
-    if isinstance(node, str):
-        yield node, path
-        return
-    if not isinstance(node, Mapping | Sequence):
-        raise ValueError(f"A hierarchy is made of mappings, sequences and class names, got {type(node).__name__}.")
-    children = node.values() if isinstance(node, Mapping) else node
-    for number, child in enumerate(children):
-        yield from _leaves(child, (*path, number))
-
-
-def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """How many steps two paths share from the root."""
-    depth = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
+def _leaves(tree: Hierarchy) -> Iterator[tuple[str, int]]:
+    """Yield each leaf's name with the depth of its lowest common ancestor with the leaf before it (0 for the first)."""
+    # Not recursive: a tree may be deeper than Python's stack. The last iterator gives children of depth len(stack) - 1.
+    stack: list[Iterator[Hierarchy]] = [iter([tree])]
+    shared = 0
+    while stack:
+        for node in stack[-1]:
+            if isinstance(node, str):
+                yield node, max(shared, 0)
+                shared = len(stack) - 2
+                continue
+            if not isinstance(node, Mapping | Sequence):
+                raise ValueError(
+                    f"A hierarchy is made of mappings, sequences and class names, got {type(node).__name__}."
+                )
+            if len(stack) > _MAX_DEPTH:
+                raise ValueError(f"A hierarchy must not be nested deeper than {_MAX_DEPTH} levels.")
+            stack.append(iter(node.values() if isinstance(node, Mapping) else node))
             break
-        depth += 1
-    return depth
+        else:
+            stack.pop()
+            shared = min(shared, len(stack) - 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from labeldist.checks import check_matrix
-from labeldist.class_names import Class, class_index, resolve_names
+from labeldist.class_names import Class, class_index, class_indices, resolve_names
 from labeldist.confusion import ArrayLike
 from labeldist.functional import unit_rows
 from labeldist.ldm.base import LabelDistanceMatrix
@@ -137,15 +137,28 @@ class StaticLDM(LabelDistanceMatrix):
             class_names: one name per class; this or `num_classes`.
             num_classes: `C`.
 
+        Raises:
+            ValueError: for an unknown class (the nearest name is offered) or a class twice in one group.
+
         Examples:
             >>> names = ["guns", "politics", "baseball", "hockey"]
             >>> ldm = StaticLDM.from_groups([["guns", "politics"], ["baseball", "hockey"]], class_names=names)
             >>> ldm.distance("baseball", "hockey"), ldm.distance("guns", "hockey")
             (5.0, 1.0)
         """
-        groups = [list(group) for group in groups]
-        pairs = [(a, b) for group in groups for i, a in enumerate(group) for b in group[i + 1 :]]
-        return cls.from_pairs(pairs, max_distance=max_distance, class_names=class_names, num_classes=num_classes)
+        check_max_distance(max_distance)
+        names = resolve_names(class_names, num_classes)
+        matrix = torch.ones(len(names), len(names))
+        for group in groups:
+            indices = class_indices(group, names)
+            doubled = (
+                [index for index in indices if indices.count(index) > 1] if len(set(indices)) < len(indices) else []
+            )
+            if doubled:
+                raise ValueError(f"A group must name different classes, got {names[doubled[0]]!r} twice.")
+            rows = torch.tensor(indices, dtype=torch.long)
+            matrix[rows[:, None], rows] = float(max_distance)
+        return cls(matrix.fill_diagonal_(1), class_names=names)
 
     @classmethod
     def from_hierarchy(

@@ -3,19 +3,23 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from labeldist.class_names import class_index
+from labeldist.class_names import class_index, class_indices
 from labeldist.ldm import StaticLDM
+from labeldist.messages import shown, shown_json
+from labeldist.training.data.dialects import csv_defect, find_dialect
+from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
 
 __all__ = ["parse_pair", "read_matrix_file"]
 
 _KEYS = ("pairs", "groups", "hierarchy", "matrix")
+_MAX_BYTES = 2**30
 
 
 def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distance: float = 5.0) -> StaticLDM:
@@ -28,9 +32,9 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
     - `"hierarchy"`: nested objects and arrays whose leaves are all the classes;
     - `"matrix"`: rows of numbers, with `"class_names"` for their order,
 
-    and optionally `"max_distance"`, which takes precedence over the argument. A `.csv` or `.tsv` file holds the whole
-    matrix: class names in the first row and the first column, in any order. Row = anchor's class, column = the
-    other's.
+    and optionally `"max_distance"`, which takes precedence over the argument. The `ldm.json` of a run is such a file:
+    its matrix is taken. A `.csv` or `.tsv` file holds the whole matrix: class names in the first row and the first
+    column, in any order. Row = anchor's class, column = the other's.
 
     Args:
         path: the file.
@@ -61,7 +65,7 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
             return _from_json(_parse_json(text), class_names, max_distance)
         return _from_table(text, "\t" if suffix == ".tsv" else ",", class_names)
     # The builders check classes and entries; here their sentence gets the file's name.
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
 
@@ -86,13 +90,13 @@ def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
     known = {name.strip() for name in class_names}
     pieces = text.split(",")
     if len(pieces) < 2:
-        raise UserError(f"A confusable pair is written first,second, got {text!r}.")
+        raise UserError(f"A confusable pair is written first,second, got {shown(text)}.")
     splits = [(",".join(pieces[:i]).strip(), ",".join(pieces[i:]).strip()) for i in range(1, len(pieces))]
     valid = [pair for pair in splits if pair[0] in known and pair[1] in known]
     if len(valid) > 1:
-        readings = " or ".join(f"{a!r} and {b!r}" for a, b in valid)
+        readings = " or ".join(f"{shown(a)} and {shown(b)}" for a, b in valid[:3])
         raise UserError(
-            f"The confusable pair {text!r} can be read as {readings}. Give it in a matrix file (--matrix-file)."
+            f"The confusable pair {shown(text)} can be read as {readings}. Give it in a matrix file (--matrix-file)."
         )
     if not valid:
         # Report the reading that is nearest to a valid one: one known side if there is such.
@@ -100,23 +104,22 @@ def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
         try:
             class_index(second if first in known else first, class_names)
         except ValueError as error:
-            raise UserError(f"The confusable pair {text!r}: {error}") from error
+            raise UserError(f"The confusable pair {shown(text)}: {error}") from error
     if valid[0][0] == valid[0][1]:
-        raise UserError(f"A confusable pair must name two different classes, got {valid[0][0]!r} twice.")
+        raise UserError(f"A confusable pair must name two different classes, got {shown(valid[0][0])} twice.")
     return valid[0]
 
 
 def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder where a file is expected.")
+    check_file(path, "matrix file")
+    with open_file(path) as stream:
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 30} GiB, which is more than a matrix file may have.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"There is no matrix file {path}.") from error
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start + 1} is not UTF-8. Convert the file to UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not text.strip():
         raise UserError(f"{path} is empty.")
     return text
@@ -134,24 +137,24 @@ def _parse_json(text: str) -> dict[str, Any]:
         got = " and ".join(found) or "none of them"
         raise ValueError(f"a matrix file is one JSON object with exactly one of {', '.join(_KEYS)}, got {got}.")
     unknown = set(content) - {found[0], "max_distance", *(("class_names",) if found[0] == "matrix" else ())}
-    if unknown:
-        raise ValueError(f"beside {found[0]!r} there is {sorted(unknown)[0]!r}, which has no meaning here.")
+    # A run writes where its matrix is from, and more that is of no use here.
+    if unknown and not {"matrix", "class_names", "source"} <= content.keys():
+        raise ValueError(f"beside {found[0]!r} there is {shown(min(unknown))}, which has no meaning here.")
     return content
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        doubled = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {doubled!r} stands twice in one JSON object.")
+        raise ValueError(f"the key {shown(_doubled([key for key, _ in pairs]))} stands twice in one JSON object.")
     return content
 
 
 def _from_json(content: dict[str, Any], class_names: Sequence[str], max_distance: float) -> StaticLDM:
-    max_distance = content.get("max_distance", max_distance)
-    if not _is_number(max_distance):
-        raise ValueError(f"max_distance must be a number above 0, got {max_distance!r}.")
+    if "max_distance" in content:
+        if not _is_number(content["max_distance"]):
+            raise ValueError(f"max_distance must be a number above 0, got {shown(content['max_distance'])}.")
+        max_distance = _as_float(content["max_distance"])
     if "pairs" in content:
         return StaticLDM.from_pairs(_pairs(content["pairs"]), max_distance=max_distance, class_names=class_names)
     if "groups" in content:
@@ -173,13 +176,14 @@ def _pairs(value: Any) -> list[list[Any]]:
         raise ValueError('"pairs" must be an array of pairs such as ["a", "b"] or ["a", "b", 3.0].')
     for pair in value:
         if not isinstance(pair, list) or len(pair) not in (2, 3):
-            raise ValueError(f'each of "pairs" must be ["a", "b"] or ["a", "b", 3.0], got {json.dumps(pair)}.')
+            raise ValueError(f'each of "pairs" must be ["a", "b"] or ["a", "b", 3.0], got {shown_json(pair)}.')
         first, second = _names(pair[:2], "pairs")
-        if pair[2:] and not (_is_number(pair[2]) and 0 <= pair[2] < math.inf):
-            raise ValueError(f"the distance of a pair must be a finite number >= 0, got {json.dumps(pair)}.")
+        distance = [_as_float(entry) for entry in pair[2:] if _is_number(entry)]
+        if pair[2:] and not (distance and 0 <= distance[0] < math.inf):
+            raise ValueError(f"the distance of a pair must be a finite number >= 0, got {shown_json(pair)}.")
         if frozenset((first, second)) in seen:
-            raise ValueError(f"the pair {first!r} and {second!r} stands more than once.")
-        seen[frozenset((first, second))] = [first, second, *pair[2:]]
+            raise ValueError(f"the pair {shown(first)} and {shown(second)} stands more than once.")
+        seen[frozenset((first, second))] = [first, second, *distance]
     return list(seen.values())
 
 
@@ -189,25 +193,30 @@ def _groups(value: Any) -> list[list[str]]:
         raise ValueError('"groups" must be {"name": ["a", "b"]} or [["a", "b"]].')
     named = [_names(group, "groups") for group in groups]
     for group in named:
-        doubled = [name for name in group if group.count(name) > 1]
-        if doubled:
-            raise ValueError(f"a group names the class {doubled[0]!r} more than once.")
+        if len(set(group)) < len(group):
+            raise ValueError(f"a group names the class {shown(_doubled(group))} more than once.")
     return named
 
 
 def _names(value: Any, key: str) -> list[str]:
-    """Class names; numbers and booleans are named as in a corpus."""
+    """Class names; integers and booleans are named as in a corpus."""
     if not isinstance(value, list) or not all(isinstance(name, str | int) for name in value):
-        raise ValueError(f'"{key}" must hold class names, got {json.dumps(value)}.')
+        raise ValueError(f'"{key}" must hold class names, got {shown_json(value)}.')
     return [str(name).strip() for name in value]
 
 
 def _named_leaves(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {name: _named_leaves(child) for name, child in tree.items()}
-    if isinstance(tree, list):
-        return [_named_leaves(child) for child in tree]
-    return _names([tree], "hierarchy")[0]
+    """Make each leaf a class name, in place. Not recursive: a file may be nested deeper than Python's stack."""
+    root = [tree]
+    inner: list[Any] = [root]
+    while inner:
+        node = inner.pop()
+        for key, child in list(node.items() if isinstance(node, dict) else enumerate(node)):
+            if isinstance(child, dict | list):
+                inner.append(child)
+            else:
+                node[key] = _names([child], "hierarchy")[0]
+    return root[0]
 
 
 def _rows(value: Any, names: Sequence[str]) -> list[list[float]]:
@@ -217,16 +226,21 @@ def _rows(value: Any, names: Sequence[str]) -> list[list[float]]:
         raise ValueError(f"the matrix has {len(value)} rows for {len(names)} class names.")
     for name, row in zip(names, value, strict=True):
         if len(row) != len(names):
-            raise ValueError(f"row {name!r} of the matrix has {len(row)} entries for {len(names)} class names.")
-        wrong = [entry for entry in row if not _is_number(entry)]
-        if wrong:
-            raise ValueError(f"row {name!r} of the matrix has the entry {json.dumps(wrong[0])}, which is no number.")
-    return value
+            raise ValueError(f"row {shown(name)} of the matrix has {len(row)} entries for {len(names)} class names.")
+        if not set(map(type, row)) <= {int, float}:
+            wrong = next(entry for entry in row if not _is_number(entry))
+            raise ValueError(f"row {shown(name)} of the matrix has the entry {shown_json(wrong)}, which is no number.")
+    return [[_as_float(entry) for entry in row] for row in value]
 
 
 def _from_table(text: str, delimiter: str, class_names: Sequence[str]) -> StaticLDM:
-    lines = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
-    rows = [[field.strip() for field in row] for row in lines if any(field.strip() for field in row)]
+    lines = [line + "\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    dialect = find_dialect(lines, delimiter, is_whole=True)
+    try:
+        table = dialect.rows(lines[dialect.skipped :])
+    except csv.Error as error:
+        raise ValueError(csv_defect(error)) from error
+    rows = [[field.strip() for field in row] for row in table if any(field.strip() for field in row)]
     if not rows:
         raise ValueError("the table holds no rows.")
     columns = rows[0][1:]
@@ -234,7 +248,9 @@ def _from_table(text: str, delimiter: str, class_names: Sequence[str]) -> Static
     matrix: list[list[float]] = []
     for name, *entries in rows[1:]:
         if len(entries) != len(columns):
-            raise ValueError(f"row {name!r} has {len(entries)} entries where the header names {len(columns)} classes.")
+            raise ValueError(
+                f"row {shown(name)} has {len(entries)} entries where the header names {len(columns)} classes."
+            )
         matrix.append([_as_number(entry, name, column) for entry, column in zip(entries, columns, strict=True)])
     return _ordered(matrix, row_names, columns, class_names)
 
@@ -243,33 +259,56 @@ def _as_number(entry: str, row: str, column: str) -> float:
     try:
         return float(entry)
     except ValueError:
-        raise ValueError(f"row {row!r}, column {column!r}: {entry!r} is no number.") from None
+        raise ValueError(f"row {shown(row)}, column {shown(column)}: {shown(entry)} is no number.") from None
 
 
 def _ordered(
     matrix: list[list[float]], rows: Sequence[str], columns: Sequence[str], class_names: Sequence[str]
 ) -> StaticLDM:
     """Reorder a matrix to `class_names`, and check its entries while its own row and column names are at hand."""
+    indices = {}
     for names, kind in ((rows, "row"), (columns, "column")):
         # Raises for an unknown class, with the nearest name.
-        indices = [class_index(name, class_names) for name in names]
-        doubled = [name for name in names if list(names).count(name) > 1]
-        if doubled:
-            raise ValueError(f"the class {doubled[0]!r} has more than one {kind}.")
-        missing = [name for i, name in enumerate(class_names) if i not in indices]
-        if missing:
+        indices[kind] = class_indices(names, class_names)
+        if len(set(names)) < len(names):
+            raise ValueError(f"the class {shown(_doubled(names))} has more than one {kind}.")
+        if len(names) < len(class_names):
+            absent = min(set(range(len(class_names))) - set(indices[kind]))
             raise ValueError(
                 f"the matrix must have a {kind} for each of the {len(class_names)} classes, "
-                f"it has {len(names)} and {missing[0]!r} is missing."
+                f"it has {len(names)} and {shown(class_names[absent])} is missing."
             )
-    for name, row in zip(rows, matrix, strict=True):
-        for column, entry in zip(columns, row, strict=True):
-            if not 0 <= entry < math.inf:
-                raise ValueError(f"row {name!r}, column {column!r}: a distance must be finite and >= 0, got {entry}.")
-    row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (rows, columns))
-    ordered = [[float(matrix[row_of[a]][column_of[b]]) for b in class_names] for a in class_names]
-    return StaticLDM(torch.tensor(ordered), class_names=class_names)
+    entries = torch.tensor(matrix, dtype=torch.float64)
+    wrong = ~((entries >= 0) & (entries <= _largest()))
+    if wrong.any():
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        raise ValueError(
+            f"row {shown(rows[row])}, column {shown(columns[column])}: a distance must be finite and >= 0, "
+            f"got {entries[row, column].item()}."
+        )
+    ordered = torch.empty_like(entries)
+    ordered[torch.tensor(indices["row"])[:, None], torch.tensor(indices["column"])] = entries
+    return StaticLDM(ordered.to(torch.get_default_dtype()), class_names=class_names)
+
+
+def _doubled(names: Sequence[str]) -> str:
+    """The first name that stands again; one does."""
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(number: float) -> float:
+    """A number of JSON, which knows no largest one; infinite beyond the range of the matrix's type."""
+    try:
+        value = float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
+    return math.copysign(math.inf, value) if abs(value) > _largest() else value
+
+
+def _largest() -> float:
+    return torch.finfo(torch.get_default_dtype()).max

@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -85,6 +87,14 @@ def test_numeric_class_names_are_names_not_indices(tmp_path):
         ({"pairs": [["guns", "hockey", -1]]}, "distance of a pair must be a finite number >= 0"),
         ({"pairs": [["guns", "hockey", float("nan")]]}, "distance of a pair must be a finite number"),
         ({"groups": ["guns"]}, '"groups" must be'),
+        ({"groups": [["gnus"]]}, "There is no class 'gnus'"),
+        ({"groups": {"a": ["guns", "politics"], "b": ["gnus"]}}, "There is no class 'gnus'"),
+        ({"pairs": [], "max_distance": 10**400}, "max_distance must be a finite number above 0, got inf"),
+        ({"pairs": [], "max_distance": -(10**400)}, "max_distance must be a finite number above 0, got -inf"),
+        ({"pairs": [["guns", "hockey", 10**400]]}, "distance of a pair must be a finite number >= 0"),
+        ({"pairs": [["guns", "hockey", 1e300]]}, "distance of a pair must be a finite number >= 0"),
+        ('{"pairs": [["guns", "hockey", ' + "1" * 5000 + "]]}", "Exceeds the limit"),
+        ({"matrix": [[10**400]], "class_names": ["guns"]}, "'politics' is missing"),
         ({"groups": [["guns", "gnus"]]}, "no class 'gnus'"),
         ({"groups": [["guns", "guns"]]}, "a group names the class 'guns' more than once"),
         ('{"groups": {"a": ["guns"], "a": ["hockey"]}}', "the key 'a' stands twice in one JSON object"),
@@ -96,6 +106,7 @@ def test_numeric_class_names_are_names_not_indices(tmp_path):
         ({"matrix": 3, "class_names": ["guns"]}, '"matrix" must be an array of rows'),
         ({"matrix": [[1]], "class_names": list(NAMES)}, "the matrix has 1 rows for 4 class names"),
         ({"matrix": [[1], [1, 1]], "class_names": ["guns", "hockey"]}, "row 'guns' of the matrix has 1 entries for 2"),
+        ({"matrix": [[True]], "class_names": ["guns"]}, "has the entry true, which is no number"),
         ({"matrix": [["1"]], "class_names": ["guns"]}, 'has the entry "1", which is no number'),
         ({"matrix": [[1]], "class_names": ["guns"]}, "for each of the 4 classes, it has 1 and 'politics' is missing"),
     ],
@@ -119,12 +130,66 @@ def test_defects_of_json_files_are_told(tmp_path, content, expected):
         (",a\na,1\nb,1\n", "a column for each of the 2 classes, it has 1 and 'b' is missing"),
         (",a,b\na,1,1\na,1,1\n", "the class 'a' has more than one row"),
         (",a,c\na,1,1\nb,1,1\n", "There is no class 'c'"),
-        (',a,b\n"a,1,1\n', "unexpected end of data"),
+        (',a,b\n"a,1,1\n', "There is no class '\"a'"),
+        (',a,b\n"a\n', "a quote is opened in this row and never closed"),
+        (",a,b\na,1,1\nb,1e300,1\n", "row 'b', column 'a': a distance must be finite and >= 0, got 1e\\+300"),
+        (",a\x1b[2J,b\na,1,1\nb,1,1\n", r"There is no class 'a\\x1b\[2J'"),
     ],
 )
 def test_defects_of_tables_are_told(tmp_path, content, expected):
     with pytest.raises(UserError, match=expected):
         read(tmp_path / "a.csv", content, names=["a", "b"])
+
+
+def test_numbers_beyond_the_range_of_floats_are_told(tmp_path):
+    for number in (10**400, 1e300, -(10**400)):
+        content = {"matrix": [[1, 1], [number, 1]], "class_names": ["a", "b"]}
+        with pytest.raises(UserError, match=r"row 'b', column 'a': a distance must be finite and >= 0, got "):
+            read(tmp_path / "a.json", content, names=["a", "b"])
+
+
+def test_the_matrix_that_a_run_wrote_is_read(tmp_path):
+    content = {
+        "class_names": ["b", "a"],
+        "source": "the confusions of the validation set",
+        "matrix": [[1, 2], [3, 4]],
+        "history": [{"progress": 0.5, "matrix": [[1, 1], [1, 1]]}],
+    }
+    assert read(tmp_path / "ldm.json", content, names=["a", "b"]).matrix.tolist() == [[4, 3], [2, 1]]
+    del content["source"]
+    with pytest.raises(UserError, match="beside 'matrix' there is 'history', which has no meaning here"):
+        read(tmp_path / "ldm.json", content, names=["a", "b"])
+
+
+def test_hierarchies_may_be_nested_deeply(tmp_path):
+    tree = "guns"
+    for _ in range(400):
+        tree = {"inner": [tree]}
+    content = {"hierarchy": [tree, "politics", ["baseball", "hockey"]]}
+    assert read(tmp_path / "a.json", content).distance("baseball", "hockey") == 5
+    # Deeper than Python's stack: where `json` gives up is its own matter, but it is one sentence.
+    text = json.dumps(content).replace("[{", "[" * 50_000 + "{", 1)
+    with pytest.raises(UserError, match=r"nested too deeply|not valid JSON"):
+        read(tmp_path / "b.json", text)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_tables_of_any_separator_and_line_end_are_read(tmp_path, separator, end):
+    rows = [["", "a", "b"], ["a", "1", "2"], ["b", "3", "4"]]
+    content = end.join(separator.join(row) for row in rows) + end
+    (tmp_path / "a.csv").write_bytes(content.encode())
+    assert read_matrix_file(tmp_path / "a.csv", ["a", "b"]).matrix.tolist() == [[1, 2], [3, 4]]
+
+
+def test_many_classes_are_read_in_time_that_grows_with_the_matrix(tmp_path):
+    names = [f"class {i}" for i in range(1500)]
+    half = len(names) // 2
+    start = time.perf_counter()
+    groups = read(tmp_path / "a.json", {"groups": [names[:half], names[half:]]}, names=names)
+    tree = read(tmp_path / "b.json", {"hierarchy": [names[:half], names[half:]]}, names=names)
+    assert torch.equal(groups.matrix, tree.matrix)
+    assert time.perf_counter() - start < 20
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path):
@@ -135,6 +200,14 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "c.csv").mkdir()
     with pytest.raises(UserError, match=r"c.csv is a folder where a file is expected"):
         read_matrix_file(tmp_path / "c.csv", NAMES)
+    for name in ("x" * 300 + ".json", "loop.json"):
+        (tmp_path / "loop.json").unlink(missing_ok=True)
+        (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
+        with pytest.raises(UserError, match=r"cannot be read: "):
+            read_matrix_file(tmp_path / name, NAMES)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match=r"pipe.json is a pipe that nothing was written to"):
+        read_matrix_file(tmp_path / "pipe.json", NAMES)
     (tmp_path / "d.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"d.csv: byte 1 is not UTF-8"):
         read_matrix_file(tmp_path / "d.csv", NAMES)

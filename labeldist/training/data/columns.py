@@ -1,13 +1,32 @@
 """Rows to texts and labels: which columns hold them, and what their values must be."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from labeldist.class_names import nearest_name
+from labeldist.messages import listed, shown
 from labeldist.training.errors import UserError
 
-__all__ = ["LABEL_COLUMNS", "TEXT_COLUMNS", "Place", "Table", "find_text_column", "labelled_table", "text_of"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "MAX_TEXT",
+    "TEXT_COLUMNS",
+    "Place",
+    "Table",
+    "Unread",
+    "find_text_column",
+    "labelled_table",
+    "text_of",
+]
+
+MAX_TEXT = 2**22
+"""Characters of one text. A model reads a text's first tokens, but a tokenizer takes memory for all of them."""
+
+# JSON can escape half of a surrogate pair, which no UTF-8 file can hold: results could not be written.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 TEXT_COLUMNS = (
     "text", "sentence", "content", "message", "utterance", "review", "question", "body", "document", "article",
@@ -45,6 +64,21 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Stands for a value that can be neither a text nor a label, such as a date or an image, and is not read.
+
+    Examples:
+        >>> Unread("timestamp[us]")
+        <timestamp[us]>
+    """
+
+    kind: str
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"
+
+
+@dataclass(frozen=True)
 class Table:
     """Labelled texts, as they were read.
 
@@ -54,6 +88,7 @@ class Table:
         labels: one class name a row.
         numbers: the number of each row in `place`.
         columns: the columns that were read, text and label.
+        notes: what was decided in reading them, one clause each.
     """
 
     place: Place
@@ -61,6 +96,7 @@ class Table:
     labels: list[str]
     numbers: list[int]
     columns: tuple[str, str]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -69,7 +105,7 @@ class Table:
         """The rows at these positions."""
         index = list(index)
         texts, labels = ([values[i] for i in index] for values in (self.texts, self.labels))
-        return Table(self.place, texts, labels, [self.numbers[i] for i in index], self.columns)
+        return Table(self.place, texts, labels, [self.numbers[i] for i in index], self.columns, self.notes)
 
 
 def labelled_table(
@@ -100,18 +136,32 @@ def labelled_table(
     texts: list[str] = []
     labels: list[str] = []
     numbers: list[int] = []
-    text, label = text_column, label_column
+    # One string per class, however many rows it has: by the label as it stands in the file.
+    names: dict[str, str] = {}
+    text, label = text_column or "", label_column or ""
     for number, row in rows:
-        where = place.at(number)
         if not texts:
-            text = find_text_column(row, where, named=text_column, other=label_column)
-            label = _find_label_column(row, where, named=label_column, text_column=text)
-        assert text is not None
-        assert label is not None
-        texts.append(text_of(row, text, where))
-        labels.append(_label_of(row, label, where))
+            text = find_text_column(row, place.at(number), named=text_column, other=label_column)
+            label = _find_label_column(row, place.at(number), named=label_column, text_column=text)
+        value, name = row.get(text), row.get(label)
+        if not _is_text(value):
+            value = text_of(row, text, place.at(number))
+        if type(name) is str and name in names:
+            labels.append(names[name])
+        else:
+            known = _label_of(row, label, place.at(number))
+            labels.append(names.setdefault(name, known) if type(name) is str else known)
+        texts.append(value)
         numbers.append(number)
-    return Table(place, texts, labels, numbers, (text or "", label or ""))
+    return Table(place, texts, labels, numbers, (text, label), _space_notes(names))
+
+
+def _space_notes(names: dict[str, str]) -> tuple[str, ...]:
+    """Say which labels became one because spaces around them do not count."""
+    merged = sorted(name for name, count in Counter(names.values()).items() if count > 1)
+    if not merged:
+        return ()
+    return (f"labels: {listed(map(shown, merged), 5)} also with spaces around, which do not count",)
 
 
 def find_text_column(row: dict[str, Any], where: str, *, named: str | None = None, other: str | None = None) -> str:
@@ -154,13 +204,13 @@ def _find_column(
     kind: str,
 ) -> str:
     names = [str(name) for name in row]
-    there = ", ".join(repr(name) for name in names[:20]) + (", ..." if len(names) > 20 else "")
-    there = there or "none"
+    there = listed(map(shown, names), 20) or "none"
     if named is not None:
         if named in row:
             return named
         raise UserError(
-            f"{where}: there is no column {named!r} ({option}); the columns are {there}.{nearest_name(named, names)}"
+            f"{where}: there is no column {shown(named)} ({option}); the columns are {there}."
+            f"{nearest_name(named, names)}"
         )
     folded = {name.casefold(): name for name in reversed(names) if name != other}
     for candidate in known:
@@ -184,18 +234,30 @@ def text_of(row: dict[str, Any], column: str, where: str) -> str:
     """
     value = _value_of(row, column, where)
     if value is not None and not isinstance(value, str):
-        raise UserError(f"{where}: the text (column {column!r}) must be a string, got {_shown(value)}.")
+        raise UserError(f"{where}: the text (column {shown(column)}) must be a string, got {_shown(value)}.")
     if value is None or not value.strip():
         raise UserError(f"{where}: the text is empty. Give every row a text or drop it.")
+    if len(value) > MAX_TEXT:
+        raise UserError(f"{where}: the text has {len(value)} characters, more than {MAX_TEXT}. Split it, or cut it.")
     _check_characters(value, "text", where)
     return value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether `text_of` would return `value`, at the cost of a look."""
+    return (
+        type(value) is str
+        and 0 < len(value) <= MAX_TEXT
+        and not value.isspace()
+        and (value.isascii() or not _SURROGATE.search(value))
+    )
 
 
 def _label_of(row: dict[str, Any], column: str, where: str) -> str:
     value = _value_of(row, column, where)
     if value is not None and not isinstance(value, str | int):
         raise UserError(
-            f"{where}: the label (column {column!r}) must be one string, integer or boolean, got {_shown(value)}."
+            f"{where}: the label (column {shown(column)}) must be one string, integer or boolean, got {_shown(value)}."
         )
     name = "" if value is None else str(value).strip()
     if not name:
@@ -205,8 +267,7 @@ def _label_of(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def _check_characters(value: str, kind: str, where: str) -> None:
-    # JSON can escape half of a surrogate pair, which no UTF-8 file can hold: results could not be written.
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise UserError(
             f"{where}: the {kind} holds half of a surrogate pair (\\ud800 to \\udfff), which is no character."
         )
@@ -214,11 +275,12 @@ def _check_characters(value: str, kind: str, where: str) -> None:
 
 def _value_of(row: dict[str, Any], column: str, where: str) -> Any:
     if column not in row:
-        there = ", ".join(repr(name) for name in row) or "none"
-        raise UserError(f"{where}: this row has no column {column!r}; its columns are {there}.")
+        there = listed(map(shown, row), 20) or "none"
+        raise UserError(f"{where}: this row has no column {shown(column)}; its columns are {there}.")
     return row[column]
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"
+    if isinstance(value, Unread):
+        return f"a value of type {value.kind}"
+    return f"{shown(value)} ({type(value).__name__})"

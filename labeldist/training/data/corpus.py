@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from labeldist.class_names import nearest_name
+from labeldist.class_names import look_alikes, nearest_name
+from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Table
 from labeldist.training.data.sources import DEMO, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
@@ -99,11 +100,13 @@ def load_corpus(
     class_names = natural_order(set(tables["train"].labels))
     if len(class_names) < 2:
         raise UserError(
-            f"{tables['train'].place.name} holds one class only, {min(class_names)!r}. A classifier needs at least two."
+            f"{tables['train'].place.name} holds one class only, {shown(min(class_names))}. "
+            "A classifier needs at least two."
         )
     for part in present[1:]:
         _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
     notes = [] if source.name == DEMO or (text_column and label_column) else _column_notes(tables)
+    notes += [note for table in tables.values() for note in table.notes] + _look_alike_notes(class_names)
     if "test" not in tables:
         notes += _draw(tables, "test", TEST_FRACTION, seed, class_names)
     notes += _overlap_notes(tables)
@@ -181,9 +184,9 @@ def _check_labels(table: Table, class_names: Sequence[str], complaint: str) -> N
     if not unknown:
         return
     number, label = next(row for row in zip(table.numbers, table.labels, strict=True) if row[1] not in known)
-    others = f", like {len(unknown) - 1} more ({_shown(unknown)})" if len(unknown) > 1 else ""
+    others = f", like {len(unknown) - 1} more ({listed(unknown, 5)})" if len(unknown) > 1 else ""
     hint = nearest_name(label, class_names)
-    raise UserError(f"{table.place.at(number)}: the label {label!r} {complaint}{others}.{hint}")
+    raise UserError(f"{table.place.at(number)}: the label {shown(label)} {complaint}{others}.{hint}")
 
 
 def _column_notes(tables: dict[str, Table]) -> list[str]:
@@ -192,6 +195,15 @@ def _column_notes(tables: dict[str, Table]) -> list[str]:
     if len(set(found.values())) == 1:
         return [f"columns: {found['train']}"]
     return [f"columns of {part}: {columns}" for part, columns in found.items()]
+
+
+def _look_alike_notes(class_names: Sequence[str]) -> list[str]:
+    """Say once which classes look the same: they are trained and counted as different ones."""
+    pairs = [f"{shown(first)} and {shown(second)} ({kind})" for first, second, kind in look_alikes(class_names)]
+    if not pairs:
+        return []
+    more = "; ..." if len(pairs) > 5 else ""
+    return [f"labels that look alike are different classes: {'; '.join(pairs[:5])}{more}"]
 
 
 def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class_names: Sequence[str]) -> list[str]:
@@ -224,7 +236,7 @@ def _absence_notes(validation: Table, class_names: Sequence[str]) -> list[str]:
     absent = [name for name in class_names if name not in set(validation.labels)]
     if not absent:
         return []
-    return [f"validation: no row of {len(absent)} of {len(class_names)} classes ({_shown(absent)})"]
+    return [f"validation: no row of {len(absent)} of {len(class_names)} classes ({listed(absent, 5)})"]
 
 
 def _draw_shots(tables: dict[str, Table], shots: int, seed: int, class_names: Sequence[str]) -> list[str]:
@@ -234,12 +246,8 @@ def _draw_shots(tables: dict[str, Table], shots: int, seed: int, class_names: Se
     fewer = [f"{name} {counts[name]}" for name in class_names if counts[name] < shots]
     note = f"train: {len(tables['train'])} of {len(train)} rows, {shots} a class, drawn by seed {seed}"
     return [
-        note + (f"; fewer, all there are, in {len(fewer)} of {len(class_names)} ({_shown(fewer)})" if fewer else "")
+        note + (f"; fewer, all there are, in {len(fewer)} of {len(class_names)} ({listed(fewer, 5)})" if fewer else "")
     ]
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _indices(table: Table, class_names: Sequence[str]) -> np.ndarray:

@@ -1,37 +1,48 @@
-"""Files to rows: JSON Lines, CSV, TSV and Parquet, in constant memory; every defect names its file and line."""
+"""Files to rows: JSON Lines, CSV, TSV and Parquet, in bounded memory; every defect names its file and line."""
 
 import csv
-import gzip
+import itertools
 import json
 import sys
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from labeldist.class_names import nearest_name
+from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Place, find_text_column, text_of
+from labeldist.training.data.dialects import Dialect, csv_defect, find_dialect, joins_rows, num_rows_within
+from labeldist.training.data.lines import Lines, check_file, decoded_lines, file_lines
+from labeldist.training.data.parquet import parquet_rows
 from labeldist.training.errors import UserError
 
-__all__ = ["SUFFIXES", "data_suffix", "place_of", "read_rows", "read_texts"]
+__all__ = ["SUFFIXES", "Note", "Rows", "data_suffix", "place_of", "read_rows", "read_texts"]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 """The kinds of file that `read_rows` opens, by the end of the name."""
 
 _STDIN = "-"
-_PARQUET_BATCH = 1024
-_PARQUET_BUFFER = 2**20
+# Characters of a table that its dialect is found from.
+_HEAD = 2**20
+
+Rows = Iterator[tuple[int, dict[str, Any]]]
+Note = Callable[[str], None]
+"""Receives what was decided in reading, one clause each."""
 
 
-def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _ignore(note: str) -> None:
+    pass
+
+
+def read_rows(path: Path | str, *, note: Note = _ignore) -> Rows:
     r"""Read a data file row by row.
 
-    UTF-8, with or without byte order mark; Unix or Windows line ends; quoted line breaks in CSV and TSV. Blank lines
-    are skipped. A CSV or TSV file starts with the names of its columns, and all its values are strings.
+    UTF-8, with or without byte order mark; any line ends. Blank lines are skipped. A CSV or TSV file starts with the
+    names of its columns, and all its values are strings; quoted line breaks, other delimiters and quotes that are part
+    of the text are recognized (see `labeldist.training.data.dialects`).
 
     Args:
         path: a file whose name ends in one of `SUFFIXES`.
+        note: receives what was decided.
 
     Yields:
         Where the row starts (line number, or row number in a Parquet file; from 1) and the row, by column.
@@ -49,20 +60,19 @@ def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     path = Path(path)
     suffix = data_suffix(path)
     if suffix is None:
-        raise UserError(f"{path} is of no kind that can be read. Give a file whose name ends in {_listed(SUFFIXES)}.")
-    _check_file(path)
+        raise UserError(f"{path} is of no kind that can be read. Give a file whose name ends in {_or(SUFFIXES)}.")
+    check_file(path)
     if suffix == ".parquet":
-        rows = _parquet_rows(path)
+        rows = parquet_rows(path)
+    elif suffix.startswith(".jsonl"):
+        rows = _json_rows(file_lines(path), path)
     else:
-        lines = _file_lines(path)
-        delimiter = "\t" if suffix.startswith(".tsv") else ","
-        rows = _json_rows(lines, path) if suffix.startswith(".jsonl") else _table_rows(lines, path, delimiter)
-    is_empty = True
-    for row in rows:
-        is_empty = False
-        yield row
-    if is_empty:
+        rows = _table_rows(file_lines(path), path, "\t" if suffix.startswith(".tsv") else ",", note)
+    first = next(rows, None)
+    if first is None:
         raise UserError(f"{path} holds no rows.")
+    yield first
+    yield from rows
 
 
 def read_texts(path: Path | str, text_column: str | None = None) -> Iterator[str]:
@@ -90,7 +100,7 @@ def read_texts(path: Path | str, text_column: str | None = None) -> Iterator[str
         yield from _plain_texts(path, is_stdin=is_stdin)
         return
     if data_suffix(path) is None:
-        kinds = _listed((".txt", *SUFFIXES))
+        kinds = _or((".txt", *SUFFIXES))
         raise UserError(f"{path} is of no kind that can be read. Give '-' or a file whose name ends in {kinds}.")
     place = place_of(path)
     for number, row in read_rows(path):
@@ -123,67 +133,25 @@ def place_of(path: Path | str) -> Place:
 def _plain_texts(path: Path | str, *, is_stdin: bool) -> Iterator[str]:
     name = "standard input" if is_stdin else str(path)
     if not is_stdin:
-        _check_file(Path(path))
+        check_file(Path(path))
     number = 0
-    for number, line in _decoded(sys.stdin.buffer, name) if is_stdin else _file_lines(Path(path)):
-        yield text_of({"text": line.rstrip("\r\n")}, "text", f"{name}, line {number}")
+    for number, line in decoded_lines(sys.stdin.buffer, name) if is_stdin else file_lines(Path(path)):
+        yield text_of({"text": line.removesuffix("\r")}, "text", f"{name}, line {number}")
     if not number:
         raise UserError(f"{name} holds no texts.")
 
 
-def _check_file(path: Path) -> None:
-    """Raise unless there is such a file with something in it."""
-    try:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder where a file is expected.")
-        if not path.exists():
-            folder = path.parent
-            names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-            raise UserError(f"There is no file {path}.{nearest_name(path.name, names)}")
-        # Only a regular file tells its size: a pipe such as /dev/stdin says 0.
-        if path.is_file() and not path.stat().st_size:
-            raise UserError(f"{path} is empty.")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _file_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a plain or gzipped UTF-8 file."""
-    with _reading(path), gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-        yield from _decoded(stream, str(path))
-
-
-def _decoded(stream: IO[bytes] | gzip.GzipFile, name: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(stream, start=1):
-        try:
-            # utf-8-sig drops the byte order mark that some editors write at the start.
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{name}, line {number}: byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. "
-                "Convert the file to UTF-8."
-            ) from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what the system or the decompressor says into one sentence."""
-    try:
-        yield
-    except gzip.BadGzipFile as error:
-        raise UserError(f"{path} is not a sound gzip file: {error}.") from error
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged or incomplete gzip file: {error}.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _json_rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(lines: Lines, path: Path) -> Rows:
+    decode = json.JSONDecoder().decode
+    quoted: dict[str, str] = {}
     for number, line in lines:
-        if not line.strip():
+        if not line or line.isspace():
             continue
         try:
-            row = json.loads(line)
+            row = decode(line)
+            # Each member has a colon. More of them stand in texts, or in a member that is written twice.
+            if type(row) is dict and line.count(":") > len(row):
+                _check_keys(line, row, quoted)
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{path}, line {number}: not valid JSON: {error.msg} at column {error.colno}. "
@@ -191,7 +159,7 @@ def _json_rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[tuple[i
             ) from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: JSON that cannot be read: {error}.") from error
-        if not isinstance(row, dict):
+        if type(row) is not dict:
             raise UserError(
                 f"{path}, line {number}: each line must be one JSON object such as "
                 f'{{"text": "...", "label": "..."}}, got {_json_kind(row)}.'
@@ -199,74 +167,143 @@ def _json_rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[tuple[i
         yield number, row
 
 
+def _check_keys(line: str, row: dict[str, Any], quoted: dict[str, str]) -> None:
+    """Raise `ValueError` if a key stands twice in `row`: `json` keeps the last one in silence.
+
+    `quoted` remembers how keys are written. To decode each line with a hook for its keys would take twice the time.
+    """
+    for key in row:
+        if key not in quoted:
+            quoted[key] = json.dumps(key, ensure_ascii=False)
+        if line.count(quoted[key]) > 1:
+            json.loads(line, object_pairs_hook=_unique_keys)
+            return
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError(f"the key {shown(_doubled([key for key, _ in pairs]))} stands more than once in one object")
+    return row
+
+
 def _json_kind(value: Any) -> str:
     names = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def _table_rows(lines: Iterator[tuple[int, str]], path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+def _table_rows(lines: Lines, path: Path, usual: str, note: Note) -> Rows:
+    head, lines = _head(lines)
+    is_whole = sum(len(line) for _, line in head) < _HEAD
+    dialect = find_dialect([line + "\n" for _, line in head], usual, is_whole=is_whole)
+    if unusual := dialect.note(usual):
+        note(f"{path}: {unusual}")
+    lines = itertools.islice(itertools.chain(head, lines), dialect.skipped, None)
+    del head
+    reader = csv.reader((line + "\n" for _, line in lines), **dialect.options())
+    header: list[str] = []
+    joined = _JoinedLines(path, dialect)
+    number, header_line, num_rows = dialect.skipped + 1, 0, 0
     while True:
-        number = reader.line_num + 1
         try:
-            fields = next(reader)
-        except StopIteration:
-            return
+            fields = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{path}, line {number}: {_csv_defect(error)}") from error
+            raise UserError(f"{path}, line {number}: {csv_defect(error)}") from error
+        if fields is None:
+            break
+        first, number = number, dialect.skipped + reader.line_num + 1
         if not fields or fields == [""]:
             continue
-        if header is None:
+        if not header:
             header = [name.strip() for name in fields]
-            _check_header(header, path)
-        elif len(fields) != len(header):
-            raise UserError(
-                f"{path}, line {number}: {_counted(len(fields), 'field')} where the header has {len(header)}. "
-                "Quote fields that contain the separator, a quote or a line break."
+            header_line = first
+            _check_header(header, path, first)
+            continue
+        if len(fields) != len(header):
+            cure = (
+                "Quotes are read as part of the text here, so no field may contain the separator."
+                if dialect.quoting == "none"
+                else "Quote fields that contain the separator, a quote or a line break."
             )
-        else:
-            yield number, dict(zip(header, fields, strict=True))
+            raise UserError(
+                f"{path}, line {first}: {_counted(len(fields), 'field')} where the header has {len(header)}. {cure}"
+            )
+        if number - first > 1:
+            joined.check(fields, first)
+        yield first, dict(zip(header, fields, strict=True))
+        num_rows += 1
+    if header and not num_rows:
+        raise UserError(
+            f"{path} holds no rows: line {header_line} names the columns ({listed(header)}), and that is all."
+        )
+    if clause := joined.note():
+        note(clause)
 
 
-def _csv_defect(error: csv.Error) -> str:
-    if "unexpected end of data" in str(error):
-        return "a quote is opened in this row and never closed."
-    if "field limit" in str(error):
-        limit = csv.field_size_limit()
-        return f"a field is longer than {limit} characters. Close its quote, or use .jsonl for long texts."
-    return f"a broken row: {error}."
-
-
-def _check_header(header: list[str], path: Path) -> None:
-    doubled = [name for i, name in enumerate(header) if name in header[:i]]
-    if doubled:
-        raise UserError(f"{path}: the header names the column {doubled[0]!r} more than once.")
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _head(lines: Lines) -> tuple[list[tuple[int, str]], Lines]:
+    """The first lines, and an iterator over the others; a defect among the first is raised after them."""
+    head: list[tuple[int, str]] = []
+    size = 0
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError('Reading Parquet needs pyarrow. Install it with: pip install "labeldist[train]"') from error
-    number = 0
-    try:
-        # A small buffer, and nothing read ahead: else a whole row group, often the whole file, stands in memory.
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_PARQUET_BUFFER) as table:
-            for batch in table.iter_batches(_PARQUET_BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        after = f" after row {number}" if number else ""
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"{path} is not a sound Parquet file{after}: {reason}.") from error
+        for numbered in lines:
+            head.append(numbered)
+            size += len(numbered[1])
+            if size >= _HEAD:
+                break
+    except UserError as error:
+        return head, _raising(error)
+    return head, lines
+
+
+def _raising(error: UserError) -> Lines:
+    raise error
+    yield
+
+
+class _JoinedLines:
+    """Watches over the rows that quotes made of several lines: no row must become a part of another one unsaid."""
+
+    def __init__(self, path: Path, dialect: Dialect):
+        self._path = path
+        self._delimiter = dialect.delimiter
+        self._doubtful: list[int] = []
+
+    def check(self, fields: list[str], number: int) -> None:
+        """Raise `UserError` if the lines of this row are rows in themselves."""
+        lines = self._delimiter.join(fields).split("\n")
+        if joins_rows(lines, self._delimiter, len(fields)):
+            raise UserError(
+                f"{self._path}, line {number}: a quote that is opened here is closed {len(lines) - 1} lines below, but "
+                "these lines are rows in themselves. In a quoted field write each quote twice, or give the file as "
+                ".jsonl."
+            )
+        if num_rows_within(lines, self._delimiter, len(fields)) == len(lines):
+            self._doubtful.append(number)
+
+    def note(self) -> str | None:
+        """What to say at the end."""
+        if not self._doubtful:
+            return None
+        rows = _counted(len(self._doubtful), "row")
+        return (
+            f"{self._path}: {rows} of several lines that could be rows in themselves, joined by quotes; the first "
+            f"starts in line {self._doubtful[0]}"
+        )
+
+
+def _check_header(header: list[str], path: Path, number: int) -> None:
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}, line {number}: the header names the column {shown(_doubled(header))} more than once.")
+
+
+def _doubled(names: list[str]) -> str:
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _or(names: tuple[str, ...]) -> str:
     return ", ".join(names[:-1]) + " or " + names[-1]

@@ -1,14 +1,15 @@
 """What `--data` names: the demo, a folder, files or a hub id, each as up to three parts to read."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from labeldist.class_names import nearest_name
+from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Place, Table, labelled_table
 from labeldist.training.data.hub import hub_splits, is_hub_id
-from labeldist.training.data.readers import SUFFIXES, data_suffix, place_of, read_rows
+from labeldist.training.data.lines import path_kind
+from labeldist.training.data.readers import SUFFIXES, Note, Rows, data_suffix, place_of, read_rows
 from labeldist.training.errors import UserError
 
 __all__ = ["DEMO", "PART_NAMES", "Source", "file_name", "find_source"]
@@ -22,10 +23,8 @@ PART_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """How a folder's files, or a hub data set's splits, may call each part."""
 
-_RECOGNISED = "train.*, test.* and validation.* (or valid.*, val.*, dev.*)"
+_RECOGNIZED = "train.*, test.* and validation.* (or valid.*, val.*, dev.*)"
 _KINDS = ", ".join(suffix for suffix in SUFFIXES if not suffix.endswith(".gz")) + ", all but the last also .gz"
-
-Rows = Iterator[tuple[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Part:
 
     Attributes:
         place: the name of the file or split.
-        rows: reads it.
+        rows: reads it, and gives what was decided in doing so to its argument.
     """
 
     place: Place
-    rows: Callable[[], Rows]
+    rows: Callable[[Note], Rows]
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,16 @@ class Source:
         """
         if part not in self.parts:
             raise UserError(
-                f"{self.name} has no {part} part. A folder's files are to be called {_RECOGNISED}: {_KINDS}."
+                f"{self.name} has no {part} part. A folder's files are to be called {_RECOGNIZED}: {_KINDS}."
             )
         found = self.parts[part]
-        table = labelled_table(found.rows(), found.place, text_column=text_column, label_column=label_column)
+        notes: list[str] = []
+        table = labelled_table(
+            found.rows(notes.append), found.place, text_column=text_column, label_column=label_column
+        )
         if not len(table):
             raise UserError(f"{found.place.name} holds no rows.")
-        return table
+        return replace(table, notes=(*notes, *table.notes))
 
 
 def find_source(data: Sequence[str]) -> Source:
@@ -95,23 +97,30 @@ def find_source(data: Sequence[str]) -> Source:
         return Source(file_name(paths[0]), {part: _file_part(path) for part, path in parts})
     if data[0] == DEMO:
         return Source(DEMO, _demo_parts())
-    if paths[0].is_dir():
+    kind = path_kind(paths[0])
+    if kind == "folder":
         return Source(paths[0].resolve().name, _folder_parts(paths[0]))
-    if not paths[0].exists():
+    if kind is None:
         if is_hub_id(data[0]):
             return Source(data[0], _hub_parts(data[0]))
-        raise UserError(f"There is no file or folder {data[0]!r}.{_nearest_path(paths[0])}")
+        raise UserError(f"There is no file or folder {shown(data[0])}.{_nearest_path(paths[0])}")
     return Source(file_name(paths[0]), {"train": _file_part(paths[0])})
 
 
 def _file_part(path: Path) -> Part:
-    return Part(place_of(path), lambda: read_rows(path))
+    return Part(place_of(path), lambda note: read_rows(path, note=note))
 
 
 def file_name(path: Path) -> str:
     """A file's name without its suffix; its folder's name where the file is just called `train`."""
     stem = path.name[: len(path.name) - len(data_suffix(path) or path.suffix)]
-    return path.resolve().parent.name if stem.lower() in PART_NAMES["train"] else stem
+    if stem.lower() not in PART_NAMES["train"]:
+        return stem
+    try:
+        return path.resolve().parent.name
+    # A loop of links: an OSError in newer Pythons.
+    except (OSError, RuntimeError):
+        return path.absolute().parent.name
 
 
 def _demo_parts() -> dict[str, Part]:
@@ -120,7 +129,9 @@ def _demo_parts() -> dict[str, Part]:
 
     train, test = demo.load()
     return {
-        part: Part(Place(f"demo ({part})", "row"), lambda rows=rows: ((i, dict(row)) for i, row in enumerate(rows, 1)))
+        part: Part(
+            Place(f"demo ({part})", "row"), lambda note, rows=rows: ((i, dict(row)) for i, row in enumerate(rows, 1))
+        )
         for part, rows in (("train", train), ("test", test))
     }
 
@@ -134,14 +145,14 @@ def _folder_parts(folder: Path) -> dict[str, Part]:
     for part, names in PART_NAMES.items():
         found = [path for path in files if path.name.lower().removesuffix(data_suffix(path) or "") in names]
         if len(found) > 1:
-            these = ", ".join(path.name for path in found)
+            these = listed(path.name for path in found)
             raise UserError(f"{folder} has more than one {part} file: {these}. Keep one, or name the files one by one.")
         if found:
             parts[part] = _file_part(found[0])
     if not parts:
-        there = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+        there = listed(sorted(entry.name for entry in folder.iterdir())) or "nothing"
         raise UserError(
-            f"{folder} has no train file. The names recognised are {_RECOGNISED}: {_KINDS}; it has {there}."
+            f"{folder} has no train file. The names recognized are {_RECOGNIZED}: {_KINDS}; it has {there}."
         )
     return parts
 
@@ -152,9 +163,9 @@ def _hub_parts(name: str) -> dict[str, Part]:
     for part, names in PART_NAMES.items():
         for split in names:
             if split in splits and part not in parts:
-                parts[part] = Part(Place(f"{name} ({split})", "row"), splits[split])
+                parts[part] = Part(Place(f"{name} ({split})", "row"), lambda note, rows=splits[split]: rows())
     if not parts:
-        raise UserError(f"The hub data set {name} has no labelled train split; its splits are {', '.join(splits)}.")
+        raise UserError(f"The hub data set {name} has no labelled train split; its splits are {listed(splits)}.")
     return parts
 
 

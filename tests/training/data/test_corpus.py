@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from labeldist.training.data import hub
@@ -188,7 +189,7 @@ def test_integer_and_boolean_labels_name_their_classes(tmp_path):
             {"test": rows_of(1, 1)},
             r"has no train part. A folder's files are to be called train\.\*, test\.\* and validation\.\*",
         ),
-        ({"trian": rows_of(1, 1)}, r"has no train file. The names recognised are train\.\*, .*; it has trian.jsonl\.$"),
+        ({"trian": rows_of(1, 1)}, r"has no train file. The names recognized are train\.\*, .*; it has trian.jsonl\.$"),
     ],
 )
 def test_corpora_that_cannot_be_used_are_told(tmp_path, parts, expected):
@@ -297,6 +298,91 @@ def test_hub_splits_carry_class_names_and_lose_hidden_labels(monkeypatch):
     loaded["validation"] = part([1, -1])
     with pytest.raises(UserError, match=r"owner/reviews \(validation\), row 2: the label is missing"):
         load_corpus(["owner/reviews"])
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+    """A data set of two configurations under the name `reviews`, where `datasets` looks for it before the hub."""
+    datasets = pytest.importorskip("datasets")
+    configs = []
+    for config, labels in (("short", "ab"), ("long", "xyz")):
+        folder = tmp_path / "reviews" / config
+        folder.mkdir(parents=True)
+        rows = "".join(f"text {i} of {label},{label}\n" for label in labels for i in range(9))
+        (folder / "train.csv").write_text("text,label\n" + rows)
+        configs.append(f"- config_name: {config}\n  data_files:\n  - split: train\n    path: {config}/train.csv\n")
+    (tmp_path / "reviews" / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
+    datasets.disable_progress_bars()
+    yield tmp_path / "reviews"
+    datasets.enable_progress_bars()
+
+
+def test_a_hub_data_set_of_several_configurations_is_chosen_by_name(hub_folder):
+    assert find_source(["reviews:long"]).name == "reviews:long"
+    assert load_corpus(["reviews:long"]).class_names == ("x", "y", "z")
+    assert load_corpus(["reviews:short"]).class_names == ("a", "b")
+
+
+def test_configurations_to_choose_from_are_named(hub_folder):
+    with pytest.raises(UserError) as caught:
+        hub.hub_splits("reviews")
+    assert str(caught.value) == (
+        "The hub data set reviews has 2 configurations (short, long). Choose one: reviews:short"
+    )
+    with pytest.raises(UserError, match=r"no configuration 'lnog'; it has 2 .*\(short, long\). Did you mean 'long'\?"):
+        hub.hub_splits("reviews:lnog")
+
+
+def test_hub_columns_that_hold_neither_texts_nor_labels_are_not_read(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    # No date of Python's is 2**30 days from 1970.
+    days = pa.array([2**30] * 9, pa.int32()).cast(pa.date32())
+    rows = {"text": [f"t{i}" for i in range(9)], "label": list("aab" * 3), "day": days, "pictures": [[b"x"]] * 9}
+    loaded = datasets.DatasetDict(train=datasets.Dataset(pa.table(rows)))
+    monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: loaded)
+    assert load_corpus(["owner/reviews"]).class_names == ("a", "b")
+    with pytest.raises(UserError, match=r"the text \(column 'day'\) must be a string, got a value of type date32"):
+        load_corpus(["owner/reviews"], text_column="day")
+
+
+COMPOSED, DECOMPOSED = "r\u00e9clamation", "re\u0301clamation"
+
+
+def test_classes_that_look_alike_are_said_once(tmp_path):
+    labels = [COMPOSED, "merci"] * 9 + [DECOMPOSED, "merci\u200b", "Merci", "other", " other"] * 9
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
+    corpus = load_corpus([write(tmp_path / "a.jsonl", rows)])
+    assert len(corpus.class_names) == 6
+    alike = [note for note in corpus.notes if "labels that look alike" in note]
+    assert alike == [
+        f"labels that look alike are different classes: 'Merci' and 'merci' (case); 'Merci' and 'merci\\u200b' "
+        f"(case and invisible characters (U+200B)); '{DECOMPOSED}' and '{COMPOSED}' "
+        "(Unicode form (decomposed and composed accents))"
+    ]
+    assert "labels: 'other' also with spaces around, which do not count" in corpus.notes
+
+
+def test_a_test_label_that_looks_like_a_class_is_told_apart_from_it(tmp_path):
+    rows = rows_of(**{COMPOSED: 9, "merci": 9})
+    folder = folder_of(tmp_path, train=rows, test=[{"text": "a", "label": DECOMPOSED}])
+    with pytest.raises(UserError, match=r"They differ only in Unicode form \(decomposed and composed accents\)"):
+        load_corpus([folder])
+
+
+def test_labels_that_differ_in_nothing_else_are_not_noted(tmp_path):
+    assert not any("alike" in note for note in load_corpus([write(tmp_path / "a.jsonl", rows_of(9, 9, a=9))]).notes)
+
+
+def test_an_unusual_dialect_is_noted_and_no_row_is_lost(tmp_path):
+    rows = "".join(f'"say {i}\tx\n{i} he said"\ty\n' for i in range(17))
+    (tmp_path / "a.tsv").write_text("text\tlabel\n" + rows)
+    corpus = load_corpus([str(tmp_path / "a.tsv")])
+    assert len(corpus.train) + len(corpus.validation) + len(corpus.test) == 34
+    assert f"{tmp_path}/a.tsv: quotes are read as part of the text, each line as one row" in corpus.notes
 
 
 @pytest.mark.data

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labeldist.training.data import columns
 from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, Place, find_text_column, labelled_table
 from labeldist.training.data.readers import read_rows, read_texts
 from labeldist.training.errors import UserError
@@ -90,7 +91,7 @@ def test_quoted_csv_fields_keep_line_breaks_and_rows_their_first_line(tmp_path):
     [
         ("a.jsonl", b"", "a.jsonl is empty."),
         ("a.jsonl", b"\n \n", "a.jsonl holds no rows."),
-        ("a.csv", b"text,label\n", "a.csv holds no rows."),
+        ("a.csv", b"text,label\n", "a.csv holds no rows: line 1 names the columns (text, label), and that is all."),
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "b"\n',
@@ -107,10 +108,12 @@ def test_quoted_csv_fields_keep_line_breaks_and_rows_their_first_line(tmp_path):
         ("a.csv", "text\nä\n".encode("utf-16"), "a.csv, line 1: byte 1 of the line (0xff) is not UTF-8."),
         ("a.csv", b"text,label\na,x\nb\n", "a.csv, line 3: 1 field where the header has 2."),
         ("a.csv", b"text,label\na,b,x\n", "a.csv, line 2: 3 fields where the header has 2."),
-        ("a.csv", b'text,label\n"a,x\nb,y\n', "a.csv, line 2: a quote is opened in this row and never closed."),
-        ("a.csv", b'text,label\n"a"b,x\n', "a.csv, line 2: a broken row: "),
+        ("a.csv", b'text,label\n"a,x\nb\n', "a.csv, line 3: 1 field where the header has 2."),
+        ("a.csv", b'text,label\n"a\nb,y\n', "a.csv, line 2: a quote is opened in this row and never closed."),
+        ("a.csv", b'text,label\n"a,"b,x\n', "a.csv, line 2: text follows the closing quote of a field."),
+        ("a.csv", b"text,label\na\rb,x\n", "a.csv, line 2: a carriage return stands in a field without quotes."),
         ("a.csv", b'text,label\n"' + b"a\n" * 80_000, "a.csv, line 2: a field is longer than 131072 characters."),
-        ("a.csv", b"text,label,text\na,x,b\n", "a.csv: the header names the column 'text' more than once."),
+        ("a.csv", b"text,label,text\na,x,b\n", "a.csv, line 1: the header names the column 'text' more than once."),
         ("a.jsonl.gz", b'{"text": "a"}\n', "a.jsonl.gz is not a sound gzip file: "),
         (
             "a.csv.gz",
@@ -145,6 +148,72 @@ def test_parquet_damaged_in_its_middle_is_a_defect(tmp_path):
     content[4:2000] = bytes(1996)
     path.write_bytes(content)
     assert "a.parquet is not a sound Parquet file" in defect(path)
+
+
+def test_parquet_columns_that_hold_neither_texts_nor_labels_are_not_read(tmp_path):
+    # No date of Python's is 2**30 days from 1970.
+    days = pa.array([2**30, 1], pa.int32()).cast(pa.date32())
+    times = pa.array([2**62, 1], pa.int64()).cast(pa.timestamp("us"))
+    rows = {"text": ["a", "b"], "label": pa.array(["x", "y"]).dictionary_encode(), "day": days, "time": times,
+            "tags": [["p"], []], "score": [0.5, None]}  # fmt: skip
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    (_, first), _ = read_rows(tmp_path / "a.parquet")
+    assert {name: first[name] for name in ("text", "label", "score")} == {"text": "a", "label": "x", "score": 0.5}
+    assert labelled_table(read_rows(tmp_path / "a.parquet"), Place("here")).labels == ["x", "y"]
+    with pytest.raises(
+        UserError, match=r"row 1: the text \(column 'day'\) must be a string, got a value of type date32"
+    ):
+        list(read_texts(tmp_path / "a.parquet", "day"))
+    pq.write_table(pa.table({"day": days}), tmp_path / "b.parquet")
+    assert [number for number, _ in read_rows(tmp_path / "b.parquet")] == [1, 2]
+
+
+def test_parquet_columns_of_one_name_are_told(tmp_path):
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), tmp_path / "a.parquet"
+    )
+    assert defect(tmp_path / "a.parquet").endswith("a.parquet has more than one column 'text'.")
+
+
+def test_class_indices_of_a_parquet_file_become_the_names_that_datasets_keeps_there(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    rows = {"text": ["a", "b"], "label": [1, 0]}
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    datasets.enable_progress_bars()
+    assert labelled_table(read_rows(tmp_path / "a.parquet"), Place("here")).labels == ["good", "bad"]
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet")
+    assert labelled_table(read_rows(tmp_path / "b.parquet"), Place("here")).labels == ["1", "0"]
+
+
+def test_a_json_key_that_stands_twice_is_told(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a: b", "label": "label"}\n{"text": "a", "label": 1, "text": "b"}\n')
+    assert "a.jsonl, line 2: JSON that cannot be read: the key 'text' stands more than once" in defect(path)
+
+
+def test_a_text_that_no_model_reads_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "MAX_TEXT", 1000)
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a" * 1000, "label": "x"}, {"text": "a" * 1001, "label": "x"}])
+    for read in (lambda: list(read_texts(path)), lambda: labelled_table(read_rows(path), Place("here"))):
+        with pytest.raises(
+            UserError, match=r"line 2: the text has 1001 characters, more than 1000. Split it, or cut it"
+        ):
+            read()
+
+
+def test_a_message_shows_what_stands_in_a_file_escaped_and_cut(tmp_path):
+    name = "\x1b]0;title\x07\x9b\u202e"
+    path = write_jsonl(tmp_path / f"a{name}.jsonl", [{name + "b" * 10**5: {"c" * 10**5: name}}])
+    for column, part in ((name, "there is no column"), (name + "b" * 10**5, "must be a string, got {'c")):
+        with pytest.raises(UserError) as caught:
+            list(read_texts(path, column))
+        assert part in str(caught.value)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) <= 800
 
 
 def test_missing_file_offers_the_nearest_name(tmp_path):
