@@ -238,7 +238,8 @@ def _train(command: Train) -> None:
     stored = read_config(folder)
     title = f"{data_name(stored['data']['data'])}, {_base(stored['model']['encoder'])}, {stored['objective']}"
     seconds = read_json(folder / HISTORY)["seconds"]
-    print(train_summary(metrics["test"], title=title, seconds=seconds, folder=str(folder), stream=sys.stdout))
+    assert metrics is not None
+    print(train_summary(metrics.test, title=title, seconds=seconds, folder=str(folder), stream=sys.stdout))
 
 
 def _compare(command: Compare) -> None:
@@ -258,9 +259,10 @@ def _compare(command: Compare) -> None:
 
 def _evaluate(command: Evaluate) -> None:
     from labeldist.training.data.corpus import read_split
-    from labeldist.training.files import write_json, writing_to
+    from labeldist.training.files import writing_to
     from labeldist.training.inference import Predictor
     from labeldist.training.output.terminal import train_summary
+    from labeldist.training.records import write_record
 
     _check_new_file(command.output)
     predictor = Predictor.from_run(command.run, device=command.device)
@@ -270,7 +272,7 @@ def _evaluate(command: Evaluate) -> None:
     metrics = predictor.evaluate(split)
     if command.output is not None:
         with writing_to(command.output.parent):
-            write_json(command.output, metrics)
+            write_record(command.output, metrics)
     print(train_summary(metrics, title=f"{command.run.name} on {command.data}", stream=sys.stdout))
 
 

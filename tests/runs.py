@@ -60,7 +60,9 @@ def settings_of(data: Path | str, *, epochs: int = 2, shots: int | None = None, 
 
 def train(folder: Path, settings: RunSettings, objective: Objective = "adaptive", *, seed: int = 0, **options: Any):
     """A run without pictures."""
-    return start_run(RunSpec(settings, objective, seed), folder, RunOptions(pictures=False, **options))
+    metrics = start_run(RunSpec(settings, objective, seed), folder, RunOptions(pictures=False, **options))
+    assert metrics is not None
+    return metrics
 
 
 def labeldist(*arguments: str | Path, **options: Any) -> Any:

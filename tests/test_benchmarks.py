@@ -25,9 +25,9 @@ def test_the_readme_shows_the_recorded_results():
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_recorded_result_names_machine_versions_and_commit(name):
     result = tables.load(name)
-    assert result["machine"]
-    assert result["commit"]
-    assert {"torch", "transformers", "python"} <= result["versions"].keys()
+    assert result.provenance.machine
+    assert result.commit
+    assert {"torch", "transformers", "python"} <= result.provenance.versions.keys()
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -40,18 +40,18 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     from labeldist.cli import Compare
     from labeldist.training.config import RunSettings, to_json
 
-    result = tables.load(name)
-    words = shlex.split(tables.command(result))
+    settings = tables.load(name).provenance.settings
+    words = shlex.split(tables.command(settings))
     assert words[:2] == ["labeldist", "compare"]
     parsed = tyro.cli(Compare, args=words[2:], config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
     given = {section.name: to_json(getattr(parsed, section.name)) for section in fields(RunSettings)}
     # A setting that came after the record was at its default then.
     default = to_json(RunSettings())
-    expected = {key: {**default[key], **result["settings"][key]} for key in given}
+    expected = {key: {**default[key], **settings[key]} for key in given}
     expected["optim"]["device"] = given["optim"]["device"]
     assert given == expected
-    assert list(parsed.objectives) == result["settings"]["objectives"]
-    assert list(parsed.seeds) == result["settings"]["seeds"]
+    assert list(parsed.objectives) == settings["objectives"]
+    assert list(parsed.seeds) == settings["seeds"]
 
 
 def test_several_processes_pass_their_benchmarks_gate(tmp_path):

@@ -15,6 +15,9 @@ import torch
 import labeldist as library
 from labeldist import cli
 from labeldist.cli import main
+from labeldist.training.output.words import verdict_sentence
+from labeldist.training.records import read_record
+from labeldist.training.study.results import Comparison
 from runs import CLASSES, QUICK, ROOT, contents, labeldist, messages, read, write_rows
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -105,25 +108,25 @@ def test_compare_prints_its_tables_and_ends_in_a_sentence(capsys, tickets):
     assert main(["compare", "--data", str(tickets), *QUICK, *flags, "-o", "all"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "tickets, textcnn: mean ± standard deviation over 1 seed"
-    start = printed.index("Nearest neighbours among the test rows, and where the mistakes fall")
-    headers = "objective  precision@1 %  R-precision %  MAP@R %  mistake distance  if even"
+    start = printed.index("Nearest neighbors among the test rows, in %, and the distance of the mistakes")
+    headers = "objective  precision@1  R-precision  MAP@R  distance  if even"
     assert printed[start + 2] == headers
     comparison = read(Path("all/comparison.json"))
     for line, (name, columns) in zip(printed[start + 4 : start + 6], comparison["objectives"].items(), strict=True):
-        neighbours = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
-        shown = [f"{100 * columns[key][0]:.1f}" for key in neighbours]
+        neighbors = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
+        shown = [f"{100 * columns[key][0]:.1f}" for key in neighbors]
         shown += [f"{columns[key][0]:.2f}" for key in ("mistake_distance", "expected_mistake_distance")]
         assert line.split() == [name, *shown]
     assert "under the matrix of static, seed 0;" in printed[start + 6]
-    assert printed[-1] == comparison["verdict"]["sentence"]
+    assert " ".join(printed).endswith(verdict_sentence(read_record(Path("all/comparison.json"), Comparison)))
 
 
-def test_train_and_evaluate_print_neighbours_and_mistakes(capsys, tickets):
+def test_train_and_evaluate_print_neighbors_and_mistakes(capsys, tickets):
     flags = ["--objective", "static", "--confusable", ",".join(CLASSES[:2]), "-o", "run"]
     assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0
     trained = capsys.readouterr().out.splitlines()
-    assert trained[1].startswith("Nearest neighbours among these rows: precision@1 ")
-    assert trained[2].startswith("Mean distance of the mistakes by the run's own matrix: ")
+    assert trained[1].startswith("Nearest neighbors: precision@1 ")
+    assert trained[2].startswith("Mean label distance of the mistakes: ")
     assert main(["evaluate", "run", "--data", str(tickets), "-o", "metrics.json"]) == 0
     assert capsys.readouterr().out.splitlines()[1:3] == trained[1:3]
     assert read(Path("metrics.json"))["embeddings"] == read(Path("run/metrics.json"))["test"]["embeddings"]
@@ -543,7 +546,7 @@ def test_a_full_disk_in_a_comparison_or_prediction_names_the_way_on(capsys, tick
 
 def test_evaluate_gives_the_runs_own_metrics(capsys, tickets, finished_run):
     assert main(["evaluate", str(finished_run), "--data", str(tickets / "test.jsonl"), "-o", "metrics.json"]) == 0
-    assert read(Path("metrics.json")) == read(finished_run / "metrics.json")["test"]
+    assert read(Path("metrics.json")) == {"format": 1, **read(finished_run / "metrics.json")["test"]}
     assert f"{finished_run.name} on {tickets / 'test.jsonl'}: accuracy" in capsys.readouterr().out
     assert main(["evaluate", str(finished_run), "--data", str(tickets)]) == 0
 

@@ -8,8 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from labeldist import StaticLDM, evaluation
-from labeldist.evaluation import METRICS, MistakeSeverity, embedding_metrics, mistake_severity
+from labeldist import StaticLDM
+from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity, retrieval
+from labeldist.evaluation.retrieval import BLOCK_ROWS, METRICS
 from strategies import brief, confusion_matrices, label_vectors, matrices, normal, refusal_of, seeds
 
 # Mistakes
@@ -186,7 +187,7 @@ def test_metrics_of_a_worked_example():
 
 @pytest.fixture
 def similarities(monkeypatch) -> list[Tensor]:
-    """Receives every matrix that neighbours are searched in."""
+    """Receives every matrix that neighbors are searched in."""
     found: list[Tensor] = []
     topk = torch.topk
 
@@ -210,7 +211,7 @@ def test_metrics_agree_with_their_definitions_whatever_the_block(rows, block_row
     embeddings, labels = rows
     assume_no_near_tie(embeddings, embeddings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "BLOCK_ROWS", block_rows)
+        patch.setattr(retrieval, "BLOCK_ROWS", block_rows)
         metrics = embedding_metrics(embeddings, labels)
     assert metrics == pytest.approx(by_hand(embeddings, labels.tolist()), nan_ok=True)
     assert tuple(metrics) == METRICS
@@ -222,13 +223,13 @@ def test_metrics_against_references_agree_with_their_definitions(rows, others, b
     (embeddings, labels), (ref_emb, ref_labels) = rows, others
     assume_no_near_tie(embeddings, ref_emb)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "BLOCK_ROWS", block_rows)
+        patch.setattr(retrieval, "BLOCK_ROWS", block_rows)
         metrics = embedding_metrics(embeddings, labels, ref_emb=ref_emb, ref_labels=ref_labels)
     assert metrics == pytest.approx(by_hand(embeddings, labels.tolist(), ref_emb, ref_labels.tolist()), nan_ok=True)
 
 
 def test_several_blocks_of_the_usual_size():
-    num_rows = 2 * evaluation.BLOCK_ROWS + 1
+    num_rows = 2 * BLOCK_ROWS + 1
     labels = torch.arange(num_rows) % 7
     embeddings = normal(num_rows, 16, seed=3) + 2 * torch.nn.functional.one_hot(labels, 16)
     # Some near ties among so many pairs may come in either order.
@@ -357,4 +358,4 @@ def test_bad_embeddings_are_answered_by_one_sentence(arguments, references, erro
 
 def test_no_matrix_of_all_rows_by_all_rows_is_held(similarities):
     embedding_metrics(normal(1000, 4), torch.arange(1000) % 2)
-    assert max(matrix.numel() for matrix in similarities) == evaluation.BLOCK_ROWS * 1000
+    assert max(matrix.numel() for matrix in similarities) == BLOCK_ROWS * 1000

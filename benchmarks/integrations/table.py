@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from labeldist.training.study.statistics import holm, paired_difference, points
+from labeldist.training.output.words import points
+from labeldist.training.study.statistics import holm, paired_difference
 
 RESULTS = Path(__file__).parent.parent / "results" / "integrations"
 

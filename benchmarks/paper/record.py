@@ -5,10 +5,13 @@ python -m benchmarks.paper.record runs/compare-trec-textcnn textcnn-trec --note 
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.machine import current_commit
+from labeldist.training.records import read_record, record_to_json
 from labeldist.training.study.compare import COMPARISON
+from labeldist.training.study.results import Comparison
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -25,14 +28,19 @@ def record(folder: Path, name: str, *, note: str = "", commit: str | None = None
     Returns:
         The file written.
     """
-    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
-    if commit is None:
-        commit = current_commit()
+    comparison = read_record(folder / COMPARISON, Comparison)
+    assert comparison.provenance is not None
     # Where the corpus stands on one machine is nobody's business.
-    data = comparison["settings"]["data"]
-    data["data"] = [f"corpora/{Path(part).name}" for part in data["data"]]
+    settings = comparison.provenance.settings
+    data = {**settings["data"], "data": [f"corpora/{Path(part).name}" for part in settings["data"]["data"]]}
+    provenance = replace(comparison.provenance, settings={**settings, "data": data})
+    result = {
+        "commit": current_commit() if commit is None else commit,
+        "note": note,
+        "comparison": record_to_json(replace(comparison, provenance=provenance)),
+    }
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**comparison, "commit": commit, "note": note}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return path
 
 

@@ -6,12 +6,16 @@ python -m benchmarks.paper.tables    # rewrites the README's results
 import json
 import shlex
 import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from labeldist.training.config import RunSettings, to_json
-from labeldist.training.study.statistics import points
+from labeldist.training.output.words import points, verdict_sentences
+from labeldist.training.records import record_from_json
+from labeldist.training.study.results import Comparison, Provenance
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -21,44 +25,57 @@ BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->"
 PAPER = {"textcnn-trec": (88.2, 88.8), "textcnn-mr": (70.9, 72.1), "minilm-trec": (97.6, 97.8)}
 
 
-def load(name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Result:
+    """A recorded comparison, the commit that it ran at, and what a reader must know beside the settings."""
+
+    comparison: Comparison
+    provenance: Provenance
+    commit: str
+    note: str
+
+
+def load(name: str) -> Result:
     """A recorded comparison."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    path = RESULTS / f"{name}.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    comparison = record_from_json(Comparison, stored["comparison"], source=path)
+    assert comparison.provenance is not None
+    return Result(comparison, comparison.provenance, stored["commit"], stored["note"])
 
 
 def table(name: str) -> str:
     """One comparison: a row an objective, then the verdict, the command and the machine."""
     result = load(name)
-    baseline, seeds = result["baseline"], len(result["seeds"])
+    comparison, provenance = result.comparison, result.provenance
     lines = [
-        f"| objective | accuracy % | macro-F1 % | against {baseline} | 95 % interval | p |",
+        f"| objective | accuracy % | macro-F1 % | against {comparison.baseline} | 95 % interval | p |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    for objective, columns in result["objectives"].items():
-        difference = result["differences"].get(objective, {}).get(baseline)
-        cells = [objective, spread(columns["accuracy"]), spread(columns["macro_f1"])]
-        if difference is None:
+    for objective, scores in comparison.objectives.items():
+        difference = comparison.difference_to_baseline(objective)
+        cells = [objective, spread(scores.accuracy), spread(scores.macro_f1)]
+        if difference is None or difference.low is None or difference.high is None:
             cells += ["", "", ""]
         else:
-            p_value = difference["p_value"]
-            interval = f"{points(difference['low'])} to {points(difference['high'])}"
-            cells += [points(difference["mean"]), interval, "" if p_value is None else f"{p_value:.2f}"]
+            interval = f"{points(difference.low)} to {points(difference.high)}"
+            p_value = "" if difference.p_value is None else f"{difference.p_value:.2f}"
+            cells += [points(difference.mean), interval, p_value]
         lines.append(f"| {' | '.join(cells)} |")
-    sentences = [one["sentence"] for one in result["verdict"]["objectives"].values()]
-    versions = result["versions"]
+    versions = provenance.versions
     facts = (
-        f"{seeds} seeds, mean ± standard deviation on the test set; p from a paired t-test, not corrected. "
-        f"{result['machine']}; torch {versions['torch']}, transformers {versions['transformers']}; "
-        f"commit {result['commit']}. {result['note']}"
+        f"{len(comparison.seeds)} seeds, mean ± standard deviation on the test set; p from a paired t-test, not "
+        f"corrected. {provenance.machine}; torch {versions['torch']}, transformers {versions['transformers']}; "
+        f"commit {result.commit}. {result.note}"
     )
     return "\n".join(
         [
             *lines,
             "",
-            *(f"> {sentence}\n>" for sentence in sentences),
+            *(f"> {sentence}\n>" for sentence in verdict_sentences(comparison)),
             "",
             "```sh",
-            on_lines(command(result)),
+            on_lines(command(provenance.settings)),
             "```",
             "",
             facts,
@@ -66,14 +83,14 @@ def table(name: str) -> str:
     )
 
 
-def spread(values: list[float]) -> str:
+def spread(values: Sequence[float | None]) -> str:
     """Mean and standard deviation in percent."""
-    return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
+    found = [value for value in values if value is not None]
+    return f"{100 * mean(found):.1f} ± {100 * stdev(found):.1f}"
 
 
-def command(result: dict[str, Any]) -> str:
-    """The command line that repeats a comparison: only what differs from the defaults."""
-    settings = result["settings"]
+def command(settings: Mapping[str, Any]) -> str:
+    """The command line that repeats a comparison of these settings: only what differs from the defaults."""
     default = to_json(RunSettings())
     words = ["labeldist", "compare"]
     for section, fields in default.items():
@@ -106,9 +123,9 @@ def readme_block() -> str:
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, title in TITLES.items():
-        objectives = load(name)["objectives"]
+        objectives = load(name).comparison.objectives
         order = ("ce-two-views", "contrastive", "uniform", "static", "adaptive")
-        cells = [spread(objectives[objective]["accuracy"]) for objective in order]
+        cells = [spread(objectives[objective].accuracy) for objective in order]
         paper = "{} → {}".format(*PAPER[name]) if name in PAPER else ""
         lines.append(f"| {title} | {' | '.join(cells)} | {paper} |")
     return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.files import read_json
 from labeldist.training.fit import EVAL_BATCH_SIZE, predict_batches, resolve_device
 from labeldist.training.metrics import evaluate_predictions
+from labeldist.training.records import PredictionMetrics
 from labeldist.training.run import CONFIG, MATRIX, METRICS, MODEL, read_config
 
 
@@ -82,7 +83,7 @@ class Predictor:
                     "probabilities": named,
                 }
 
-    def evaluate(self, split: Split) -> dict[str, Any]:
+    def evaluate(self, split: Split) -> PredictionMetrics:
         """Metrics on labelled rows: see `labeldist.training.metrics.evaluate_predictions`."""
         predictions = predict_batches(self.model, self.tokenizer, split.texts, self.max_length)
         return evaluate_predictions(

@@ -26,6 +26,7 @@ from labeldist.training.machine import describe_machine, versions
 from labeldist.training.matrices import MatrixChoice, choose_matrix, count_confusions, draw_folds, needs_counting
 from labeldist.training.metrics import evaluate_predictions
 from labeldist.training.output import pictures
+from labeldist.training.records import RunMetrics, read_record, write_record
 from labeldist.training.seeding import seed_everything
 
 CONFIG = "config.json"
@@ -98,13 +99,13 @@ def fingerprint(spec: RunSpec, corpus: Corpus) -> str:
     return hashlib.sha256(corpus.fingerprint.encode() + path.read_bytes()).hexdigest()
 
 
-def start_run(spec: RunSpec, folder: Path, options: RunOptions) -> dict[str, Any]:
+def start_run(spec: RunSpec, folder: Path, options: RunOptions) -> RunMetrics | None:
     """Carry out a run in a new folder.
 
     Started by `torchrun` or `accelerate launch`, every process calls this.
 
     Returns:
-        The run's metrics, as in `metrics.json`; nothing on any process but the first.
+        The run's metrics, as in `metrics.json`; None on any process but the first.
 
     Raises:
         UserError: for any mistake in settings or data, before anything is written; if `folder` exists and is not empty.
@@ -142,7 +143,7 @@ def check_run(spec: RunSpec) -> Corpus:
     return corpus
 
 
-def resume_run(folder: Path, options: RunOptions) -> dict[str, Any]:
+def resume_run(folder: Path, options: RunOptions) -> RunMetrics | None:
     """Go on with a run that was interrupted; a finished run's metrics are returned as they are.
 
     Raises:
@@ -151,7 +152,7 @@ def resume_run(folder: Path, options: RunOptions) -> dict[str, Any]:
     config = read_config(folder)
     if (folder / METRICS).exists():
         options.say(f"{folder} is finished already.")
-        return read_json(folder / METRICS)
+        return read_record(folder / METRICS, RunMetrics)
     spec = RunSpec.from_json(config)
     if (stored := config.get("num_processes", 1)) != processes.num_started():
         raise UserError(
@@ -175,7 +176,7 @@ def _begin(spec: RunSpec, corpus: Corpus, folder: Path) -> None:
 
 def _carry_out_or_say(
     spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions, *, resume: bool
-) -> dict[str, Any]:
+) -> RunMetrics | None:
     """Carry out a run, or say in one sentence why it cannot go on and how it can."""
     try:
         with writing_to(folder, again=options.again or f"go on with --resume {folder}"):
@@ -224,7 +225,7 @@ def _check_matrix(spec: RunSpec, corpus: Corpus) -> None:
         draw_folds(spec.settings, corpus, spec.seed)
 
 
-def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions, *, resume: bool) -> dict[str, Any]:
+def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions, *, resume: bool) -> RunMetrics | None:
     for note in corpus.notes:
         # A test set that was drawn, or that shares texts with train, decides what the numbers mean.
         (options.say if note.startswith("test:") else options.note)(note)
@@ -254,7 +255,7 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
     )
     history = fit(model, objective, (train, validation), tokenizer, settings, fit_options)
     if not processes.is_first():
-        return {}
+        return None
 
     predictions = predict_batches(model, tokenizer, corpus.test.texts, settings.model.max_length)
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, history)
@@ -270,16 +271,16 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
     best_accuracy = max((entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry), default=None)
     if spec.objective == "adaptive" and not num_updates:
         options.say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
-    metrics = {
-        "objective": spec.objective,
-        "seed": spec.seed,
-        "ldm": choice.source,
-        "num_ldm_updates": num_updates,
-        "best_validation_accuracy": best_accuracy,
-        "num_epochs": max((entry["epoch"] for entry in history if "eval_accuracy" in entry), default=0),
-        "num_parameters": parameter_count(model),
-        "test": test,
-    }
+    metrics = RunMetrics(
+        objective=spec.objective,
+        seed=spec.seed,
+        matrix_source=choice.source,
+        num_ldm_updates=num_updates,
+        best_validation_accuracy=best_accuracy,
+        num_epochs=max((entry["epoch"] for entry in history if "eval_accuracy" in entry), default=0.0),
+        num_parameters=parameter_count(model),
+        test=test,
+    )
     model.save(folder / MODEL)
     tokenizer.save_pretrained(folder / MODEL)
     if matrix is not None:
@@ -290,7 +291,7 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
     if options.pictures:
         draw_pictures(folder, corpus, metrics, history, matrix, predictions.embeddings)
     # Last: its presence says that the run is whole.
-    write_json(folder / METRICS, metrics)
+    write_record(folder / METRICS, metrics)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return metrics
 
@@ -376,14 +377,14 @@ def _write_predictions(corpus: Corpus, probabilities: torch.Tensor, path: Path) 
 def draw_pictures(
     folder: Path,
     corpus: Corpus,
-    metrics: dict[str, Any],
+    metrics: RunMetrics,
     history: list[dict[str, Any]],
     matrix: torch.Tensor | None,
     embeddings: torch.Tensor,
 ) -> None:
     """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
     names = corpus.class_names
-    pictures.plot_confusion(metrics["test"]["confusion"], names, folder / "confusion.png")
+    pictures.plot_confusion(metrics.test.confusion_matrix(), names, folder / "confusion.png")
     pictures.plot_curves(history, folder / "curves.png")
     pictures.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
     if matrix is not None:

@@ -10,6 +10,7 @@ from labeldist.evaluation import mistake_severity
 from labeldist.training.data.corpus import load_corpus, read_split
 from labeldist.training.errors import UserError
 from labeldist.training.inference import Predictor
+from labeldist.training.records import RunMetrics, Severity, read_record
 from runs import CLASSES, contents, messages, read
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -30,8 +31,9 @@ def test_a_run_that_moved_predicts_the_same(finished_run, predictor, tmp_path):
 
 def test_evaluation_is_the_runs_own(predictor, finished_run, tickets):
     split = read_split(tickets / "test.jsonl", predictor.class_names)
-    assert predictor.evaluate(split) == read(finished_run / "metrics.json")["test"]
-    assert predictor.evaluate(load_corpus([str(tickets)]).test) == read(finished_run / "metrics.json")["test"]
+    test = read_record(finished_run / "metrics.json", RunMetrics).test
+    assert predictor.evaluate(split) == test
+    assert predictor.evaluate(load_corpus([str(tickets)]).test) == test
 
 
 def test_evaluation_measures_mistakes_in_the_runs_own_matrix(finished_run, tickets, tmp_path):
@@ -39,10 +41,10 @@ def test_evaluation_measures_mistakes_in_the_runs_own_matrix(finished_run, ticke
     matrix = [[1.0, 5.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0], [1.0] * 4, [1.0] * 4]
     (run / "ldm.json").write_text(json.dumps({**read(run / "ldm.json"), "matrix": matrix}))
     metrics = Predictor.from_run(run).evaluate(read_split(tickets / "test.jsonl", CLASSES))
-    assert metrics["mistake_severity"] == mistake_severity(metrics["confusion"], matrix)._asdict()
+    assert metrics.mistake_severity == Severity(*mistake_severity(metrics.confusion_matrix().tolist(), matrix))
     (run / "ldm.json").unlink()
     metrics = Predictor.from_run(run).evaluate(read_split(tickets / "test.jsonl", CLASSES))
-    assert metrics["mistake_severity"] is None
+    assert metrics.mistake_severity is None
 
 
 def test_predictions_are_those_in_the_run_folder(predictor, finished_run):

@@ -1,12 +1,23 @@
+"""Metrics of predictions."""
+
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from labeldist.training.metrics import evaluate_predictions, repaired_pairs, severity_under, shorten
+from labeldist.training.metrics import evaluate_predictions, severity_under, shorten
+from labeldist.training.records import (
+    ClassScores,
+    EmbeddingScores,
+    PredictionMetrics,
+    Severity,
+    record_from_json,
+    record_to_json,
+)
 
 NAMES = ["ask", "tell", "order"]
-# rows: true class, predicted class; the probability of the predicted class rises with the row number
+# Rows: true class, predicted class; the probability of the predicted class rises with the row number
 TRUE = np.array([0, 0, 0, 1, 1, 0])
 PREDICTED = np.array([0, 1, 1, 1, 0, 1])
 TEXTS = [f"text {row}" for row in range(6)]
@@ -27,45 +38,50 @@ def metrics():
 def test_accuracy_and_macro_f1_of_a_worked_example(metrics):
     # ask: 1 of 4 found, 1 of 2 predicted right: F1 = 2 * 1/4 * 1/2 / (3/4) = 1/3
     # tell: 1 of 2 found, 1 of 4 predicted right: F1 = 1/3; order does not occur and is left out
-    assert metrics["accuracy"] == pytest.approx(2 / 6)
-    assert metrics["macro_f1"] == pytest.approx(1 / 3)
-    assert metrics["confusion"] == [[1, 3, 0], [1, 1, 0], [0, 0, 0]]
+    assert metrics.accuracy == pytest.approx(2 / 6)
+    assert metrics.macro_f1 == pytest.approx(1 / 3)
+    assert metrics.confusion_matrix().tolist() == [[1, 3, 0], [1, 1, 0], [0, 0, 0]]
 
 
-def test_a_class_without_rows_has_support_zero_and_f1_zero(metrics):
-    assert metrics["per_class"][2] == {"class": "order", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+def test_a_class_without_rows_has_f1_zero(metrics):
+    assert metrics.per_class[2] == ClassScores("order", precision=0.0, recall=0.0, f1=0.0, num_rows=0)
 
 
 def test_confused_pairs_are_ordered_and_their_examples_most_confident_first(metrics):
-    first, second = metrics["confused_pairs"]
-    assert (first["true"], first["predicted"], first["count"], first["rate"]) == ("ask", "tell", 3, 0.75)
-    assert (second["true"], second["predicted"], second["count"], second["rate"]) == ("tell", "ask", 1, 0.5)
-    assert [example["text"] for example in first["examples"]] == ["text 5", "text 2", "text 1"]
-    assert first["examples"][0]["probability"] == pytest.approx(0.75)
+    first, second = metrics.confused_pairs
+    assert (first.true, first.predicted, first.num_rows, first.rate) == ("ask", "tell", 3, 0.75)
+    assert (second.true, second.predicted, second.num_rows, second.rate) == ("tell", "ask", 1, 0.5)
+    assert [example.text for example in first.examples] == ["text 5", "text 2", "text 1"]
+    assert first.examples[0].probability == pytest.approx(0.75)
+
+
+def through_json(metrics):
+    stored = json.loads(json.dumps(record_to_json(metrics), allow_nan=False))
+    return record_from_json(PredictionMetrics, stored, source="metrics.json")
 
 
 def test_metrics_survive_a_round_trip_through_json(metrics):
-    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert through_json(metrics) == metrics
 
 
-def test_neighbours_and_mistakes_are_measured_where_vectors_and_a_matrix_are_given(metrics):
-    assert (metrics["embeddings"], metrics["mistake_severity"]) == (None, None)
+def test_neighbors_and_mistakes_are_measured_where_vectors_and_a_matrix_are_given(metrics):
+    assert (metrics.embeddings, metrics.mistake_severity) == (None, None)
     # ask taken for tell three times (distance 5), tell for ask once (2); row means of ask and tell: 3 and 1.5.
     matrix = [[1, 5, 1], [2, 1, 1], [1, 1, 1]]
     vectors = np.eye(3, dtype=np.float32)[TRUE]
     full = evaluate_predictions(TRUE, probabilities(PREDICTED), NAMES, TEXTS, vectors=vectors, matrix=matrix)
-    assert full["embeddings"] == {"precision_at_1": 1.0, "r_precision": 1.0, "mean_average_precision_at_r": 1.0}
-    assert full["mistake_severity"] == {"mean_distance": 4.25, "expected_distance": 2.625, "num_mistakes": 4}
-    assert {**full, "embeddings": None, "mistake_severity": None} == metrics
+    assert full.embeddings == EmbeddingScores(1.0, 1.0, 1.0)
+    assert full.mistake_severity == Severity(mean_distance=4.25, expected_distance=2.625, num_mistakes=4)
+    assert replace(full, embeddings=None, mistake_severity=None) == metrics
 
 
-def test_neighbours_are_searched_among_a_part_of_very_many_rows(monkeypatch):
-    monkeypatch.setattr("labeldist.training.metrics.MAX_NEIGHBOUR_ROWS", 20)
+def test_neighbors_are_searched_among_a_part_of_very_many_rows(monkeypatch):
+    monkeypatch.setattr("labeldist.training.metrics.MAX_NEIGHBOR_ROWS", 20)
     seen = []
 
     def watched(vectors, labels):
         seen.append((vectors.tolist(), labels.tolist()))
-        return {}
+        return dict.fromkeys(("precision_at_1", "r_precision", "mean_average_precision_at_r"), 1.0)
 
     monkeypatch.setattr("labeldist.training.metrics.embedding_metrics", watched)
     true = np.arange(50) % 3
@@ -83,9 +99,9 @@ def test_neighbours_are_searched_among_a_part_of_very_many_rows(monkeypatch):
 def test_what_cannot_be_measured_is_null():
     matrix = [[1, 5, 1], [5, 1, 1], [1, 1, 1]]
     metrics = evaluate_predictions([0, 1], np.eye(3)[:2], NAMES, ["x", "y"], vectors=np.eye(2), matrix=matrix)
-    assert set(metrics["embeddings"].values()) == {None}
-    assert metrics["mistake_severity"] == {"mean_distance": None, "expected_distance": None, "num_mistakes": 0}
-    assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+    assert metrics.embeddings == EmbeddingScores(None, None, None)
+    assert metrics.mistake_severity == Severity(None, None, num_mistakes=0)
+    assert through_json(metrics) == metrics
 
 
 @pytest.mark.parametrize("matrix", [None, [[1]], [[1, 5], [5, 1]], [[1, 2, 2], [2, 9, 2], [2, 2, 1]]])
@@ -97,14 +113,14 @@ def test_a_matrix_that_tells_no_pairs_apart_measures_no_mistake(matrix):
 def test_at_most_ten_pairs_with_three_examples_each():
     true, predicted = np.divmod(np.repeat(np.arange(25), 5), 5)
     names = list("abcde")
-    pairs = evaluate_predictions(true, probabilities(predicted % 5, 5) / 2, names, ["x"] * 125)["confused_pairs"]
+    pairs = evaluate_predictions(true, probabilities(predicted % 5, 5) / 2, names, ["x"] * 125).confused_pairs
     assert len(pairs) == 10
-    assert all(len(pair["examples"]) == 3 for pair in pairs)
+    assert all(len(pair.examples) == 3 for pair in pairs)
 
 
 def test_a_perfect_model_confuses_nothing():
     metrics = evaluate_predictions([0, 1], np.eye(2), ["a", "b"], ["x", "y"])
-    assert (metrics["accuracy"], metrics["macro_f1"], metrics["confused_pairs"]) == (1.0, 1.0, [])
+    assert (metrics.accuracy, metrics.macro_f1, metrics.confused_pairs) == (1.0, 1.0, ())
 
 
 def test_shorten_cuts_at_200_characters_and_joins_lines():
@@ -128,24 +144,8 @@ def test_what_disagrees_is_refused(labels, scores, texts, message):
         evaluate_predictions(labels, scores, NAMES, texts)
 
 
-def test_repaired_and_broken_pairs_count_both_directions_and_average_over_seeds():
-    # ask-tell: base (3 + 1, 5 + 1) / 2 = 5, other 2; tell-order: base 0, other (4 + 2) / 2 = 3; ask-order: 1 in both
-    base = [[[9, 3, 1], [1, 9, 0], [0, 0, 9]], [[9, 5, 0], [1, 9, 0], [1, 0, 9]]]
-    other = [[[9, 1, 1], [1, 9, 4], [0, 0, 9]], [[9, 1, 1], [1, 9, 0], [0, 2, 9]]]
-    assert repaired_pairs(base, other, NAMES) == {
-        "repaired": [{"classes": ["ask", "tell"], "base": 5.0, "other": 2.0}],
-        "broken": [{"classes": ["tell", "order"], "base": 0.0, "other": 3.0}],
-    }
-
-
-def test_repaired_pairs_are_at_most_top_largest_change_first():
-    base = np.array([[[0, 1, 2], [0, 0, 3], [0, 0, 0]]])
-    repaired = repaired_pairs(list(base), list(np.zeros_like(base)), NAMES, top=2)["repaired"]
-    assert [pair["classes"] for pair in repaired] == [["tell", "order"], ["ask", "order"]]
-
-
-def test_repaired_pairs_refuse_other_sizes_and_no_seeds():
-    with pytest.raises(ValueError, match="one matrix for each seed"):
-        repaired_pairs([], [np.eye(3)], NAMES)
-    with pytest.raises(ValueError, match=r"shape \(C, C\) = \(3, 3\), got \(2, 2\)"):
-        repaired_pairs([np.eye(2)], [np.eye(3)], NAMES)
+def test_confusion_has_a_cell_for_each_pair_of_classes_that_occurs(metrics):
+    assert metrics.confusion.true == (0, 0, 1, 1)
+    assert metrics.confusion.predicted == (0, 1, 0, 1)
+    assert metrics.confusion.num_rows == (1, 3, 1, 1)
+    assert sum(metrics.confusion.num_rows) == metrics.num_rows

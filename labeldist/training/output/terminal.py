@@ -1,155 +1,94 @@
 """What the terminal shows after a run and after a comparison: pure functions that return text."""
 
-import os
-import re
-import textwrap
-import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TextIO
+from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import numpy as np
 
 from labeldist.training.metrics import shorten
-from labeldist.training.study.statistics import points
+from labeldist.training.output.safe_text import escape_controls
+from labeldist.training.output.text_layout import Style, fit, format_table, output_width, style, wrap
+from labeldist.training.output.words import (
+    count,
+    duration,
+    percent,
+    points,
+    short_duration,
+    verdict_sentence,
+    verdict_sentences,
+)
+from labeldist.training.records import DirectedPair, PredictionMetrics
+from labeldist.training.study.results import Answer, Comparison, PairChange, PairChanges, PairedDifference, SeedScores
 
-__all__ = ["comparison_table", "display_width", "format_table", "style", "train_summary"]
+__all__ = ["comparison_table", "train_summary"]
 
-Style = Literal["bold", "dim", "red", "green", "yellow", "blue"]
-STYLE_CODES: dict[str, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34}
-ANSI_PATTERN = re.compile(r"\x1b\[[0-9;]*m")
-ANSWER_STYLES: dict[str, Style] = {"helps": "green", "does not help": "red", "cannot be told": "yellow"}
-EMBEDDING_TITLES = {
-    "precision_at_1": "precision@1",
-    "r_precision": "R-precision",
-    "mean_average_precision_at_r": "MAP@R",
-}
+ANSWER_STYLES: dict[Answer, Style] = {"helps": "green", "does not help": "red", "inconclusive": "yellow"}
 NUM_WEAK_CLASSES = 5
 NUM_PAIRS_SHOWN = 3
+NUM_EXAMPLES_SHOWN = 2
 NAME_COLUMNS = 28
-NOTE_COLUMNS = 100
-
-
-def style(text: str, name: Style, stream: TextIO | None) -> str:
-    """`text` in bold or colour if `stream` is a terminal and NO_COLOR is unset; else as it is.
-
-    Examples:
-        >>> import io
-        >>> style("done", "green", io.StringIO())
-        'done'
-    """
-    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR"):
-        return text
-    return f"\x1b[{STYLE_CODES[name]}m{text}\x1b[0m"
-
-
-def display_width(text: str) -> int:
-    """Terminal columns that `text` takes: 2 for East Asian wide characters, 0 for combining marks and colour codes.
-
-    Examples:
-        >>> display_width("ask"), display_width("提问")
-        (3, 4)
-    """
-    return sum(map(_character_width, ANSI_PATTERN.sub("", text)))
-
-
-def _character_width(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Cc", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
-    """A plain table: headers, a rule, rows; columns padded by display width, without trailing spaces.
-
-    Args:
-        headers: title of each column.
-        rows: cells, as many in each row as there are headers.
-        align: one of `<`, `>` for each column; missing ones are `<`.
-
-    Examples:
-        >>> print(format_table(["class", "rows"], [["ask", "12"], ["提问", "3"]], "<>"))
-        class  rows
-        -----  ----
-        ask      12
-        提问      3
-    """
-    for row in rows:
-        if len(row) != len(headers):
-            raise ValueError(f"each row must have {len(headers)} cells, one for each header, got {len(row)}.")
-    widths = [max(map(display_width, column)) for column in zip(headers, *rows, strict=True)]
-    sides = align.ljust(len(headers), "<")[: len(headers)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (_pad(cell, width, side) for cell, width, side in zip(cells, widths, sides, strict=True))
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(headers), "  ".join("-" * width for width in widths), *map(line, rows)])
-
-
-def _pad(cell: str, width: int, side: str) -> str:
-    space = " " * (width - display_width(cell))
-    return space + cell if side == ">" else cell + space
+INDENT = "  "
 
 
 def train_summary(
-    metrics: Mapping[str, Any],
+    metrics: PredictionMetrics,
     *,
     title: str,
     seconds: float | None = None,
     folder: str | None = None,
-    width: int = 100,
     stream: TextIO | None = None,
 ) -> str:
     """What a trained model does on the test rows: accuracy, the weakest classes, the most confused pairs with examples.
 
     Args:
-        metrics: result of `evaluate_predictions`.
+        metrics: of the test rows.
         title: what was run, such as `trec, textcnn, adaptive`.
         seconds: wall time of the run.
         folder: where the run was saved.
-        width: columns that examples may take.
-        stream: where the text will be written; colours only if it is a terminal.
+        stream: where the text will be written: its width is kept, and colors are for terminals only.
     """
-    facts = [f"{metrics['num_rows']:,} rows"] + ([duration(seconds)] if seconds is not None else [])
-    accuracy = style(f"accuracy {percent(metrics['accuracy'])} %", "bold", stream)
+    width = output_width(stream)
+    facts = [count(metrics.num_rows, "row")] + ([duration(seconds)] if seconds is not None else [])
+    accuracy = style(f"accuracy {percent(metrics.accuracy)} %", "bold", stream)
+    heading = style(escape_controls(title), "bold", stream)
     lines = [
-        f"{style(title, 'bold', stream)}: {accuracy}, macro-F1 {percent(metrics['macro_f1'])} % ({', '.join(facts)})",
-        *_neighbours_and_mistakes(metrics),
+        *wrap(f"{heading}: {accuracy}, macro-F1 {percent(metrics.macro_f1)} % ({', '.join(facts)})", width, INDENT),
+        *_neighbors_and_mistakes(metrics),
         "",
-        *_weakest_classes(metrics["per_class"], stream),
+        *_weakest_classes(metrics, stream),
         "",
-        *_confused_pairs(metrics["confused_pairs"], width, stream),
+        *_confused_pairs(metrics.confused_pairs, width, stream),
     ]
-    return "\n".join([*lines, "", f"Saved in {folder}"] if folder else lines)
+    if folder:
+        lines += ["", f"Saved in {escape_controls(folder)}"]
+    return "\n".join(lines)
 
 
-def _neighbours_and_mistakes(metrics: Mapping[str, Any]) -> list[str]:
-    """How the embedding groups the rows, and how far the mistakes lie, where that was measured."""
+def _neighbors_and_mistakes(metrics: PredictionMetrics) -> list[str]:
+    """How the embedding groups the rows, and how far the mistakes lie, where that could be measured."""
     lines = []
-    embeddings = _measured(metrics.get("embeddings"))
-    if embeddings:
-        shown = ", ".join(f"{title} {percent(embeddings[key])} %" for key, title in EMBEDDING_TITLES.items())
-        lines.append(f"Nearest neighbours among these rows: {shown}")
-    severity = _measured(metrics.get("mistake_severity"))
-    if severity:
-        mean, expected = severity["mean_distance"], severity["expected_distance"]
-        lines.append(
-            f"Mean distance of the mistakes by the run's own matrix: {mean:.2f} ({expected:.2f} if spread evenly)"
-        )
+    if (found := metrics.embeddings) is not None:
+        scores = (found.precision_at_1, found.r_precision, found.mean_average_precision_at_r)
+        titles = ("precision@1", "R-precision", "MAP@R")
+        shown = [f"{title} {percent(s)} %" for title, s in zip(titles, scores, strict=True) if s is not None]
+        lines += [f"Nearest neighbors: {', '.join(shown)}"] if shown else []
+    if (severity := metrics.mistake_severity) is not None:
+        mean, expected = severity.mean_distance, severity.expected_distance
+        if mean is not None and expected is not None:
+            lines.append(f"Mean label distance of the mistakes: {mean:.2f} ({expected:.2f} if spread evenly)")
     return lines
 
 
-def _measured(values: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """None for what earlier versions did not measure, and for what could not be."""
-    return None if values is None or None in values.values() else values
-
-
-def _weakest_classes(per_class: Sequence[Mapping[str, Any]], stream: TextIO | None) -> list[str]:
-    present = sorted((one for one in per_class if one["support"]), key=lambda one: one["f1"])
+def _weakest_classes(metrics: PredictionMetrics, stream: TextIO | None) -> list[str]:
+    present = sorted((scores for scores in metrics.per_class if scores.num_rows), key=lambda scores: scores.f1)
     is_cut = len(present) > NUM_WEAK_CLASSES + 2
     rows = [
-        [_name(one["class"]), *(percent(one[key]) for key in ("f1", "precision", "recall")), f"{one['support']:,}"]
-        for one in (present[:NUM_WEAK_CLASSES] if is_cut else present)
+        [
+            _name(scores.name),
+            *map(percent, (scores.f1, scores.precision, scores.recall)),
+            f"{scores.num_rows:,}",
+        ]
+        for scores in (present[:NUM_WEAK_CLASSES] if is_cut else present)
     ]
     title = f"The {NUM_WEAK_CLASSES} weakest of {len(present)} classes" if is_cut else "Classes, weakest first"
     return [
@@ -158,108 +97,147 @@ def _weakest_classes(per_class: Sequence[Mapping[str, Any]], stream: TextIO | No
     ]
 
 
-def _confused_pairs(pairs: Sequence[Mapping[str, Any]], width: int, stream: TextIO | None) -> list[str]:
+def _confused_pairs(pairs: Sequence[DirectedPair], width: int, stream: TextIO | None) -> list[str]:
     if not pairs:
         return ["No test row was misclassified."]
     lines = [style("Most confused", "bold", stream)]
     for pair in pairs[:NUM_PAIRS_SHOWN]:
-        rows = "1 row" if pair["count"] == 1 else f"{pair['count']:,} rows"
-        true, predicted = _name(pair["true"]), _name(pair["predicted"])
-        lines.append(f"{true} taken for {predicted}: {rows}, {percent(pair['rate'])} % of {true}")
-        for example in pair["examples"][:2]:
-            text = _fit(example["text"], width - 14)
-            lines.append(style(f"    {100 * example['probability']:3.0f} %  {text}", "dim", stream))
+        true, predicted = _name(pair.true), _name(pair.predicted)
+        share = f"{count(pair.num_rows, 'row')}, {percent(pair.rate)} % of {true}"
+        lines += wrap(f"{true} taken for {predicted}: {share}", width, INDENT)
+        for example in pair.examples[:NUM_EXAMPLES_SHOWN]:
+            start = f"    {100 * example.probability:3.0f} %  "
+            lines.append(style(start + _one_line(example.text, width - len(start)), "dim", stream))
     return lines
 
 
-def comparison_table(comparison: Mapping[str, Any], stream: TextIO | None = None) -> str:
+def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> str:
     """The tables of a comparison, the class pairs repaired or broken, and, last, the verdict in one sentence.
 
     Args:
-        comparison: result of `labeldist.training.comparison.build_comparison`; of an earlier version, too.
-        stream: where the text will be written; colours only if it is a terminal.
+        comparison: what was found.
+        stream: where the text will be written: its width is kept, and colors are for terminals only.
     """
-    baseline, objectives = comparison["baseline"], comparison["objectives"]
-    rows = [_objective_row(name, comparison, stream) for name in objectives]
-    headers = ["objective", "accuracy %", "macro-F1 %", f"vs {baseline}", "95 % interval", "p", "a run"]
-    num_seeds = len(comparison["seeds"])
-    title = f"{comparison['data']}, {comparison['encoder']}: mean ± standard deviation over {_seeds(num_seeds)}"
-    lines = [style(title, "bold", stream), "", format_table(headers, rows, "<>>>>>>"), ""]
-    lines += _neighbours_and_mistakes_table(comparison, stream)
-    if comparison["pairs"]:
-        lines.append(style(f"Confused rows of a class pair, mean over seeds, against {baseline}", "bold", stream))
-        for name, pairs in comparison["pairs"].items():
-            lines += _pair_changes(name, pairs, baseline)
+    width = output_width(stream)
+    place = escape_controls(f"{comparison.data}, {comparison.encoder}")
+    seeds = count(len(comparison.seeds), "seed")
+    baseline = _name(comparison.baseline)
+    lines = [
+        *_bold(f"{place}: mean ± standard deviation over {seeds}", width, stream),
+        f"points: difference of accuracy to {baseline}",
+        "",
+        _scores_table(comparison, stream),
+        "",
+        *_neighbors_and_mistakes_table(comparison, width, stream),
+    ]
+    if comparison.pairs:
+        title = f"Rows confused between two classes, from {baseline}, mean over seeds"
+        lines += _bold(title, width, stream)
+        for objective, pairs in comparison.pairs.items():
+            lines += _pair_changes(_name(objective), pairs, baseline, width)
         lines.append("")
-    summary = comparison["verdict"]
-    if len(summary["objectives"]) > 1:
-        lines += [one["sentence"] for one in summary["objectives"].values()]
-    lines.append(style(summary["sentence"], ANSWER_STYLES[summary["answer"]], stream))
+    if len(comparison.verdict.objectives) > 1:
+        for sentence in verdict_sentences(comparison):
+            lines += [*wrap(escape_controls(sentence), width, INDENT), ""]
+    answer = ANSWER_STYLES[comparison.verdict.answer]
+    lines += [style(line, answer, stream) for line in wrap(escape_controls(verdict_sentence(comparison)), width)]
     return "\n".join(lines)
 
 
-def _objective_row(name: str, comparison: Mapping[str, Any], stream: TextIO | None) -> list[str]:
-    columns = comparison["objectives"][name]
-    seconds = _present(columns["seconds"])
-    row = [name, _mean_and_deviation(columns["accuracy"]), _mean_and_deviation(columns["macro_f1"])]
-    difference = comparison["differences"].get(name, {}).get(comparison["baseline"])
-    if difference is None:
-        row += [style("baseline", "dim", stream) if name == comparison["baseline"] else "-", "", ""]
-    else:
-        row += [points(difference["mean"]), _interval(difference), _p_value(difference["p_value"])]
-    return [*row, duration(float(np.mean(seconds))) if seconds else "-"]
+def _bold(title: str, width: int, stream: TextIO | None) -> list[str]:
+    return [style(line, "bold", stream) for line in wrap(title, width)]
 
 
-def _neighbours_and_mistakes_table(comparison: Mapping[str, Any], stream: TextIO | None) -> list[str]:
+def _scores_table(comparison: Comparison, stream: TextIO | None) -> str:
+    headers = ["objective", "accuracy %", "macro-F1 %", "points", "95 % interval", "p", "a run"]
+    rows = []
+    for objective, scores in comparison.objectives.items():
+        difference = comparison.difference_to_baseline(objective)
+        if difference is None:
+            is_baseline = objective == comparison.baseline
+            cells = [style("baseline", "dim", stream) if is_baseline else "-", "", ""]
+        else:
+            cells = [points(difference.mean), _interval(difference), _p_value(difference.p_value)]
+        seconds = _present(scores.seconds)
+        time_taken = short_duration(float(np.mean(seconds))) if seconds else "-"
+        means = (_mean_percent(scores.accuracy), _mean_percent(scores.macro_f1))
+        rows.append([_name(objective), *means, *cells, time_taken])
+    return format_table(headers, rows, "<>>>>>>")
+
+
+Column = tuple[str, Callable[[SeedScores], Sequence[float | None]], Callable[[Sequence[float | None]], str]]
+"""Title of a column, what it shows, and how that is written."""
+
+
+def _neighbors_and_mistakes_table(comparison: Comparison, width: int, stream: TextIO | None) -> list[str]:
     """The second table, with the columns that some objective has values for."""
-    objectives = comparison["objectives"]
-    columns = [(key, f"{title} %", _mean_and_deviation) for key, title in EMBEDDING_TITLES.items()]
-    columns += [
-        ("mistake_distance", "mistake distance", _distance),
-        ("expected_mistake_distance", "if even", _distance),
+    columns: list[Column] = [
+        ("precision@1", lambda scores: scores.precision_at_1, _mean_percent),
+        ("R-precision", lambda scores: scores.r_precision, _mean_percent),
+        ("MAP@R", lambda scores: scores.mean_average_precision_at_r, _mean_percent),
+        ("distance", lambda scores: scores.mistake_distance, _mean_distance),
+        ("if even", lambda scores: scores.expected_mistake_distance, _mean_distance),
     ]
-    columns = [one for one in columns if any(_present(values.get(one[0], [])) for values in objectives.values())]
+    objectives = comparison.objectives
+    columns = [one for one in columns if any(_present(one[1](scores)) for scores in objectives.values())]
     if not columns:
         return []
-    rows = [[name, *(show(values.get(key, [])) for key, _, show in columns)] for name, values in objectives.items()]
-    headers = ["objective", *(title for _, title, _ in columns)]
-    lines = [
-        style("Nearest neighbours among the test rows, and where the mistakes fall", "bold", stream),
-        "",
-        format_table(headers, rows, "<" + ">" * len(columns)),
+    rows = [
+        [_name(name), *(show(values(scores)) for _, values, show in columns)] for name, scores in objectives.items()
     ]
-    if comparison.get("severity_matrix"):
+    table = format_table(["objective", *(title for title, _, _ in columns)], rows, "<" + ">" * len(columns))
+    title = "Nearest neighbors among the test rows, in %, and the distance of the mistakes"
+    lines = [*_bold(title, width, stream), "", table]
+    if comparison.severity_matrix is not None:
         note = (
-            f"Mistake distance: the mean label distance of the mistakes under {comparison['severity_matrix']}; "
-            "if even: were they spread evenly over the other classes. Large: they fall on the pairs that this matrix "
-            "marks as easily confused. Read it beside the accuracy: repairing other pairs raises it."
+            f"distance: mean label distance of the mistakes under {escape_controls(comparison.severity_matrix)}; "
+            "if even: were they spread evenly over the other classes. A large distance says that they fall on the "
+            "pairs that this matrix marks as easily confused. Read it beside the accuracy: repairing other pairs "
+            "raises it."
         )
-        lines += textwrap.wrap(note, NOTE_COLUMNS)
+        lines += wrap(note, width)
     return [*lines, ""]
 
 
-def _distance(values: Sequence[float | None]) -> str:
-    found = _present(values)
-    if not found:
-        return "-"
-    return f"{np.mean(found):.2f}" + (f" ± {np.std(found, ddof=1):.2f}" if len(found) > 1 else "")
+def _pair_changes(objective: str, pairs: PairChanges, baseline: str, width: int) -> list[str]:
+    lines = []
+    for word, changes in (("repairs", pairs.repaired), ("breaks", pairs.broken)):
+        if changes:
+            lines.append(f"{objective} {word}")
+            for change in changes[:NUM_PAIRS_SHOWN]:
+                lines += [INDENT + line for line in wrap(_pair_change(change), width - len(INDENT), INDENT)]
+    return lines or [f"{objective} confuses every pair of classes as often as {baseline}."]
+
+
+def _pair_change(change: PairChange) -> str:
+    return f"{_name(change.first)} / {_name(change.second)}: {change.base:.1f} to {change.other:.1f}"
 
 
 def _present(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _mean_and_deviation(values: Sequence[float | None]) -> str:
+def _mean_percent(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation of fractions, in percent."""
+    return _mean_and_deviation(values, percent)
+
+
+def _mean_distance(values: Sequence[float | None]) -> str:
+    return _mean_and_deviation(values, "{:.2f}".format)
+
+
+def _mean_and_deviation(values: Sequence[float | None], show: Callable[[float], str]) -> str:
     found = _present(values)
     if not found:
         return "-"
-    return percent(float(np.mean(found))) + (f" ± {percent(float(np.std(found, ddof=1)))}" if len(found) > 1 else "")
+    deviation = f" ± {show(float(np.std(found, ddof=1)))}" if len(found) > 1 else ""
+    return show(float(np.mean(found))) + deviation
 
 
-def _interval(difference: Mapping[str, Any]) -> str:
-    if difference["low"] is None:
+def _interval(difference: PairedDifference) -> str:
+    if difference.low is None or difference.high is None:
         return "-"
-    return f"{points(difference['low'])} to {points(difference['high'])}"
+    return f"{points(difference.low)} to {points(difference.high)}"
 
 
 def _p_value(p_value: float | None) -> str:
@@ -268,61 +246,11 @@ def _p_value(p_value: float | None) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-def _pair_changes(name: str, pairs: Mapping[str, Any], baseline: str) -> list[str]:
-    lines = []
-    for word, changes in (("repairs", pairs["repaired"]), ("breaks", pairs["broken"])):
-        listed = "; ".join(
-            f"{_name(one['classes'][0])} / {_name(one['classes'][1])} ({one['base']:.1f} to {one['other']:.1f})"
-            for one in changes[:NUM_PAIRS_SHOWN]
-        )
-        if listed:
-            lines.append(f"{name} {word}: {listed}")
-    if not lines:
-        return [f"{name} confuses every pair of classes as often as {baseline}."]
-    return lines
+def _name(name: str) -> str:
+    """The name of a class or an objective, safe to print and short enough for a column."""
+    return _one_line(name, NAME_COLUMNS)
 
 
-def percent(fraction: float) -> str:
-    """A fraction as percent with one decimal, without the sign.
-
-    Examples:
-        >>> percent(0.8824)
-        '88.2'
-    """
-    return f"{100 * fraction:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the units that a person would say.
-
-    Examples:
-        >>> duration(4.21), duration(83), duration(5000)
-        ('4.2 s', '1 min 23 s', '1 h 23 min')
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _seeds(num_seeds: int) -> str:
-    return "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-
-
-def _name(class_name: str) -> str:
-    return _fit(class_name, NAME_COLUMNS)
-
-
-def _fit(text: str, width: int) -> str:
-    """`text` on one line, cut to `width` terminal columns."""
-    num_characters = max(1, width)
-    line = shorten(text, num_characters)
-    while display_width(line) > width and num_characters > 1:
-        num_characters -= 1
-        line = shorten(text, num_characters)
-    return line
+def _one_line(text: str, width: int) -> str:
+    """`text` from data on one line, safe to print, cut to `width` columns."""
+    return fit(escape_controls(shorten(text, max(1, width))), width)

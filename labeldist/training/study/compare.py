@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from labeldist.training.files import read_json, write_json, writing_to
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.matrices import needs_counting
 from labeldist.training.output import pictures
-from labeldist.training.output.terminal import percent
+from labeldist.training.output.words import percent
+from labeldist.training.records import write_record
 from labeldist.training.run import (
     CONFIG,
     HISTORY,
@@ -39,6 +40,7 @@ from labeldist.training.run import (
     start_run,
 )
 from labeldist.training.study.comparison import build_comparison
+from labeldist.training.study.results import Comparison, FinishedRun, Provenance
 
 Say = Callable[[str], None]
 
@@ -75,7 +77,7 @@ class CompareSpec:
 
 def compare(
     spec: CompareSpec, folder: Path, *, jobs: int = 1, show_progress: bool = False, say: Say = lambda sentence: None
-) -> dict[str, Any]:
+) -> Comparison:
     """Carry out every run that `folder` does not hold yet, then compare them.
 
     Called again with the same settings it goes on where it stopped; objectives and seeds may be added.
@@ -88,7 +90,7 @@ def compare(
         say: receives a sentence for each finished run.
 
     Returns:
-        The comparison: see `labeldist.training.study.comparison`.
+        The comparison, as in `comparison.json`.
 
     Raises:
         UserError: for any mistake in settings or data, or if `folder` holds something else.
@@ -108,30 +110,29 @@ def compare(
     with tqdm(total=len(spec.seeds) * len(spec.objectives), unit="run", disable=not show_progress, leave=False) as bar:
         for run in _finished(spec, folder, jobs):
             runs.append(run)
-            accuracy = percent(run["metrics"]["accuracy"])
-            time_taken = "" if run["seconds"] is None else f" in {run['seconds']:.0f} s"
-            sentence = f"{run['objective']}, seed {run['seed']}: accuracy {accuracy} %{time_taken}"
+            time_taken = "" if run.seconds is None else f" in {run.seconds:.0f} s"
+            sentence = f"{run.objective}, seed {run.seed}: accuracy {percent(run.metrics.accuracy)} %{time_taken}"
             bar.set_postfix_str(sentence)
             bar.update()
-            say(f"{sentence}; label distances: {run['matrix_source']}")
+            say(f"{sentence}; label distances: {run.matrix_source}")
     # In the order of the command line, not of completion.
-    runs.sort(key=lambda run: (spec.objectives.index(run["objective"]), run["seed"]))
+    runs.sort(key=lambda run: (spec.objectives.index(run.objective), run.seed))
     name = data_name(spec.settings.data.data)
     encoder = Path(spec.settings.model.encoder).name
-    comparison = {
-        **build_comparison(runs, data=name, encoder=encoder, margin=spec.margin),
-        "matrices": {f"{run['objective']}-seed{run['seed']}": run["matrix_source"] for run in runs},
-        "settings": spec.to_json(),
-        "machine": describe_machine(),
-        "versions": versions(),
-    }
+    provenance = Provenance(
+        matrices={f"{run.objective}-seed{run.seed}": run.matrix_source for run in runs},
+        settings=spec.to_json(),
+        machine=describe_machine(),
+        versions=versions(),
+    )
+    comparison = replace(build_comparison(runs, data=name, encoder=encoder, margin=spec.margin), provenance=provenance)
     with writing_to(folder):
-        write_json(folder / COMPARISON, comparison)
+        write_record(folder / COMPARISON, comparison)
         pictures.plot_comparison(comparison, folder / FIGURE)
     return comparison
 
 
-def _finished(spec: CompareSpec, folder: Path, jobs: int) -> Iterator[dict[str, Any]]:
+def _finished(spec: CompareSpec, folder: Path, jobs: int) -> Iterator[FinishedRun]:
     """Yield each run as it finishes, by seed; with several jobs, in the order of completion."""
     todo: list[tuple[int, Objective]] = [(seed, objective) for seed in spec.seeds for objective in spec.objectives]
     if jobs == 1:
@@ -156,7 +157,7 @@ def _finished(spec: CompareSpec, folder: Path, jobs: int) -> Iterator[dict[str, 
 
 def _as_finished(
     spec: CompareSpec, folder: Path, pool: ProcessPoolExecutor, todo: list[tuple[int, Objective]]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[FinishedRun]:
     """Share the runs among processes; those that wait for counted confusions start when their seed's are counted."""
     counting = {objective for objective in spec.objectives if needs_counting(objective, spec.settings)}
     counts = {pool.submit(_count, spec.settings, folder, seed): seed for seed in spec.seeds} if counting else {}
@@ -199,7 +200,7 @@ def _count(settings: RunSettings, folder: Path, seed: int) -> None:
         confusions(spec, load_run_corpus(spec), _confusion_file(folder, seed))
 
 
-def _carry_out(settings: RunSettings, folder: Path, seed: int, objective: Objective) -> dict[str, Any]:
+def _carry_out(settings: RunSettings, folder: Path, seed: int, objective: Objective) -> FinishedRun:
     """Carry out, go on with, or just read one run."""
     run_folder = _run_folder(folder, seed, objective)
     options = RunOptions(
@@ -210,14 +211,9 @@ def _carry_out(settings: RunSettings, folder: Path, seed: int, objective: Object
     else:
         metrics = start_run(RunSpec(settings, objective, seed), run_folder, options)
     matrix = read_json(run_folder / MATRIX)["matrix"] if (run_folder / MATRIX).exists() else None
-    return {
-        "objective": objective,
-        "seed": seed,
-        "metrics": metrics["test"],
-        "seconds": read_json(run_folder / HISTORY)["seconds"],
-        "matrix": matrix,
-        "matrix_source": metrics["ldm"],
-    }
+    assert metrics is not None
+    seconds = read_json(run_folder / HISTORY)["seconds"]
+    return FinishedRun(objective, seed, metrics.test, seconds, matrix, metrics.matrix_source)
 
 
 def _confusion_file(folder: Path, seed: int) -> Path:

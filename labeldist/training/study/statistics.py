@@ -1,86 +1,34 @@
-"""Paired statistics over seeds, and the plain answer: does label distance help?
+"""Paired statistics over seeds, and what they decide: does label distance help?
 
-Accuracies and differences are fractions; only sentences speak of points.
+Accuracies and differences are fractions. `labeldist.training.output.words` tells the answer in sentences.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-__all__ = [
-    "CONTROLS",
-    "Answer",
-    "PairedDifference",
-    "Verdict",
-    "holm",
-    "num_seeds_needed",
-    "paired_difference",
-    "points",
-    "verdict",
-]
+from labeldist.training.objectives import OBJECTIVES
+from labeldist.training.study.results import PairedDifference, Reason, Verdict
 
-CONTROLS = ("ce", "ce-two-views", "contrastive", "uniform")
+__all__ = ["MARGIN", "REQUIRED_CONTROLS", "decide", "holm", "num_seeds_needed", "paired_difference"]
+
 # Without each of these, a gain may come from seeing texts twice, from contrast, or from more weight on all negatives.
-REQUIRED_CONTROLS = ("ce-two-views", "contrastive", "uniform")
+REQUIRED_CONTROLS = tuple(name for name, spec in OBJECTIVES.items() if spec.is_required)
 CONFIDENCE = 0.95
 POWER = 0.8
 MARGIN = 0.005
 
-Answer = Literal["helps", "does not help", "cannot be told"]
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Difference of two objectives over seeds.
-
-    Attributes:
-        mean: mean of the differences.
-        low: lower end of the 95 % t interval of the mean; None with one pair.
-        high: upper end of it.
-        p_value: two-sided paired t test; None where it cannot be made: one pair, or all differences equal and not zero.
-        num_pairs: number of seeds.
-        spread: standard deviation of the differences; None with one pair.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    p_value: float | None
-    num_pairs: int
-    spread: float | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether one label-distance objective helps.
-
-    Attributes:
-        objective: its name.
-        answer: helps, does not help, or cannot be told.
-        control: the control that decides, the hardest one to beat; None if no control was run on the same seeds.
-        num_seeds_needed: seeds that would tell a gain of the margin over that control, where the answer cannot be told
-            and the spread gives an estimate that exceeds the seeds at hand.
-        corrected_p: Holm-corrected p-value against each control.
-        sentence: the answer in plain words.
-    """
-
-    objective: str
-    answer: Answer
-    control: str | None
-    num_seeds_needed: int | None
-    corrected_p: dict[str, float | None]
-    sentence: str
-
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifference:
-    """Mean of `a - b` with its 95 % t interval and the paired t test; entry i of both comes from the same seed.
+    """Mean of `a - b` with its 95 % t interval and the paired t test, both by SciPy.
 
     One pair gives the mean only. Differences that are all zero give the interval [0, 0] and p = 1. Differences that are
     all equal but not zero give the degenerate interval [d, d] and no p-value: without a spread nothing can be tested.
+
+    Args:
+        a: a score for each seed, finite.
+        b: the other objective's score for each seed; entry i of both has the same seed.
 
     Raises:
         ValueError: if the lengths differ or are zero, or a value is not finite.
@@ -99,20 +47,27 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     num_pairs, mean = len(differences), float(differences.mean())
     if num_pairs == 1:
         return PairedDifference(mean, None, None, None, 1, None)
-    # equal decimal differences such as 0.9 - 0.8 and 0.8 - 0.7 differ in the last bits: that is no spread
+    # Equal decimal differences such as 0.9 - 0.8 and 0.8 - 0.7 differ in the last bits: that is no spread.
     if np.ptp(differences) <= 1e-12 * max(1.0, float(np.abs(first).max()), float(np.abs(second).max())):
         is_zero = bool(np.abs(differences).max() <= 1e-12)
         mean = 0.0 if is_zero else mean
         return PairedDifference(mean, mean, mean, 1.0 if is_zero else None, num_pairs, 0.0)
+    test = stats.ttest_rel(first, second)
+    interval = test.confidence_interval(CONFIDENCE)
     spread = float(differences.std(ddof=1))
-    error = spread / math.sqrt(num_pairs)
-    half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, num_pairs - 1)) * error
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, num_pairs - 1))
-    return PairedDifference(mean, mean - half_width, mean + half_width, p_value, num_pairs, spread)
+    return PairedDifference(mean, float(interval.low), float(interval.high), float(test.pvalue), num_pairs, spread)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction of several p-values; None stays None and counts as a comparison that was made.
+
+    SciPy corrects the false discovery rate only; statsmodels has Holm, and would be a dependency for five lines.
+
+    Args:
+        p_values: in [0, 1], of the tests that are looked at together.
+
+    Returns:
+        Corrected p-values in [0, 1], in the order of `p_values`.
 
     Examples:
         >>> holm([0.01, 0.04, 0.03])
@@ -131,7 +86,18 @@ def num_seeds_needed(spread: float, margin: float = MARGIN, *, limit: int = 1000
     """Pairs of runs with which a paired t test finds a true difference of `margin` in 80 % of cases.
 
     The smallest n with n >= (t(0.975, n - 1) + t(0.8, n - 1))^2 (spread / margin)^2: a hint, as the spread is itself
-    estimated. None if more than `limit` would be needed.
+    estimated. SciPy computes power by simulation only, which is slow and draws random numbers.
+
+    Args:
+        spread: standard deviation of the differences.
+        margin: true difference to find, > 0, in the unit of `spread`.
+        limit: largest number that is tried.
+
+    Returns:
+        Number of pairs; None if more than `limit` would be needed.
+
+    Raises:
+        ValueError: if `margin` is not above 0.
 
     Examples:
         >>> num_seeds_needed(0.01, 0.01), num_seeds_needed(0.01, 0.005)
@@ -145,103 +111,91 @@ def num_seeds_needed(spread: float, margin: float = MARGIN, *, limit: int = 1000
     return int(sizes[enough[0]]) if len(enough) else None
 
 
-def verdict(
+def decide(
     objective: str,
     differences: Mapping[str, PairedDifference],
     *,
-    data: str,
-    encoder: str,
     corrected_p: Mapping[str, float | None] | None = None,
     margin: float = MARGIN,
     same_matrix: Collection[str] = (),
 ) -> Verdict:
     """Whether a label-distance objective helps, judged against every control.
 
-    It *helps* if each of `REQUIRED_CONTROLS` was run and against each control the interval lies above zero and the
-    Holm-corrected p-value is below 0.05. It
-    *does not help* if against some control the interval lies below `margin`, the smallest gain worth having. Otherwise,
-    and wherever a difference could not be tested, the answer *cannot be told*. The sentence names the hardest control:
-    the one with the smallest difference, among those that rule the gain out where there are any.
+    - It *helps* if each of `REQUIRED_CONTROLS` was run and against each control the interval lies above zero and the
+      Holm-corrected p-value is below 0.05.
+    - It *does not help* if against some control the interval lies below `margin`, the smallest gain worth having.
+    - Otherwise, and wherever a difference could not be tested, the answer is *inconclusive*.
+
+    The control that decides is the one with the smallest difference, among those that rule the gain out where there
+    are any.
 
     Args:
         objective: name of the label-distance objective.
         differences: objective minus control, as fractions of accuracy, for each control.
-        data: name of the data, for the sentence.
-        encoder: name of the encoder, for the sentence.
         corrected_p: Holm-corrected p-value for each control; None corrects over `differences`.
         margin: smallest gain worth having, as a fraction.
         same_matrix: controls that trained with this objective's own matrix, and so say nothing about it.
 
     Examples:
         >>> difference = paired_difference([0.88, 0.90, 0.89], [0.87, 0.88, 0.89])
-        >>> print(verdict("adaptive", {"uniform": difference}, data="trec", encoder="textcnn").sentence)
-        Label distance (adaptive) on trec, textcnn: +1.0 points of accuracy over uniform (95 % interval ...
+        >>> verdict = decide("adaptive", {"uniform": difference})
+        >>> verdict.answer, verdict.reason, verdict.num_seeds_needed
+        ('inconclusive', 'wide interval', 34)
     """
-    subject = f"Label distance ({objective}) on {data}, {encoder}"
+    missing = tuple(name for name in REQUIRED_CONTROLS if name not in differences and name not in same_matrix)
     if not differences:
-        sentence = f"{subject}: no control was run on the same seeds; whether it helps cannot be told."
-        return Verdict(objective, "cannot be told", None, None, {}, sentence)
+        return Verdict(
+            objective, "inconclusive", "no control", None, None, False, None, {}, missing, tuple(same_matrix)
+        )
     if corrected_p is None:
         corrected_p = dict(zip(differences, holm([d.p_value for d in differences.values()]), strict=True))
-    ruled_out = [name for name, d in differences.items() if d.p_value is not None and _end(d.high) < margin]
-    missing = [name for name in REQUIRED_CONTROLS if name not in differences and name not in same_matrix]
-    is_beaten = [_end(d.low) > 0 and _p(corrected_p[name]) < 1 - CONFIDENCE for name, d in differences.items()]
-    answer: Answer = "helps" if all(is_beaten) and not missing else "does not help" if ruled_out else "cannot be told"
-    hardest = min(ruled_out if answer == "does not help" else differences, key=lambda name: differences[name].mean)
-    difference = differences[hardest]
-    needed = _hint(difference, margin) if answer == "cannot be told" else None
-    is_hardest = all(difference.mean <= other.mean for other in differences.values())
-    rank = f", {'the hardest' if is_hardest else 'one'} of {len(differences)} controls" if len(differences) > 1 else ""
-    tail = _tail(answer, difference, needed, margin)
-    if all(is_beaten) and missing:
-        tail = f"whether it helps cannot be told without {' and '.join(missing)}"
-    same = f" ({' and '.join(same_matrix)} had the same matrix)" if same_matrix else ""
-    sentence = f"{subject}: {_difference_in_words(hardest, difference)}{rank}; {tail}{same}."
-    return Verdict(objective, answer, hardest, needed, dict(corrected_p), sentence)
+    ruled_out = [name for name, difference in differences.items() if _rules_out(difference, margin)]
+    beats_all = all(_is_beaten(difference, corrected_p[name]) for name, difference in differences.items())
+    if beats_all and not missing:
+        answer, candidates = "helps", list(differences)
+    elif ruled_out:
+        answer, candidates = "does not help", ruled_out
+    else:
+        answer, candidates = "inconclusive", list(differences)
+    control = min(candidates, key=lambda name: differences[name].mean)
+    difference = differences[control]
+    reason: Reason
+    if answer == "helps":
+        reason = "beats every control"
+    elif answer == "does not help":
+        reason = "rules out the margin"
+    elif beats_all:
+        reason = "control missing"
+    else:
+        reason = "one seed" if difference.num_pairs == 1 else "wide interval"
+    return Verdict(
+        objective=objective,
+        answer=answer,
+        reason=reason,
+        control=control,
+        difference=difference,
+        is_strongest=all(difference.mean <= other.mean for other in differences.values()),
+        num_seeds_needed=_more_seeds(difference, margin) if answer == "inconclusive" else None,
+        corrected_p=dict(corrected_p),
+        missing_controls=missing,
+        same_matrix=tuple(same_matrix),
+    )
 
 
-def _end(end: float | None) -> float:
-    # comparisons with NaN are false: what could not be computed decides nothing
-    return math.nan if end is None else end
+def _rules_out(difference: PairedDifference, margin: float) -> bool:
+    return difference.p_value is not None and difference.high is not None and difference.high < margin
 
 
-def _p(p_value: float | None) -> float:
-    return 1.0 if p_value is None else p_value
+def _is_beaten(difference: PairedDifference, corrected_p: float | None) -> bool:
+    """Whether the objective is above the control; a difference that could not be tested decides nothing."""
+    return (
+        difference.low is not None and difference.low > 0 and corrected_p is not None and corrected_p < 1 - CONFIDENCE
+    )
 
 
-def _hint(difference: PairedDifference, margin: float) -> int | None:
+def _more_seeds(difference: PairedDifference, margin: float) -> int | None:
+    """Seeds that would detect a gain of the margin, where that is more than there are."""
     if not difference.spread:
         return None
     needed = num_seeds_needed(difference.spread, margin)
     return needed if needed is not None and needed > difference.num_pairs else None
-
-
-def _difference_in_words(control: str, difference: PairedDifference) -> str:
-    seeds = "1 seed" if difference.num_pairs == 1 else f"{difference.num_pairs} seeds"
-    if difference.low is None or difference.high is None:
-        interval = f"{seeds}, so no interval"
-    else:
-        interval = f"95 % interval {points(difference.low)} to {points(difference.high)}, {seeds}"
-    return f"{points(difference.mean)} points of accuracy over {control} ({interval})"
-
-
-def points(fraction: float) -> str:
-    """A difference of accuracies in points, with its sign.
-
-    Examples:
-        >>> points(0.0132), points(-0.0001)
-        ('+1.3', '0.0')
-    """
-    text = f"{100 * fraction:+.1f}"
-    return "0.0" if float(text) == 0 else text
-
-
-def _tail(answer: Answer, difference: PairedDifference, needed: int | None, margin: float) -> str:
-    if answer == "helps":
-        return "it helps"
-    if answer == "does not help":
-        return f"it does not help: a gain of {100 * margin:g} points is ruled out"
-    if difference.num_pairs == 1:
-        return "whether it helps cannot be told with one seed"
-    hint = f" (about {needed} would tell a gain of {100 * margin:g} points)" if needed else ""
-    return f"whether it helps cannot be told with these seeds{hint}"

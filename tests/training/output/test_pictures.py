@@ -1,13 +1,25 @@
+"""Pictures are drawn for whatever a run may bring."""
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from labeldist.training.output import pictures
-from labeldist.training.output.pictures import plot_comparison, plot_confusion, plot_curves, plot_embeddings, plot_ldm
+from comparisons import compared, run_with_accuracy
+from labeldist.training.output.pictures import (
+    drawing,
+    embedding_map,
+    names,
+    plot_comparison,
+    plot_confusion,
+    plot_curves,
+    plot_embeddings,
+    plot_ldm,
+)
 from labeldist.training.study.comparison import build_comparison
 
 CHINESE = ["提问", "取消", "其他"]
-AWKWARD = ["$a$", "_hidden", "two\nlines", "x" * 80]
+AWKWARD = ["$a$", "_hidden", "two\nlines", "x" * 80, "bell\x07 and \u202eback"]
 
 
 def names_of(num_classes):
@@ -17,7 +29,7 @@ def names_of(num_classes):
 def size_of(path):
     with Image.open(path) as image:
         assert image.format == "PNG"
-        # one colour would be an empty page
+        # One color would be an empty page
         darkest, lightest = image.convert("L").getextrema()
         assert darkest != lightest
         return image.size
@@ -33,28 +45,56 @@ def test_heat_maps_are_drawn_for_few_and_many_classes(tmp_path, num_classes):
         assert max(width, height) < 2600
 
 
-@pytest.mark.parametrize("names", [CHINESE, AWKWARD])
-def test_names_of_any_script_are_drawn_without_a_warning(tmp_path, names):
-    plot_confusion(np.eye(len(names)), names, tmp_path / "confusion.png")
-    plot_ldm(np.ones((len(names), len(names))), names, tmp_path / "ldm.png")
-    plot_embeddings(np.eye(len(names)), range(len(names)), names, tmp_path / "embeddings.png")
+@pytest.mark.parametrize("class_names", [CHINESE, AWKWARD])
+def test_names_of_any_script_are_drawn_without_a_warning(tmp_path, class_names):
+    plot_confusion(np.eye(len(class_names)), class_names, tmp_path / "confusion.png")
+    plot_ldm(np.ones((len(class_names), len(class_names))), class_names, tmp_path / "ldm.png")
+    plot_embeddings(np.eye(len(class_names)), range(len(class_names)), class_names, tmp_path / "embeddings.png")
     size_of(tmp_path / "embeddings.png")
 
 
 @pytest.fixture
 def _only_latin_fonts(monkeypatch):
-    bundled = [font for font in pictures.font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
-    monkeypatch.setattr(pictures.font_manager.fontManager, "ttflist", bundled)
-    pictures._families.cache_clear()
+    bundled = [font for font in names.font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(names.font_manager.fontManager, "ttflist", bundled)
+    names.font_families.cache_clear()
     yield
-    pictures._families.cache_clear()
+    names.font_families.cache_clear()
+
+
+@pytest.fixture
+def texts_drawn(monkeypatch):
+    """Texts of every figure that is saved."""
+    drawn = []
+    savefig = Figure.savefig
+
+    def watched(figure, *arguments, **options):
+        drawn.append([text.get_text() for text in figure.findobj(drawing.Text)])
+        savefig(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    return drawn
 
 
 @pytest.mark.usefixtures("_only_latin_fonts")
-def test_names_without_a_font_become_numbers(tmp_path):
-    assert pictures._labels([*CHINESE, "other"]) == ["class 0", "class 1", "class 2", "other"]
+def test_names_without_a_font_become_numbers_and_the_picture_says_why(tmp_path, texts_drawn):
+    assert names.display_names([*CHINESE, "other"]) == ["class 0", "class 1", "class 2", "other"]
     plot_ldm(np.ones((3, 3)), CHINESE, tmp_path / "ldm.png", title="标签距离")
-    size_of(tmp_path / "ldm.png")
+    plot_embeddings(np.eye(3), range(3), CHINESE, tmp_path / "embeddings.png")
+    for path, texts in zip(("ldm.png", "embeddings.png"), texts_drawn, strict=True):
+        assert "class 1" in texts
+        assert any("no installed font shows this name" in text and "fonts-noto-cjk" in text for text in texts)
+        size_of(tmp_path / path)
+
+
+def test_names_that_fonts_show_need_no_explanation(tmp_path, texts_drawn):
+    plot_ldm(np.ones((2, 2)), ["ask", "tell"], tmp_path / "ldm.png")
+    assert not any("font" in text for text in texts_drawn[0])
+
+
+def test_names_are_drawn_without_control_characters(tmp_path, texts_drawn):
+    plot_confusion(np.eye(2), ["a\x1b[2Jb", "\u202ec"], tmp_path / "confusion.png")
+    assert {r"a\x1b[2Jb", r"\u202ec"} <= set(texts_drawn[0])
 
 
 def test_a_matrix_of_another_size_is_refused(tmp_path):
@@ -108,8 +148,8 @@ def test_the_same_embeddings_give_the_same_picture(tmp_path):
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
 
 
-def test_52_classes_differ_by_colour_or_marker():
-    assert len({(pictures._colour(c), pictures._marker(c)) for c in range(104)}) == 104
+def test_104_classes_differ_by_color_or_marker():
+    assert len({(embedding_map._color(c), embedding_map._marker(c)) for c in range(104)}) == 104
 
 
 @pytest.mark.parametrize(("embeddings", "labels"), [(np.ones((2, 2)), [0]), (np.full((1, 2), np.nan), [0]), ([], [])])
@@ -120,21 +160,15 @@ def test_embeddings_that_cannot_be_drawn_are_refused(tmp_path, embeddings, label
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_a_comparison_is_drawn(tmp_path, num_seeds):
-    metrics = {"macro_f1": 0.8, "confusion": [[1, 0], [0, 1]], "class_names": ["a", "b"]}
-    runs = [
-        {"objective": name, "seed": seed, "seconds": 1.0, "metrics": metrics | {"accuracy": 0.8 + 0.01 * seed * place}}
+    accuracies = {
+        name: [0.8 + 0.01 * seed * place for seed in range(num_seeds)]
         for place, name in enumerate(("ce", "uniform", "adaptive"))
-        for seed in range(num_seeds)
-    ]
-    plot_comparison(build_comparison(runs, data="数据", encoder="textcnn"), tmp_path / "comparison.png")
+    }
+    plot_comparison(compared(accuracies, data="数据"), tmp_path / "comparison.png")
     size_of(tmp_path / "comparison.png")
 
 
 def test_an_interrupted_comparison_is_drawn(tmp_path):
-    metrics = {"accuracy": 0.8, "macro_f1": 0.8, "confusion": [[1]], "class_names": ["a"]}
-    runs = [
-        {"objective": name, "seed": seed, "seconds": 1.0, "metrics": metrics}
-        for name, seed in (("ce", 0), ("adaptive", 1))
-    ]
+    runs = [run_with_accuracy("ce", 0, 0.8), run_with_accuracy("adaptive", 1, 0.8)]
     plot_comparison(build_comparison(runs, data="trec", encoder="textcnn"), tmp_path / "comparison.png")
     size_of(tmp_path / "comparison.png")

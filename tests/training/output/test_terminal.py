@@ -1,19 +1,24 @@
+"""What the terminal shows after a run and after a comparison."""
+
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.paper import tables
+from comparisons import WHERE, compared, finished, metrics_of
 from labeldist.training.metrics import evaluate_predictions
-from labeldist.training.output.terminal import (
-    comparison_table,
-    display_width,
-    duration,
-    format_table,
-    style,
-    train_summary,
-)
+from labeldist.training.output.terminal import comparison_table, train_summary
+from labeldist.training.output.text_layout import display_width
+from labeldist.training.output.words import verdict_sentence
+from labeldist.training.records import PredictionMetrics
 from labeldist.training.study.comparison import build_comparison
+from labeldist.training.study.results import Comparison, PairChanges
+
+# Clears the screen, sets the window's title, turns the direction of text, deletes what stands before, C1.
+HOSTILE = "a\x1b[2J\x1b]0;t\x07\u202e\b\x9b31m"
+CONTROLS = set(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x202E])) - {"\n"}
 
 
 class Terminal(io.StringIO):
@@ -22,26 +27,19 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def _colour_allowed(monkeypatch):
+def _eighty_columns_of_color(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-
-
-def metrics_of(predicted, names=("提问", "tell")):
-    true = np.array([0] * 6 + [1] * 4)
-    return evaluate_predictions(true, np.eye(2)[list(predicted)], names, [f"text {row} " * 30 for row in range(10)])
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 def comparison_of(*objectives, num_seeds=3):
-    return build_comparison(runs_of(*objectives, num_seeds=num_seeds), data="trec", encoder="textcnn")
-
-
-def runs_of(*objectives, num_seeds):
     runs = []
     for number, objective in enumerate(objectives):
         for seed in range(num_seeds):
-            predicted = [0] * (4 + (number + seed) % 3) + [1] * (6 - (number + seed) % 3)
-            runs.append({"objective": objective, "seed": seed, "metrics": metrics_of(predicted), "seconds": 61.0})
-    return runs
+            found = (number + seed) % 3
+            metrics = metrics_of([[4 + found, 2 - found], [0, 4]], ["提问", "tell"])
+            runs.append(finished(objective, seed, metrics))
+    return build_comparison(runs, **WHERE)
 
 
 # Rows of three classes: ask is taken for tell or for order so many times.
@@ -55,81 +53,47 @@ def three_classes(as_tell, as_order):
     return evaluate_predictions(true, np.eye(3)[predicted], names, ["x"] * 12, vectors=vectors, matrix=matrix), matrix
 
 
-def measured_comparison(num_seeds=2):
+def measured_comparison(num_seeds=2, objectives=(("ce", 2, 1), ("static", 1, 2))):
     runs = []
-    for objective, as_tell, as_order in (("ce", 2, 1), ("static", 1, 2)):
+    for objective, as_tell, as_order in objectives:
         for seed in range(num_seeds):
             metrics, matrix = three_classes(as_tell, as_order - seed)
-            runs.append({"objective": objective, "seed": seed, "metrics": metrics, "seconds": 1.0, "matrix": matrix})
-    return build_comparison(runs, data="trec", encoder="textcnn")
-
-
-def test_colour_needs_a_terminal_and_no_veto(monkeypatch):
-    assert style("done", "green", io.StringIO()) == "done"
-    assert style("done", "green", None) == "done"
-    assert style("done", "green", Terminal()) == "\x1b[32mdone\x1b[0m"
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert style("done", "green", Terminal()) == "done"
-
-
-def test_width_counts_wide_characters_twice_and_colours_not_at_all():
-    assert display_width("提问ab") == 6
-    assert display_width("e\u0301") == 1
-    assert display_width(style("done", "green", Terminal())) == 4
-
-
-def test_columns_of_a_table_stand_below_each_other():
-    table = format_table(["class", "rows"], [["提问", "1"], [style("tell", "bold", Terminal()), "23"]], "<>")
-    assert [display_width(line) for line in table.splitlines()] == [11, 11, 11, 11]
-
-
-def test_a_table_without_rows_shows_its_headers():
-    assert format_table(["a", "b"], []).splitlines() == ["a  b", "-  -"]
-
-
-def test_a_row_of_another_length_is_refused():
-    with pytest.raises(ValueError, match="2 cells, one for each header, got 1"):
-        format_table(["a", "b"], [["x"]])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.96, "10 s"), (59.7, "1 min 00 s"), (3599.6, "1 h 00 min"), (7290, "2 h 02 min")],
-)
-def test_durations_never_show_sixty(seconds, text):
-    assert duration(seconds) == text
+            runs.append(finished(objective, seed, metrics, matrix=matrix))
+    return build_comparison(runs, **WHERE)
 
 
 def test_summary_answers_which_classes_are_confused():
-    text = train_summary(metrics_of([0] * 4 + [1] * 6), title="trec, textcnn", seconds=83, folder="runs/a", width=60)
+    metrics = metrics_of([[4, 2], [0, 4]], ["提问", "tell"])
+    text = train_summary(metrics, title="trec, textcnn", seconds=83, folder="runs/a")
     lines = text.splitlines()
     assert lines[0] == "trec, textcnn: accuracy 80.0 %, macro-F1 80.0 % (10 rows, 1 min 23 s)"
     assert "提问 taken for tell: 2 rows, 33.3 % of 提问" in lines
     assert lines[-1] == "Saved in runs/a"
-    assert all(display_width(line) <= 75 for line in lines)
+    assert all(display_width(line) <= 80 for line in lines)
 
 
-def test_summary_shows_neighbours_and_mistakes_below_the_accuracy():
+def test_summary_shows_neighbors_and_mistakes_below_the_accuracy():
     metrics, _ = three_classes(2, 1)
     lines = train_summary(metrics, title="trec").splitlines()
-    assert lines[1].startswith("Nearest neighbours among these rows: precision@1 ")
-    assert lines[1].endswith(f"MAP@R {100 * metrics['embeddings']['mean_average_precision_at_r']:.1f} %")
+    assert metrics.embeddings is not None
+    assert lines[1].startswith("Nearest neighbors: precision@1 ")
+    assert lines[1].endswith(f"MAP@R {100 * (metrics.embeddings.mean_average_precision_at_r or 0):.1f} %")
     # (5 + 5 + 1) / 3, and the mean of 5 and 1.
-    assert lines[2] == "Mean distance of the mistakes by the run's own matrix: 3.67 (3.00 if spread evenly)"
+    assert lines[2] == "Mean label distance of the mistakes: 3.67 (3.00 if spread evenly)"
     assert lines[3] == ""
 
 
 def test_summary_leaves_out_what_was_not_or_could_not_be_measured():
     metrics, _ = three_classes(0, 0)
     assert "distance of the mistakes" not in train_summary(metrics, title="trec")
-    earlier = {key: value for key, value in metrics.items() if key not in ("embeddings", "mistake_severity")}
-    assert train_summary(earlier, title="trec").splitlines()[1] == ""
+    unmeasured = replace(metrics, embeddings=None, mistake_severity=None)
+    assert train_summary(unmeasured, title="trec").splitlines()[1] == ""
     alone = evaluate_predictions([0, 1], np.eye(2), ["ask", "tell"], ["x", "y"], vectors=np.eye(2))
     assert train_summary(alone, title="trec").splitlines()[1] == ""
 
 
 def test_summary_of_a_perfect_model():
-    assert "No test row was misclassified." in train_summary(metrics_of([0] * 6 + [1] * 4), title="demo")
+    assert "No test row was misclassified." in train_summary(metrics_of([[6, 0], [0, 4]]), title="demo")
 
 
 def test_summary_of_many_classes_shows_the_weakest():
@@ -139,74 +103,142 @@ def test_summary_of_many_classes_shows_the_weakest():
     assert "class7" not in text
 
 
-def test_the_last_line_of_a_comparison_is_the_verdict():
+def long_names(num_classes: int) -> list[str]:
+    return [f"a_class_with_a_name_{c}".ljust(28, "x") for c in range(num_classes)]
+
+
+def test_summary_fits_80_columns_with_long_names_and_texts():
+    metrics = metrics_of(np.full((4, 4), 1234), long_names(4))
+    lines = train_summary(
+        metrics, title="a-corpus-with-a-name, an-encoder-with-a-name, adaptive", seconds=83
+    ).splitlines()
+    assert max(map(display_width, lines)) <= 80
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_sentences_and_examples_follow_the_width_of_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    metrics = metrics_of([[4, 2], [0, 4]])
+    lines = train_summary(metrics, title="trec, textcnn", stream=Terminal()).splitlines()
+    is_table = [line.startswith(("class", "----", "ask  ", "tell  ")) for line in lines]
+    widths = [display_width(line) for line, skipped in zip(lines, is_table, strict=True) if not skipped]
+    # Examples take all the columns that there are, but for a last word that would not fit.
+    assert columns - 8 <= max(widths) <= columns
+
+
+def test_the_last_sentence_of_a_comparison_is_the_verdict():
     comparison = comparison_of("ce", "ce-two-views", "static", "adaptive")
-    lines = comparison_table(comparison).splitlines()
-    assert lines[-1] == comparison["verdict"]["sentence"]
-    assert "vs ce-two-views" in lines[2]
-    assert [line.split()[0] for line in lines[4:8]] == ["ce", "ce-two-views", "static", "adaptive"]
-    assert "baseline" in lines[5]
-    assert "1 min 01 s" in lines[7]
+    text = comparison_table(comparison)
+    assert " ".join(text.split()).endswith(verdict_sentence(comparison))
+    lines = text.splitlines()
+    assert lines[0] == "trec, textcnn: mean ± standard deviation over 3 seeds"
+    assert lines[1] == "points: difference of accuracy to ce-two-views"
+    assert lines[3].split("  ")[0] == "objective"
+    assert [line.split()[0] for line in lines[5:9]] == ["ce", "ce-two-views", "static", "adaptive"]
+    assert "baseline" in lines[6]
+    assert lines[8].endswith("61 s")
 
 
-def test_a_second_table_shows_neighbours_and_mistakes():
-    comparison = measured_comparison()
-    lines = comparison_table(comparison).splitlines()
-    start = lines.index("Nearest neighbours among the test rows, and where the mistakes fall")
+def test_a_second_table_shows_neighbors_and_mistakes():
+    lines = comparison_table(measured_comparison()).splitlines()
+    start = lines.index("Nearest neighbors among the test rows, in %, and the distance of the mistakes")
     headers, _, ce, static = lines[start + 2 : start + 6]
-    assert headers.split("  ")[-1] == "if even"
-    assert "precision@1 %" in headers
+    assert headers.split() == ["objective", "precision@1", "R-precision", "MAP@R", "distance", "if", "even"]
     # Under static's matrix: ce (5 + 5 + 1) / 3 and (5 + 5) / 2; static (5 + 1 + 1) / 3 and (5 + 1) / 2.
     assert ce.endswith("4.33 ± 0.94  3.00 ± 0.00")
     assert static.endswith("2.67 ± 0.47  3.00 ± 0.00")
-    note = " ".join(lines[start + 6 : start + 9])
-    assert "under the matrix of static, seed 0; if even:" in note
-    assert lines[start + 9] == ""
-    assert max(map(display_width, lines[start : start + 9])) <= 100
+    end = lines.index("", start + 6)
+    assert "under the matrix of static, seed 0; if even:" in " ".join(lines[start + 6 : end])
 
 
 def test_the_second_table_has_the_columns_that_were_measured():
     # Two classes have one pair, and these runs no vectors.
-    assert "Nearest neighbours" not in comparison_table(comparison_of("ce", "adaptive"))
+    assert "Nearest neighbors" not in comparison_table(comparison_of("ce", "adaptive"))
     comparison = measured_comparison(num_seeds=1)
-    for columns in comparison["objectives"].values():
-        columns["r_precision"] = [None]
-    table = comparison_table(comparison)
-    assert "precision@1 %" in table
+    objectives = {name: replace(scores, r_precision=(None,)) for name, scores in comparison.objectives.items()}
+    table = comparison_table(replace(comparison, objectives=objectives))
+    assert "precision@1" in table
     assert "R-precision" not in table
     assert "±" not in table.split("\n", 1)[1]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in tables.RESULTS.glob("*.json")))
-def test_a_comparison_of_an_earlier_version_still_has_its_table(name):
-    recorded = {key: value for key, value in tables.load(name).items() if key != "severity_matrix"}
-    for columns in recorded["objectives"].values():
-        for key in columns.keys() - {"accuracy", "macro_f1", "seconds"}:
-            del columns[key]
-    table = comparison_table(recorded)
-    assert "Nearest neighbours" not in table
-    assert table.splitlines()[-1] == recorded["verdict"]["sentence"]
+def test_a_recorded_comparison_has_its_table_and_fits_80_columns(name):
+    comparison = tables.load(name).comparison
+    text = comparison_table(comparison)
+    assert "Nearest neighbors" not in text
+    assert " ".join(text.split()).endswith(verdict_sentence(comparison))
+    assert max(map(display_width, text.splitlines())) <= 80
 
 
 def test_one_seed_shows_means_without_spread_interval_or_p():
     text = comparison_table(comparison_of("ce", "adaptive", num_seeds=1))
-    assert "over 1 seed" in text
+    assert "over 1 seed\n" in text
     assert "±" not in text.split("\n", 1)[1]
     assert "nan" not in text
 
 
 def test_identical_objectives_confuse_alike():
-    comparison = comparison_of("ce", "adaptive", num_seeds=1)
-    comparison["pairs"]["adaptive"] = {"repaired": [], "broken": []}
+    comparison = replace(comparison_of("ce", "adaptive", num_seeds=1), pairs={"adaptive": PairChanges((), ())})
     assert "adaptive confuses every pair of classes as often as ce." in comparison_table(comparison)
 
 
-def test_the_table_of_a_comparison_fits_a_terminal():
-    comparison = comparison_of("ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive")
-    assert max(map(display_width, comparison_table(comparison).splitlines()[2:10])) <= 100
+def test_each_repaired_or_broken_pair_has_a_line():
+    base = metrics_of([[5, 4, 0], [0, 9, 3], [0, 0, 9]], ["ask", "tell", "order"])
+    other = metrics_of([[7, 1, 1], [0, 12, 0], [0, 0, 9]], ["ask", "tell", "order"])
+    comparison = build_comparison([finished("ce", 0, base), finished("adaptive", 0, other)], **WHERE)
+    lines = comparison_table(comparison).splitlines()
+    start = lines.index("adaptive repairs")
+    assert lines[start + 1 : start + 5] == [
+        "  ask / tell: 4.0 to 1.0",
+        "  tell / order: 3.0 to 0.0",
+        "adaptive breaks",
+        "  ask / order: 0.0 to 1.0",
+    ]
 
 
-def test_the_verdict_is_coloured_on_a_terminal_only():
+def test_a_comparison_of_all_objectives_fits_80_columns():
+    names = ("ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive")
+    comparison = measured_comparison(
+        num_seeds=3, objectives=[(name, place % 2, 2 + place % 3 - place % 2) for place, name in enumerate(names)]
+    )
+    assert comparison.severity_matrix
+    text = comparison_table(comparison)
+    assert "MAP@R" in text
+    assert max(map(display_width, text.splitlines())) <= 80
+
+
+def test_the_verdict_is_colored_on_a_terminal_only():
     comparison = comparison_of("ce", "adaptive")
     assert "\x1b[" in comparison_table(comparison, Terminal())
     assert "\x1b[" not in comparison_table(comparison, io.StringIO())
+
+
+def hostile_metrics() -> PredictionMetrics:
+    names = [f"{HOSTILE}{c}" for c in range(3)]
+    true, predicted = [0, 0, 1, 2], [1, 2, 1, 0]
+    return evaluate_predictions(true, np.eye(3)[predicted], names, [f"{HOSTILE} text"] * 4)
+
+
+def hostile_comparison() -> Comparison:
+    runs = [finished(name, 0, hostile_metrics()) for name in ("ce", "static", HOSTILE)]
+    comparison = build_comparison(runs, data=HOSTILE, encoder=HOSTILE)
+    comparison = replace(comparison, pairs=dict(compared({"ce": [0.8], "static": [0.9]}).pairs))
+    return replace(comparison, severity_matrix=HOSTILE)
+
+
+def test_control_characters_of_data_are_shown_as_codes():
+    summary = train_summary(hostile_metrics(), title=HOSTILE, folder=HOSTILE)
+    for text in (summary, comparison_table(hostile_comparison())):
+        assert not CONTROLS & set(text)
+        assert r"a\x1b[2J" in text
+        assert r"\u202e" in text
+
+
+def test_on_a_terminal_the_only_escape_codes_are_those_of_styles():
+    text = train_summary(hostile_metrics(), title=HOSTILE, folder=HOSTILE, stream=Terminal())
+    text += comparison_table(hostile_comparison(), Terminal())
+    assert "\x1b[1m" in text
+    for code in ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"):
+        text = text.replace(code, "")
+    assert not CONTROLS & set(text)

@@ -1,5 +1,6 @@
+"""Paired statistics, and what they decide."""
+
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -7,17 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from labeldist.training.study.results import PairedDifference
 from labeldist.training.study.statistics import (
     REQUIRED_CONTROLS,
-    PairedDifference,
+    decide,
     holm,
     num_seeds_needed,
     paired_difference,
-    points,
-    verdict,
 )
-
-WHERE: dict[str, Any] = {"data": "trec", "encoder": "textcnn"}
 
 
 def difference(mean, half_width, p_value, num_pairs=3, spread=0.01):
@@ -25,7 +23,7 @@ def difference(mean, half_width, p_value, num_pairs=3, spread=0.01):
 
 
 def test_paired_difference_of_a_worked_example():
-    # differences 1, 2, 3 points: mean 2, deviation 1, error 1 / sqrt(3); t(0.975, 2) = 4.302653
+    # Differences 1, 2, 3 points: mean 2, deviation 1, error 1 / sqrt(3); t(0.975, 2) = 4.302653
     result = paired_difference([0.81, 0.82, 0.83], [0.80, 0.80, 0.80])
     assert (result.mean, result.spread, result.num_pairs) == (pytest.approx(0.02), pytest.approx(0.01), 3)
     assert result.high == pytest.approx(0.02 + 4.302653 * 0.01 / math.sqrt(3), abs=1e-8)
@@ -33,17 +31,21 @@ def test_paired_difference_of_a_worked_example():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20))
-def test_paired_difference_agrees_with_scipy_and_changes_sign_with_the_order(pairs):
+def test_paired_difference_is_students_t_of_the_differences_and_changes_sign_with_the_order(pairs):
     a, b = zip(*pairs, strict=True)
     forward, backward = paired_difference(a, b), paired_difference(b, a)
     assert forward.mean == pytest.approx(-backward.mean, abs=1e-15)
     assert forward.spread is not None
-    # nearly equal differences lose their digits in scipy, which warns
+    # Nearly equal differences lose their digits.
     if forward.spread > 1e-6:
-        assert forward.low is not None
-        assert forward.high is not None
-        assert forward.p_value == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-6, abs=1e-12)
-        assert forward.low <= forward.mean <= forward.high
+        error = forward.spread / math.sqrt(len(pairs))
+        half_width = stats.t.ppf(0.975, len(pairs) - 1) * error
+        assert (forward.low, forward.high) == (
+            pytest.approx(forward.mean - half_width, abs=1e-12),
+            pytest.approx(forward.mean + half_width, abs=1e-12),
+        )
+        p_value = 2 * stats.t.sf(abs(forward.mean) / error, len(pairs) - 1)
+        assert forward.p_value == pytest.approx(p_value, rel=1e-6, abs=1e-12)
 
 
 def test_one_pair_gives_the_mean_only():
@@ -55,7 +57,7 @@ def test_differences_that_are_all_zero_give_p_one():
 
 
 def test_equal_differences_cannot_be_tested():
-    # in binary 0.9 - 0.8 and 0.8 - 0.7 are not the same number
+    # In binary 0.9 - 0.8 and 0.8 - 0.7 are not the same number
     result = paired_difference([0.9, 0.8], [0.8, 0.7])
     assert result.p_value is None
     assert result.low == result.high == result.mean == pytest.approx(0.1)
@@ -68,7 +70,7 @@ def test_paired_difference_refuses_what_cannot_be_paired(a, b):
 
 
 def test_holm_of_a_worked_example():
-    # sorted 0.01 * 4, 0.02 * 3, 0.03 * 2 = 0.06, 0.04 raised to 0.06
+    # Sorted 0.01 * 4, 0.02 * 3, 0.03 * 2 = 0.06, 0.04 raised to 0.06
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
 
 
@@ -101,76 +103,77 @@ def test_seeds_needed_grow_with_the_spread_and_stop_at_the_limit():
         num_seeds_needed(0.01, 0.0)
 
 
-def test_points_have_a_sign_and_no_negative_zero():
-    assert [points(x) for x in (0.003, -0.014, -0.0004)] == ["+0.3", "-1.4", "0.0"]
-
-
 def against_required(one, **others):
     """The same difference to every required control, but for those named."""
     return dict.fromkeys(REQUIRED_CONTROLS, one) | others
 
 
+def test_the_required_controls_are_those_of_the_table_of_objectives():
+    assert REQUIRED_CONTROLS == ("ce-two-views", "contrastive", "uniform")
+
+
 def test_it_helps_only_if_every_control_is_beaten():
     beaten, open_ = difference(0.02, 0.01, 0.001), difference(0.01, 0.02, 0.2)
-    assert verdict("adaptive", against_required(beaten), **WHERE).answer == "helps"
-    assert verdict("adaptive", against_required(beaten, uniform=open_), **WHERE).answer == "cannot be told"
+    verdict = decide("adaptive", against_required(beaten))
+    assert (verdict.answer, verdict.reason) == ("helps", "beats every control")
+    verdict = decide("adaptive", against_required(beaten, uniform=open_))
+    assert (verdict.answer, verdict.reason) == ("inconclusive", "wide interval")
 
 
 def test_it_helps_only_if_every_required_control_was_run():
     beaten = difference(0.02, 0.01, 0.001)
-    result = verdict("adaptive", {"ce-two-views": beaten, "contrastive": beaten}, **WHERE)
-    assert result.answer == "cannot be told"
-    assert result.sentence.endswith("whether it helps cannot be told without uniform.")
+    verdict = decide("adaptive", {"ce-two-views": beaten, "contrastive": beaten})
+    assert (verdict.answer, verdict.reason) == ("inconclusive", "control missing")
+    assert verdict.missing_controls == ("uniform",)
 
 
 def test_a_control_with_the_same_matrix_says_nothing():
     beaten = difference(0.02, 0.01, 0.001)
     differences = {"ce-two-views": beaten, "contrastive": beaten}
-    result = verdict("static", differences, **WHERE, same_matrix=["uniform"])
-    assert result.answer == "helps"
-    assert result.sentence.endswith("it helps (uniform had the same matrix).")
+    verdict = decide("static", differences, same_matrix=["uniform"])
+    assert (verdict.answer, verdict.same_matrix, verdict.missing_controls) == ("helps", ("uniform",), ())
 
 
 def test_an_interval_above_zero_does_not_help_if_holm_says_chance():
     lucky = difference(0.02, 0.019, 0.04)
     certain: dict[str, float | None] = {name: 0.04 for name in REQUIRED_CONTROLS}  # noqa: C420
-    assert verdict("adaptive", against_required(lucky), corrected_p=certain, **WHERE).answer == "helps"
-    assert verdict("adaptive", against_required(lucky), **WHERE).answer == "cannot be told"
+    assert decide("adaptive", against_required(lucky), corrected_p=certain).answer == "helps"
+    assert decide("adaptive", against_required(lucky)).answer == "inconclusive"
 
 
 def test_it_does_not_help_if_some_control_rules_the_margin_out():
-    result = verdict("static", {"ce": difference(0.02, 0.01, 0.001), "uniform": difference(-0.01, 0.01, 0.06)}, **WHERE)
-    assert (result.answer, result.control) == ("does not help", "uniform")
-    assert result.sentence == (
-        "Label distance (static) on trec, textcnn: -1.0 points of accuracy over uniform (95 % interval -2.0 to 0.0, "
-        "3 seeds), the hardest of 2 controls; it does not help: a gain of 0.5 points is ruled out."
-    )
+    uniform = difference(-0.01, 0.01, 0.06)
+    verdict = decide("static", {"ce": difference(0.02, 0.01, 0.001), "uniform": uniform})
+    assert (verdict.answer, verdict.reason) == ("does not help", "rules out the margin")
+    assert (verdict.control, verdict.difference, verdict.is_strongest) == ("uniform", uniform, True)
+    assert verdict.num_seeds_needed is None
 
 
-def test_the_control_that_rules_the_gain_out_need_not_be_the_hardest():
-    result = verdict("static", {"ce": difference(-0.02, 0.04, 0.2), "uniform": difference(-0.01, 0.01, 0.06)}, **WHERE)
-    assert (result.answer, result.control) == ("does not help", "uniform")
-    assert "one of 2 controls" in result.sentence
+def test_a_gain_below_the_margin_does_not_help_whatever_control_is_missing():
+    # The interval lies above zero and below half a point.
+    verdict = decide("static", {"ce": difference(0.002, 0.001, 0.001)})
+    assert (verdict.answer, verdict.reason) == ("does not help", "rules out the margin")
 
 
-def test_the_sentence_names_the_hardest_control_and_the_seeds_needed():
-    result = verdict("adaptive", {"ce": difference(0.02, 0.03, 0.3), "uniform": difference(0.003, 0.011, 0.4)}, **WHERE)
-    assert (result.answer, result.control, result.num_seeds_needed) == ("cannot be told", "uniform", 34)
-    assert result.sentence == (
-        "Label distance (adaptive) on trec, textcnn: +0.3 points of accuracy over uniform (95 % interval -0.8 to +1.4, "
-        "3 seeds), the hardest of 2 controls; whether it helps cannot be told with these seeds "
-        "(about 34 would tell a gain of 0.5 points)."
-    )
+def test_the_control_that_rules_the_gain_out_need_not_be_the_strongest():
+    verdict = decide("static", {"ce": difference(-0.02, 0.04, 0.2), "uniform": difference(-0.01, 0.01, 0.06)})
+    assert (verdict.answer, verdict.control, verdict.is_strongest) == ("does not help", "uniform", False)
 
 
-@pytest.mark.parametrize("a", [[0.9], [0.9, 0.9], [0.7, 0.7]])
-def test_what_cannot_be_tested_cannot_be_told(a):
-    result = verdict("adaptive", {"ce": paired_difference(a, [0.8] * len(a))}, **WHERE)
-    assert (result.answer, result.num_seeds_needed) == ("cannot be told", None)
-    assert "cannot be told" in result.sentence
+def test_an_inconclusive_verdict_names_the_strongest_control_and_the_seeds_needed():
+    verdict = decide("adaptive", {"ce": difference(0.02, 0.03, 0.3), "uniform": difference(0.003, 0.011, 0.4)})
+    assert (verdict.answer, verdict.control, verdict.is_strongest) == ("inconclusive", "uniform", True)
+    assert verdict.num_seeds_needed == 34
 
 
-def test_without_a_control_nothing_can_be_told():
-    result = verdict("adaptive", {}, **WHERE)
-    assert (result.answer, result.control) == ("cannot be told", None)
-    assert "no control" in result.sentence
+@pytest.mark.parametrize(
+    ("a", "reason"), [([0.9], "one seed"), ([0.9, 0.9], "wide interval"), ([0.7, 0.7], "wide interval")]
+)
+def test_what_cannot_be_tested_is_inconclusive(a, reason):
+    verdict = decide("adaptive", {"ce": paired_difference(a, [0.8] * len(a))})
+    assert (verdict.answer, verdict.reason, verdict.num_seeds_needed) == ("inconclusive", reason, None)
+
+
+def test_without_a_control_nothing_is_decided():
+    verdict = decide("adaptive", {})
+    assert (verdict.answer, verdict.reason, verdict.control) == ("inconclusive", "no control", None)

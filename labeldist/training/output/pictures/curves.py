@@ -1,0 +1,86 @@
+"""The curves of a training run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from labeldist.training.output.pictures.drawing import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    lighten,
+    new_figure,
+    save,
+    set_title,
+)
+
+__all__ = ["plot_curves"]
+
+
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Losses and validation scores over the epochs of a training run, with the updates of the label distances marked.
+
+    Args:
+        history: `log_history` of a Trainer: entries with `epoch` and some of `loss`, `cross_entropy`, `contrastive`,
+            `eval_loss`, `eval_accuracy`, `eval_macro_f1`, `ldm_epsilon`; what is not there is not drawn.
+        path: where the figure goes; the suffix says the format.
+    """
+    figure = new_figure(8.4, 6.2)
+    loss_axes, score_axes = figure.subplots(2, 1, sharex=True)
+    for key, label, color, line in (
+        ("loss", "training", INK, "-"),
+        ("cross_entropy", "training: cross-entropy", BLUE, "--"),
+        ("contrastive", "training: contrastive", ORANGE, "--"),
+        ("eval_loss", "validation", GREEN, "-"),
+    ):
+        _curve(loss_axes, history, key, label, color, line, 1)
+    for key, label, color in (("eval_accuracy", "accuracy", BLUE), ("eval_macro_f1", "macro-F1", ORANGE)):
+        _curve(score_axes, history, key, label, color, "-", 100)
+    _mark_best(score_axes, history)
+    updates = [entry["epoch"] for entry in history if "ldm_epsilon" in entry and "epoch" in entry]
+    if updates:
+        heights = np.full(len(updates), 0.02)
+        marks = score_axes.plot(updates, heights, "|", transform=score_axes.get_xaxis_transform())
+        marks[0].set(color=PURPLE, markersize=8, markeredgewidth=1.2, label="update of label distances")
+    set_title(loss_axes, "Loss", "training, its parts, and validation")
+    set_title(score_axes, "Validation", "accuracy and macro-F1 after each epoch")
+    loss_axes.set_ylabel("nats")
+    score_axes.set(xlabel="epoch", ylabel="%")
+    for axes in (loss_axes, score_axes):
+        lighten(axes)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK)
+        else:
+            axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=MUTED)
+            axes.set(xticks=[], yticks=[])
+    save(figure, path)
+
+
+def _curve(
+    axes: Axes, history: Sequence[Mapping[str, Any]], key: str, label: str, color: str, line: str, factor: float
+) -> None:
+    points = sorted((entry["epoch"], factor * entry[key]) for entry in history if key in entry and "epoch" in entry)
+    if points:
+        epochs, values = zip(*points, strict=True)
+        marker = "o" if len(points) <= 40 else ""
+        axes.plot(epochs, values, line, color=color, label=label, marker=marker, markersize=3, linewidth=1.5)
+
+
+def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    points = [
+        (entry["epoch"], 100 * entry["eval_accuracy"])
+        for entry in history
+        if {"eval_accuracy", "epoch"} <= entry.keys()
+    ]
+    if points:
+        epoch, best = max(points, key=lambda point: point[1])
+        label = f"best accuracy: {best:.1f} %"
+        axes.plot([epoch], [best], "o", markersize=9, markerfacecolor="none", markeredgecolor=BLUE, label=label)

@@ -1,0 +1,164 @@
+"""Numbers and verdicts in words: the one module that turns what was decided into sentences."""
+
+from collections.abc import Sequence
+
+from labeldist.training.study.results import Comparison, PairedDifference, Verdict
+
+__all__ = [
+    "count",
+    "duration",
+    "percent",
+    "points",
+    "short_duration",
+    "verdict_sentence",
+    "verdict_sentences",
+]
+
+
+def percent(fraction: float) -> str:
+    """A fraction as percent with one decimal, without the sign.
+
+    Examples:
+        >>> percent(0.8824)
+        '88.2'
+    """
+    return f"{100 * fraction:.1f}"
+
+
+def points(fraction: float) -> str:
+    """A difference of fractions in percentage points, with its sign.
+
+    Examples:
+        >>> points(0.0132), points(-0.0001)
+        ('+1.3', '0.0')
+    """
+    text = f"{100 * fraction:+.1f}"
+    return "0.0" if float(text) == 0 else text
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Examples:
+        >>> count(1, "seed"), count(1200, "row")
+        ('1 seed', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that a person would say.
+
+    Examples:
+        >>> duration(4.21), duration(83), duration(5000)
+        ('4.2 s', '1 min 23 s', '1 h 23 min')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def short_duration(seconds: float) -> str:
+    """Seconds to about two digits, in one unit, for a column of a table.
+
+    Examples:
+        >>> short_duration(4.21), short_duration(83), short_duration(1000), short_duration(9000)
+        ('4.2 s', '83 s', '17 min', '2.5 h')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 9.95:
+        return f"{minutes:.1f} min"
+    return f"{minutes:.0f} min" if minutes < 99.5 else f"{minutes / 60:.1f} h"
+
+
+def verdict_sentence(comparison: Comparison) -> str:
+    """Whether label distance helps, in one sentence for all objectives together."""
+    verdicts = list(comparison.verdict.objectives.values())
+    subject = f"Label distance on {comparison.data}, {comparison.encoder}"
+    if not verdicts:
+        return f"{subject}: inconclusive, because no label-distance objective was run."
+    if len(verdicts) == 1:
+        return verdict_sentences(comparison)[0]
+    helping, useless, unknown = (
+        [verdict.objective for verdict in verdicts if verdict.answer == answer]
+        for answer in ("helps", "does not help", "inconclusive")
+    )
+    parts = [f"{_listed(helping)} {'helps' if len(helping) == 1 else 'help'}"] if helping else []
+    parts += [f"{_listed(useless)} {'does' if len(useless) == 1 else 'do'} not help"] if useless else []
+    are = "is" if len(unknown) == 1 else "are"
+    parts += [f"{_listed(unknown)} {are} inconclusive with these seeds"] if unknown else []
+    return f"{subject}: {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def verdict_sentences(comparison: Comparison) -> list[str]:
+    """For each label-distance objective, whether it helps, and the numbers that this rests on."""
+    place = f"on {comparison.data}, {comparison.encoder}"
+    return [
+        f"Label distance ({verdict.objective}) {place}: {objective_verdict(verdict, comparison.margin)}."
+        for verdict in comparison.verdict.objectives.values()
+    ]
+
+
+def objective_verdict(verdict: Verdict, margin: float) -> str:
+    """A verdict without its subject: the difference to the control that decides, and the answer.
+
+    Args:
+        verdict: what was decided.
+        margin: smallest gain worth having, as a fraction.
+
+    Examples:
+        >>> difference = PairedDifference(0.01, -0.015, 0.035, 0.225, 3, 0.01)
+        >>> missing = ("ce-two-views", "contrastive")
+        >>> reason = "wide interval"
+        >>> verdict = Verdict("static", "inconclusive", reason, "uniform", difference, True, 34, {}, missing, ())
+        >>> print(objective_verdict(verdict, 0.005))  # doctest: +NORMALIZE_WHITESPACE
+        +1.0 points of accuracy against uniform (95 % interval -1.5 to +3.5, 3 seeds);
+        inconclusive with these seeds (about 34 would detect a gain of 0.5 points)
+    """
+    if verdict.control is None or verdict.difference is None:
+        other = f"{_listed(verdict.same_matrix)} had the same matrix and no other" if verdict.same_matrix else "no"
+        return f"inconclusive, because {other} control was run with the same seeds"
+    num_controls = len(verdict.corrected_p)
+    rank = (
+        f", {'the strongest' if verdict.is_strongest else 'one'} of {num_controls} controls" if num_controls > 1 else ""
+    )
+    same = f"; {_listed(verdict.same_matrix)} had the same matrix" if verdict.same_matrix else ""
+    return f"{_difference(verdict.control, verdict.difference)}{rank}; {_answer(verdict, margin)}{same}"
+
+
+def _difference(control: str, difference: PairedDifference) -> str:
+    seeds = count(difference.num_pairs, "seed")
+    if difference.low is None or difference.high is None:
+        interval = f"{seeds}, so no interval"
+    else:
+        interval = f"95 % interval {points(difference.low)} to {points(difference.high)}, {seeds}"
+    return f"{points(difference.mean)} points of accuracy against {control} ({interval})"
+
+
+def _answer(verdict: Verdict, margin: float) -> str:
+    gain = f"a gain of {100 * margin:g} points"
+    if verdict.answer == "helps":
+        return "it helps"
+    if verdict.answer == "does not help":
+        return f"it does not help: {gain} is ruled out"
+    if verdict.reason == "control missing":
+        return f"inconclusive without {_listed(verdict.missing_controls)}"
+    if verdict.reason == "one seed":
+        return "inconclusive with one seed"
+    hint = f" (about {verdict.num_seeds_needed} would detect {gain})" if verdict.num_seeds_needed else ""
+    return f"inconclusive with these seeds{hint}"

@@ -1,0 +1,242 @@
+"""What a comparison works with and finds: finished runs, differences, verdicts, and the record of all of them.
+
+Accuracies and differences are fractions. None stands for a value that is not there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from labeldist.training.records import PredictionMetrics, Record
+
+__all__ = [
+    "Answer",
+    "Comparison",
+    "FinishedRun",
+    "PairChange",
+    "PairChanges",
+    "PairedDifference",
+    "Provenance",
+    "Reason",
+    "SeedScores",
+    "StudyVerdict",
+    "Verdict",
+]
+
+Answer = Literal["helps", "does not help", "inconclusive"]
+"""Whether label distance helps. "Does not help": a gain of the margin is ruled out."""
+
+Reason = Literal[
+    "beats every control", "rules out the margin", "no control", "control missing", "one seed", "wide interval"
+]
+"""What an answer rests on; the last four leave it inconclusive."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a comparison reads of a run.
+
+    Attributes:
+        objective: what was trained.
+        seed: of the run.
+        metrics: on the test rows.
+        seconds: wall time of the training; None where it was interrupted.
+        matrix: label distances, `(C, C)`; None without any.
+        matrix_source: where they came from, in words.
+    """
+
+    objective: str
+    seed: int
+    metrics: PredictionMetrics
+    seconds: float | None
+    matrix: Sequence[Sequence[float]] | None = None
+    matrix_source: str = ""
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Difference of two objectives over seeds.
+
+    Attributes:
+        mean: mean of the differences.
+        low: lower end of the 95 % t interval of the mean; None with one pair.
+        high: upper end of it.
+        p_value: two-sided paired t test; None where it cannot be made: one pair, or all differences equal and not zero.
+        num_pairs: number of seeds.
+        spread: standard deviation of the differences; None with one pair.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    num_pairs: int
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one label-distance objective helps, and the numbers that this rests on.
+
+    Attributes:
+        objective: its name.
+        answer: helps, does not help, or inconclusive.
+        reason: what the answer rests on.
+        control: the control that decides; None if no control was run on the same seeds.
+        difference: the objective minus that control.
+        is_strongest: whether no other control leaves a smaller difference.
+        num_seeds_needed: seeds that would detect a gain of the margin over that control, where the answer is
+            inconclusive and the spread gives an estimate that exceeds the seeds at hand.
+        corrected_p: Holm-corrected p-value against each control.
+        missing_controls: required controls that were not run on the same seeds.
+        same_matrix: controls that trained with this objective's own matrix, and so say nothing about it.
+    """
+
+    objective: str
+    answer: Answer
+    reason: Reason
+    control: str | None
+    difference: PairedDifference | None
+    is_strongest: bool
+    num_seeds_needed: int | None
+    corrected_p: Mapping[str, float | None]
+    missing_controls: tuple[str, ...]
+    same_matrix: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyVerdict:
+    """The answer for all label-distance objectives together.
+
+    Attributes:
+        answer: helps if one of them does, does not help if all of them do not, else inconclusive.
+        objectives: the verdict on each of them.
+    """
+
+    answer: Answer
+    objectives: Mapping[str, Verdict]
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """Scores of one objective: an entry for each seed of the comparison, None for a run or a value that is missing.
+
+    Attributes:
+        accuracy: on the test rows.
+        macro_f1: likewise.
+        seconds: wall time of the training.
+        precision_at_1: of the embeddings, as the next two.
+        r_precision: likewise.
+        mean_average_precision_at_r: likewise.
+        mistake_distance: mean label distance of the mistakes, under one matrix for the whole comparison.
+        expected_mistake_distance: the same if each class's mistakes were spread evenly over the other classes.
+    """
+
+    accuracy: tuple[float | None, ...]
+    macro_f1: tuple[float | None, ...]
+    seconds: tuple[float | None, ...]
+    precision_at_1: tuple[float | None, ...]
+    r_precision: tuple[float | None, ...]
+    mean_average_precision_at_r: tuple[float | None, ...]
+    mistake_distance: tuple[float | None, ...]
+    expected_mistake_distance: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class PairChange:
+    """Two classes whose confusions changed.
+
+    Attributes:
+        first: name of one class.
+        second: name of the other.
+        base: confused rows of the baseline, either way, mean over seeds.
+        other: confused rows of the objective, likewise.
+    """
+
+    first: str
+    second: str
+    base: float
+    other: float
+
+
+@dataclass(frozen=True)
+class PairChanges:
+    """Class pairs that an objective keeps apart better, or worse, than the baseline; the largest changes first."""
+
+    repaired: tuple[PairChange, ...]
+    broken: tuple[PairChange, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a comparison came from.
+
+    Attributes:
+        matrices: where the label distances of each run came from, in words; by `OBJECTIVE-seedN`.
+        settings: of `labeldist compare`.
+        machine: that it ran on.
+        versions: of Python and the packages that matter.
+    """
+
+    matrices: Mapping[str, str]
+    settings: Mapping[str, Any]
+    machine: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """What `comparison.json` holds.
+
+    Attributes:
+        data: name of the data.
+        encoder: name of the encoder.
+        margin: smallest gain of accuracy worth having.
+        seeds: every seed that any objective ran with, sorted.
+        baseline: the objective that tables, figures and `pairs` compare with.
+        controls: the controls that were run.
+        objectives: scores of each objective, controls first.
+        severity_matrix: the matrix that mistake distances are taken under, in words; None where there is none that
+            tells pairs of classes apart.
+        differences: accuracy of each objective minus that of each control.
+        verdict: whether label distance helps.
+        pairs: for each objective but the baseline, the class pairs that it repairs and breaks.
+        provenance: what the comparison came from; None for one that was never run as a whole.
+    """
+
+    title: ClassVar[str] = "a comparison"
+
+    data: str
+    encoder: str
+    margin: float
+    seeds: tuple[int, ...]
+    baseline: str
+    controls: tuple[str, ...]
+    objectives: Mapping[str, SeedScores]
+    severity_matrix: str | None
+    differences: Mapping[str, Mapping[str, PairedDifference]]
+    verdict: StudyVerdict
+    pairs: Mapping[str, PairChanges]
+    provenance: Provenance | None = None
+
+    def __post_init__(self) -> None:
+        """Check that every name is that of an objective and every objective has an entry for each seed."""
+        named = {
+            self.baseline,
+            *self.controls,
+            *self.differences,
+            *(control for by_control in self.differences.values() for control in by_control),
+            *self.verdict.objectives,
+            *self.pairs,
+        }
+        if unknown := sorted(named - self.objectives.keys()):
+            raise ValueError(f"objectives must have {unknown[0]!r}, which another entry names")
+        for name, scores in self.objectives.items():
+            if any(len(column) != len(self.seeds) for column in vars(scores).values()):
+                raise ValueError(
+                    f"objectives.{name!r} must have {len(self.seeds)} entries in each list, one for each seed"
+                )
+
+    def difference_to_baseline(self, objective: str) -> PairedDifference | None:
+        """Accuracy of an objective minus the baseline's; None for the baseline itself, and without common seeds."""
+        return self.differences.get(objective, {}).get(self.baseline)
