@@ -169,10 +169,8 @@ def _difference(first: str, second: str) -> str:
 
 
 def _form(name: str) -> str:
-    forms = [
-        form for form, kind in (("composed", "NFC"), ("decomposed", "NFD")) if unicodedata.is_normalized(kind, name)
-    ]
-    return forms[0] if len(forms) == 1 else "mixed"
+    is_composed, is_decomposed = unicodedata.is_normalized("NFC", name), unicodedata.is_normalized("NFD", name)
+    return "mixed" if is_composed == is_decomposed else "composed" if is_composed else "decomposed"
 
 
 def _is_invisible(letter: str) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from labeldist.class_names import nearest_name
 from labeldist.messages import listed, shown
@@ -18,6 +18,7 @@ __all__ = [
     "Table",
     "Unread",
     "find_text_column",
+    "is_text",
     "labelled_table",
     "text_of",
 ]
@@ -144,7 +145,7 @@ def labelled_table(
             text = find_text_column(row, place.at(number), named=text_column, other=label_column)
             label = _find_label_column(row, place.at(number), named=label_column, text_column=text)
         value, name = row.get(text), row.get(label)
-        if not _is_text(value):
+        if not is_text(value):
             value = text_of(row, text, place.at(number))
         if type(name) is str and name in names:
             labels.append(names[name])
@@ -243,8 +244,13 @@ def text_of(row: dict[str, Any], column: str, where: str) -> str:
     return value
 
 
-def _is_text(value: Any) -> bool:
-    """Whether `text_of` would return `value`, at the cost of a look."""
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether `text_of` would return `value`, at the cost of a look.
+
+    Examples:
+        >>> is_text("where is it?"), is_text(" "), is_text(3)
+        (True, False, False)
+    """
     return (
         type(value) is str
         and 0 < len(value) <= MAX_TEXT

@@ -61,7 +61,7 @@ def hub_splits(name: str) -> dict[str, Callable[[], Rows]]:
     data_set, _, configuration = name.partition(":")
     try:
         with _quiet():
-            loaded = datasets.load_dataset(data_set, *([configuration] if configuration else []))
+            loaded = datasets.load_dataset(data_set, configuration or None)
     # The hub's client, its HTTP library and the file builders each raise errors of their own, without a common base.
     except Exception as error:
         _check_configuration(data_set, configuration)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from labeldist.messages import listed, shown
-from labeldist.training.data.columns import Place, find_text_column, text_of
+from labeldist.training.data.columns import Place, find_text_column, is_text, text_of
 from labeldist.training.data.dialects import Dialect, csv_defect, find_dialect, joins_rows, num_rows_within
 from labeldist.training.data.lines import Lines, check_file, decoded_lines, file_lines
 from labeldist.training.data.parquet import parquet_rows
@@ -106,7 +106,8 @@ def read_texts(path: Path | str, text_column: str | None = None) -> Iterator[str
     for number, row in read_rows(path):
         if text_column is None or text_column not in row:
             text_column = find_text_column(row, place.at(number), named=text_column)
-        yield text_of(row, text_column, place.at(number))
+        text = row[text_column]
+        yield text if is_text(text) else text_of(row, text_column, place.at(number))
 
 
 def data_suffix(path: Path | str) -> str | None:
@@ -136,7 +137,8 @@ def _plain_texts(path: Path | str, *, is_stdin: bool) -> Iterator[str]:
         check_file(Path(path))
     number = 0
     for number, line in decoded_lines(sys.stdin.buffer, name) if is_stdin else file_lines(Path(path)):
-        yield text_of({"text": line.removesuffix("\r")}, "text", f"{name}, line {number}")
+        text = line.removesuffix("\r")
+        yield text if is_text(text) else text_of({"text": text}, "text", f"{name}, line {number}")
     if not number:
         raise UserError(f"{name} holds no texts.")
 

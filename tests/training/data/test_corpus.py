@@ -288,7 +288,7 @@ def test_hub_splits_carry_class_names_and_lose_hidden_labels(monkeypatch):
 
     loaded = datasets.DatasetDict(train=part([0, 1] * 20), validation=part([1, 0, 1]), test=part([-1, -1]))
     monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, configuration: loaded)
     corpus = load_corpus(["owner/reviews"])
     assert corpus.class_names == ("bad", "good")
     assert corpus.validation.labels.tolist() == [1, 0, 1]
@@ -343,7 +343,7 @@ def test_hub_columns_that_hold_neither_texts_nor_labels_are_not_read(monkeypatch
     rows = {"text": [f"t{i}" for i in range(9)], "label": list("aab" * 3), "day": days, "pictures": [[b"x"]] * 9}
     loaded = datasets.DatasetDict(train=datasets.Dataset(pa.table(rows)))
     monkeypatch.setattr(hub, "_check_reachable", lambda name: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, configuration: loaded)
     assert load_corpus(["owner/reviews"]).class_names == ("a", "b")
     with pytest.raises(UserError, match=r"the text \(column 'day'\) must be a string, got a value of type date32"):
         load_corpus(["owner/reviews"], text_column="day")
@@ -367,7 +367,7 @@ def test_classes_that_look_alike_are_said_once(tmp_path):
 
 
 def test_a_test_label_that_looks_like_a_class_is_told_apart_from_it(tmp_path):
-    rows = rows_of(**{COMPOSED: 9, "merci": 9})
+    rows = [{"text": f"text {i}", "label": label} for i in range(9) for label in (COMPOSED, "merci")]
     folder = folder_of(tmp_path, train=rows, test=[{"text": "a", "label": DECOMPOSED}])
     with pytest.raises(UserError, match=r"They differ only in Unicode form \(decomposed and composed accents\)"):
         load_corpus([folder])
