@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeldist.training.output.safe_text import escape_controls
+from strategies import thorough
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ def test_text_of_every_language_stays_as_it_is(text):
     assert escape_controls(text) == text
 
 
+@thorough
 @given(st.text())
 def test_no_control_and_no_mark_of_direction_is_left(text):
     shown = escape_controls(text)

@@ -16,6 +16,7 @@ from labeldist.training.study.statistics import (
     num_seeds_needed,
     paired_difference,
 )
+from strategies import thorough
 
 
 def difference(mean, half_width, p_value, num_pairs=3, spread=0.01):
@@ -30,6 +31,7 @@ def test_paired_difference_of_a_worked_example():
     assert result.low == pytest.approx(0.02 - 4.302653 * 0.01 / math.sqrt(3), abs=1e-8)
 
 
+@thorough
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20))
 def test_paired_difference_is_students_t_of_the_differences_and_changes_sign_with_the_order(pairs):
     a, b = zip(*pairs, strict=True)
@@ -78,6 +80,7 @@ def test_holm_counts_an_untested_comparison():
     assert holm([0.01, None, 0.9]) == [pytest.approx(0.03), None, 1.0]
 
 
+@thorough
 @given(st.lists(st.floats(0, 1), max_size=10))
 def test_holm_never_lowers_and_keeps_the_order(p_values):
     corrected = holm(p_values)
