@@ -71,7 +71,7 @@ def test_a_word_that_is_too_long_has_a_line_of_its_own():
 
 
 def test_a_percent_sign_stays_with_its_number():
-    assert wrap("rows at 95 % interval", 12) == ["rows at", "95 %", "interval"]
+    assert wrap("rows at 95 % interval", 11) == ["rows at", "95 %", "interval"]
 
 
 def test_columns_of_a_table_stand_below_each_other():
