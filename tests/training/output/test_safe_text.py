@@ -20,6 +20,7 @@ from strategies import thorough
         ("one\ntwo\r\tthree\x00\x7f", r"one\ntwo\r\tthree\x00\x7f"),
         ("\u202egnp.exe", r"\u202egnp.exe"),
         ("\u2066a\u2069\u200f\u061c", r"\u2066a\u2069\u200f\u061c"),
+        ("half \ud83d", r"half \ud83d"),
         ("a\u2028b\u2029c\x85", r"a\u2028b\u2029c\x85"),
     ],
 )

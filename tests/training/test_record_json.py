@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.training.typed_json import from_json, to_json
+from labeldist.training.record_json import from_json, to_json
 from strategies import brief
 
 
