@@ -117,7 +117,7 @@ def test_compare_prints_its_tables_and_ends_in_a_sentence(capsys, tickets):
         shown = [f"{100 * columns[key][0]:.1f}" for key in neighbors]
         shown += [f"{columns[key][0]:.2f}" for key in ("mistake_distance", "expected_mistake_distance")]
         assert line.split() == [name, *shown]
-    assert "under the matrix of static, seed 0;" in printed[start + 6]
+    assert "under the matrix of static, seed 0;" in " ".join(printed[start + 6 :])
     assert " ".join(printed).endswith(verdict_sentence(read_record(Path("all/comparison.json"), Comparison)))
 
 
@@ -128,7 +128,8 @@ def test_train_and_evaluate_print_neighbors_and_mistakes(capsys, tickets):
     assert trained[1].startswith("Nearest neighbors: precision@1 ")
     assert trained[2].startswith("Mean label distance of the mistakes: ")
     assert main(["evaluate", "run", "--data", str(tickets), "-o", "metrics.json"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:3] == trained[1:3]
+    # The name of the data may take a line more.
+    assert set(trained[1:3]) <= set(capsys.readouterr().out.splitlines())
     assert read(Path("metrics.json"))["embeddings"] == read(Path("run/metrics.json"))["test"]["embeddings"]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from labeldist.training.errors import UserError
 from labeldist.training.files import read_json, write_json
 from labeldist.training.objectives import Objective
-from labeldist.training.typed_json import from_json, to_json
+from labeldist.training.record_json import from_json, to_json
 
 __all__ = [
     "FORMAT",

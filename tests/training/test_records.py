@@ -24,6 +24,7 @@ from labeldist.training.records import (
     write_record,
 )
 from labeldist.training.study.results import Comparison, Provenance
+from strategies import thorough
 
 METRICS = metrics_of([[7, 3], [1, 9]], precision=0.5, mistake_severity=Severity(2.5, None, 4))
 RUN = RunMetrics("static", 3, "a file", 0, None, 2.0, 1000, METRICS)
@@ -98,6 +99,7 @@ SMALL = st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | st.t
 JSON = SMALL | st.lists(SMALL, max_size=2) | st.dictionaries(st.text(max_size=3), SMALL, max_size=2)
 
 
+@thorough
 @given(st.data())
 def test_a_record_of_the_wrong_shape_is_read_or_refused_and_never_crashes(data):
     record = data.draw(st.sampled_from(RECORDS))

@@ -4,9 +4,10 @@ import re
 
 __all__ = ["escape_controls"]
 
-# C0 and DEL, C1, the line and paragraph separators, and the marks that change the direction of text. The joiners
-# U+200C and U+200D stay: words of Persian and Hindi, and emoji, are written with them.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# C0 and DEL, C1, the line and paragraph separators, the marks that change the direction of text, and halves of
+# surrogate pairs, which no stream can encode. The joiners U+200C and U+200D stay: words of Persian and Hindi, and
+# emoji, are written with them.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escape_controls(text: str) -> str:

@@ -124,7 +124,7 @@ def objective_verdict(verdict: Verdict, margin: float) -> str:
     Examples:
         >>> difference = PairedDifference(0.01, -0.015, 0.035, 0.225, 3, 0.01)
         >>> missing = ("ce-two-views", "contrastive")
-        >>> reason = "wide interval"
+        >>> reason = "too few seeds"
         >>> verdict = Verdict("static", "inconclusive", reason, "uniform", difference, True, 34, {}, missing, ())
         >>> print(objective_verdict(verdict, 0.005))  # doctest: +NORMALIZE_WHITESPACE
         +1.0 points of accuracy against uniform (95 % interval -1.5 to +3.5, 3 seeds);

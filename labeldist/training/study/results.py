@@ -27,7 +27,7 @@ Answer = Literal["helps", "does not help", "inconclusive"]
 """Whether label distance helps. "Does not help": a gain of the margin is ruled out."""
 
 Reason = Literal[
-    "beats every control", "rules out the margin", "no control", "control missing", "one seed", "wide interval"
+    "beats every control", "rules out the margin", "no control", "control missing", "one seed", "too few seeds"
 ]
 """What an answer rests on; the last four leave it inconclusive."""
 

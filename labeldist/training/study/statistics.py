@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from labeldist.training.objectives import OBJECTIVES
-from labeldist.training.study.results import PairedDifference, Reason, Verdict
+from labeldist.training.study.results import Answer, PairedDifference, Reason, Verdict
 
 __all__ = ["MARGIN", "REQUIRED_CONTROLS", "decide", "holm", "num_seeds_needed", "paired_difference"]
 
@@ -140,7 +140,7 @@ def decide(
         >>> difference = paired_difference([0.88, 0.90, 0.89], [0.87, 0.88, 0.89])
         >>> verdict = decide("adaptive", {"uniform": difference})
         >>> verdict.answer, verdict.reason, verdict.num_seeds_needed
-        ('inconclusive', 'wide interval', 34)
+        ('inconclusive', 'too few seeds', 34)
     """
     missing = tuple(name for name in REQUIRED_CONTROLS if name not in differences and name not in same_matrix)
     if not differences:
@@ -151,23 +151,21 @@ def decide(
         corrected_p = dict(zip(differences, holm([d.p_value for d in differences.values()]), strict=True))
     ruled_out = [name for name, difference in differences.items() if _rules_out(difference, margin)]
     beats_all = all(_is_beaten(difference, corrected_p[name]) for name, difference in differences.items())
+    answer: Answer
+    reason: Reason
+    candidates = list(differences)
     if beats_all and not missing:
-        answer, candidates = "helps", list(differences)
+        answer, reason = "helps", "beats every control"
     elif ruled_out:
-        answer, candidates = "does not help", ruled_out
+        answer, reason, candidates = "does not help", "rules out the margin", ruled_out
+    elif beats_all:
+        answer, reason = "inconclusive", "control missing"
     else:
-        answer, candidates = "inconclusive", list(differences)
+        answer, reason = "inconclusive", "too few seeds"
     control = min(candidates, key=lambda name: differences[name].mean)
     difference = differences[control]
-    reason: Reason
-    if answer == "helps":
-        reason = "beats every control"
-    elif answer == "does not help":
-        reason = "rules out the margin"
-    elif beats_all:
-        reason = "control missing"
-    else:
-        reason = "one seed" if difference.num_pairs == 1 else "wide interval"
+    if reason == "too few seeds" and difference.num_pairs == 1:
+        reason = "one seed"
     return Verdict(
         objective=objective,
         answer=answer,

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeldist.training.output.safe_text import escape_controls
+from strategies import thorough
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ from labeldist.training.output.safe_text import escape_controls
         ("one\ntwo\r\tthree\x00\x7f", r"one\ntwo\r\tthree\x00\x7f"),
         ("\u202egnp.exe", r"\u202egnp.exe"),
         ("\u2066a\u2069\u200f\u061c", r"\u2066a\u2069\u200f\u061c"),
+        ("half \ud83d", r"half \ud83d"),
         ("a\u2028b\u2029c\x85", r"a\u2028b\u2029c\x85"),
     ],
 )
@@ -33,6 +35,7 @@ def test_text_of_every_language_stays_as_it_is(text):
     assert escape_controls(text) == text
 
 
+@thorough
 @given(st.text())
 def test_no_control_and_no_mark_of_direction_is_left(text):
     shown = escape_controls(text)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from labeldist.training.records import Confusion
 from labeldist.training.study.pair_changes import pair_changes
 from labeldist.training.study.results import PairChange, PairChanges
+from strategies import brief
 
 NAMES = ["ask", "tell", "order"]
 
@@ -34,6 +35,7 @@ def test_at_most_top_pairs_are_listed_the_largest_change_first():
     assert [(pair.first, pair.second) for pair in repaired] == [("tell", "order"), ("ask", "order")]
 
 
+@brief
 @given(st.integers(1, 4).flatmap(lambda seeds: st.lists(st.integers(0, 5), min_size=seeds * 32, max_size=seeds * 32)))
 def test_all_changes_agree_with_dense_means(counts):
     base, other = np.array(counts).reshape(2, -1, 4, 4)

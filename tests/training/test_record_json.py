@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.training.typed_json import from_json, to_json
+from labeldist.training.record_json import from_json, to_json
+from strategies import brief
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ WHOLE = {
 }
 
 
+@brief
 @given(wholes)
 def test_what_was_written_is_read_back(whole):
     assert from_json(Whole, json.loads(json.dumps(to_json(whole), allow_nan=False))) == whole
