@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labeldist.ldm import StaticLDM
+from labeldist.training.data import lines
 from labeldist.training.errors import UserError
 from labeldist.training.matrix_file import parse_pair, read_matrix_file
 
@@ -192,7 +193,7 @@ def test_many_classes_are_read_in_time_that_grows_with_the_matrix(tmp_path):
     assert time.perf_counter() - start < 20
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path):
+def test_files_that_cannot_be_read_are_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"There is no matrix file .*b.json"):
         read_matrix_file(tmp_path / "b.json", NAMES)
     with pytest.raises(UserError, match=r"is read from a .json, .csv or .tsv file"):
@@ -205,6 +206,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
         (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
         with pytest.raises(UserError, match=r"cannot be read: "):
             read_matrix_file(tmp_path / name, NAMES)
+    monkeypatch.setattr(lines, "_PIPE_SECONDS", 0.1)
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(UserError, match=r"pipe.json is a pipe that nothing was written to"):
         read_matrix_file(tmp_path / "pipe.json", NAMES)
