@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -290,7 +289,7 @@ def test_training_without_an_end_is_refused(tmp_path):
         (lambda logits, labels: {"loss": logits.sum(), "logits": logits}, r"got \['logits', 'loss'\]"),
         (
             lambda logits, labels: {"logits": logits[:, :2], "labels": labels},
-            r"logits of shape \(B, 3\), one column a class of the LDM, got \(7, 2\)",
+            r"logits of shape \(B, 3\), one column per class of the LDM, got \(7, 2\)",
         ),
         (lambda logits, labels: {"logits": logits, "labels": labels + 1}, "labels must"),
     ],
@@ -317,7 +316,7 @@ def test_without_lightning_the_error_names_the_extra(monkeypatch):
 
 
 def test_an_old_lightning_is_refused(monkeypatch):
-    monkeypatch.setattr(lightning, "__version__", "2.4.1")
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.4.1")
     with pytest.raises(ImportError, match=r"needs lightning >= 2\.5, got 2\.4\.1"):
         imported_anew()
 
