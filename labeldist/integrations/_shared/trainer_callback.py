@@ -209,7 +209,7 @@ class LossCallback(TrainerCallback):
     def _refuse_evaluations(self, names: list[str]) -> None:
         raise ValueError(
             f"An AdaptiveLDM is updated by the evaluation {self._update_from!r}, and the evaluations here are {names}. "
-            f"Say which one decides, such as update_from={names[0]!r}."
+            "Pass the name of your validation set's as update_from."
         )
 
 
