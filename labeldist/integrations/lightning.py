@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from labeldist.confusion import confusion_counts
+from labeldist.integrations._shared.losses import QueuesOf
 from labeldist.integrations._shared.matrices import check_class_names, main_matrix, matrices_in
 from labeldist.integrations._shared.versions import imports_of
 from labeldist.ldm import AdaptiveLDM
@@ -42,6 +43,8 @@ class LabelDistanceCallback(Callback):
     The callback calls `set_epoch` of a `LabelDistanceBatchSampler` in the training loader (Lightning calls it of row
     samplers only), so that a resumed training continues with the batches of its epoch.
 
+    The loss may be called in `validation_step`: rows of a validation do not stay in the queue of a `CrossBatchMemory`.
+
     Logs, after each update, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
     as the module's own metrics are logged.
 
@@ -64,6 +67,7 @@ class LabelDistanceCallback(Callback):
         self._ldm: AdaptiveLDM | None = None
         self._counts: Tensor | None = None
         self._batches_of_epoch = 0
+        self._queues: QueuesOf | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that all processes have the same matrix: `DistributedDataParallel` would silently use the first."""
@@ -88,6 +92,16 @@ class LabelDistanceCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the batches of the epoch."""
         self._batches_of_epoch = batch_idx + 1
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the queues of the loss, should `validation_step` call it."""
+        self._queues = QueuesOf(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the validation rows out of the queues."""
+        if self._queues is not None:
+            self._queues.restore()
+        self._queues = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start to count, inside `fit` and after the sanity check."""

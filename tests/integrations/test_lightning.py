@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from labeldist import (
     AdaptiveLDM,
+    CrossBatchMemory,
     JointLoss,
     LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
@@ -274,6 +276,40 @@ def test_one_matrix_shared_by_two_losses_is_one(tmp_path):
     module.second = LabelDistanceContrastiveLoss(ldm)  # type: ignore[assignment]
     fitted(tmp_path, module, max_epochs=1)
     assert ldm.num_evaluations == 1
+
+
+def test_rows_of_a_validation_do_not_stay_in_the_queue(tmp_path):
+    class Queued(Classifier):
+        def __init__(self):
+            super().__init__(StaticLDM.uniform(num_classes=NUM_CLASSES))
+            memory = CrossBatchMemory(self.criterion.contrastive, embedding_size=16, memory_size=40)
+            self.criterion = JointLoss(memory)
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            # Labels that no training row has.
+            loss = self.training_step([batch[0], 0 * batch[1] + 2], 0)
+            return {**super().validation_step(batch, batch_idx), "loss": loss}
+
+    class Watch(Callback):
+        def __init__(self):
+            self.labels: list[int] = []
+
+        def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx):
+            self.labels += pl_module.criterion.contrastive.label_memory.tolist()
+
+    train = TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1] % 2)
+    module, watch = Queued(), Watch()
+    trainer = trainer_of(tmp_path, LabelDistanceCallback(), watch)
+    trainer.fit(module, loader(train), loader(VALIDATION))
+    assert set(watch.labels) == {0, 1}
+    assert 2 not in module.criterion.contrastive.label_memory.tolist()
+
+
+def test_class_names_in_another_order_than_those_of_a_model_are_refused(tmp_path):
+    module = Classifier(AdaptiveLDM(class_names=["a", "b", "c"]))
+    module.encoder.config = SimpleNamespace(id2label={0: "b", 1: "a", 2: "c"})
+    with pytest.raises(ValueError, match=r"class 'a' at index 1 in the model's config\.id2label and at index 0"):
+        fitted(tmp_path, module)
 
 
 def test_training_without_an_end_is_refused(tmp_path):

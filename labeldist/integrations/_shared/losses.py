@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from pytorch_metric_learning.losses import CrossBatchMemory
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
@@ -76,6 +77,29 @@ def call_without_change(loss: nn.Module, *inputs: Any) -> Tensor:
     kept = (LabelDistanceMatrix, LabelDistanceContrastiveLoss)
     shared = [part for part in loss.modules() if isinstance(part, kept)] + list(loss.parameters())
     return copy.deepcopy(loss, {id(part): part for part in shared})(*inputs)
+
+
+class QueuesOf:
+    """The queues in a module as they are now, to be put back after an evaluation that calls the loss by itself.
+
+    Args:
+        module: a module with a `CrossBatchMemory` somewhere in it, or with none.
+    """
+
+    def __init__(self, module: nn.Module):
+        # An evaluation in inference mode would make tensors that training cannot write to.
+        with torch.inference_mode(False):
+            self._kept = [
+                (part, part.embedding_memory.clone(), part.label_memory.clone(), part.queue_idx, part.has_been_filled)
+                for part in module.modules()
+                if isinstance(part, CrossBatchMemory)
+            ]
+
+    def restore(self) -> None:
+        """Make the queues what they were."""
+        for part, embeddings, labels, index, is_filled in self._kept:
+            part.embedding_memory, part.label_memory = embeddings, labels
+            part.queue_idx, part.has_been_filled = index, is_filled
 
 
 def check_one_queue(loss: nn.Module | None, *, is_gathered: bool, cure: str) -> None:
