@@ -19,8 +19,8 @@ from labeldist import functional
 
 __all__ = ["CachedGradients"]
 
-# The largest difference of a second encoding, relative to the rows' norm: kernels may round differently, but a different
-# dropout mask is an error. In a dtype of low precision it is this many roundings instead.
+# The largest difference of a second encoding, relative to the rows' norm: kernels may round differently, dropout masks
+# may not differ. In a dtype of low precision it is this many roundings instead.
 REPLAY_TOLERANCE = 0.01
 REPLAY_ROUNDINGS = 8
 

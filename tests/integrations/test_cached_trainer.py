@@ -310,5 +310,5 @@ def test_a_sharded_model_is_refused(tmp_path, monkeypatch, kind):
 
     monkeypatch.setattr(Trainer, "__init__", sharding)
     model = bert()
-    with pytest.raises(ValueError, match="which FSDP and DeepSpeed do not take part in"):
+    with pytest.raises(ValueError, match="which FSDP and DeepSpeed do not support"):
         made(TrainerObjective(static(), model), tmp_path, model=model)
