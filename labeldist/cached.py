@@ -1,9 +1,9 @@
 r"""Large contrastive batches on small devices: gradients that are cached at the embeddings.
 
-A contrastive loss cannot be accumulated over small batches: each row is compared with every other. But its gradient
-passes through the embeddings, which are small; what fills a device is the activations inside the encoder. So the batch
+A contrastive loss cannot be accumulated over small batches, because each row is compared with every other. But its
+gradient passes through the embeddings, which are small; the activations inside the encoder fill a device. So the batch
 is encoded in chunks without a graph, the loss of all rows gives its gradient at the embeddings, and each chunk is
-encoded again, with a graph, to pass its part of that gradient on (Gao et al. 2021).
+encoded again, with a graph, to propagate its part of that gradient (Gao et al. 2021).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,8 @@ from labeldist.precision import at_least_float32
 
 __all__ = ["CachedGradients"]
 
-# What a second encoding may differ by, relative to the rows' length: kernels that round otherwise, not another dropout
-# mask. In units of the dtype's precision where that is coarser.
+# The largest difference of a second encoding, relative to the rows' norm: kernels may round differently, dropout masks
+# may not differ. In a dtype of low precision it is this many roundings instead.
 REPLAY_TOLERANCE = 0.01
 REPLAY_ROUNDINGS = 8
 
@@ -33,31 +33,31 @@ class CachedGradients:
 
     With rows $h_i = f_\theta(x_i)$ and chunks $K$ of the batch,
     $\frac{dL}{d\theta} = \sum_K \sum_{i \in K} \frac{\partial L}{\partial h_i} \frac{\partial h_i}{\partial \theta}$.
-    The call encodes one chunk after the other without a graph. What it returns are the rows of the whole batch, for any
-    loss; when `backward()` reaches them, each chunk is encoded again and takes its term of the sum to the parameters.
-    One chunk's activations are held at a time, beside all rows' outputs and what the loss itself needs. The price is a
-    second forward pass.
+    The call encodes one chunk after the other without a graph and returns the rows of the whole batch, for any loss.
+    When `backward()` reaches them, each chunk is encoded again and its term of the sum is added to the parameters'
+    gradients. Memory holds the activations of one chunk at a time, the outputs of all rows, and what the loss itself
+    needs. The cost is a second forward pass.
 
-    Parameters get the gradient of the whole batch, added to what `.grad` holds. The second encoding repeats the random
-    numbers of the first (dropout) and its autocast; the random state goes on as after one pass. Where gradients are
-    off, the batch is encoded in chunks, once.
+    Parameters get the gradient of the whole batch, added to their `.grad`. The second encoding repeats the random
+    numbers of the first (dropout) and its autocast settings; afterwards the random state is that of one pass. With
+    gradients disabled, the batch is encoded in chunks, once.
 
     Under `DistributedDataParallel` gradients are exchanged once, with the last chunk. Processes may have different
-    numbers of rows, but each needs one; a `DistributedLossWrapper` compares the rows of all.
+    numbers of rows, but at least one each; a `DistributedLossWrapper` compares the rows of all.
 
-    Whatever else a forward pass changes (a counter, a buffer) changes twice. BatchNorm in training mode is refused: it
-    would normalise over a chunk, not over the batch.
+    Other state that a forward pass changes (a counter, a buffer) changes twice. BatchNorm in training mode is refused:
+    it would normalize over a chunk, not over the batch.
 
     Args:
         model: the encoder, inside `DistributedDataParallel` where there are several processes.
         chunk_size: rows that are encoded together, >= 1.
-        views: dropout views of each row, >= 1, each a pass of its own: a batch of M rows gives `views * M`, all of the
+        views: dropout views of each row, >= 1, each in a separate pass: a batch of M rows gives `views * M`, all of the
             first view, then all of the second. Repeat the labels: `labels.repeat(views)`.
         encode: called in place of `model(...)` as `encode(model, ...)`, to prepare inputs and choose outputs.
-        validate: check that the second encoding gives the rows of the first; a GPU then waits at each chunk.
+        validate: check that the second encoding gives the rows of the first; on a GPU each chunk then synchronizes.
 
     Raises:
-        TypeError: if `model` is no `nn.Module`, or `chunk_size` or `views` no whole number.
+        TypeError: if `model` is not an `nn.Module`, or `chunk_size` or `views` is not an integer.
         ValueError: if `chunk_size` or `views` is below 1.
 
     Examples:
@@ -101,21 +101,21 @@ class CachedGradients:
 
         Args:
             *inputs: what the model takes, for M rows. Tensors `(M, ...)` and lists of M items (texts) are cut into
-                chunks, also inside tuples and mappings; anything else goes to every chunk as it is. A tensor that
-                takes a gradient must be a leaf.
-            **named_inputs: the same by name, as in `encoder(**tokenised)`.
+                chunks, also inside tuples and mappings; anything else is passed to every chunk unchanged. A tensor that
+                requires a gradient must be a leaf.
+            **named_inputs: the same by name, as in `encoder(**tokenized)`.
 
         Returns:
             What the model returns, a tensor or a tuple or a mapping of tensors, of `views * M` rows.
 
         Raises:
-            ValueError: if there are no rows, inputs differ in their number, the outputs do not have them, or the model
-                has BatchNorm in training mode.
-            TypeError: if the model returns something else than tensors.
-            RuntimeError: in the backward pass, if the second encoding gives other rows.
+            ValueError: if there are no rows, inputs or outputs have different numbers of rows, or the model has
+                BatchNorm in training mode.
+            TypeError: if the model returns anything but tensors.
+            RuntimeError: in the backward pass, if the second encoding gives different rows.
         """
         if torch.compiler.is_compiling():
-            # Passes over the model in forward and backward are not for a compiler to see; the model may be compiled.
+            # A compiler cannot trace a backward pass that runs the model again. The model itself may be compiled.
             return torch.compiler.disable(_rows_of)(self, inputs, named_inputs)  # pyright: ignore[reportCallIssue]
         return _rows_of(self, inputs, named_inputs)
 
@@ -124,17 +124,17 @@ def _rows_of(cached: CachedGradients, inputs: tuple, named_inputs: dict[str, Any
     _refuse_batch_norm(cached.model)
     chunks = _chunks(_num_rows((inputs, named_inputs)), cached.chunk_size, cached.views)
     batch = _Batch(cached, inputs, named_inputs, chunks)
-    # Autograd calls backward for what depends on a tensor that takes a gradient: the parameters are no arguments.
+    # Autograd calls `backward` only if an input requires a gradient, and the parameters are not inputs.
     trigger = torch.zeros((), requires_grad=torch.is_grad_enabled())
     rows = _Encode.apply(trigger, batch)
     return batch.rebuild(rows)
 
 
 class _Chunk(NamedTuple):
-    """Rows that are encoded together, and the places of their outputs among the rows of all views."""
+    """Rows that are encoded together, and the positions of their outputs among the rows of all views."""
 
     rows: slice
-    places: slice
+    positions: slice
 
 
 def _chunks(num_rows: int, size: int, views: int) -> list[_Chunk]:
@@ -148,7 +148,7 @@ def _chunks(num_rows: int, size: int, views: int) -> list[_Chunk]:
 
 
 class _Encode(torch.autograd.Function):
-    """The rows of a batch, whose backward encodes it again."""
+    """Encodes a batch; its backward encodes the batch again."""
 
     @staticmethod
     def forward(ctx, trigger: Tensor, batch: "_Batch") -> tuple[Tensor, ...]:
@@ -161,12 +161,12 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None) -> tuple[None, None]:  # type: ignore[override]
-        ctx.batch.pass_on(gradients, ctx.saved_tensors)
+        ctx.batch.propagate(gradients, ctx.saved_tensors)
         return None, None
 
 
 class _Batch:
-    """One call's inputs, and what the second encoding must repeat of the first."""
+    """One call's inputs, with the random state and the settings that the second encoding has to repeat."""
 
     def __init__(self, cached: CachedGradients, inputs: tuple, named_inputs: dict[str, Any], chunks: list[_Chunk]):
         self.model, self.function, self.validate = cached.model, cached.encode, cached.validate
@@ -177,7 +177,7 @@ class _Batch:
         self.autocast = _autocast_settings(self.devices)
 
     def encode(self, *, is_recorded: bool) -> tuple[Tensor, ...]:
-        """The rows of all chunks, without a graph; recorded, they can be encoded again."""
+        """The rows of all chunks, without a graph; if recorded, they can be encoded again."""
         parts = []
         for chunk in self.chunks:
             if is_recorded:
@@ -188,23 +188,23 @@ class _Batch:
         return tuple(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True))
 
     @torch.enable_grad()
-    def pass_on(self, gradients: tuple[Tensor | None, ...], rows: tuple[Tensor, ...]) -> None:
-        """Encode each chunk again and take its part of the rows' gradients to the parameters."""
+    def propagate(self, gradients: tuple[Tensor | None, ...], rows: tuple[Tensor, ...]) -> None:
+        """Encode each chunk again and propagate its part of the rows' gradients to the parameters."""
         now = _RandomState(self.devices)
         try:
             for number, (chunk, random) in enumerate(zip(self.chunks, self.random, strict=True), start=1):
                 random.restore()
                 with ExitStack() as until_backward:
                     if number < len(self.chunks):
-                        _leave_unsynchronised(self.model, until_backward)
+                        _skip_synchronization(self.model, until_backward)
                     with ExitStack() as as_before:
                         for settings in self.autocast:
                             as_before.enter_context(torch.autocast(**settings))
                         outputs = self._encoded(chunk)
                     if self.validate:
-                        _check_replayed(outputs, [row[chunk.places] for row in rows])
+                        _check_replayed(outputs, [row[chunk.positions] for row in rows])
                     learning = [
-                        (output, gradient[chunk.places])
+                        (output, gradient[chunk.positions])
                         for output, gradient in zip(outputs.tensors, gradients, strict=True)
                         if output.requires_grad and gradient is not None
                     ]
@@ -250,25 +250,23 @@ def _with_rows(value: Any) -> Iterator[Any]:
 
 
 def _num_rows(inputs: Any) -> int:
-    """`M`; raises where inputs have no rows, or not equally many, or bring a graph."""
+    """`M`; raises if inputs have no rows, different numbers of rows, or a graph."""
     parts = list(_with_rows(inputs))
     lengths = [len(part) for part in parts]
     if not any(lengths):
-        raise ValueError(
-            "inputs must have at least one row, got none. Leave empty batches out, on all processes alike."
-        )
+        raise ValueError("inputs must have at least one row, got none. Skip empty batches, on all processes alike.")
     if len(set(lengths)) > 1:
-        raise ValueError(f"all tensors and lists of inputs must have one number of rows, got {lengths}.")
+        raise ValueError(f"all tensors and lists of inputs must have the same number of rows, got {lengths}.")
     if any(isinstance(part, Tensor) and part.requires_grad and not part.is_leaf for part in parts):
         raise ValueError(
-            "inputs must not depend on parameters, got a tensor with a graph. Make what leads to it part of the model, "
-            "or call it in encode."
+            "inputs must not depend on parameters, got a tensor with a graph. Compute that tensor inside the model, "
+            "or in encode."
         )
     return lengths[0]
 
 
 class _Outputs(NamedTuple):
-    """What a model returned, in a row, and the way back to its form."""
+    """What a model returned, as a list, and a function that restores its structure."""
 
     names: list[Any]
     tensors: list[Tensor]
@@ -298,7 +296,7 @@ def _check_rows(outputs: _Outputs, num_rows: int) -> None:
         if output.shape[:1] != (num_rows,):
             raise ValueError(
                 f"The model must return one row for each of a chunk's {num_rows} rows, its output {name!r} has shape "
-                f"{tuple(output.shape)}. Choose outputs with encode, and leave the repeating of inputs to views."
+                f"{tuple(output.shape)}. Choose outputs with encode, and repeat inputs with views only."
             )
 
 
@@ -322,7 +320,7 @@ def _check_replayed(outputs: _Outputs, rows: list[Tensor]) -> None:
             continue
         tolerance = max(REPLAY_TOLERANCE, REPLAY_ROUNDINGS * torch.finfo(first.dtype).eps)
         first, second = at_least_float32(first), at_least_float32(second.detach())
-        # NaN compares false: it was in the rows before, and is the loss's to show.
+        # NaN compares false: it was in the first rows as well, and the loss shows it.
         if (second - first).norm() > tolerance * first.norm():
             raise RuntimeError(
                 f"The second encoding must give the rows of the first, output {name!r} differs by more than "
@@ -335,20 +333,20 @@ def _refuse_batch_norm(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, _BATCH_NORMS) and (module.training or module.running_mean is None):
             raise ValueError(
-                f"The model must not normalise over the batch, which is encoded in chunks; its layer {name!r} is a "
+                f"The model must not normalize over the batch, which is encoded in chunks; its layer {name!r} is a "
                 f"{type(module).__name__} in training mode. Call eval() on such layers, or use LayerNorm or GroupNorm."
             )
 
 
-def _leave_unsynchronised(model: nn.Module, contexts: ExitStack) -> None:
-    """No exchange of gradients between processes while `contexts` is open."""
+def _skip_synchronization(model: nn.Module, contexts: ExitStack) -> None:
+    """Do not exchange gradients between processes while `contexts` is open."""
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
             contexts.enter_context(module.no_sync())
 
 
 class _RandomState:
-    """Where the random numbers of the CPU and of other devices stand."""
+    """The state of the random number generators of the CPU and of other devices."""
 
     def __init__(self, devices: set[torch.device]):
         self._cpu = torch.get_rng_state()
@@ -365,7 +363,7 @@ class _RandomState:
 
 
 def _autocast_settings(devices: set[torch.device]) -> list[dict[str, Any]]:
-    """Arguments that make `torch.autocast` what it is at this place."""
+    """Arguments with which `torch.autocast` restores the settings in effect here."""
     kinds = sorted({"cpu", *(device.type for device in devices if device.type != "meta")})
     return [
         {

@@ -1,7 +1,7 @@
 """A batch sampler that lets confusable classes meet."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ class LabelDistanceBatchSampler(BatchSampler):
 
     Give it to a `DataLoader` as `batch_sampler`, or to a trainer of pytorch-metric-learning as `sampler`. Each
     iteration is an epoch; call `set_epoch` to repeat one or to go on after a restart. Where a framework shares out the
-    batches itself, as accelerate's `prepare` does, say `num_replicas=1, rank=0`, or most rows are left out.
+    batches itself, as accelerate's `prepare` does, say `num_replicas=1, rank=0`, or most rows are left out. A training
+    that is resumed within an epoch needs that epoch's batches again, whatever became of the matrix since:
+    `epoch_state` and `restore_epoch`, which `TrainerObjective` and the callback for sentence-transformers call.
 
     Args:
         labels: class of each row of the data set, `(N,)`, integer.
@@ -100,6 +102,9 @@ class LabelDistanceBatchSampler(BatchSampler):
         self.sharpness = sharpness
         self.seed = seed
         self.epoch = 0
+        # The epoch whose batches were drawn last, and the matrix they were drawn with.
+        self._drawn: tuple[int, Tensor] | None = None
+        self._restored: tuple[int, Tensor] | None = None
         self.num_replicas = num_processes() if num_replicas is None else num_replicas
         self.rank = process_index() if rank is None else rank
         if not 0 <= self.rank < self.num_replicas:
@@ -137,6 +142,29 @@ class LabelDistanceBatchSampler(BatchSampler):
             raise ValueError(f"epoch must be at least 0, got {epoch}.")
         self.epoch = epoch
 
+    def epoch_state(self) -> dict[str, int | Tensor]:
+        """The epoch that began last and the matrix that its batches were drawn with; empty before the first.
+
+        Examples:
+            >>> sampler = LabelDistanceBatchSampler([0, 0, 1, 1], torch.ones(2, 2), rows_per_class=2)
+            >>> _ = next(iter(sampler))
+            >>> sampler.epoch_state()["epoch"]
+            0
+        """
+        return {} if self._drawn is None else {"epoch": self._drawn[0], "matrix": self._drawn[1]}
+
+    def restore_epoch(self, state: Mapping[str, int | Tensor]) -> None:
+        """Draw the batches of an epoch as they were drawn before, when it is that epoch's turn: see `set_epoch`.
+
+        The batches that were used already come again and are to be skipped. Other epochs are drawn with the matrix as
+        it then is.
+
+        Args:
+            state: what `epoch_state` returned within the epoch.
+        """
+        if state:
+            self._restored = int(state["epoch"]), torch.as_tensor(state["matrix"])
+
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the rows of each batch."""
         # A generator, so that an epoch begins with its first batch: a `DataLoader` with workers makes two iterators for
@@ -144,15 +172,19 @@ class LabelDistanceBatchSampler(BatchSampler):
         generator = torch.Generator().manual_seed(self.seed)
         # One number of the seed's own stream an epoch: seed 0, epoch 1 is not seed 1, epoch 0.
         epoch_seeds = torch.randint(2**62, (self.epoch + 1,), generator=generator)
+        matrix = self.ldm.matrix
+        if self._restored is not None and self._restored[0] == self.epoch:
+            matrix, self._restored = self._restored[1], None
+        self._drawn = self.epoch, matrix.detach().clone()
         self.epoch += 1
-        batches = self._batches(generator.manual_seed(int(epoch_seeds[-1])))
+        batches = self._batches(generator.manual_seed(int(epoch_seeds[-1])), matrix)
         yield from batches[self.rank :: self.num_replicas]
 
-    def _batches(self, generator: torch.Generator) -> list[list[int]]:
+    def _batches(self, generator: torch.Generator, matrix: Tensor) -> list[list[int]]:
         """The batches of an epoch, of all processes."""
         groups = self._groups(generator)
         left = torch.tensor([len(of_class) for of_class in groups], dtype=torch.float64)
-        affinity = _affinity(self.ldm.matrix, self.sharpness)
+        affinity = _affinity(matrix, self.sharpness)
         batches = []
         for num_left in range(self._num_batches, 0, -1):
             classes = _draw_classes(left, num_left, affinity, generator)

@@ -487,7 +487,7 @@ def test_no_more_than_one_chunk_is_held():
 # Refusals
 
 
-def test_batch_normalisation_over_chunks_is_refused():
+def test_batch_normalization_over_chunks_is_refused():
     model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double()
     encoder = CachedGradients(model, chunk_size=4)
     assert "its layer '1' is a BatchNorm1d in training mode" in refusal_of(ValueError, encoder, INPUTS)
@@ -522,7 +522,12 @@ def several_sizes(model, inputs):
 REFUSED: dict[str, tuple[type[Exception], Callable | None, tuple, str]] = {
     "no rows": (ValueError, None, (INPUTS[:0],), "inputs must have at least one row, got none."),
     "no tensors": (ValueError, None, (3,), "inputs must have at least one row, got none."),
-    "different numbers of rows": (ValueError, None, (INPUTS, LABELS[:5]), "must have one number of rows, got [13, 5]."),
+    "different numbers of rows": (
+        ValueError,
+        None,
+        (INPUTS, LABELS[:5]),
+        "must have the same number of rows, got [13, 5].",
+    ),
     "inputs with a graph": (ValueError, None, (INPUTS.clone().requires_grad_() * 2,), "must not depend on parameters"),
     "too many rows": (ValueError, lambda m, x: m(x).repeat(2, 1), (INPUTS,), "output 0 has shape (8, 5)."),
     "a scalar": (ValueError, lambda m, x: {"loss": m(x).sum()}, (INPUTS,), "its output 'loss' has shape ()."),

@@ -1,4 +1,4 @@
-"""Label-distance contrastive learning inside Lightning. The loss needs nothing from here; an adaptive matrix does.
+"""Label-distance contrastive learning inside Lightning. Only an adaptive matrix needs this module.
 
 self.criterion = JointLoss(LabelDistanceContrastiveLoss(AdaptiveLDM(num_classes)))  # in the module's __init__
 return {"logits": logits, "labels": labels}                                         # at the end of validation_step
@@ -14,53 +14,47 @@ from torch.utils._pytree import tree_leaves
 
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
+from labeldist.integrations._shared.losses import QueuesOf
+from labeldist.integrations._shared.matrices import check_class_names, main_matrix, matrices_in
+from labeldist.integrations._shared.versions import imports_of
+from labeldist.ldm import AdaptiveLDM
 from labeldist.samplers import LabelDistanceBatchSampler
 
-try:
-    import lightning
+with imports_of("lightning", minimum="2.5", module="labeldist.integrations.lightning", extra="lightning"):
+    import lightning  # noqa: F401
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from packaging.version import Version
-except ImportError as error:
-    raise ImportError(
-        "labeldist.integrations.lightning needs lightning. Install it with: pip install 'labeldist[lightning]'"
-    ) from error
-if Version(lightning.__version__) < Version("2.5"):
-    raise ImportError(
-        f"labeldist.integrations.lightning needs lightning >= 2.5, got {lightning.__version__}. "
-        "Upgrade it with: pip install -U 'labeldist[lightning]'"
-    )
 
 __all__ = ["LabelDistanceCallback"]
 
 
 class LabelDistanceCallback(Callback):
-    r"""Refreshes the module's `AdaptiveLDM` from the confusions of each validation epoch.
+    r"""Updates the module's `AdaptiveLDM` from the confusion counts of each validation epoch.
 
-    The matrix is found wherever it stands in the `LightningModule` (`self.criterion = ...` registers it), so it moves
-    to the device and into checkpoints with the module, and a resumed training goes on with it. A module whose matrix
-    is static is left as it is.
+    The matrix may be anywhere in the `LightningModule` (`self.criterion = ...` registers it), so it moves to the device
+    and into checkpoints with the module, and a resumed training continues with it. A static matrix is left as it is.
 
-    `validation_step` returns a mapping with `"logits"`, `(B, C)`, and `"labels"`, `(B,)`, beside whatever else. What
-    `trainer.validate` and the sanity check before training see does not move the matrix. Several processes each bring
-    the rows that they validated; `AdaptiveLDM.update` sums their counts.
+    `validation_step` returns a mapping with `"logits"`, `(B, C)`, and `"labels"`, `(B,)`, and other entries if needed.
+    Neither `trainer.validate` nor the sanity check before training updates the matrix. Each of several processes counts
+    the rows that it validated; `AdaptiveLDM.update` sums their counts.
 
-    `progress` of Algorithm 1 is the share of training that is done: batches of `max_epochs`, or optimizer steps of
+    `progress` of Algorithm 1 is the completed fraction of training: batches of `max_epochs`, or optimizer steps of
     `max_steps`, whichever ends training first.
 
-    A `LabelDistanceBatchSampler` in the training loader is told its epoch, which Lightning tells row samplers only: a
-    resumed training then goes on with the batches that were to come.
+    The callback calls `set_epoch` of a `LabelDistanceBatchSampler` in the training loader (Lightning calls it of row
+    samplers only), so that a resumed training continues with the batches of its epoch.
 
-    Logs, after each refresh, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
+    The loss may be called in `validation_step`: rows of a validation do not stay in the queue of a `CrossBatchMemory`.
+
+    Logs, after each update, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
     as the module's own metrics are logged.
 
     Args:
-        dataloader_idx: the validation loader that counts, where there are several.
+        dataloader_idx: which of several validation loaders updates the matrix. The others never do.
 
     Raises:
         ValueError: at the start of `fit`, if the module has no label-distance matrix, more than one adaptive one, or
-            if neither `max_epochs` nor `max_steps` says how long training will be; on all processes, if their matrices
-            differ.
+            one whose class names are in another order than those of a model in it; if neither `max_epochs` nor
+            `max_steps` is set; on all processes, if their matrices differ.
 
     Examples:
         >>> callback = LabelDistanceCallback()
@@ -73,33 +67,44 @@ class LabelDistanceCallback(Callback):
         self._ldm: AdaptiveLDM | None = None
         self._counts: Tensor | None = None
         self._batches_of_epoch = 0
+        self._queues: QueuesOf | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """See that the processes begin with one matrix: `DistributedDataParallel` would take the first one's unsaid."""
+        """Check that all processes have the same matrix: `DistributedDataParallel` would silently use the first."""
         if stage == "fit":
-            # Those that learn are the strategy's to send round, like any weight.
-            fixed = [matrix for matrix in _matrices_of(pl_module) if not list(matrix.parameters())]
+            # The strategy broadcasts matrices that are learnt, like any weight.
+            fixed = [matrix for matrix in matrices_in(pl_module) if not list(matrix.parameters())]
             check_agreement(nn.ModuleList(fixed))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the matrix, and what training's length is told by."""
+        """Find the matrix, and check that the length of training is known."""
         self._ldm = _adaptive_matrix(pl_module)
         if self._ldm is not None and trainer.max_epochs in (None, -1) and trainer.max_steps == -1:
             raise ValueError(
-                "The steps of an AdaptiveLDM shrink with the share of training that is done, and neither max_epochs "
-                "nor max_steps is set: give the Trainer one of them."
+                "The steps of an AdaptiveLDM shrink as training proceeds, and neither max_epochs nor max_steps is set: "
+                "give the Trainer one of them."
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the sampler its epoch."""
-        _tell_epoch(trainer)
+        """Set the epoch of the sampler."""
+        _set_epoch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the place in the epoch."""
+        """Count the batches of the epoch."""
         self._batches_of_epoch = batch_idx + 1
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the queues of the loss, should `validation_step` call it."""
+        self._queues = QueuesOf(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the validation rows out of the queues."""
+        if self._queues is not None:
+            self._queues.restore()
+        self._queues = None
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count, inside `fit` and after the sanity check."""
+        """Start to count, inside `fit` and after the sanity check."""
         is_training = trainer.state.fn == "fit" and not trainer.sanity_checking
         self._counts = None
         if is_training and self._ldm is not None:
@@ -122,13 +127,13 @@ class LabelDistanceCallback(Callback):
         num_classes = len(self._counts)
         if logits.ndim != 2 or logits.shape[1] != num_classes:
             raise ValueError(
-                f"validation_step must return logits of shape (B, {num_classes}), one column a class of the LDM, got "
+                f"validation_step must return logits of shape (B, {num_classes}), one column per class of the LDM, got "
                 f"{tuple(logits.shape)}."
             )
         self._counts += confusion_counts(labels, logits.argmax(dim=1), num_classes).to(self._counts.device)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refresh the matrix and log it."""
+        """Update the matrix and log it."""
         counts, self._counts = self._counts, None
         if self._ldm is None or counts is None:
             return
@@ -136,7 +141,7 @@ class LabelDistanceCallback(Callback):
         with torch.inference_mode(False):
             moved = self._ldm.update(counts.clone(), progress=self._progress(trainer))
         if moved:
-            # The same on all processes: the mean over them costs nothing and keeps Lightning from warning.
+            # Equal on all processes: sync_dist changes nothing, and Lightning warns without it.
             values = {"ldm_mean": self._ldm.mean_off_diagonal, "ldm_epsilon": self._ldm.epsilon}
             pl_module.log_dict(values, sync_dist=True)
 
@@ -145,37 +150,29 @@ class LabelDistanceCallback(Callback):
         if trainer.max_steps != -1:
             shares.append(trainer.global_step / trainer.max_steps)
         if trainer.max_epochs not in (None, -1):
-            # A loader of unknown length: its epoch counts when it is over.
+            # Of a loader of unknown length only whole epochs count.
             length = trainer.num_training_batches
             of_epoch = 1.0 if trainer.is_last_batch else self._batches_of_epoch / length
             shares.append((trainer.current_epoch + of_epoch) / trainer.max_epochs)
         return min(max(shares), 1.0)
 
 
-def _tell_epoch(trainer: Trainer) -> None:
+def _set_epoch(trainer: Trainer) -> None:
     for loader in tree_leaves(trainer.train_dataloader):
         sampler = getattr(loader, "batch_sampler", None)
         if isinstance(sampler, LabelDistanceBatchSampler):
             sampler.set_epoch(trainer.current_epoch)
 
 
-def _matrices_of(module: LightningModule) -> list[LabelDistanceMatrix]:
-    return [part for part in module.modules() if isinstance(part, LabelDistanceMatrix)]
-
-
 def _adaptive_matrix(module: LightningModule) -> AdaptiveLDM | None:
-    matrices = _matrices_of(module)
-    if not matrices:
+    ldm = main_matrix(module, type(module).__name__)
+    if ldm is None:
         raise ValueError(
-            f"{type(module).__name__} has no label-distance matrix for LabelDistanceCallback to refresh. Keep the loss "
+            f"{type(module).__name__} has no label-distance matrix for LabelDistanceCallback to update. Keep the loss "
             "as an attribute: self.criterion = LabelDistanceContrastiveLoss(AdaptiveLDM(num_classes))."
         )
-    adaptive = [matrix for matrix in matrices if isinstance(matrix, AdaptiveLDM)]
-    if len(adaptive) > 1:
-        raise ValueError(
-            f"{type(module).__name__} must have one AdaptiveLDM, got {len(adaptive)}: share one between its losses."
-        )
-    return adaptive[0] if adaptive else None
+    check_class_names(module, ldm)
+    return ldm if isinstance(ldm, AdaptiveLDM) else None
 
 
 def _labels_and_logits(outputs: Any, module: LightningModule) -> tuple[Tensor, Tensor]:

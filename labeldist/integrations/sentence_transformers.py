@@ -4,11 +4,11 @@ loss = SentenceLabelDistanceLoss(model, LabelDistanceContrastiveLoss(ldm))
 trainer = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss)
 trainer.train()
 
-An `AdaptiveLDM` needs two more: `LabelDistanceEvaluator` finds the confusions, `LabelDistanceCallback` uses them.
+An `AdaptiveLDM` needs two more: a `LabelDistanceEvaluator`, which counts confusions, and a `LabelDistanceCallback`,
+which updates the matrix with them.
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,59 +17,67 @@ from torch import Tensor, nn
 from labeldist import functional
 from labeldist.checks import check_count, check_labels
 from labeldist.confusion import confusion_counts
-from labeldist.distributed import broadcast_from_first, check_agreement, num_processes, sum_over_processes
+from labeldist.distributed import check_agreement, sum_over_processes
+from labeldist.integrations._shared.gradients import call_with_mean_gradients, learnt_weights, weights_from_main
+from labeldist.integrations._shared.losses import (
+    call_without_change,
+    check_classification,
+    check_one_queue,
+    classification_loss,
+)
+from labeldist.integrations._shared.matrices import check_num_classes, main_matrix
+from labeldist.integrations._shared.versions import imports_of
 from labeldist.joint import JointLoss
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 
-try:
-    import sentence_transformers
-    from packaging.version import Version
-except ImportError as error:
-    raise ImportError(
-        "labeldist.integrations.sentence_transformers needs sentence-transformers. Install it with: pip install "
-        "'labeldist[sentence-transformers]'"
-    ) from error
-# Older ones keep their evaluators in another place.
-if Version(sentence_transformers.__version__) < Version("6.2"):
-    raise ImportError(
-        "labeldist.integrations.sentence_transformers needs sentence-transformers >= 6.2, got "
-        f"{sentence_transformers.__version__}. Upgrade it with: pip install -U 'labeldist[sentence-transformers]'"
-    )
+with imports_of(
+    "sentence-transformers",
+    # Older versions keep their evaluators in another place.
+    minimum="6.2",
+    module="labeldist.integrations.sentence_transformers",
+    extra="sentence-transformers",
+):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
-from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+    from labeldist.integrations._shared.trainer_callback import LossCallback
 
 __all__ = ["LabelDistanceCallback", "LabelDistanceEvaluator", "SentenceLabelDistanceLoss", "centroid_confusion"]
 
-STATE_FILE = "label_distance.safetensors"
+METRIC = "centroid_accuracy"
+# Where a batch's dictionary of inputs keeps its views, so that a loss around this one finds them again.
+_VIEWS = "label_distance_views"
 
 
 class SentenceLabelDistanceLoss(nn.Module):
-    r"""A contrastive loss of labelled sentences, for `SentenceTransformerTrainer(loss=...)`.
+    r"""A contrastive loss of labeled sentences, for `SentenceTransformerTrainer(loss=...)`.
 
     The data set has a column of texts and an integer column `label`; several columns of texts are several views of a
     row, all of its class. Batches need rows of the same class: `batch_sampler="group_by_label"` draws them.
 
-    With a `classifier` the loss is the joint objective, Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$. Both shares,
-    $\lambda L_c$ as `cross_entropy` and $(1 - \lambda) L_s$ as `contrastive`, are then logged beside their sum. The
-    classifier is trained along, and is no part of the saved model: keep it yourself.
+    With a `classifier` the loss is the joint objective, Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$. Both terms,
+    $\lambda L_c$ as `cross_entropy` and $(1 - \lambda) L_s$ as `contrastive`, are then logged in addition to their sum.
+    The classifier is trained with the model, but is no part of the saved model: keep it yourself.
+
+    The loss may stand inside `MatryoshkaLoss` (without a classifier) and `AdaptiveLayerLoss`. Evaluations leave it as
+    it was: their rows never enter the queue of a `CrossBatchMemory`.
 
     Args:
         model: the `SentenceTransformer` that is trained.
         contrastive: $L_s$ of embeddings and labels, such as a `LabelDistanceContrastiveLoss`. Under several processes
             each contrasts its own rows, unless this is a `labeldist.DistributedLossWrapper`.
         classifier: class scores of embeddings, such as `nn.Linear(model.get_embedding_dimension(), C)`.
-        ce_weight: $\lambda$ in [0, 1], the cross-entropy's share; 0.5 in the paper. Unused without a classifier.
+        ce_weight: $\lambda$ in [0, 1], the share of the classification loss; 0.5 in the paper. Unused without a
+            classifier.
+        classification: $L_c$, called as `classification(logits, labels)`, returns a mean, such as
+            `nn.CrossEntropyLoss(weight=...)` or a focal loss; `None` for cross-entropy.
         views: how often each text is encoded while the model trains, >= 1: views that differ by dropout. 2 in the
             paper; 1 where batches hold rows of the same class anyway, at half of the time.
 
     Raises:
-        ValueError: if `ce_weight` lies outside [0, 1] or `views` is below 1; in the first call, on all processes, if
-            their matrices or settings of the loss differ.
-        TypeError: if `contrastive` is no loss of embeddings and labels.
+        ValueError: if `ce_weight` lies outside [0, 1], `views` is below 1, or there is a `classification` without a
+            classifier; in the first call, on all processes, if their matrices or settings of the loss differ.
+        TypeError: if `contrastive` is no loss of embeddings and labels, or `classification` is no module.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -87,49 +95,51 @@ class SentenceLabelDistanceLoss(nn.Module):
         *,
         classifier: nn.Module | None = None,
         ce_weight: float = 0.5,
+        classification: nn.Module | None = None,
         views: int = 1,
     ):
         super().__init__()
         check_count("views", views)
+        check_classification(classification)
+        if classification is not None and classifier is None:
+            raise ValueError(
+                "classification is a loss of class scores, and there is no classifier to give them. Pass "
+                "classifier=nn.Linear(model.get_embedding_dimension(), num_classes)."
+            )
         # The trainer looks for this very name, to put the distributed or compiled model in its place.
         self.model = model
         self.joint = JointLoss(contrastive, ce_weight=ce_weight)
         self.classifier = classifier
+        self.classification = classification
         self.views = views
-        # DistributedDataParallel wraps the model alone: what else learns must begin alike and get one gradient.
-        self._own_parameters = [
-            parameter
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad and not name.startswith("model.")
-        ]
-        for parameter in self._own_parameters:
-            parameter.register_hook(_mean_over_processes)
-        self._is_begun = False
+        self._has_begun = False
 
     @property
     def ldm(self) -> LabelDistanceMatrix | None:
         """The loss's matrix, if it has one, through any wrappers around the loss."""
-        return next((part for part in self.joint.modules() if isinstance(part, LabelDistanceMatrix)), None)
+        return main_matrix(self.joint, "contrastive")
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor | dict[str, Tensor]:
         """Encode and compare.
 
         Args:
-            sentence_features: tokenised texts, one entry a column of texts.
+            sentence_features: tokenized texts, one entry per column of texts. As with the losses of
+                sentence-transformers, the model writes its outputs into them.
             labels: `(B,)`, integer.
 
         Returns:
-            Scalar, in nats; with a classifier the shares of the two parts, which add up to Eq. 9.
+            Scalar, in nats; with a classifier the terms of both parts, which add up to Eq. 9.
         """
         views = self.views if self.model.training else 1
-        # A copy: the model writes into what it is given.
         embeddings = [
-            self.model(dict(features))["sentence_embedding"] for features in sentence_features for _ in range(views)
+            self.model(view)["sentence_embedding"]
+            for features in sentence_features
+            for view in _views_of(features, views)
         ]
         return self.compute_loss_from_embeddings(embeddings, labels)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor | dict[str, Tensor]:
-        """The loss of embeddings that are there.
+        """The loss of precomputed embeddings.
 
         Args:
             embeddings: views of the same rows, each `(B, D)`.
@@ -142,26 +152,42 @@ class SentenceLabelDistanceLoss(nn.Module):
             raise ValueError("labels are required: give the rows of the data set an integer column named 'label'.")
         self._begin_alike()
         rows, labels = torch.cat(embeddings), labels.view(-1).repeat(len(embeddings))
+        # The contrastive loss first: it checks the labels.
+        call = call_with_mean_gradients if self.model.training else call_without_change
+        contrastive = call(self.joint.contrastive, rows, labels)
         if self.classifier is None:
-            return self.joint.contrastive(rows, labels)
-        terms = self.joint.terms(self.classifier(rows), rows, labels)
+            return contrastive
+        logits = call_with_mean_gradients(self.classifier, self._checked_rows(rows))
+        check_num_classes(self.ldm, logits.shape[1], what="classifier", cure="Give it as many outputs.")
+        classification = classification_loss(self.classification, logits, labels.long())
         ce_weight = self.joint.ce_weight
-        return {"cross_entropy": ce_weight * terms.classification, "contrastive": (1 - ce_weight) * terms.contrastive}
+        return _Parts(cross_entropy=ce_weight * classification, contrastive=(1 - ce_weight) * contrastive)
 
-    @torch.no_grad()
+    def _checked_rows(self, rows: Tensor) -> Tensor:
+        size = getattr(self.classifier, "in_features", rows.shape[1])
+        if rows.shape[1] != size:
+            raise ValueError(
+                f"classifier must take embeddings as they come, of {rows.shape[1]} columns, and takes {size}. Inside "
+                "MatryoshkaLoss, which shortens them, leave the classifier out."
+            )
+        return rows
+
     def _begin_alike(self) -> None:
-        """Take the first process's classifier, and whatever else learns beside the model; the rest must be the same."""
-        if not self._is_begun:
-            for parameter in self._own_parameters:
-                parameter.copy_(broadcast_from_first(parameter))
+        """Take the main process's classifier, and whatever else is learnt in the loss; the rest must be the same."""
+        if not self._has_begun:
+            weights = learnt_weights(self)
+            weights_from_main(weight for name, weight in weights if not name.startswith("model."))
             check_agreement(self.joint)
-        self._is_begun = True
+            cure = "Wrap it: DistributedLossWrapper(CrossBatchMemory(...))."
+            check_one_queue(self.joint.contrastive, is_gathered=False, cure=cure)
+        self._has_begun = True
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card tells of the loss."""
+        """The settings that the model card lists."""
         return {
             "contrastive": type(self.joint.contrastive).__name__,
             "ce_weight": None if self.classifier is None else self.joint.ce_weight,
+            "classification": None if self.classification is None else type(self.classification).__name__,
             "views": self.views,
         }
 
@@ -178,14 +204,42 @@ class SentenceLabelDistanceLoss(nn.Module):
 """
 
 
+class _Parts(dict):
+    """Both terms of the loss, which the trainer logs and adds up. A loss around this one gets their sum."""
+
+    def total(self) -> Tensor:
+        return torch.stack(list(self.values())).sum()
+
+    def __mul__(self, factor: Any) -> Tensor:
+        return self.total() * factor
+
+    def __add__(self, other: Any) -> Tensor:
+        return self.total() + other
+
+    __rmul__, __radd__ = __mul__, __add__
+
+
+def _views_of(features: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """A text's inputs, one dictionary per view, the same ones at each call with the same `features`.
+
+    The model writes its outputs into a dictionary: `AdaptiveLayerLoss` calls the loss once for each layer, and looks
+    for that layer's outputs where the model left them.
+    """
+    if number == 1:
+        return [features]
+    if _VIEWS not in features:
+        features[_VIEWS] = [dict(features) for _ in range(number)]
+    return features[_VIEWS]
+
+
 def centroid_confusion(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    r"""Confusion counts of embeddings that come without a classifier: the class of the nearest centroid is predicted.
+    r"""Confusion counts of embeddings without a classifier: the class of the nearest centroid is predicted.
 
     With unit rows $u_i$, the row $i$ is compared with the sum of each class's unit rows, its own left out:
 
     $$\hat y_i = \underset{c}{\operatorname{argmax}}\, \cos\Big(u_i, \sum_{j \ne i,\, y_j = c} u_j\Big)$$
 
-    Rows whose class has no other row tell nothing and are not counted; a class without rows is never predicted.
+    Rows whose class has no other row are not counted; a class without rows is never predicted.
 
     Args:
         embeddings: `(N, D)`, floating point.
@@ -218,7 +272,7 @@ def centroid_confusion(embeddings: Tensor, labels: Tensor, num_classes: int) -> 
 
 
 class LabelDistanceEvaluator(SentenceEvaluator):
-    """Nearest-centroid accuracy on labelled sentences, and the confusions behind it: see `centroid_confusion`.
+    """Nearest-centroid accuracy on labeled sentences, and the confusion counts behind it: see `centroid_confusion`.
 
     Give it to the trainer as `evaluator`, alone or among others. Reports `centroid_accuracy`, in [0, 1].
 
@@ -255,10 +309,10 @@ class LabelDistanceEvaluator(SentenceEvaluator):
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.name = name
-        self.primary_metric = "centroid_accuracy"
+        self.primary_metric = METRIC
         self.counts: Tensor | None = None
 
-    # The base class speaks of any model; only one of sentences encodes them.
+    # The base class takes any model; this evaluator needs one that encodes sentences.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
@@ -272,30 +326,40 @@ class LabelDistanceEvaluator(SentenceEvaluator):
         )
         self.counts = centroid_confusion(embeddings, self.labels.to(embeddings.device), self.num_classes)
         accuracy = (self.counts.trace() / self.counts.sum()).item()
-        metrics = self.prefix_name_to_metrics({"centroid_accuracy": accuracy}, self.name)
+        metrics = self.prefix_name_to_metrics({METRIC: accuracy}, self.name)
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)  # type: ignore[arg-type]
         return metrics
 
 
-class LabelDistanceCallback(TrainerCallback):
-    """Refreshes an adaptive matrix after each evaluation, and stores what the loss has learnt in checkpoints.
+class LabelDistanceCallback(LossCallback):
+    """Updates an adaptive matrix after each evaluation, and stores the state of the loss in checkpoints.
 
-    sentence-transformers keeps the model only: without this callback a resumed training starts with a new matrix and a
-    new classifier.
+    sentence-transformers stores the model only: without this callback a resumed training starts with a new matrix, a
+    new queue and a new classifier.
 
-    Adds to `state.log_history`, after each refresh, `ldm_epsilon` (the step size) and `ldm_mean` (mean distance between
-    different classes).
+    Adds to `state.log_history`, after each update, `ldm_epsilon` (the step size) and `ldm_mean` (mean distance between
+    different classes). Several losses need one callback each; they store their states in files of their own, in the
+    order in which the trainer has them.
 
     Args:
-        loss: the loss that the trainer has.
+        loss: the loss that the trainer has, or that a loss of the trainer is made of.
         evaluator: the evaluator that the trainer has, alone or among others; needed by an `AdaptiveLDM`.
+        update_from: the evaluations that update an adaptive matrix, by their `metric_key_prefix`. Of a dictionary of
+            evaluation sets the trainer runs the evaluator once, under the name `"eval"`.
 
     Raises:
         ValueError: if the loss's matrix is adaptive and `evaluator` is missing or made for another number of classes.
     """
 
-    def __init__(self, loss: SentenceLabelDistanceLoss, evaluator: LabelDistanceEvaluator | None = None):
-        ldm = loss.ldm
+    def __init__(
+        self,
+        loss: SentenceLabelDistanceLoss,
+        evaluator: LabelDistanceEvaluator | None = None,
+        *,
+        update_from: str = "eval",
+    ):
+        super().__init__(loss, without="model", update_from=update_from)
+        ldm = self.ldm
         if isinstance(ldm, AdaptiveLDM) and evaluator is None:
             raise ValueError(
                 "An AdaptiveLDM learns from evaluations: give LabelDistanceCallback and the trainer a "
@@ -305,69 +369,39 @@ class LabelDistanceCallback(TrainerCallback):
             raise ValueError(
                 f"evaluator must have the LDM's number of classes, {ldm.num_classes}, got {evaluator.num_classes}."
             )
-        self._loss = loss
         self._evaluator = evaluator
-        self._in_training = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        """On resuming, take what the loss had learnt from the checkpoint."""
-        if self._evaluator is not None:
-            self._evaluator.counts = None
-            if isinstance(self._loss.ldm, AdaptiveLDM) and args.eval_strategy == "no":
-                raise ValueError(
-                    "An AdaptiveLDM learns from evaluations, and eval_strategy is 'no': set 'epoch' or 'steps'."
-                )
-        self._in_training = True
-        if state.global_step and self._learnt():
-            path = _checkpoint(args, state) / STATE_FILE
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{path} is missing. Resume from a checkpoint in output_dir that was saved with this callback."
-                )
-            # The model has its own file: of the loss's state its part alone is missing here.
-            self._loss.load_state_dict(load_file(path), strict=False)
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        """Refresh an adaptive matrix from the evaluator's confusions."""
-        ldm, evaluator = self._loss.ldm, self._evaluator
-        if not self._in_training or not isinstance(ldm, AdaptiveLDM) or evaluator is None:
-            return
-        counts, evaluator.counts = evaluator.counts, None
-        # The first process evaluates for all; the others bring nothing to the sum.
-        if counts is None or not state.is_world_process_zero:
-            counts = torch.zeros(ldm.num_classes, ldm.num_classes, dtype=torch.int64)
-        check_agreement(ldm)
-        counts = sum_over_processes(counts.to(args.device))
-        if not counts.any():
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Update an adaptive matrix from the evaluator's confusion counts."""
+        metrics = metrics or {}
+        is_needed = self._in_training and isinstance(self.ldm, AdaptiveLDM) and self._is_deciding(metrics)
+        if is_needed and self._metric not in metrics:
             raise RuntimeError(
                 "The evaluator of LabelDistanceCallback did not run in this evaluation: give it to the trainer, too, "
                 "as evaluator=evaluator."
             )
-        progress = min(state.global_step / state.max_steps, 1.0)
-        if ldm.update(counts.to(ldm.matrix.device), progress=progress, is_local=False):
-            refreshed = {"ldm_epsilon": ldm.epsilon, "ldm_mean": ldm.mean_off_diagonal}
-            state.log_history.append({**refreshed, "epoch": state.epoch, "step": state.global_step})
+        super().on_evaluate(args, state, control, metrics=metrics, **kwargs)
 
-    def on_save(self, args, state, control, **kwargs):
-        """Store what the loss has learnt beside the model."""
-        if args.should_save and self._learnt():
-            path = _checkpoint(args, state) / STATE_FILE
-            partial = path.with_name(path.name + ".partial")
-            save_file(self._learnt(), partial)
-            partial.replace(path)
+    @property
+    def _metric(self) -> str | None:
+        """What the trainer calls the evaluator's metric in the evaluation that updates the matrix."""
+        if self._evaluator is None:
+            return None
+        name = f"{self._evaluator.name}_{METRIC}" if self._evaluator.name else METRIC
+        prefix = f"{self._update_from}_"
+        return name if name.startswith(prefix) else prefix + name
 
-    def on_train_end(self, args, state, control, **kwargs):
-        """Later evaluations are tests: they do not move the matrix."""
-        self._in_training = False
+    def _is_deciding(self, metrics: Mapping[str, float]) -> bool:
+        return self._metric in metrics or super()._is_deciding(metrics)
 
-    def _learnt(self) -> dict[str, Tensor]:
-        """The loss's state without the model's."""
-        return {name: value for name, value in self._loss.state_dict().items() if not name.startswith("model.")}
+    def _take_counts(self) -> Tensor | None:
+        return None if self._evaluator is None else self._evaluator.counts
 
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-
-
-def _mean_over_processes(gradient: Tensor) -> Tensor:
-    return sum_over_processes(gradient) / num_processes()
+    def _sum_counts(self, counts: Tensor | None, args: Any, state: Any) -> Tensor:
+        ldm = self.ldm
+        assert ldm is not None
+        # The main process evaluates for all; the others add nothing to the sum.
+        if counts is None or not state.is_world_process_zero:
+            counts = torch.zeros(ldm.num_classes, ldm.num_classes, dtype=torch.int64)
+        check_agreement(ldm)
+        return sum_over_processes(counts.to(args.device))

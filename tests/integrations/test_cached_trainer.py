@@ -285,7 +285,7 @@ def test_a_detached_objective_is_refused(tmp_path):
         made(objective, tmp_path, model=model).train()
 
 
-def test_batch_normalisation_is_refused(tmp_path):
+def test_batch_normalization_is_refused(tmp_path):
     class Normed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -296,7 +296,7 @@ def test_batch_normalisation_is_refused(tmp_path):
             return {"logits": self.score(self.norm(self.words(input_ids).mean(dim=1)))}
 
     model = Normed()
-    with pytest.raises(ValueError, match="must not normalise over the batch"):
+    with pytest.raises(ValueError, match="must not normalize over the batch"):
         made(TrainerObjective(static(), model), tmp_path, model=model).train()
 
 
@@ -310,5 +310,5 @@ def test_a_sharded_model_is_refused(tmp_path, monkeypatch, kind):
 
     monkeypatch.setattr(Trainer, "__init__", sharding)
     model = bert()
-    with pytest.raises(ValueError, match="which FSDP and DeepSpeed do not take part in"):
+    with pytest.raises(ValueError, match="which FSDP and DeepSpeed do not support"):
         made(TrainerObjective(static(), model), tmp_path, model=model)

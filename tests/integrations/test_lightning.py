@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from labeldist import (
     AdaptiveLDM,
+    CrossBatchMemory,
     JointLoss,
     LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
@@ -277,6 +278,40 @@ def test_one_matrix_shared_by_two_losses_is_one(tmp_path):
     assert ldm.num_evaluations == 1
 
 
+def test_rows_of_a_validation_do_not_stay_in_the_queue(tmp_path):
+    class Queued(Classifier):
+        def __init__(self):
+            super().__init__(StaticLDM.uniform(num_classes=NUM_CLASSES))
+            memory = CrossBatchMemory(self.criterion.contrastive, embedding_size=16, memory_size=40)
+            self.criterion = JointLoss(memory)
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            # Labels that no training row has.
+            loss = self.training_step([batch[0], 0 * batch[1] + 2], 0)
+            return {**super().validation_step(batch, batch_idx), "loss": loss}
+
+    class Watch(Callback):
+        def __init__(self):
+            self.labels: list[int] = []
+
+        def on_train_batch_end(self, trainer, pl_module: Any, outputs, batch, batch_idx):
+            self.labels += pl_module.criterion.contrastive.label_memory.tolist()
+
+    train = TensorDataset(TRAIN.tensors[0], TRAIN.tensors[1] % 2)
+    module, watch = Queued(), Watch()
+    trainer = trainer_of(tmp_path, LabelDistanceCallback(), watch)
+    trainer.fit(module, loader(train), loader(VALIDATION))
+    assert set(watch.labels) == {0, 1}
+    assert 2 not in module.criterion.contrastive.label_memory.tolist()
+
+
+def test_class_names_in_another_order_than_those_of_a_model_are_refused(tmp_path):
+    module = Classifier(AdaptiveLDM(class_names=["a", "b", "c"]))
+    module.encoder.config = SimpleNamespace(id2label={0: "b", 1: "a", 2: "c"})
+    with pytest.raises(ValueError, match=r"class 'a' at index 1 in the model's config\.id2label and at index 0"):
+        fitted(tmp_path, module)
+
+
 def test_training_without_an_end_is_refused(tmp_path):
     with pytest.raises(ValueError, match="neither max_epochs nor max_steps is set"):
         fitted(tmp_path, Classifier(adaptive()), max_epochs=-1, max_steps=-1)
@@ -290,7 +325,7 @@ def test_training_without_an_end_is_refused(tmp_path):
         (lambda logits, labels: {"loss": logits.sum(), "logits": logits}, r"got \['logits', 'loss'\]"),
         (
             lambda logits, labels: {"logits": logits[:, :2], "labels": labels},
-            r"logits of shape \(B, 3\), one column a class of the LDM, got \(7, 2\)",
+            r"logits of shape \(B, 3\), one column per class of the LDM, got \(7, 2\)",
         ),
         (lambda logits, labels: {"logits": logits, "labels": labels + 1}, "labels must"),
     ],
@@ -317,7 +352,7 @@ def test_without_lightning_the_error_names_the_extra(monkeypatch):
 
 
 def test_an_old_lightning_is_refused(monkeypatch):
-    monkeypatch.setattr(lightning, "__version__", "2.4.1")
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.4.1")
     with pytest.raises(ImportError, match=r"needs lightning >= 2\.5, got 2\.4\.1"):
         imported_anew()
 

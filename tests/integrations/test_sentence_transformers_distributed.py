@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import nn
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from labeldist import AdaptiveLDM, DistributedLossWrapper, LabelDistanceContrastiveLoss, StaticLDM
+from labeldist import AdaptiveLDM, CrossBatchMemory, DistributedLossWrapper, LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.distributed import num_processes, process_index
 from labeldist.integrations.sentence_transformers import (
     LabelDistanceCallback,
@@ -50,6 +50,10 @@ def adaptive() -> nn.Module:
     return DistributedLossWrapper(LabelDistanceContrastiveLoss(ldm, temperature=0.3))
 
 
+def memory() -> nn.Module:
+    return DistributedLossWrapper(CrossBatchMemory(static(), embedding_size=16, memory_size=40))
+
+
 def learnt() -> nn.Module:
     matrix = nn.Parameter(torch.ones(NUM_CLASSES, NUM_CLASSES))
     return DistributedLossWrapper(LabelDistanceContrastiveLoss(StaticLDM(matrix), temperature=0.3))
@@ -74,6 +78,7 @@ CASES: dict[str, Case] = {
     "a classifier": Case(has_classifier=True),
     "accumulated": Case(has_classifier=True, options={"gradient_accumulation_steps": 2}),
     "learnt distances": Case(learnt, has_classifier=True),
+    "a memory": Case(memory, has_classifier=True),
     "adaptive": Case(adaptive, has_classifier=True, is_evaluated=True, views=2),
 }
 # Without a wrapper each process contrasts its own rows: one process with the batches one after another.
@@ -132,10 +137,19 @@ def refusal_of_another_matrix(encoder: Path) -> str:
     return str(caught.value)
 
 
+def refusal_of_two_queues(encoder: Path) -> str:
+    memory = CrossBatchMemory(static(), embedding_size=3, memory_size=8)
+    loss = SentenceLabelDistanceLoss(sentence_model(encoder), memory)
+    with pytest.raises(ValueError, match="All processes") as caught:
+        loss.compute_loss_from_embeddings([torch.ones(4, 3)], torch.tensor([0, 0, 1, 1]))
+    return str(caught.value)
+
+
 def main(encoder: Path, folder: Path) -> None:
     results: dict[str, Any] = {name: run(case, WORLD, encoder, folder / "run") for name, case in CASES.items()}
     assert num_processes() == WORLD
     results["refusal"] = refusal_of_another_matrix(encoder)
+    results["queues"] = refusal_of_two_queues(encoder)
     results["own rows"] = run(OWN_ROWS, WORLD, encoder, folder / "run")
     leave(results, folder)
 
@@ -187,6 +201,11 @@ def test_all_processes_say_that_their_matrices_differ(processes):
     for result in processes:
         assert result["refusal"] == processes[0]["refusal"]
         assert "All processes must have the same label-distance matrix, got one with checksum" in result["refusal"]
+
+
+def test_all_processes_say_that_each_would_have_a_queue_of_its_own(processes):
+    for result in processes:
+        assert "would fill a CrossBatchMemory with its own rows. Wrap it: DistributedLossWrapper" in result["queues"]
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from transformers import (
 
 from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.integrations import transformers as integration
+from labeldist.integrations._shared.trainer_callback import STATE_FILE
 from labeldist.integrations.transformers import TrainerObjective
-from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
 from tiny_bert import NUM_CLASSES, SMALL, Rows, bert
@@ -305,7 +305,7 @@ def test_labels_that_are_not_integers_are_refused():
         loss(torch.randn(3, 4), torch.tensor([0.0, 1.0, 2.0]))
 
 
-# Taking hold of a model and letting go
+# Hooks on a model, attached and detached
 
 
 def test_a_later_objective_takes_the_model_over():
@@ -430,18 +430,20 @@ def test_an_adaptive_matrix_in_a_memory_is_refreshed(tmp_path):
     assert ldm.num_evaluations == 2
 
 
-def test_a_fixed_matrix_needs_no_callback(tmp_path):
+def test_a_trainer_without_the_callback_is_refused_whatever_the_loss(tmp_path):
+    # Its arguments would go unseen, label_smoothing_factor among them.
     model = bert(dropout=0.1)
-    objective = TrainerObjective(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model)
+    objective = TrainerObjective(None, model)
     trainer = Trainer(model, arguments(tmp_path), train_dataset=TRAIN, eval_dataset=DEV, compute_loss_func=objective)
-    assert trainer.train().training_loss > 0
+    with pytest.raises(RuntimeError, match=r"the Trainer has none: pass callbacks=\[objective\.callback\]"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("kind", ["plain", "two heads"])
 def test_a_matrix_for_other_classes_is_refused(kind):
     model = bert(dropout=0.1) if kind == "plain" else two_heads()
     loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=5))
-    with pytest.raises(ValueError, match=r"one output a class of the LDM, 5, got 3\. Load it with num_labels=5"):
+    with pytest.raises(ValueError, match=r"one output per class of the LDM, 5, got 3\. Load it with num_labels=5"):
         TrainerObjective(loss, model)
 
 
@@ -455,7 +457,7 @@ def test_several_gpus_in_one_process_are_refused(tmp_path):
     objective = TrainerObjective(None, model)
     args = arguments(tmp_path)
     args._n_gpu = 2
-    with pytest.raises(RuntimeError, match="needs one process a GPU, got DataParallel over 2"):
+    with pytest.raises(RuntimeError, match="needs one process per GPU, got DataParallel over 2"):
         objective.callback.on_train_begin(args, TrainerState(), TrainerControl())
 
 
@@ -481,7 +483,7 @@ def test_labels_that_are_scores_are_refused():
 def test_a_model_that_scores_tokens_is_refused():
     model = BertForTokenClassification(BertConfig(**SMALL))
     objective = TrainerObjective(LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=NUM_CLASSES)), model)
-    with pytest.raises(ValueError, match=r"must return one row of class scores a text, \(B, C\), got logits of shape"):
+    with pytest.raises(ValueError, match=r"one row of class scores per text, \(B, C\), got logits of shape"):
         objective(model.train()(**TRAIN.batch()), TRAIN.labels)
 
 
@@ -511,6 +513,6 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch, package):
 
 
 def test_an_old_version_of_the_library_is_refused(monkeypatch):
-    monkeypatch.setattr("transformers.__version__", "4.57.1")
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "4.57.1")
     with pytest.raises(ImportError, match=r"needs transformers >= 5\.17, got 4\.57\.1"):
         imported_anew()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_metric_learning import losses as pml
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -51,6 +52,17 @@ def memory() -> nn.Module:
     return CrossBatchMemory(static(), embedding_size=8, memory_size=64)
 
 
+def learnt() -> nn.Module:
+    """Distances that are learnt; each process begins with others, of which the main process's are taken."""
+    matrix = nn.Parameter(torch.ones(NUM_CLASSES, NUM_CLASSES) + process_index())
+    return LabelDistanceContrastiveLoss(StaticLDM(matrix), temperature=0.3)
+
+
+def proxies() -> nn.Module:
+    torch.manual_seed(process_index())
+    return pml.ProxyAnchorLoss(NUM_CLASSES, 8)
+
+
 def nothing() -> None:
     return None
 
@@ -76,6 +88,11 @@ CASES: dict[str, Case] = {
     "accumulated cross-entropy": Case(nothing, options={"gradient_accumulation_steps": 3}),
     "items of each process": Case(options={"average_tokens_across_devices": False}),
     "a memory": Case(memory),
+    "a memory and evaluations": Case(memory, num_dev=30),
+    "learnt distances": Case(learnt),
+    "learnt distances, accumulated": Case(learnt, options={"gradient_accumulation_steps": 3}),
+    "proxies": Case(proxies),
+    "in chunks, learnt distances": Case(learnt, chunk_size=3),
     "adaptive": Case(adaptive, num_dev=30),
     "adaptive, few rows to evaluate": Case(adaptive, num_dev=3),
     "checkpointed": Case(options={"gradient_checkpointing": True}),
@@ -99,7 +116,7 @@ class Counted:
 def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
     model, loss = case.model(), case.loss()
     objective = TrainerObjective(loss, model)
-    counted = Counted(objective.ldm) if case.num_dev else None
+    counted = Counted(objective.ldm) if isinstance(objective.ldm, AdaptiveLDM) else None
     options = {
         "num_train_epochs": 2, "per_device_train_batch_size": 16 // world, "per_device_eval_batch_size": 16 // world,
         "learning_rate": 0.05, "optim": "sgd", "lr_scheduler_type": "constant", "use_cpu": True, "seed": 0,
@@ -118,10 +135,14 @@ def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
     )
     objective.attach(trainer)
     trainer.train()
+    if case.num_dev:
+        trainer.evaluate()
     names = ("loss", "cross_entropy", "contrastive", "ldm_epsilon", "ldm_mean")
     found = {
         "log": [{name: row[name] for name in names if name in row} for row in trainer.state.log_history],
         "weights": torch.cat([weight.detach().flatten() for weight in model.parameters()]),
+        # What the loss has learnt or holds in a queue, of which there must be one on all processes.
+        "loss": dict(objective.losses.state_dict()),
     }
     if counted is not None:
         predicted = torch.as_tensor(trainer.predict(Rows(case.num_dev, seed=1)).predictions).argmax(dim=1)
@@ -180,6 +201,10 @@ UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
         "the same contrastive loss, got LabelDistanceContrastiveLoss on process 0 and None on process 1",
     ),
     "weights": ({"ce_weight": (0.5, 0.6)}, "the same ce_weight, got 0.5 on process 0 and 0.6 on process 1"),
+    "queues": (
+        {"loss": (memory, memory), "gather": (False, False)},
+        "each of 2 processes would fill a CrossBatchMemory with its own rows. Leave gather=True.",
+    ),
     "gathering": ({"gather": (True, False)}, "the same gather, got True on process 0 and False on process 1"),
 }
 
@@ -200,6 +225,13 @@ def processes(tmp_path_factory) -> list[dict[str, Any]]:
     return started(__file__, world=WORLD, folder=tmp_path_factory.mktemp("processes"))
 
 
+def in_order(key: str, value: torch.Tensor) -> torch.Tensor:
+    """A queue's rows in an order of their own: processes enter view after view, one process all first views first."""
+    if "memory" not in key:
+        return value
+    return value[value.reshape(len(value), -1)[:, 0].argsort()]
+
+
 # The newer name is unknown to the oldest transformers that the tests run with.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.usefixtures("as_it_was")
@@ -213,9 +245,12 @@ def test_training_is_that_of_one_process_with_all_batches_for(processes, name, t
         for row, expected in zip(found["log"], alone["log"], strict=True):
             assert row == pytest.approx(expected, rel=1e-4)
         torch.testing.assert_close(found["weights"], alone["weights"], rtol=1e-4, atol=1e-6)
+        for key, value in alone["loss"].items():
+            torch.testing.assert_close(in_order(key, found["loss"][key]), in_order(key, value), rtol=1e-4, atol=1e-6)
+        assert all(torch.equal(value, processes[0][name]["loss"][key]) for key, value in found["loss"].items())
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.num_dev])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.loss is adaptive])
 def test_each_row_is_counted_once_and_all_processes_hold_one_matrix(processes, name):
     for result in processes:
         found = result[name]

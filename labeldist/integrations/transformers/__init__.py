@@ -5,20 +5,12 @@ trainer = Trainer(model, args, train_dataset=rows, compute_loss_func=objective, 
 trainer.train()
 """
 
-try:
+from labeldist.integrations._shared.versions import imports_of
+
+# The oldest version that the tests have run with.
+with imports_of("transformers", minimum="5.17", module="labeldist.integrations.transformers", extra="train"):
     import accelerate  # noqa: F401  (the Trainer starts with it)
-    import transformers
-    from packaging.version import Version
-except ImportError as error:
-    raise ImportError(
-        "labeldist.integrations.transformers needs transformers. Install it with: pip install 'labeldist[train]'"
-    ) from error
-# The oldest that the tests have run with.
-if Version(transformers.__version__) < Version("5.17"):
-    raise ImportError(
-        f"labeldist.integrations.transformers needs transformers >= 5.17, got {transformers.__version__}. Upgrade it "
-        "with: pip install -U 'labeldist[train]'"
-    )
+    import transformers  # noqa: F401
 
 from labeldist.integrations.transformers.cached_trainer import CachedTrainer
 from labeldist.integrations.transformers.callback import LabelDistanceCallback

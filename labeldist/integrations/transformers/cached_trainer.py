@@ -12,14 +12,14 @@ __all__ = ["CachedTrainer"]
 
 
 class CachedTrainer(Trainer):
-    r"""The Trainer for batches that memory does not hold: the activations of one chunk at a time are held.
+    r"""The Trainer for batches that do not fit in memory: it holds the activations of one chunk at a time.
 
-    `per_device_train_batch_size` is the batch that the contrast sees, however large. Loss, gradient and log are those
-    of the Trainer with that batch, at the price of a second forward pass: see `labeldist.CachedGradients`. Evaluations
-    and predictions are the Trainer's own.
+    The contrastive loss compares the rows of `per_device_train_batch_size`, however many. Loss, gradient and log are
+    those of the Trainer with that batch, at the cost of a second forward pass: see `labeldist.CachedGradients`.
+    Evaluations and predictions are the Trainer's own.
 
-    `gradient_accumulation_steps` need not be raised for memory's sake. Where it is, each micro-batch is a contrast of
-    its own, as in the Trainer.
+    `gradient_accumulation_steps` is not needed to save memory. If it is set, the rows of each micro-batch are compared
+    with each other only, as in the Trainer.
 
     Args:
         *args: the Trainer's.
@@ -27,7 +27,7 @@ class CachedTrainer(Trainer):
         **kwargs: the Trainer's, with a `TrainerObjective` as `compute_loss_func`.
 
     Raises:
-        TypeError: if `compute_loss_func` is no `TrainerObjective`, or `chunk_size` no whole number.
+        TypeError: if `compute_loss_func` is not a `TrainerObjective`, or `chunk_size` is not an integer.
         ValueError: if `chunk_size` is below 1, or FSDP or DeepSpeed shards the model.
     """
 
@@ -41,7 +41,7 @@ class CachedTrainer(Trainer):
             )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
-                "CachedTrainer encodes a batch twice, which FSDP and DeepSpeed do not take part in. Train with "
+                "CachedTrainer encodes a batch twice, which FSDP and DeepSpeed do not support. Train with "
                 "DistributedDataParallel: start with torchrun, without fsdp or deepspeed in the arguments."
             )
         self.chunk_size = chunk_size
@@ -58,5 +58,5 @@ class CachedTrainer(Trainer):
         encode: Any = model
         if self._objective.model.training:
             encode = self._objective.in_chunks(model, self.chunk_size)
-        # The Trainer's own method calls what it is given, and no more.
+        # The Trainer's own method only calls its `model`, so a function serves.
         return super().compute_loss(encode, inputs, return_outputs, num_items_in_batch)

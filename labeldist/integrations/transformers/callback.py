@@ -1,88 +1,111 @@
-"""What the objective does between the Trainer's steps: logs, the adaptive matrix, checkpoints."""
+"""What the objective does between the Trainer's steps: logs, the adaptive matrix, checkpoints, weights of the loss."""
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.state import GradientState
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.utils.generic import find_labels
 
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement, num_processes, process_index, sum_over_processes
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
+from labeldist.integrations._shared.gradients import learnt_weights
+from labeldist.integrations._shared.trainer_callback import STATE_FILE, LossCallback
+from labeldist.ldm import AdaptiveLDM
 
-__all__ = ["LabelDistanceCallback"]
-
-STATE_FILE = "label_distance.safetensors"
+__all__ = ["STATE_FILE", "LabelDistanceCallback"]
 
 
-class LabelDistanceCallback(TrainerCallback):
-    """Logs the loss's parts, refreshes an adaptive matrix after evaluations, and stores the matrix in checkpoints.
+class Objective(Protocol):
+    """What the callback needs of a `TrainerObjective`.
 
-    Made by `TrainerObjective`. Adds to the Trainer's logs and `state.log_history`: `cross_entropy` and `contrastive`
-    (means since the last log, over all processes), and after each refresh `ldm_epsilon` and `ldm_mean` (mean distance
-    between different classes).
+    Attributes:
+        losses: the modules whose state is kept and whose weights are trained.
     """
 
-    def __init__(self, ldm: LabelDistanceMatrix | None, confusion: Tensor | None = None):
+    losses: nn.ModuleDict
+
+    def follow(self, model: nn.Module) -> None:
+        """Work with this model from now on."""
+
+    def smooth_labels(self, factor: float) -> None:
+        """Smooth the labels of the cross-entropy."""
+
+
+class LabelDistanceCallback(LossCallback):
+    """Logs the loss's parts, updates an adaptive matrix, and stores the state of the loss in checkpoints.
+
+    Made by `TrainerObjective`. Adds to the Trainer's logs and `state.log_history`: `cross_entropy` and `contrastive`
+    (means since the last log, over all processes), and after each update of the matrix `ldm_epsilon` (the step size)
+    and `ldm_mean` (mean distance between different classes).
+    """
+
+    def __init__(self, objective: Objective, *, confusion: Tensor | None, update_from: str):
+        super().__init__(objective.losses, update_from=update_from)
         self.trainer: Trainer | None = None
-        self._ldm = ldm
+        self._objective = objective
         self._confusion = confusion
         self._counts: Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._last_logged_step = 0
         self._scale = 1
-        self._in_training = False
 
     def check_in_use(self) -> None:
-        """Raise `RuntimeError` if a Trainer trains without this callback, so that an adaptive matrix stays as it is."""
-        if not self._in_training and isinstance(self._ldm, AdaptiveLDM):
+        """Raise `RuntimeError` if a Trainer trains without this callback."""
+        if not self._in_training:
             raise RuntimeError(
-                "An AdaptiveLDM is refreshed by the objective's callback, and the Trainer has none: pass "
-                "callbacks=[objective.callback]. In a loop of your own, leave num_items_in_batch out and call "
-                "ldm.update."
+                "TrainerObjective reads the Trainer's arguments, updates an AdaptiveLDM and writes checkpoints through "
+                "its callback, and the Trainer has none: pass callbacks=[objective.callback]. In a loop of your own, "
+                "leave num_items_in_batch out and call ldm.update."
             )
 
     def record(self, parts: dict[str, Tensor]) -> None:
-        """Add one batch's shares of the parts to the sums since the last log."""
+        """Add one batch's terms of the loss to the sums since the last log."""
         if self._in_training:
             for name, value in parts.items():
                 self._sums[name] = self._sums.get(name, 0) + value.detach() * self._scale
 
     def count(self, labels: Tensor, logits: Tensor) -> None:
         """Add one evaluation batch to the confusion counts."""
-        if self._in_training and isinstance(self._ldm, AdaptiveLDM):
-            num_rows = _rows_that_count(len(labels))
+        if self._in_training and isinstance(self.ldm, AdaptiveLDM):
+            num_rows = _num_new_rows(len(labels))
             counts = confusion_counts(labels[:num_rows], logits[:num_rows].argmax(dim=1), logits.shape[1])
             self._counts = counts if self._counts is None else self._counts + counts
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        """On resuming, take the matrix from the checkpoint."""
-        ldm = self._ldm
+    def use_arguments(self, args: Any) -> None:
+        """Take from the Trainer's arguments what changes the loss."""
+        self._objective.smooth_labels(args.label_smoothing_factor)
+
+    def on_init_end(self, args, state, control, **kwargs):
+        """Evaluations before any training have the loss of the training."""
+        self.use_arguments(args)
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, model=None, optimizer=None, **kwargs):
+        """See that this training can use the objective; begin with the state of the checkpoint or with a fresh one."""
         if args.n_gpu > 1:
             raise RuntimeError(
-                f"TrainerObjective needs one process a GPU, got DataParallel over {args.n_gpu}: it would scatter views "
-                "and labels apart. Start with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
+                f"TrainerObjective needs one process per GPU, got DataParallel over {args.n_gpu}: it would scatter "
+                "views and labels apart. Start with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
-        if isinstance(ldm, AdaptiveLDM) and args.eval_strategy == "no":
-            raise ValueError(
-                "An AdaptiveLDM learns from evaluations, and eval_strategy is 'no': set 'epoch' or 'steps'."
-            )
-        self._in_training = True
-        self._sums, self._last_logged_step, self._counts = {}, state.global_step, None
+        self.use_arguments(args)
+        if model is not None:
+            self._objective.follow(model)
+            self._check_evaluations_see_labels(args, model)
+        self._check_optimizer(optimizer)
+        super().on_train_begin(args, state, control, train_dataloader=train_dataloader, **kwargs)
+        self._sums, self._last_logged_step = {}, state.global_step
         # What the Trainer multiplies the returned loss by.
         self._scale = num_processes() if args.average_tokens_across_devices else 1
-        if ldm is not None and state.global_step:
-            path = _checkpoint(args, state) / STATE_FILE
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{path} is missing. Resume from a checkpoint in output_dir that was saved with the objective's "
-                    "callback."
-                )
-            ldm.load_state_dict(load_file(path))
+        if self.trainer is not None and isinstance(self.ldm, AdaptiveLDM):
+            sets = self.trainer.eval_dataset
+            names = [f"eval_{name}" for name in sets] if isinstance(sets, dict) else ["eval"]
+            if self._update_from not in names:
+                self._refuse_evaluations(names)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Forget the gradients of the loss's own weights: the Trainer forgets those of the model."""
+        self._objective.losses.zero_grad()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Add the means of both parts to the Trainer's training log."""
@@ -95,48 +118,61 @@ class LabelDistanceCallback(TrainerCallback):
         state.log_history[-1].update(means)
         self._sums, self._last_logged_step = {}, state.global_step
 
-    def on_evaluate(self, args, state, control, **kwargs):
-        """Refresh an adaptive matrix from the evaluation's confusion counts, those of all processes."""
+    def _take_counts(self) -> Tensor | None:
         counts, self._counts = self._counts, None
-        ldm = self._ldm
-        if not self._in_training or not isinstance(ldm, AdaptiveLDM):
-            return
+        return counts
+
+    def _sum_counts(self, counts: Tensor | None, args: Any, state: Any) -> Tensor:
         if self._confusion is not None:
-            counts = self._confusion
-        else:
-            # A process that had no row to evaluate takes part: the others wait for it.
-            counts = torch.zeros_like(ldm.matrix, dtype=torch.int64) if counts is None else counts
-            check_agreement(ldm)
-            counts = sum_over_processes(counts.to(args.device))
+            return self._confusion
+        ldm = self.ldm
+        assert ldm is not None
+        # A process that had no row to evaluate takes part: the others wait for it.
+        counts = torch.zeros_like(ldm.matrix, dtype=torch.int64) if counts is None else counts
+        check_agreement(ldm)
+        counts = sum_over_processes(counts.to(args.device))
         if not counts.any():
-            return
-        progress = min(state.global_step / state.max_steps, 1.0)
-        if ldm.update(counts.to(ldm.matrix.device), progress=progress, is_local=False):
-            refreshed = {"ldm_epsilon": ldm.epsilon, "ldm_mean": ldm.mean_off_diagonal}
-            if self.trainer is not None:
-                self.trainer.log(refreshed)
-            else:
-                state.log_history.append({**refreshed, "epoch": state.epoch, "step": state.global_step})
+            raise ValueError(
+                f"An AdaptiveLDM learns from labels, and the evaluation {self._update_from!r} had none. Give its rows "
+                "a column of labels, and name it in TrainingArguments(label_names=['labels'])."
+            )
+        return counts
 
-    def on_save(self, args, state, control, **kwargs):
-        """Store the matrix beside the Trainer's own files."""
-        if self._ldm is not None and args.should_save:
-            path = _checkpoint(args, state) / STATE_FILE
-            partial = path.with_name(path.name + ".partial")
-            save_file(self._ldm.state_dict(), partial)
-            partial.replace(path)
+    def _report(self, refreshed: dict[str, float], state: Any) -> None:
+        if self.trainer is not None:
+            self.trainer.log(refreshed)
+        else:
+            super()._report(refreshed, state)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        """Later evaluations are tests: they do not move the matrix."""
-        self._in_training = False
+    def _check_evaluations_see_labels(self, args: Any, model: nn.Module) -> None:
+        """Raise where the Trainer would evaluate without labels, and so without a loss."""
+        if args.eval_strategy != "no" and args.label_names is None and not find_labels(_base_class(model)):
+            raise ValueError(
+                f"The Trainer looks for labels among the arguments of {type(model).__name__}.forward, and none is "
+                "named so: its evaluations would have no loss. Set TrainingArguments(label_names=['labels'])."
+            )
+
+    def _check_optimizer(self, optimizer: Any) -> None:
+        """Raise unless the weights of the loss itself are trained."""
+        groups = [] if optimizer is None else optimizer.param_groups
+        trained = {id(weight) for group in groups for weight in group["params"]}
+        left_out = [name for name, weight in learnt_weights(self._objective.losses) if id(weight) not in trained]
+        if left_out:
+            raise RuntimeError(
+                f"The weights of the loss itself must be trained, and the Trainer's optimizer has no {left_out[0]!r}. "
+                "Call objective.attach(trainer) before train(). With model_init or an optimizer of your own, put the "
+                "loss's parameters into that optimizer."
+            )
 
 
-def _checkpoint(args: Any, state: Any) -> Path:
-    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+def _base_class(model: nn.Module) -> type:
+    """The class whose `forward` the Trainer inspects: below adapters, that of the model they are on."""
+    base = getattr(model, "get_base_model", None)
+    return type(base()) if callable(base) else type(model)
 
 
-def _rows_that_count(num_rows: int) -> int:
-    """How many rows of this process's evaluation batch stand for themselves.
+def _num_new_rows(num_rows: int) -> int:
+    """How many rows of this process's evaluation batch are counted for the first time.
 
     Accelerate fills up the last batches with rows that were seen already, so that all processes have equally many. The
     last step's rows, in the order of the processes, begin with the `remainder` that are new.

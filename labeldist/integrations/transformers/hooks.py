@@ -1,4 +1,4 @@
-"""A hold on a model: its inputs are repeated for each view, and what its class layer receives is seen."""
+"""Hooks on a model: they repeat its inputs for each view and capture what its class layer receives."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,21 +7,21 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-__all__ = ["Hold"]
+__all__ = ["ModelHooks"]
 
 SAME_MODEL = "Give TrainerObjective the very model that the Trainer trains, after any adapters are put on it."
 
 
-class Hold:
-    """What stands between a model and its objective. A model is in one hold at a time.
+class ModelHooks:
+    """The hooks by which an objective works with a model. A model has those of one objective at a time.
 
     Args:
-        model: left as it is until `take`.
+        model: left as it is until `attach`.
         reads_embeddings: whether `embeddings` will be asked for.
 
     Attributes:
         classifier: the `ContrastiveClassifier` in the model, if there is one: it repeats and returns embeddings itself.
-        num_classes: that the model scores, if it says so.
+        num_classes: that the model scores; `None` if its configuration does not say.
 
     Raises:
         ValueError: if the model shows no place to read embeddings from.
@@ -41,22 +41,22 @@ class Hold:
         self._handles: list[Any] = []
 
     @property
-    def is_taken(self) -> bool:
-        """Whether the model is held."""
+    def is_attached(self) -> bool:
+        """Whether the hooks are on the model."""
         return bool(self._handles)
 
-    def take(self, views: int) -> None:
-        """Repeat the model's inputs and see its embeddings, from now on. An earlier hold lets go of it."""
-        for earlier in _holds_on(self._model):
-            earlier.release()
+    def attach(self, views: int) -> None:
+        """Repeat the model's inputs and capture its embeddings from now on, in place of earlier hooks of this kind."""
+        for earlier in _hooks_on(self._model):
+            earlier.detach()
         self.set_views(views)
         self._handles = [
             self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             *(layer.register_forward_hook(self._capture) for layer in self._layers),
         ]
 
-    def release(self) -> None:
-        """Let go of the model, which then sees each text once again."""
+    def detach(self) -> None:
+        """Remove the hooks; the model then sees each text once."""
         for handle in self._handles:
             handle.remove()
         if self._handles and self.classifier is not None:
@@ -80,16 +80,16 @@ class Hold:
         (embeddings, scores), self._captured = self._captured, None
         if embeddings.ndim == 2:
             return embeddings
-        # Every token has scores: the model took those of one token for the text's, and so do we.
-        is_taken = (scores.to(logits.dtype) == logits[:, None]).all(dim=-1)  # (V * M, L)
-        if not self._is_pooling_known and not is_taken.any(dim=1).all():
+        # Every token has scores, and the model returned those of one token: that token's embedding is the text's.
+        is_chosen = (scores.to(logits.dtype) == logits[:, None]).all(dim=-1)  # (V * M, L)
+        if not self._is_pooling_known and not is_chosen.any(dim=1).all():
             raise RuntimeError(
-                f"{type(self._model).__name__} must take the class scores of one token for the text's, got scores that "
-                "are no token's. Use labeldist.models.classifier.ContrastiveClassifier."
+                f"{type(self._model).__name__} must return the class scores of one of its tokens, got scores of "
+                "none of them. Use labeldist.models.classifier.ContrastiveClassifier."
             )
         self._is_pooling_known = True
         # The last of several: where a class layer starts at zero, all tokens score alike.
-        position = is_taken.shape[1] - 1 - is_taken.flip(1).int().argmax(dim=1)
+        position = is_chosen.shape[1] - 1 - is_chosen.flip(1).int().argmax(dim=1)
         return embeddings[torch.arange(len(embeddings), device=position.device), position]
 
     def _before_forward(
@@ -102,7 +102,7 @@ class Hold:
         num_texts = len(inputs[0]) if inputs else 0
 
         def repeated(value: Any) -> Any:
-            # View-major: all rows of the first view, then all of the second. What has no row a text stays.
+            # View-major: all rows of the first view, then all of the second. Inputs without one row per text stay.
             if isinstance(value, Tensor) and value.ndim and len(value) == num_texts:
                 return repeat(value, "b ... -> (v b) ...", v=self._repeats)
             return value
@@ -110,26 +110,26 @@ class Hold:
         return tuple(repeated(value) for value in args), {name: repeated(value) for name, value in kwargs.items()}
 
     def _capture(self, layer: nn.Module, inputs: tuple[Tensor, ...], scores: Tensor) -> None:
-        # The class layer comes last: whatever else has as many outputs is overwritten.
+        # The class layer is called last: it overwrites what other layers with as many outputs left here.
         self._captured = inputs[0], scores
 
 
 def _classifier_in(model: nn.Module) -> Any:
     """The `ContrastiveClassifier` in `model`, below any wrapper: it repeats inputs and returns embeddings itself."""
-    # Imported here: the classifier is one model among others.
+    # Imported here: other models work without it.
     from labeldist.models.classifier import ContrastiveClassifier
 
     return next((module for module in model.modules() if isinstance(module, ContrastiveClassifier)), None)
 
 
 def _num_classes_of(model: nn.Module) -> int | None:
-    """What the model, or what it wraps, is configured for."""
+    """The number of classes in the configuration of the model, or of what it wraps."""
     numbers = (getattr(getattr(module, "config", None), "num_labels", None) for module in model.modules())
     return next((number for number in numbers if number is not None), None)
 
 
 def _class_layers(model: nn.Module, num_classes: int | None) -> list[nn.Module]:
-    """Layers with one output a class, an adapter's wrapper in place of the layers in it."""
+    """Layers with one output per class; of an adapter its wrapper, not the layers inside."""
     layers = [] if num_classes is None else list(_layers_of_width(model, num_classes))
     if not layers:
         raise ValueError(
@@ -149,8 +149,8 @@ def _layers_of_width(module: nn.Module, num_outputs: int) -> Iterator[nn.Module]
             yield from _layers_of_width(child, num_outputs)
 
 
-def _holds_on(model: nn.Module) -> set[Hold]:
-    """The holds on this model or a part of it."""
+def _hooks_on(model: nn.Module) -> set[ModelHooks]:
+    """The hooks of this kind on this model or a part of it."""
     hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
     owners = (getattr(hook, "__self__", None) for hook in hooks)
-    return {owner for owner in owners if isinstance(owner, Hold)}
+    return {owner for owner in owners if isinstance(owner, ModelHooks)}
