@@ -59,7 +59,7 @@ def measure(
         _warm_up(method, dim, device, DTYPES[dtype])
         problem = Problem.draw(num_rows, dim, device=device, dtype=DTYPES[dtype])
         forward = method.prepare(problem)
-        step = _step(forward, problem)
+        step = step_of(forward, problem)
         with_backward = method.task != "forward"
         numbers: dict[str, Any] = dict(case)
         # Memory first: what the gate has held and given back would be taken again unseen.
@@ -84,7 +84,9 @@ def measure(
         return {**case, "skipped": "does not fit", "detail": str(error).splitlines()[0][:200]}
 
 
-def _step(call: Callable[[], Tensor], problem: Problem) -> Callable[[], None]:
+def step_of(call: Callable[[], Tensor], problem: Problem) -> Callable[[], None]:
+    """Forward and backward of a method, as one call."""
+
     def step() -> None:
         problem.rows.grad = None
         call().backward()
@@ -99,7 +101,7 @@ def _warm_up(method: Method, dim: int, device: torch.device, dtype: torch.dtype)
     if method.task == "forward":
         call()
     else:
-        _step(call, problem)()
+        step_of(call, problem)()
 
 
 def _gate(method: Method, num_rows: int, dim: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -230,6 +232,11 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 
 def _graph_ms(step: Callable[[], None], problem: Problem, device: torch.device, seconds: float) -> float:
     """Forward and backward replayed as a CUDA graph: the time of the device alone, without that of launching."""
+    return _times({"forward": captured(step, problem)}, device, seconds)["forward_ms"]
+
+
+def captured(step: Callable[[], None], problem: Problem) -> Callable[[], None]:
+    """A step as a CUDA graph; what it returns replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -239,7 +246,7 @@ def _graph_ms(step: Callable[[], None], problem: Problem, device: torch.device, 
     problem.rows.grad = None
     with torch.cuda.graph(graph):
         step()
-    return _times({"forward": graph.replay}, device, seconds)["forward_ms"]
+    return graph.replay
 
 
 def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
