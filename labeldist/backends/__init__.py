@@ -18,6 +18,7 @@ from labeldist import functional
 from labeldist.backends import _limits
 from labeldist.distributed import ProcessGroup
 from labeldist.functional import AnchorLosses, Weighting
+from labeldist.pairs import Batch, ClassPairTables
 
 __all__ = ["Backend", "TableTraits", "anchor_losses", "label_distance_contrastive", "table_traits"]
 
@@ -182,14 +183,8 @@ def anchor_losses(
             ldm = ldm.to(embeddings.device, torch.float32)
             tables = functional.class_pair_tables(ldm, temperature=temperature, weighting=weighting)
         return fused.anchor_losses(
-            embeddings,
-            labels,
-            ref_emb,
-            ref_labels,
-            *tables,
-            is_symmetric=None if traits is None else traits.is_symmetric,
-            is_bounded=None if traits is None else traits.span <= fused.LARGEST_SPAN,
-            precision=fused.PRECISIONS[embeddings.dtype],
+            Batch(embeddings, labels, ref_emb, ref_labels),
+            ClassPairTables(*tables, *((None, None) if traits is None else traits)),
             group=group,
         )
     from labeldist.backends import blockwise
