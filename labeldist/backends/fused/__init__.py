@@ -60,7 +60,8 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
     Examples:
         >>> rows = torch.eye(3, device="cuda")[[0, 0, 1, 2]]  # doctest: +SKIP
         >>> batch = Batch(rows, torch.tensor([0, 0, 0, 1], device="cuda"))  # doctest: +SKIP
-        >>> tables = ClassPairTables(torch.ones(2, 2, device="cuda"), torch.zeros(2, 2, device="cuda"))  # doctest: +SKIP
+        >>> ones, zeros = torch.ones(2, 2, device="cuda"), torch.zeros(2, 2, device="cuda")  # doctest: +SKIP
+        >>> tables = ClassPairTables(ones, zeros)  # doctest: +SKIP
         >>> anchor_losses(batch, tables).is_valid  # doctest: +SKIP
         tensor([ True,  True,  True, False], device='cuda:0')
     """

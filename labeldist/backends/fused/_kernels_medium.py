@@ -16,7 +16,13 @@ import triton.language as tl
 
 from labeldist.backends.fused._kernels_common import LN_2, SIZES
 from labeldist.backends.fused._kernels_rows import inverse_norm, unit_values
-from labeldist.backends.fused._kernels_tables import DROPPED, largest_scale, loss_scale_for, pack_table_rows, table_entries
+from labeldist.backends.fused._kernels_tables import (
+    DROPPED,
+    largest_scale,
+    loss_scale_for,
+    pack_table_rows,
+    table_entries,
+)
 from labeldist.backends.fused._kernels_tiles import load_tile
 from labeldist.backends.fused._kernels_wide import keep_pairs, tile_logits
 

@@ -1,10 +1,9 @@
-"""Triton kernels over pairs of rows, one tile of pairs at a time: partition sums, and the gradients of rows and tables.
+"""Triton kernels over the pairs of narrow rows: softmax denominators and gradients. And the gradient of the tables.
 
 Rows are sorted by class and padded with zero rows to whole tiles. So the columns of most tiles are of one class, where
-a class pair's scale and bias are values of a row, not of a pair, and only tiles on the diagonal or at the end need a
-mask. Tiles whose columns are of several classes (`IS_MIXED`) take more registers, so they have launches of their row_ids,
-which add to what the first launch (`IS_FIRST`) has left. Logits are in base 2. No kernel uses atomics: two runs give
-the same bits.
+scale and bias are values of a row, not of a pair, and only tiles on the diagonal or at the end need a mask. Tiles whose
+columns are of several classes (`IS_MIXED`) need more registers, so they have a launch of their own, which adds to the
+results of the first (`IS_FIRST`). Logits are in base 2. No kernel uses atomics: two runs give the same bits.
 """
 # ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
 # pyright: reportArgumentType=false
@@ -28,7 +27,7 @@ __all__ = [
 
 @triton.jit
 def tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED: tl.constexpr):
-    """Where in the list of tiles part `split` of the uniform or of the mixed ones begins and ends."""
+    """Where in the list of tiles split number `split` of the one-class tiles, or of the mixed ones, begins and ends."""
     begin, end = 0, tl.load(num_uniform)
     if IS_MIXED:
         begin, end = end, num_tiles
@@ -53,8 +52,8 @@ def sum_dense_pairs(
     padded_rows,
     num_classes,
     num_tiles,
-    first_split,  # of this launch, of
-    num_splits,
+    first_split,  # split number of the first program: where a shard begins
+    num_splits,  # of all shards
     IS_SELF: tl.constexpr,
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
@@ -62,9 +61,9 @@ def sum_dense_pairs(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Partition sums of one tile of anchors over one part of the references, with a running maximum.
+    """Softmax denominators of a tile of anchors over one split of the references, with a running maximum.
 
-    The maximum is of the logits themselves: they may span hundreds.
+    The maximum is of the logits themselves, which may span hundreds.
     """
     is_mirrored, _ = table_summary(summaries)
     if is_mirrored:
@@ -79,8 +78,8 @@ def sum_dense_pairs(
         maximum, total = tl.load(maxima + at), tl.load(sums + at)
     row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
     begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
-    for place in range(begin, end):
-        first_column = tl.load(tiles + place) * BLOCK_COLUMNS
+    for listed in range(begin, end):
+        first_column = tl.load(tiles + listed) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
         dots = tl.dot(row_tile, tl.trans(column_tile))
         logits = tile_logits(
@@ -98,8 +97,8 @@ def sum_dense_pairs(
             logits = tl.where(keep, logits, -float("inf"))
         new = tl.maximum(maximum, tl.max(logits, axis=1))
         # -inf - -inf would be NaN.
-        base = tl.where(new == -float("inf"), 0.0, new)
-        total = total * tl.exp2(maximum - base) + tl.sum(tl.exp2(logits - base[:, None]), axis=1)
+        safe = tl.where(new == -float("inf"), 0.0, new)
+        total = total * tl.exp2(maximum - safe) + tl.sum(tl.exp2(logits - safe[:, None]), axis=1)
         maximum = new
     tl.store(maxima + at, maximum)
     tl.store(sums + at, total)
@@ -116,18 +115,19 @@ def sum_mirrored_pairs(
     padded_rows,
     num_classes,
     super_block_rows,  # rows of a super-block, a multiple of both tile sides
-    shard_index,  # of pairs of super-blocks, of
+    shard_index,  # which of the pairs of super-blocks to compute: every num_shards-th, from this one on
     num_shards,
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
-    BY_KIND: tl.constexpr,  # else this launch takes all tiles
+    BY_KIND: tl.constexpr,  # whether this launch takes one kind of tiles; else it takes all
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Partition sums from pairs i < j alone: each exponential counts for row i and for row j.
+    """Softmax denominators from pairs i < j alone: each exponential counts for row i and for row j.
 
-    A program has one pair of super-blocks and alone writes their two slots, so it may add to them as it goes.
+    A program computes one pair of super-blocks and is the only one to write their two slots, so it may add to them step
+    by step.
     """
     is_mirrored, shift = table_summary(summaries)
     column_block, row_block = tl.program_id(0), tl.program_id(1)
@@ -139,14 +139,14 @@ def sum_mirrored_pairs(
     column_slot = sums + tl.cast(row_block, tl.int64) * padded_rows
     if IS_FIRST:
         for first in range(0, super_block_rows, BLOCK_ROWS):
-            nothing, places = tl.zeros([BLOCK_ROWS], tl.float32), first + tl.arange(0, BLOCK_ROWS)
-            # The last super-block may end behind the padding.
-            tl.store(row_slot + begin_rows + places, nothing, mask=begin_rows + places < padded_rows)
-            tl.store(column_slot + begin_columns + places, nothing, mask=begin_columns + places < padded_rows)
-        # What one thread stores, another adds to: here and below.
+            zeros, within = tl.zeros([BLOCK_ROWS], tl.float32), first + tl.arange(0, BLOCK_ROWS)
+            # The last super-block may reach beyond the padding.
+            tl.store(row_slot + begin_rows + within, zeros, mask=begin_rows + within < padded_rows)
+            tl.store(column_slot + begin_columns + within, zeros, mask=begin_columns + within < padded_rows)
+        # Other threads add to what a thread has stored: here and below.
         tl.debug_barrier()
 
-    # Numbered column after column. What column_ids compute is zero here.
+    # Pairs of super-blocks are numbered column by column. Those of other shards stay zero here.
     if (column_block * (column_block + 1) // 2 + row_block) % num_shards != shard_index:
         return
     for first_column in range(begin_columns, end_columns, BLOCK_COLUMNS):
@@ -154,7 +154,7 @@ def sum_mirrored_pairs(
         if (not BY_KIND) | (is_mixed == IS_MIXED):
             column_ids = first_column + tl.arange(0, BLOCK_COLUMNS)
             column_tile = load_tile(rows, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
-            # Rows of a tile are added up once, after the last tile.
+            # Summed over its rows once, after the last tile.
             column_sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
             end_rows = tl.minimum(begin_rows + super_block_rows, first_column + BLOCK_COLUMNS)
             for first_row in range(begin_rows, end_rows, BLOCK_ROWS):
@@ -178,10 +178,10 @@ def sum_mirrored_pairs(
 
 @triton.jit(do_not_specialize=SIZES)
 def accumulate_gradient(
-    rows,  # (padded N, WIDTH), whose gradient is sought
+    rows,  # (padded N, WIDTH), whose gradient is computed
     row_labels,
     row_shifts,  # (padded N,), read if ROWS_ARE_ANCHORS
-    row_coefficients,  # (padded N,), from softmax_coefficients; read if ROWS_ARE_ANCHORS
+    row_coefficients,  # (padded N,), from softmax_coefficients; likewise
     columns,  # (padded M, WIDTH)
     column_labels,
     column_shifts,  # read if COLUMNS_ARE_ANCHORS
@@ -196,8 +196,8 @@ def accumulate_gradient(
     padded_rows,
     num_classes,
     num_tiles,
-    first_split,  # of this launch, of
-    num_splits,
+    first_split,  # split number of the first program: where a shard begins
+    num_splits,  # of all shards
     ROWS_ARE_ANCHORS: tl.constexpr,
     COLUMNS_ARE_ANCHORS: tl.constexpr,
     IS_SELF: tl.constexpr,
@@ -208,7 +208,7 @@ def accumulate_gradient(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Gradient of one tile of rows from one part of the columns: A V, with A made tile by tile."""
+    """Gradient of a tile of rows from one split of the columns: A V, with the pair weights A made tile by tile."""
     is_mirrored, shift = table_summary(summaries)
     if is_mirrored != MIRRORED:
         return
@@ -219,8 +219,8 @@ def accumulate_gradient(
     total = tl.zeros([BLOCK_ROWS, WIDTH], tl.float32) if IS_FIRST else tl.load(target)
     row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
     begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
-    for place in range(begin, end):
-        first_column = tl.load(tiles + place) * BLOCK_COLUMNS
+    for listed in range(begin, end):
+        first_column = tl.load(tiles + listed) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
         dots = tl.dot(row_tile, tl.trans(column_tile))
         weights = pair_weights(
@@ -246,19 +246,19 @@ def sum_table_gradient(
     column_starts,
     column_ends,
     tables,
-    partials,  # out, (splits, C, C, 2): sums of g q dot and of g q over the pairs of two classes, less the positives'
+    partials,  # out, (splits, C, C, 2): sums of g q dot and of g q over the pairs of two classes, minus the positives'
     num_classes,
     classes_per_program,
     num_splits,
     product_scale: tl.constexpr,  # products times it are dot products
-    TWO_PLANES: tl.constexpr,  # whether rows are of two planes
+    TWO_PLANES: tl.constexpr,  # whether a row is two planes, see `_kernels_planes.py`
     IS_SELF: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradient of the tables' entries: one class of anchors, a few classes of references, one part of the anchors."""
+    """Gradient of table entries: one class of anchors, some classes of references, one split of the anchors."""
     stride: tl.constexpr = 2 * WIDTH if TWO_PLANES else WIDTH
     label, split = tl.program_id(0), tl.program_id(2)
     begin_class = tl.program_id(1) * classes_per_program
@@ -272,12 +272,12 @@ def sum_table_gradient(
         scale, bias = table_entries(tables, label * num_classes + other_label)
         grad_scale = tl.zeros([BLOCK_ROWS], tl.float32)
         grad_bias = tl.zeros([BLOCK_ROWS], tl.float32)
-        # Tiles start at multiples of their side: a tile from the class's first row on could leave the padding.
+        # Tiles start at multiples of their side: one that started at the class's first row could leave the padding.
         for first_row in range(begin_row // BLOCK_ROWS * BLOCK_ROWS, end_row, BLOCK_ROWS):
             row_ids = first_row + tl.arange(0, BLOCK_ROWS)
-            is_own = (row_ids >= begin_row) & (row_ids < end_row)
-            gradient = tl.load(row_gradients + row_ids, mask=is_own, other=0.0)
-            base, normalizer = tl.load(row_shifts + row_ids), tl.load(row_normalizers + row_ids)
+            is_row = (row_ids >= begin_row) & (row_ids < end_row)
+            gradient = tl.load(row_gradients + row_ids, mask=is_row, other=0.0)
+            shift, normalizer = tl.load(row_shifts + row_ids), tl.load(row_normalizers + row_ids)
             for first_column in range(begin_column // BLOCK_COLUMNS * BLOCK_COLUMNS, end_column, BLOCK_COLUMNS):
                 column_ids = first_column + tl.arange(0, BLOCK_COLUMNS)
                 dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
@@ -291,11 +291,11 @@ def sum_table_gradient(
                     else:
                         dots = tl.dot(left, tl.trans(right), dots)
                 dots *= product_scale
-                keep = is_own[:, None] & ((column_ids >= begin_column) & (column_ids < end_column))[None, :]
+                keep = is_row[:, None] & ((column_ids >= begin_column) & (column_ids < end_column))[None, :]
                 if IS_SELF:
                     keep &= row_ids[:, None] != column_ids[None, :]
                 # In this order: a normalizer may be 2^113.
-                terms = tl.exp2(dots * scale + (bias - base[:, None])) * normalizer[:, None] * gradient[:, None]
+                terms = tl.exp2(dots * scale + (bias - shift[:, None])) * normalizer[:, None] * gradient[:, None]
                 terms = tl.where(keep, terms, 0.0)
                 grad_scale += tl.sum(terms * dots, axis=1)
                 grad_bias += tl.sum(terms, axis=1)

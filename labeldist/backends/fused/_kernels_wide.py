@@ -187,10 +187,8 @@ def sum_exponentials(
     row_sums += tl.cast(column_tile, tl.int64) * part_stride - first_row_of_block
     highest = tl.full([BLOCK_COLUMNS], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_COLUMNS], tl.float32)
-    # One loop with that over the dimensions, so that the next tile loads during the exponentials. Triton 3.6 does not
-    # compile it where there is only one step over the dimensions.
-    FLATTEN: tl.constexpr = MIRRORED and WIDTH > BLOCK_D
-    for first_row in tl.range(begin, end, BLOCK_ROWS, flatten=FLATTEN):
+    # Flattened: one loop with that over the dimensions, so that the next tile loads during the exponentials.
+    for first_row in tl.range(begin, end, BLOCK_ROWS, flatten=MIRRORED):
         row_ids = first_row + tl.arange(0, BLOCK_ROWS)
         products = tile_products(
             rows, columns, first_row, first_column, TWO_PLANES, WIDTH, BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_D
@@ -383,8 +381,7 @@ def store_pair_weights(
         return
     num_tiles = num_row_tiles * num_column_tiles
     # As in sum_exponentials. With two exponentials a pair there are no registers for the next tile.
-    FLATTEN: tl.constexpr = MIRRORED and WIDTH > BLOCK_D
-    for tile in tl.range(tl.program_id(0), num_tiles, tl.num_programs(0), flatten=FLATTEN):
+    for tile in tl.range(tl.program_id(0), num_tiles, tl.num_programs(0), flatten=MIRRORED):
         group, within = tile // (GROUP * num_column_tiles), tile % (GROUP * num_column_tiles)
         height = tl.minimum(GROUP, num_row_tiles - group * GROUP)
         row_in_block = (group * GROUP + within % height) * BLOCK_ROWS

@@ -134,7 +134,9 @@ def define_loss(
 
         return _input_gradients(ctx, upstream, run)
 
-    operator = _define(f"{name}({INPUTS}) -> (Tensor, Tensor, Tensor)", real_forward, fake_forward, differentiate, setup)
+    operator = _define(
+        f"{name}({INPUTS}) -> (Tensor, Tensor, Tensor)", real_forward, fake_forward, differentiate, setup
+    )
     loss = LossOperator(operator, backward_operator, num_words, forward, backward)
     return loss
 
