@@ -4,8 +4,9 @@ python -m benchmarks.loss.host                                # the sizes at whi
 python -m benchmarks.loss.host --rows 4096 --dims 384 --methods triton
 python -m benchmarks.loss.host --dtype float32 --output host-float32.json
 
-One line a size and method: the median of forward and backward as called, and replayed as a CUDA graph. The methods of a
-size take turns, so that they meet the same machine. Compiled eager is compiled anew for each size.
+One line a size: for each method the median of forward and backward as called, and replayed as a CUDA graph. The methods
+of a size take turns, so that a change of the machine's speed affects all of them. Compiled eager is compiled anew for
+each size.
 """
 
 import argparse

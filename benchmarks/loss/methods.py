@@ -1,6 +1,6 @@
 """What is measured: each backend of the loss, the floor, and what others offer for the same rows.
 
-A method turns rows `(B, D)` and their classes into a scalar. `TASKS` says how near its task is to the loss's own.
+A method turns rows `(B, D)` and their classes into a scalar. `TASKS` says how close its task is to that of the loss.
 """
 
 from collections.abc import Callable
@@ -123,7 +123,7 @@ def _inf_cl(problem: Problem) -> Callable[[], Tensor]:
     second = _second_view(problem)
     scale = torch.tensor(1 / TEMPERATURE, device=problem.rows.device)
     normalize = torch.nn.functional.normalize
-    # It multiplies in parts of so many dimensions, and they must fill the rows.
+    # It multiplies so many dimensions at a time; they must divide the width.
     part = 256 if problem.rows.shape[1] % 256 == 0 else 128
     return lambda: cal_flash_loss(normalize(problem.rows), normalize(second), scale=scale, head_dim=part).mean()
 
@@ -132,7 +132,7 @@ def _cut_cross_entropy(problem: Problem) -> Callable[[], Tensor]:
     from cut_cross_entropy import linear_cross_entropy
 
     second, targets = _second_view(problem), torch.arange(len(problem.rows), device=problem.rows.device)
-    # Its filter drops small gradients, which are this loss's true ones.
+    # Its filter drops small gradients, which here are the true ones.
     return lambda: linear_cross_entropy(problem.rows, second, targets, filter_eps=None)
 
 

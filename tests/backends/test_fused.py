@@ -64,6 +64,7 @@ def forget_layouts():
         state._cached_workspace,
         medium._cached_workspace,
         medium._pair_options,
+        medium._backward_workspace,
         small._cached_workspace,
         small._options,
     ):
@@ -290,10 +291,10 @@ def test_medium_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_
     assert_agrees(case, tolerance=tolerance, tables_learn=False, dtype=torch.float16)
 
 
-@pytest.mark.parametrize("way", ["small", "large", "wide"])
-def test_rows_of_any_length_have_gradients_through_their_normalisation(way, monkeypatch):
-    limit_small_batches(monkeypatch, 10**12 if way == "small" else -1)
-    case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(way, 7))
+@pytest.mark.parametrize("path", ["small", "narrow", "wide"])
+def test_rows_of_any_length_have_gradients_through_their_normalization(path, monkeypatch):
+    limit_small_batches(monkeypatch, 10**12 if path == "small" else -1)
+    case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(path, 7))
     # The last two lie below the norm's floor, where a row is scaled and not normalised.
     lengths = torch.tensor([1e-3, 1.0, 1e15, 1e-9, 0.0]).repeat(5)[:23, None].to(case.anchors)
     case = replace(case, anchors=case.anchors * lengths)
@@ -319,18 +320,18 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
-def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, size, monkeypatch):
+def test_a_process_group_has_the_losses_and_gradients_of_one_process(dim, symmetric, num_refs, size, monkeypatch):
     case = case_of(100, num_refs=num_refs, dim=dim, symmetric=symmetric)
     truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), case.upstream.to(DEVICE))
     leaves = case.leaves(torch.float32, DEVICE)
 
-    def member(group):
-        # What comes from above differs from member to member, and adds up.
+    def process(group):
+        # The upstream gradient differs from process to process, and adds up.
         upstream = case.upstream.to(DEVICE) * (group.rank + 1) / (size * (size + 1) / 2)
         options = {"is_symmetric": symmetric, "span": 100.0, "group": group}
         return results_of(fused_losses, leaves, upstream, **options)
 
-    found = results_of_group(size, member)
+    found = results_of_group(size, process)
     num_row_leaves = 1 if num_refs is None else 2
     for losses, is_valid, gradients in found:
         assert torch.equal(is_valid, truth[1])
@@ -394,7 +395,7 @@ def test_classes_may_be_next_to_equally_far_from_all_rows(symmetric, entry):
 def test_steep_classes_take_no_digits_from_others():
     case = case_of(90, dim=20, num_classes=3, symmetric=False)
     case.scale.uniform_(2, 3, generator=torch.Generator().manual_seed(0))[0] = 200
-    # The anchors of the steep class bring nothing in, but stand in the same tiles.
+    # The anchors of the steep class have no upstream gradient, but they are in the same tiles.
     upstream = (case.labels > 0).double().to(DEVICE) / 90
     exact, eager, actual = (
         results_of(function, case.leaves(dtype, DEVICE, tables_learn=False), upstream)[2][0].double()
@@ -499,10 +500,19 @@ def test_shapes_are_known_without_running(num_refs, dim):
 
 
 def test_a_step_compiles_into_one_graph():
-    case = case_of(9)
+    assert_compiles(torch.float32)
+
+
+def test_a_step_of_a_medium_batch_compiles_into_one_graph(as_medium):
+    assert_compiles(torch.float16)
+
+
+def assert_compiles(dtype):
+    """A compiled step has the numbers of an eager one."""
+    leaves = [case_of(9).leaves(dtype, DEVICE, tables_learn=dtype == torch.float32) for _ in range(2)]
     compiled = torch.compile(fused_losses, fullgraph=True, backend="aot_eager")
-    actual = results_of(compiled, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
-    expected = results_of(fused_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    actual = results_of(compiled, leaves[0], case_of(9).upstream.to(DEVICE))
+    expected = results_of(fused_losses, leaves[1], case_of(9).upstream.to(DEVICE))
     for value, wanted in zip([actual[0], *actual[2]], [expected[0], *expected[2]], strict=True):
         assert torch.equal(value, wanted)
 

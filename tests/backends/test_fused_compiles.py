@@ -33,12 +33,12 @@ def test_kernels_fit_the_fast_memory(capability):
 
 TYPES = {
     "*i32": ("row_labels", "column_labels", "column_ends", "labels", "tiles", "num_uniform", "row_starts", "row_ends",
-             "column_starts", "row_order", "row_positives"),
+             "column_starts", "row_order", "row_positives", "order"),
     "*i64": ("tables",),
     "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_coefficients",
               "column_shifts", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives",
               "similarity_scale", "similarity_bias", "losses", "statistics", "row_shifts", "row_normalizers",
-              "inverse_norms", "upstream", "loss_scale"),
+              "inverse_norms", "upstream", "loss_scale", "radials", "row_radials", "column_radials"),
 }  # fmt: skip
 
 
@@ -142,6 +142,12 @@ def compile_medium(capability):
         constants = {"IS_SELF": is_self, "WIDTH": 768, "BLOCK_D": tiling.block_d} | sides(tiling)
         report(_kernels_medium.sum_tile_exponentials, capability, own, constants, tiling)
         report(_kernels_medium.store_tile_weights, capability, own, constants | {"BLOCK_UPSTREAM": 1024}, tiling)
+    tiling = tilings.tiling_for("medium gradient", 2, 768)
+    own = {"weights": "*fp16", "columns": "*fp16", "source": "*bf16", "gradient": "*bf16"}
+    blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_D": tiling.block_d, "BLOCK_TERMS": tiling.block_columns}
+    for is_transposed in (False, True):
+        constants = {"TRANSPOSED": is_transposed, "WIDTH": 768} | blocks
+        report(_kernels_medium.gradient_from_weights, capability, own, constants, tiling)
 
 
 def sides(tiling):
@@ -170,7 +176,7 @@ def report(kernel, capability, own_types, constants, tiling):
     )
     options = {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    print(kernel.__name__, own_types["rows"], constants, compiled.metadata.shared)
+    print(kernel.__name__, own_types.get("rows"), constants, compiled.metadata.shared)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-r"""Triton kernels for batches of some thousand rows: three launches forward, two and a matrix product backward.
+r"""Triton kernels for batches of some thousand rows: three launches forward, two backward.
 
 With so few rows the host's launches take longer than the device's work, so each kernel does everything that one pass
 over its data allows. `prepare_rows` normalizes the rows *and* sorts them by class: a row's rank is the number of rows
@@ -26,7 +26,13 @@ from labeldist.backends.fused._kernels_tables import (
 from labeldist.backends.fused._kernels_tiles import load_tile
 from labeldist.backends.fused._kernels_wide import keep_pairs, tile_logits
 
-__all__ = ["finish_tile_losses", "prepare_rows", "scatter_product", "store_tile_weights", "sum_tile_exponentials"]
+__all__ = [
+    "finish_tile_losses",
+    "gradient_from_weights",
+    "prepare_rows",
+    "store_tile_weights",
+    "sum_tile_exponentials",
+]
 
 
 @triton.jit
@@ -264,8 +270,11 @@ def store_tile_weights(
     summaries,
     weights,  # out, (padded N, padded M), float16, times the loss scale
     loss_scale,  # out, (1,)
+    row_radials,  # out, (column tiles, padded N): sums of weight * dot over the columns of a tile, times the loss scale
+    column_radials,  # out, (row tiles, padded M): likewise over the rows; not written if IS_SELF
     num_rows,
     num_columns,
+    padded_rows,
     padded_columns,
     num_classes,
     stride,
@@ -312,46 +321,59 @@ def store_tile_weights(
     weights_tile = keep_pairs(
         weights_tile, 0.0, first_row, first_column, num_rows, num_columns, False, IS_SELF, BLOCK_ROWS, BLOCK_COLUMNS
     )
+    row_ids, column_ids = first_row + tl.arange(0, BLOCK_ROWS), first_column + tl.arange(0, BLOCK_COLUMNS)
+    radial = weights_tile * dots
+    tl.store(row_radials + tl.program_id(1) * padded_rows + row_ids, tl.sum(radial, axis=1))
+    if not IS_SELF:
+        tl.store(column_radials + tl.program_id(0) * padded_columns + column_ids, tl.sum(radial, axis=0))
     within = tl.arange(0, BLOCK_ROWS)[:, None] * padded_columns + tl.arange(0, BLOCK_COLUMNS)[None, :]
     target = weights + (tl.cast(first_row, tl.int64) * padded_columns + first_column) + within
     tl.store(target, weights_tile.to(tl.float16))
 
 
 @triton.jit(do_not_specialize=SIZES)
-def scatter_product(
-    product,  # (padded N, WIDTH): gradients at the unit rows, sorted, times the loss scale
+def gradient_from_weights(
+    weights,  # (padded N, padded M), from store_tile_weights; (padded M, padded N) if TRANSPOSED
+    columns,  # (padded M, WIDTH), unit rows
+    radials,  # (num_tiles, padded N), from store_tile_weights
     loss_scale,  # (1,)
-    source,  # (N, D), as the caller gave it
+    source,  # (N, D), the rows whose gradient is computed, as the caller gave them
     inverse_norms,  # (padded N,), sorted
     order,  # (padded N,)
     gradient,  # out, (N, D), in the caller's order
     num_rows,
+    padded_rows,
+    padded_columns,
+    num_tiles,
     dim,
+    TRANSPOSED: tl.constexpr,
     WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_TERMS: tl.constexpr,
 ):
-    """Gradient at the caller's rows: through the normalization, back to the caller's order."""
-    row_ids = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    is_row = row_ids < num_rows
-    source_ids = tl.load(order + row_ids, mask=is_row, other=0).to(tl.int64)
-    inverse = tl.load(inverse_norms + row_ids, mask=is_row, other=0.0)
-    factor = LN_2 / tl.load(loss_scale)
-    radial = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, dim, BLOCK_D):
-        dims = start + tl.arange(0, BLOCK_D)
-        inside = is_row[:, None] & (dims < dim)[None, :]
-        at_unit = tl.load(product + row_ids[:, None] * WIDTH + dims[None, :], mask=inside, other=0.0)
-        given = tl.load(source + source_ids[:, None] * dim + dims[None, :], mask=inside, other=0.0).to(tl.float32)
-        radial += tl.sum(at_unit * (given * tl.abs(inverse)[:, None]), axis=1)
+    """Gradient at the caller's rows: weights times columns, through the normalization, in the caller's order."""
+    first_row, first_dim = tl.program_id(0) * BLOCK_ROWS, tl.program_id(1) * BLOCK_D
+    row_ids, dims = first_row + tl.arange(0, BLOCK_ROWS), first_dim + tl.arange(0, BLOCK_D)
+    terms = tl.arange(0, BLOCK_TERMS)
+    total = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    for start in range(0, padded_columns, BLOCK_TERMS):
+        # Rows are at most some thousand, so that offsets fit 32 bits.
+        if TRANSPOSED:
+            of_pairs = tl.trans(tl.load(weights + (start + terms)[:, None] * padded_rows + row_ids[None, :]))
+        else:
+            of_pairs = tl.load(weights + row_ids[:, None] * padded_columns + (start + terms)[None, :])
+        of_columns = tl.load(columns + (start + terms)[:, None] * WIDTH + dims[None, :])
+        total = tl.dot(of_pairs, of_columns, total)
+    # The component along the row itself, u . dL/du, is the sum of weight * dot.
+    radial = tl.zeros([BLOCK_ROWS], tl.float32)
+    for tile in range(num_tiles):
+        radial += tl.load(radials + tile * padded_rows + row_ids)
+    inverse = tl.load(inverse_norms + row_ids)
     # A negative inverse marks a row below the norm's floor: it is scaled, not normalized.
     radial = tl.where(inverse > 0, radial, 0.0)
-    for start in range(0, dim, BLOCK_D):
-        dims = start + tl.arange(0, BLOCK_D)
-        inside = is_row[:, None] & (dims < dim)[None, :]
-        at_unit = tl.load(product + row_ids[:, None] * WIDTH + dims[None, :], mask=inside, other=0.0)
-        given = tl.load(source + source_ids[:, None] * dim + dims[None, :], mask=inside, other=0.0).to(tl.float32)
-        unit = given * tl.abs(inverse)[:, None]
-        result = (at_unit - unit * radial[:, None]) * (tl.abs(inverse) * factor)[:, None]
-        target = gradient + source_ids[:, None] * dim + dims[None, :]
-        tl.store(target, result.to(gradient.dtype.element_ty), mask=inside)
+    inside = (row_ids < num_rows)[:, None] & (dims < dim)[None, :]
+    at = tl.load(order + row_ids).to(tl.int64)[:, None] * dim + dims[None, :]
+    unit_row = tl.load(source + at, mask=inside, other=0.0).to(tl.float32) * tl.abs(inverse)[:, None]
+    result = (total - unit_row * radial[:, None]) * (tl.abs(inverse) * (LN_2 / tl.load(loss_scale)))[:, None]
+    tl.store(gradient + at, result.to(gradient.dtype.element_ty), mask=inside)

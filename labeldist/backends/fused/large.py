@@ -111,12 +111,12 @@ def _row_gradients(problem: Problem, terms: AnchorTerms, gradients: Gradients) -
         problem, terms, of_anchors=gradients.embeddings is not None, of_references=gradients.ref_emb is not None
     )
     plane_scale = wide.plane_scale(problem)
-    if gradients.embeddings is not None:
+    if gradients.embeddings is not None and anchor_parts is not None:
         rows.scatter_gradient(
             problem, problem.anchors, anchor_parts, terms, anchor_sums, gradients.embeddings,
             plane_scale=plane_scale, is_anchor=True, is_reference=is_self,
         )  # fmt: skip
-    if gradients.ref_emb is not None:
+    if gradients.ref_emb is not None and ref_parts is not None:
         rows.scatter_gradient(
             problem, problem.references, ref_parts, terms, anchor_sums, gradients.ref_emb,
             plane_scale=plane_scale, is_anchor=False, is_reference=True,

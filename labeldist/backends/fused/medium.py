@@ -1,8 +1,9 @@
-"""Batches of some thousand rows of 16 bits: three launches forward, two and a matrix product backward.
+"""Batches of some thousand rows of 16 bits: three launches forward, two backward.
 
 What it gains: 4,096 x 384 in bfloat16 took 1.66 ms as called, where the path of large batches took 2.69 ms; 8,192 x 384
-took 1.93 instead of 3.17 ms. The device alone needs as long at 4,096 rows (0.24 and 0.22 ms) and 1.5 times as long at
-8,192. One run on an H200 (docs/fast-path.md).
+took 1.93 instead of 3.17 ms, both by Triton's public launches. The device alone needed as long at 4,096 rows (0.24 and
+0.22 ms) and 1.5 times as long at 8,192. One run on an H200 (docs/fast-path.md), in which the last launch of the backward
+still was two and a product of the library.
 
 Such a batch waits for the host's launches. Rows are normalized and sorted in one kernel. Pairs are not mirrored, and
 positives are subtracted pair by pair: both save launches, for more work on the device. The pair weights of the whole
@@ -66,16 +67,16 @@ def is_medium(batch: Batch) -> bool:
 def _workspace(anchors: tuple[int, ...], references: tuple[int, ...] | None, num_classes: int) -> Workspace:
     def sorted_rows(shape: tuple[int, ...], prefix: str) -> dict:
         padded = padded_rows(shape[0])
-        shapes = _SortedSlots(
-            rows=((padded, padded_width(shape[1], is_wide=True)), torch.float16),
-            labels=((padded,), torch.int32),
-            order=((padded,), torch.int32),
-            class_ends=((num_classes,), torch.int32),
-            inverse_norms=((padded,), torch.float32),
-            num_positives=((padded,), torch.int32),
-        )
-        return {f"{prefix}{name}": shape for name, shape in shapes._asdict().items()}
+        return {
+            f"{prefix}rows": ((padded, padded_width(shape[1], is_wide=True)), torch.float16),
+            f"{prefix}labels": ((padded,), torch.int32),
+            f"{prefix}order": ((padded,), torch.int32),
+            f"{prefix}class_ends": ((num_classes,), torch.int32),
+            f"{prefix}inverse_norms": ((padded,), torch.float32),
+            f"{prefix}num_positives": ((padded,), torch.int32),
+        }
 
+    # In the order of `_SortedSlots` and `_Slots`.
     padded = padded_rows(anchors[0])
     return Workspace(
         **sorted_rows(anchors, "anchor_"),
@@ -216,11 +217,12 @@ def _backward(
         anchors, references = slots.anchors, slots.references
         (padded, width), (padded_columns, _) = anchors.rows.shape, references.rows.shape
         tiling = tiling_for("medium", 2, width)
-        weights = workspace.new_empty(padded, padded_columns, dtype=torch.float16)
-        loss_scale = workspace.new_empty(1, dtype=torch.float32)
+        num_row_tiles, num_column_tiles = padded // tiling.block_rows, padded_columns // tiling.block_columns
+        layout = _backward_workspace(padded, padded_columns, num_row_tiles, num_column_tiles)
+        weights, loss_scale, radials, ref_radials = layout.slots(workspace.new_empty(layout.num_words))
         launch(
             _kernels_medium.store_tile_weights,
-            (padded // tiling.block_rows, padded_columns // tiling.block_columns),
+            (num_row_tiles, num_column_tiles),
             anchors.rows,
             anchors.labels,
             anchors.order,
@@ -235,8 +237,11 @@ def _backward(
             slots.summaries,
             weights,
             loss_scale,
+            radials,
+            ref_radials,
             batch.embeddings.shape[0],
             batch.references[0].shape[0],
+            padded,
             padded_columns,
             tables.num_classes,
             upstream.stride(0),
@@ -245,36 +250,62 @@ def _backward(
             **_pair_options(width),
         )
         if gradients.embeddings is not None:
-            product = _product(weights, references.rows.view())
-            _scatter(product, loss_scale, batch.embeddings, anchors, gradients.embeddings)
+            _gradient(batch.embeddings, anchors, references, weights, radials, loss_scale, gradients.embeddings)
         if gradients.ref_emb is not None and batch.ref_emb is not None:
-            product = _product(weights.T, anchors.rows.view())
-            _scatter(product, loss_scale, batch.ref_emb, references, gradients.ref_emb)
+            _gradient(
+                batch.ref_emb, references, anchors, weights, ref_radials, loss_scale, gradients.ref_emb,
+                is_transposed=True,
+            )  # fmt: skip
 
 
-def _product(weights: Tensor, rows: Tensor) -> Tensor:
-    """`weights @ rows` in float32."""
-    if weights.device.type == "cpu":  # in Triton's interpreter: a CPU has no products of float16 into float32
-        return weights.float() @ rows.float()
-    return torch.mm(weights, rows, out_dtype=torch.float32)
+@lru_cache
+def _backward_workspace(padded: int, padded_columns: int, num_row_tiles: int, num_column_tiles: int) -> Workspace:
+    return Workspace(
+        weights=((padded, padded_columns), torch.float16),
+        loss_scale=((1,), torch.float32),
+        radials=((num_column_tiles, padded), torch.float32),
+        ref_radials=((num_row_tiles, padded_columns), torch.float32),
+    )
 
 
-def _scatter(product: Tensor, loss_scale: Tensor, rows: Tensor, into: _SortedSlots, gradient: Tensor) -> None:
-    padded, width = into.rows.shape
+def _gradient(
+    source: Tensor,
+    rows: _SortedSlots,
+    columns: _SortedSlots,
+    weights: Slot,
+    radials: Slot,
+    loss_scale: Slot,
+    gradient: Tensor,
+    *,
+    is_transposed: bool = False,
+) -> None:
+    (padded, width), (padded_columns, _) = rows.rows.shape, columns.rows.shape
+    tiling = tiling_for("medium gradient", 2, width)
+    # Both divide the width, which is a multiple of 64.
+    block_d = tiling.block_d if width % tiling.block_d == 0 else min(width, 64)
     launch(
-        _kernels_medium.scatter_product,
-        (padded // ROWS_PER_PROGRAM,),
-        product,
+        _kernels_medium.gradient_from_weights,
+        (padded // tiling.block_rows, width // block_d),
+        weights,
+        columns.rows,
+        radials,
         loss_scale,
-        rows.contiguous(),
-        into.inverse_norms,
-        into.order,
+        source.contiguous(),
+        rows.inverse_norms,
+        rows.order,
         gradient,
-        rows.shape[0],
-        rows.shape[1],
+        source.shape[0],
+        padded,
+        padded_columns,
+        radials.shape[0],
+        source.shape[1],
+        TRANSPOSED=is_transposed,
         WIDTH=width,
-        BLOCK=ROWS_PER_PROGRAM,
-        BLOCK_D=DIMS_PER_STEP,
+        BLOCK_ROWS=tiling.block_rows,
+        BLOCK_D=block_d,
+        BLOCK_TERMS=tiling.block_columns,
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
     )
 
 

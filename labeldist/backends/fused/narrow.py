@@ -1,8 +1,8 @@
 """Passes over the pairs of narrow rows: up to 128 dimensions of 16 bits.
 
 What it gains over the kernels for wide rows, bfloat16 on an H200 (one run, docs/fast-path.md): at 64 dimensions 1.3 to
-1.9 times from 65,536 rows on; at 128 dimensions 1.2 to 1.4 times; at 16,384 rows 1.5 to 1.9 times as called, for fewer
-launches, and nothing on the device alone.
+1.9 times from 65,536 rows on; at 128 dimensions 1.2 to 1.4 times; at 16,384 rows 1.5 to 1.9 times as called, by
+fewer launches (Triton's public ones), and nothing on the device alone.
 
 Rows, products, exponentials and the gradient of a tile of rows all fit the registers, so nothing of the size of the
 pairs goes through memory. Most tiles have columns of one class, where a table entry is a value of a row, not of a pair.
@@ -133,7 +133,8 @@ def _sum_mirrored(problem: Problem, partial: PartialSums, super_block_rows: int)
             anchors.num_padded,
             problem.num_classes,
             super_block_rows,
-            *problem.shard,
+            problem.shard.index,
+            problem.shard.num_shards,
             IS_MIXED=tiles.is_mixed,
             IS_FIRST=tiles.is_first,
             BY_KIND=tiles.by_kind,

@@ -1,5 +1,6 @@
 """What passes between the steps of a large batch: rows sorted by class, and what the backward needs of the forward."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -33,7 +34,8 @@ MAX_SPAN = 118.0
 PairMode = Literal["mirrored", "dense"]
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """Which of the pairs to compute: every `num_shards`-th, from number `index` on."""
 
     index: int
@@ -222,27 +224,27 @@ def _workspace(
     product_dtype = torch.float16 if wide else dtype
 
     def sorted_rows(prefix: str, shape: tuple[int, ...]) -> dict:
-        slots = SortedRows(  # type: ignore[call-arg]
-            unit_rows=(shape, torch.float16 if wide and num_planes == 1 else torch.float32),
-            inverse_norms=((shape[0],), torch.float32),
-            rows=((padded_rows(shape[0]), num_planes * width), product_dtype),
-            labels=((padded_rows(shape[0]),), torch.int32),
-            order=((shape[0],), torch.int64),
-            starts=((num_classes,), torch.int32),
-            ends=((num_classes,), torch.int32),
-        )
-        return {f"{prefix}{name}": slot for name, slot in slots._asdict().items()}
+        return {
+            f"{prefix}unit_rows": (shape, torch.float16 if wide and num_planes == 1 else torch.float32),
+            f"{prefix}inverse_norms": ((shape[0],), torch.float32),
+            f"{prefix}rows": ((padded_rows(shape[0]), num_planes * width), product_dtype),
+            f"{prefix}labels": ((padded_rows(shape[0]),), torch.int32),
+            f"{prefix}order": ((shape[0],), torch.int64),
+            f"{prefix}starts": ((num_classes,), torch.int32),
+            f"{prefix}ends": ((num_classes,), torch.int32),
+        }
 
-    state = ForwardState(  # type: ignore[call-arg]
+    # In the order of `ForwardState` and `SortedRows`.
+    return Workspace(
         shifts=((padded,), torch.float32),
         normalizers=((padded,), torch.float32),
         positives=((padded,), torch.float32),
         class_sums=((num_classes, width), torch.float32),
         tables=((num_classes, num_classes), torch.int64),
         summaries=((4, int(_kernels_tables.NUM_SUMMARIES)), torch.float32),
+        **sorted_rows("anchor_", anchors),
+        **({} if references is None else sorted_rows("ref_", references)),
     )
-    others = {} if references is None else sorted_rows("ref_", references)
-    return Workspace(**state._asdict(), **sorted_rows("anchor_", anchors), **others)
 
 
 # For shapes that are numbers; those of a traced batch are symbols.

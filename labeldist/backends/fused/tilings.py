@@ -33,9 +33,10 @@ class Tiling(NamedTuple):
 
     Attributes:
         block_rows: rows of a tile, a power of two from 16 to `ROW_ALIGNMENT`.
-        block_columns: columns of a tile, likewise; for "products", terms of a sum that are multiplied at a time.
-        block_d: dimensions multiplied at a time; for "products", dimensions of a tile; unused by kernels that hold
-            whole rows.
+        block_columns: columns of a tile, likewise; for products of weights with rows, terms of a sum that are
+            multiplied at a time.
+        block_d: dimensions multiplied at a time; for products of weights with rows, dimensions of a tile; unused by
+            kernels that hold whole rows.
         num_warps: warps of a program.
         num_stages: depth of the loads' pipeline.
     """
@@ -48,7 +49,7 @@ class Tiling(NamedTuple):
 
 
 # By kernel, bytes of an element, and greatest width that the entry serves; WIDE is any width. The fastest of those
-# tried with `benchmarks.loss.tune` on an H100.
+# tried with `benchmarks.loss.tune` on an H100; those of "medium" are a first choice.
 WIDE = 1 << 30
 TILINGS: dict[tuple[str, int, int], Tiling] = {
     ("dense", 2, 128): Tiling(128, 128, 128, 8, 3),
@@ -74,6 +75,8 @@ TILINGS: dict[tuple[str, int, int], Tiling] = {
     ("small", 2, WIDE): Tiling(16, 128, 128, 4, 3),
     ("small", 4, WIDE): Tiling(16, 64, 64, 4, 3),
     ("medium", 2, WIDE): Tiling(128, 128, 64, 8, 3),
+    # A product, of weights with rows.
+    ("medium gradient", 2, WIDE): Tiling(64, 64, 128, 4, 4),
 }
 
 # Bytes of shared memory that the largest tilings need.
