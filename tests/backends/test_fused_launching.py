@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from labeldist.backends.fused import launching  # noqa: E402  (after the check above)
-from labeldist.backends.fused.launching import Workspace, launch  # noqa: E402
+from labeldist.backends.fused import launching
+from labeldist.backends.fused.launching import Workspace, launch
 
 
 class RecordingKernel:

@@ -2,8 +2,8 @@
 
 What it gains: 4,096 x 384 in bfloat16 took 1.66 ms as called, where the path of large batches took 2.69 ms; 8,192 x 384
 took 1.93 instead of 3.17 ms, both by Triton's public launches. The device alone needed as long at 4,096 rows (0.24 and
-0.22 ms) and 1.5 times as long at 8,192. One run on an H200 (docs/fast-path.md), in which the last launch of the backward
-still was two and a product of the library.
+0.22 ms) and 1.5 times as long at 8,192. One run on an H200 (docs/fast-path.md), in which the last launch of the
+backward still was two and a product of the library.
 
 Such a batch waits for the host's launches. Rows are normalized and sorted in one kernel. Pairs are not mirrored, and
 positives are subtracted pair by pair: both save launches, for more work on the device. The pair weights of the whole

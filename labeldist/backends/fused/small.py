@@ -1,7 +1,7 @@
 """Small batches: two launches forward and one backward, for rows that are not sorted.
 
-What it gains: 256 x 384 in bfloat16 took 0.058 ms of the device, where the path of medium batches took 0.100 ms and that
-of large ones 0.136 ms; as called, by Triton's public launches, 1.19, 1.60 and 2.72 ms (one run on an H200,
+What it gains: 256 x 384 in bfloat16 took 0.058 ms of the device, where the path of medium batches took 0.100 ms and
+that of large ones 0.136 ms; as called, by Triton's public launches, 1.19, 1.60 and 2.72 ms (one run on an H200,
 docs/fast-path.md). Every launch more costs so small a batch more than better kernels would save.
 """
 
