@@ -20,7 +20,7 @@ TASKS = {
     "unweighted": "supervised contrast without label distances",
     "one positive": "each row against its second view, without labels",
     "cross-entropy": "linear layer and cross-entropy with as many classes as rows: a cousin of the same shape",
-    "forward": "the normaliser alone, without a backward pass",
+    "forward": "the normalizer alone, without a backward pass",
     "floor": "matrix products alone",
 }
 
@@ -41,11 +41,11 @@ class Problem:
 
     @classmethod
     def draw(cls, num_rows: int, dim: int, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> "Problem":
-        """Random rows around random class centres, so that classes differ as they do in training."""
+        """Random rows around random class centers, so that classes differ as they do in training."""
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(NUM_CLASSES, (num_rows,), generator=generator)
-        centres = torch.randn(NUM_CLASSES, dim, generator=generator)
-        rows = torch.randn(num_rows, dim, generator=generator).add_(centres[labels], alpha=0.5)
+        centers = torch.randn(NUM_CLASSES, dim, generator=generator)
+        rows = torch.randn(num_rows, dim, generator=generator).add_(centers[labels], alpha=0.5)
         ldm = 1 + 4 * torch.rand(NUM_CLASSES, NUM_CLASSES, generator=generator)
         ldm = ((ldm + ldm.T) / 2).fill_diagonal_(1)
         return cls(rows.to(device, dtype).requires_grad_(), labels.to(device), ldm.to(device))
@@ -156,12 +156,12 @@ def _flex_attention(problem: Problem) -> Callable[[], Tensor]:
 
     attend = torch.compile(flex_attention)
 
-    def normaliser() -> Tensor:
+    def normalizer() -> Tensor:
         with torch.no_grad():
             rows = torch.nn.functional.normalize(problem.rows)[None, None]
             return attend(rows, rows, rows, score_mod=weighted, scale=1.0, return_lse=True)[1].sum()
 
-    return normaliser
+    return normalizer
 
 
 def _keops(problem: Problem) -> Callable[[], Tensor]:

@@ -295,7 +295,7 @@ def test_medium_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_
 def test_rows_of_any_length_have_gradients_through_their_normalization(path, monkeypatch):
     limit_small_batches(monkeypatch, 10**12 if path == "small" else -1)
     case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(path, 7))
-    # The last two lie below the norm's floor, where a row is scaled and not normalised.
+    # The last two lie below the norm's floor, where a row is scaled and not normalized.
     lengths = torch.tensor([1e-3, 1.0, 1e15, 1e-9, 0.0]).repeat(5)[:23, None].to(case.anchors)
     case = replace(case, anchors=case.anchors * lengths)
     truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE, tables_learn=False), case.upstream.to(DEVICE))
