@@ -348,7 +348,7 @@ def test_a_process_group_has_the_losses_and_gradients_of_one_process(dim, symmet
 @pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
 @pytest.mark.parametrize("num_classes", [1, 2, 12])
 def test_tiles_may_be_of_one_class_of_two_or_of_many(num_classes, dim, symmetric, num_refs, monkeypatch):
-    monkeypatch.setattr(narrow, "MAX_UNSPLIT_COLUMNS", 0)
+    monkeypatch.setattr(narrow, "MAX_COLUMNS_IN_ONE_LAUNCH", 0)
     assert_agrees(case_of(45, num_refs=num_refs, dim=dim, num_classes=num_classes, symmetric=symmetric))
 
 
