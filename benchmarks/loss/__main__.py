@@ -1,4 +1,4 @@
-"""Time and memory of the loss against batch size, beside its peers.
+"""Time and memory of the loss against batch size, compared with its peers.
 
 python -m benchmarks.loss                        # every method and size on this machine's GPU, or else its CPU
 python -m benchmarks.loss --rows 1024 8192 --dims 128 --methods eager blockwise
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _go_on(path: Path, record: dict[str, Any]) -> None:
-    """Take up what a run that was stopped has measured; ends the program where that was another kind of run."""
+    """Continue a run that was stopped; ends the program if that run was of another kind."""
     if not path.exists():
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
         "--limit", type=float, default=60.0, help="longest time of one pass, in s, by that of fewer rows"
     )
     parser.add_argument("--output", type=Path, help="the JSON file; default: benchmarks/results/loss/DEVICE-DTYPE.json")
-    parser.add_argument("--resume", action="store_true", help="go on with the JSON file of a run that was stopped")
+    parser.add_argument("--resume", action="store_true", help="continue the JSON file of a run that was stopped")
     parser.add_argument("--commit", help="that is measured, where there is no git")
     return parser.parse_args()
 

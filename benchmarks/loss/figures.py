@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.loss.methods import TASKS
 
-COLOURS = {
+COLORS = {
     "eager": "#888888",
     "eager, torch.compile": "#ff7f0e",
     "blockwise": "#1f77b4",
@@ -81,7 +81,7 @@ def summary(record: dict[str, Any], method: str, others: dict[str, str]) -> str:
 
 
 def _digits(number: float) -> str:
-    """Two or three digits that say something."""
+    """Two or three significant digits."""
     places = 0 if number >= 99.5 else 1 if number >= 9.95 else 2 if number >= 0.1 else 3
     return f"{number:,.{places}f}"
 
@@ -92,22 +92,22 @@ def _title(name: str, task: str) -> str:
 
 def draw(record: dict[str, Any], path: Path) -> Path:
     """Time and memory of forward+backward against `B`, a column for each `D`; log axes."""
-    # A record that was resumed has its cases in the order of the runs.
+    # The cases of a resumed record are in the order of its runs.
     measured = sorted((case for case in record["cases"] if "both_ms" in case), key=lambda case: case["num_rows"])
     dims = sorted({case["dim"] for case in measured})
     names = list(dict.fromkeys(case["method"] for case in measured))
     figure, axes = plt.subplots(
         2, len(dims), figsize=(4.2 * len(dims) + 2, 7), sharex=True, sharey="row", squeeze=False, layout="constrained"
     )
-    # Not the seventh, which is eager's grey.
+    # Without tab10's seventh color, which is eager's gray.
     others = iter([plt.get_cmap("tab10")(place) for place in (4, 5, 6, 8, 9)])
-    colours = {name: COLOURS.get(name) or next(others) for name in names}
+    colors = {name: COLORS.get(name) or next(others) for name in names}
     for column, dim in enumerate(dims):
         for name in names:
             cases = [case for case in measured if case["dim"] == dim and case["method"] == name]
             rows = [case["num_rows"] for case in cases]
             task = cases[0]["task"] if cases else "same"
-            style = {"color": colours[name], "marker": MARKERS[task], "markersize": 4, "linewidth": 1.3}
+            style = {"color": colors[name], "marker": MARKERS[task], "markersize": 4, "linewidth": 1.3}
             style["label"] = _title(name, task)
             style["linestyle"] = "-" if task == "same" else "--"
             axes[0, column].plot(rows, [case["both_ms"] for case in cases], **style)

@@ -1,4 +1,4 @@
-"""One case: is it right, how long does it take, how much memory beside its inputs?
+"""One case: is it correct, how long does it take, and how much memory does it need beside its inputs?
 
 python -m benchmarks.loss.measure eager 1024 128    # prints one JSON object
 """
@@ -37,7 +37,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def measure(
     method: Method, num_rows: int, dim: int, *, device: torch.device, dtype: str, seconds: float
 ) -> dict[str, Any]:
-    """Gate, then time and weigh one method at one size.
+    """Check, then measure the time and memory of one method at one size.
 
     Args:
         method: what to measure.
@@ -59,10 +59,10 @@ def measure(
         _warm_up(method, dim, device, DTYPES[dtype])
         problem = Problem.draw(num_rows, dim, device=device, dtype=DTYPES[dtype])
         forward = method.prepare(problem)
-        step = _step(forward, problem)
+        step = step_of(forward, problem)
         with_backward = method.task != "forward"
         numbers: dict[str, Any] = dict(case)
-        # Memory first: what the gate has held and given back would be taken again unseen.
+        # Memory first: what the gate frees would be reused without being counted.
         if with_backward:
             numbers["both_mib"] = peak_mib(step, device)
         numbers["forward_mib"] = peak_mib(lambda: forward().detach(), device)
@@ -84,7 +84,9 @@ def measure(
         return {**case, "skipped": "does not fit", "detail": str(error).splitlines()[0][:200]}
 
 
-def _step(call: Callable[[], Tensor], problem: Problem) -> Callable[[], None]:
+def step_of(call: Callable[[], Tensor], problem: Problem) -> Callable[[], None]:
+    """Forward and backward of a method, as one call."""
+
     def step() -> None:
         problem.rows.grad = None
         call().backward()
@@ -99,7 +101,7 @@ def _warm_up(method: Method, dim: int, device: torch.device, dtype: torch.dtype)
     if method.task == "forward":
         call()
     else:
-        _step(call, problem)()
+        step_of(call, problem)()
 
 
 def _gate(method: Method, num_rows: int, dim: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -192,7 +194,7 @@ def _floor(problem: Problem, num_products: int) -> Callable[[], None]:
 
 
 def _times(alternatives: dict[str, Callable[[], Any]], device: torch.device, seconds: float) -> dict[str, float]:
-    """Alternatives in turn, so that they meet the same machine."""
+    """Time alternatives in turn, so that a change of the machine's speed affects all of them."""
     samples: dict[str, list[float]] = {name: [] for name in alternatives}
     # Warm-up: compilation, caches. What then takes long is not taken often.
     longest = max(timed(call, device) for call in alternatives.values())
@@ -230,6 +232,11 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 
 def _graph_ms(step: Callable[[], None], problem: Problem, device: torch.device, seconds: float) -> float:
     """Forward and backward replayed as a CUDA graph: the time of the device alone, without that of launching."""
+    return _times({"forward": captured(step, problem)}, device, seconds)["forward_ms"]
+
+
+def captured(step: Callable[[], None], problem: Problem) -> Callable[[], None]:
+    """A step as a CUDA graph; what it returns replays it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -239,7 +246,7 @@ def _graph_ms(step: Callable[[], None], problem: Problem, device: torch.device, 
     problem.rows.grad = None
     with torch.cuda.graph(graph):
         step()
-    return _times({"forward": graph.replay}, device, seconds)["forward_ms"]
+    return graph.replay
 
 
 def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
@@ -252,7 +259,7 @@ def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    # Give back to the system what was freed, or it would be taken again unseen.
+    # Return freed memory to the system, or it would be reused without being counted.
     ctypes.CDLL(None).malloc_trim(0)
     with _Watch() as watch:
         call()
@@ -280,7 +287,7 @@ class _Watch:
 
     @property
     def mib(self) -> float:
-        """MiB beside what was held when it was opened."""
+        """MiB more than at the start."""
         return self.largest - self.before
 
 

@@ -1,6 +1,6 @@
 """What is measured: each backend of the loss, the floor, and what others offer for the same rows.
 
-A method turns rows `(B, D)` and their classes into a scalar. `TASKS` says how near its task is to the loss's own.
+A method turns rows `(B, D)` and their classes into a scalar. `TASKS` says how close its task is to that of the loss.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ TASKS = {
     "unweighted": "supervised contrast without label distances",
     "one positive": "each row against its second view, without labels",
     "cross-entropy": "linear layer and cross-entropy with as many classes as rows: a cousin of the same shape",
-    "forward": "the normaliser alone, without a backward pass",
+    "forward": "the normalizer alone, without a backward pass",
     "floor": "matrix products alone",
 }
 
@@ -41,11 +41,11 @@ class Problem:
 
     @classmethod
     def draw(cls, num_rows: int, dim: int, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> "Problem":
-        """Random rows around random class centres, so that classes differ as they do in training."""
+        """Random rows around random class centers, so that classes differ as they do in training."""
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(NUM_CLASSES, (num_rows,), generator=generator)
-        centres = torch.randn(NUM_CLASSES, dim, generator=generator)
-        rows = torch.randn(num_rows, dim, generator=generator).add_(centres[labels], alpha=0.5)
+        centers = torch.randn(NUM_CLASSES, dim, generator=generator)
+        rows = torch.randn(num_rows, dim, generator=generator).add_(centers[labels], alpha=0.5)
         ldm = 1 + 4 * torch.rand(NUM_CLASSES, NUM_CLASSES, generator=generator)
         ldm = ((ldm + ldm.T) / 2).fill_diagonal_(1)
         return cls(rows.to(device, dtype).requires_grad_(), labels.to(device), ldm.to(device))
@@ -123,7 +123,7 @@ def _inf_cl(problem: Problem) -> Callable[[], Tensor]:
     second = _second_view(problem)
     scale = torch.tensor(1 / TEMPERATURE, device=problem.rows.device)
     normalize = torch.nn.functional.normalize
-    # It multiplies in parts of so many dimensions, and they must fill the rows.
+    # It multiplies so many dimensions at a time; they must divide the width.
     part = 256 if problem.rows.shape[1] % 256 == 0 else 128
     return lambda: cal_flash_loss(normalize(problem.rows), normalize(second), scale=scale, head_dim=part).mean()
 
@@ -132,7 +132,7 @@ def _cut_cross_entropy(problem: Problem) -> Callable[[], Tensor]:
     from cut_cross_entropy import linear_cross_entropy
 
     second, targets = _second_view(problem), torch.arange(len(problem.rows), device=problem.rows.device)
-    # Its filter drops small gradients, which are this loss's true ones.
+    # Its filter drops small gradients, which here are the true ones.
     return lambda: linear_cross_entropy(problem.rows, second, targets, filter_eps=None)
 
 
@@ -156,12 +156,12 @@ def _flex_attention(problem: Problem) -> Callable[[], Tensor]:
 
     attend = torch.compile(flex_attention)
 
-    def normaliser() -> Tensor:
+    def normalizer() -> Tensor:
         with torch.no_grad():
             rows = torch.nn.functional.normalize(problem.rows)[None, None]
             return attend(rows, rows, rows, score_mod=weighted, scale=1.0, return_lse=True)[1].sum()
 
-    return normaliser
+    return normalizer
 
 
 def _keops(problem: Problem) -> Callable[[], Tensor]:

@@ -4,7 +4,7 @@ python -m benchmarks.loss.step                     # 128 texts of 128 tokens, on
 python -m benchmarks.loss.step --device cpu --texts 4 --tokens 16 --repeats 3
 
 Both steps go through `TrainerObjective` on one model of random weights; one without its contrastive part. They take
-turns, so that they meet the same machine. Writes a JSON record with device, versions and commit.
+turns, so that a change of the machine's speed affects both. Writes a JSON record with device, versions and commit.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Checks and times labeldist.backends.fused on a GPU, against torch.matmul floors.
 
 python -m benchmarks.loss.tune                       # the standard shapes, tilings as they stand
-python -m benchmarks.loss.tune --sweep mirrored      # one kernel's tilings over one shape: --shape 65536,128,bf16
-python -m benchmarks.loss.tune --shapes 16384,128,bf16 65536,768,bf16 --classes 20 --mode mirrored|dense|ask
+python -m benchmarks.loss.tune --sweep mirrored      # one kernel's tilings over one shape: --shape 65536,128,bfloat16
+python -m benchmarks.loss.tune --shapes 16384,128,bfloat16 65536,768,bfloat16 --mode mirrored|dense|ask
 
 Prints one line a case: correctness (error of loss and gradient rows against float64),
 times in ms (median), ratio to the floor. A case that fails its check prints BAD and no time.
@@ -18,15 +18,18 @@ import torch
 import triton
 from triton.testing import do_bench
 
+from benchmarks.loss.measure import DTYPES
 from labeldist import functional
 from labeldist.backends import fused
-from labeldist.backends.fused import launching
+from labeldist.backends.fused import tilings
+from labeldist.pairs import Batch, ClassPairTables
 
-TOLERANCE = {"bf16": 2e-2, "fp16": 4e-3, "tf32": 4e-3, "float32": 2e-5}
-HINTS = {"mirrored": (True, True), "dense": (False, None), "ask": (None, None)}
+TOLERANCE = {"bfloat16": 2e-2, "float16": 4e-3, "float32": 2e-5}
+# What is known of the tables beforehand: whether they are symmetric, and their span.
+KNOWN = {"mirrored": (True, 20.0), "dense": (False, None), "ask": (None, None)}
 SHAPES = [
-    "256,768,bf16", "4096,128,bf16", "16384,128,bf16", "65536,128,bf16", "16384,256,bf16",
-    "16384,768,bf16", "65536,768,bf16", "16384,128,tf32", "16384,128,float32", "16384,768,float32",
+    "256,768,bfloat16", "4096,128,bfloat16", "16384,128,bfloat16", "65536,128,bfloat16", "16384,256,bfloat16",
+    "16384,768,bfloat16", "65536,768,bfloat16", "16384,128,float32", "16384,768,float32",
 ]  # fmt: skip
 # Kernel: candidate (block_rows, block_columns, block_d, num_warps, num_stages).
 SWEEPS = {
@@ -40,33 +43,37 @@ SWEEPS = {
 }
 
 
-def problem(num_rows, dim, num_classes):
-    """Unit rows in random classes, and a symmetric table."""
+def problem(shape, num_classes, mode):
+    """Rows of about length 1 in random classes, and symmetric tables."""
+    num_rows, dim, dtype = shape.split(",")
+    num_rows, dim = int(num_rows), int(dim)
     generator = torch.Generator("cuda").manual_seed(0)
     rows = functional.unit_rows(torch.randn(num_rows, dim, device="cuda", generator=generator))
     labels = torch.randint(num_classes, (num_rows,), device="cuda", generator=generator)
     scale = torch.rand(num_classes, num_classes, device="cuda", generator=generator) * 8 + 2
     scale = (scale + scale.T) / 2
-    return rows, labels, scale, torch.zeros_like(scale)
+    tables = ClassPairTables(scale, torch.zeros_like(scale), *KNOWN[mode])
+    return Batch(rows.to(DTYPES[dtype]).requires_grad_(), labels), tables
 
 
-def truth(rows, labels, scale, bias, sample=128, chunk=2048):
+def truth(batch, tables, sample=128, chunk=2048):
     """Losses of all rows and the gradient of the mean for a few, in float64."""
-    u, scale, bias = rows.double(), scale.double(), bias.double()
+    rows, labels = batch.embeddings.detach().double(), batch.labels
+    u, scale, bias = functional.unit_rows(rows), tables.scale.double(), tables.bias.double()
     num_rows = len(u)
     lse = torch.empty(num_rows, device="cuda", dtype=torch.float64)
     losses = torch.empty_like(lse)
     count = torch.bincount(labels, minlength=len(scale))[labels] - 1
     for start in range(0, num_rows, chunk):
-        own = slice(start, min(start + chunk, num_rows))
-        logits = scale[labels[own]][:, labels] * (u[own] @ u.T + 1) / 2 + bias[labels[own]][:, labels]
-        same = labels[own][:, None] == labels[None, :]
-        places = torch.arange(own.start, own.stop, device="cuda")
-        logits[places - own.start, places] = -torch.inf
-        same[places - own.start, places] = False
-        lse[own] = logits.logsumexp(1)
-        mean = logits.masked_fill(~same, 0).sum(1) / count[own].clamp_min(1)
-        losses[own] = torch.where(count[own] > 0, lse[own] - mean - count[own].clamp_min(1).log(), 0)
+        block = slice(start, min(start + chunk, num_rows))
+        logits = scale[labels[block]][:, labels] * (u[block] @ u.T + 1) / 2 + bias[labels[block]][:, labels]
+        same = labels[block][:, None] == labels[None, :]
+        places = torch.arange(block.start, block.stop, device="cuda")
+        logits[places - block.start, places] = -torch.inf
+        same[places - block.start, places] = False
+        lse[block] = logits.logsumexp(1)
+        mean = logits.masked_fill(~same, 0).sum(1) / count[block].clamp_min(1)
+        losses[block] = torch.where(count[block] > 0, lse[block] - mean - count[block].clamp_min(1).log(), 0)
     few = torch.linspace(0, num_rows - 1, min(sample, num_rows), device="cuda").long().unique()
     valid = (count > 0).double() / num_rows
     dots = u[few] @ u.T
@@ -82,8 +89,9 @@ def truth(rows, labels, scale, bias, sample=128, chunk=2048):
     weights = here + there
     weights[torch.arange(len(few)), few] = 0
     gradient = weights @ u
-    # Through the normalisation, which takes off what lies along the row.
-    return losses, few, gradient - u[few] * (u[few] * gradient).sum(dim=1, keepdim=True)
+    # Through the normalization, which removes the component along the row.
+    gradient -= u[few] * (u[few] * gradient).sum(dim=1, keepdim=True)
+    return losses, few, gradient / rows[few].norm(dim=1, keepdim=True)
 
 
 def error(value, expected):
@@ -93,27 +101,21 @@ def error(value, expected):
 
 def measure(shape, classes, mode, expected=None, backward=True):
     """Check one case, then time it."""
-    num_rows, dim, precision = shape.split(",")
-    num_rows, dim = int(num_rows), int(dim)
-    rows, labels, scale, bias = problem(num_rows, dim, classes)
-    is_symmetric, is_bounded = HINTS[mode]
-    leaf = rows.requires_grad_()
+    batch, tables = problem(shape, classes, mode)
 
     def forward():
-        return fused.anchor_losses(
-            leaf, labels, None, None, scale, bias, is_symmetric=is_symmetric, is_bounded=is_bounded, precision=precision
-        ).losses
+        return fused.anchor_losses(batch, tables).losses
 
     def both():
-        return torch.autograd.grad(forward().sum() / num_rows, leaf)[0]
+        return torch.autograd.grad(forward().mean(), batch.embeddings)[0]
 
     started = time.perf_counter()
     losses, gradient = forward().detach(), both() if backward else None
     torch.cuda.synchronize()
     compiled = time.perf_counter() - started
-    wanted, few, rows_wanted = expected or truth(rows.detach(), labels, scale, bias)
+    wanted, few, rows_wanted = expected or truth(batch, tables)
     errors = error(losses, wanted), error(gradient[few], rows_wanted) if backward else 0.0
-    good = max(errors) <= TOLERANCE[precision]
+    good = max(errors) <= TOLERANCE[shape.split(",")[2]]
     torch.cuda.reset_peak_memory_stats()
     times = (0.0, 0.0)
     if good:
@@ -123,20 +125,17 @@ def measure(shape, classes, mode, expected=None, backward=True):
     return good, errors, times, peak, compiled, (wanted, few, rows_wanted)
 
 
-def matmul_ms(dim, precision):
+def matmul_ms(dim, dtype):
     """Time of an 8192 x 8192 x D product."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    left = torch.randn(8192, dim, device="cuda").to(dtype)
-    right = torch.randn(8192, dim, device="cuda").to(dtype)
+    left, right = (torch.randn(8192, dim, device="cuda").to(DTYPES[dtype]) for _ in range(2))
     return do_bench(lambda: left @ right.T, warmup=20, rep=100, return_mode="median")
 
 
 def floors(shape, mode):
     """Forward and forward + backward at the rate of `torch.matmul`."""
-    num_rows, dim, precision = shape.split(",")
+    num_rows, dim, dtype = shape.split(",")
     # The 8192 x 8192 product writes its result: at small D use the rate of D = 768, which hides that.
-    rate = 2 * 8192**2 * max(int(dim), 768) / matmul_ms(max(int(dim), 768), precision)
+    rate = 2 * 8192**2 * max(int(dim), 768) / matmul_ms(max(int(dim), 768), dtype)
     square = int(num_rows) ** 2 * int(dim)
     forward, total = (1, 4) if mode != "dense" else (2, 6)
     return forward * square / rate, total * square / rate
@@ -154,17 +153,12 @@ def line(name, result, floor):
 
 
 def graph_ms(shape, classes, mode):
-    """Forward + backward replayed as a CUDA graph: what is left without the launches' time on the host."""
-    num_rows, dim, precision = shape.split(",")
-    rows, labels, scale, bias = problem(int(num_rows), int(dim), classes)
-    leaf = rows.requires_grad_()
-    is_symmetric, is_bounded = HINTS[mode]
+    """Forward + backward replayed as a CUDA graph: the device's time without the host's launches."""
+    batch, tables = problem(shape, classes, mode)
 
     def step():
-        losses = fused.anchor_losses(
-            leaf, labels, None, None, scale, bias, is_symmetric=is_symmetric, is_bounded=is_bounded, precision=precision
-        ).losses
-        return torch.autograd.grad(losses.sum(), leaf)[0]
+        losses = fused.anchor_losses(batch, tables).losses
+        return torch.autograd.grad(losses.sum(), batch.embeddings)[0]
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -179,15 +173,15 @@ def graph_ms(shape, classes, mode):
 
 def sweep(kernel, shape, classes, mode):
     """Every candidate tiling of one kernel, the best last."""
-    size = 2 if shape.split(",")[2] in ("bf16", "fp16") else 4
-    width = launching.padded_width(int(shape.split(",")[1]))
-    bounds = [b for name, s, b in launching.TILINGS if (name, s) == (kernel, size) and width <= b]
+    size = DTYPES[shape.split(",")[2]].itemsize
+    width = tilings.padded_width(int(shape.split(",")[1]))
+    bounds = [b for name, s, b in tilings.TILINGS if (name, s) == (kernel, size) and width <= b]
     if not bounds:
-        raise SystemExit(f"--sweep takes shapes of up to 128 dimensions in bf16 or fp16, got {shape}.")
+        raise SystemExit(f"--sweep takes shapes of up to 128 dimensions in bfloat16 or float16, got {shape}.")
     bound = min(bounds)
-    before, expected, floor, found = launching.TILINGS[kernel, size, bound], None, floors(shape, mode), []
+    before, expected, floor, found = tilings.TILINGS[kernel, size, bound], None, floors(shape, mode), []
     for candidate in SWEEPS[kernel]:
-        launching.TILINGS[kernel, size, bound] = launching.Tiling(*candidate)
+        tilings.TILINGS[kernel, size, bound] = tilings.Tiling(*candidate)
         try:
             result = measure(shape, classes, mode, expected, backward=kernel == "gradient")
         except Exception as problem_:
@@ -197,7 +191,7 @@ def sweep(kernel, shape, classes, mode):
         line(f"{kernel} {shape} {candidate}", result, floor)
         if result[0]:
             found.append((result[2][1] or result[2][0], candidate))
-    launching.TILINGS[kernel, size, bound] = before
+    tilings.TILINGS[kernel, size, bound] = before
     for ms, candidate in sorted(found)[:5]:
         print(f"best: {candidate} {ms:.3f} ms")
 
@@ -207,9 +201,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shapes", nargs="*", default=SHAPES)
     parser.add_argument("--classes", type=int, nargs="*", default=[20])
-    parser.add_argument("--mode", nargs="*", default=["mirrored"], choices=list(HINTS))
+    parser.add_argument("--mode", nargs="*", default=["mirrored"], choices=list(KNOWN))
     parser.add_argument("--sweep", choices=list(SWEEPS))
-    parser.add_argument("--shape", default="65536,128,bf16")
+    parser.add_argument("--shape", default="65536,128,bfloat16")
     parser.add_argument("--graph", action="store_true")
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)

@@ -22,7 +22,18 @@ if DEVICE == "cpu":
 tl = pytest.importorskip("triton.language")
 
 from labeldist.backends import fused  # noqa: E402  (after the switch above)
-from labeldist.backends.fused import _kernels_common, _kernels_tables, launching, narrow, rows, small, wide  # noqa: E402
+from labeldist.backends.fused import (  # noqa: E402
+    _kernels_common,
+    _kernels_tables,
+    medium,
+    narrow,
+    rows,
+    small,
+    state,
+    tilings,
+    wide,
+)
+from labeldist.pairs import Batch, ClassPairTables  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
@@ -42,44 +53,70 @@ ROUNDING = 3e-6 if DEVICE == "cpu" else 1e-5
 
 
 def limit_small_batches(monkeypatch, most_work):
-    """Batches of at most so many multiply-adds go the way of small ones."""
-    for precision in small.MAX_WORK:
-        monkeypatch.setitem(small.MAX_WORK, precision, most_work)
+    """Batches of at most so many multiply-adds take the path for small ones."""
+    for dtype in small.MAX_WORK:
+        monkeypatch.setitem(small.MAX_WORK, dtype, most_work)
+
+
+def forget_layouts():
+    """Layouts and options that were made under other constants."""
+    for cached in (
+        state._cached_workspace,
+        medium._cached_workspace,
+        medium._pair_options,
+        medium._backward_workspace,
+        small._cached_workspace,
+        small._options,
+    ):
+        cached.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """Several tiles, splits and super-blocks in a batch that the interpreter can bear, by the way of large ones."""
+    """Several tiles, splits and super-blocks in a batch that the interpreter can bear, by the path for large ones."""
     limit_small_batches(monkeypatch, -1)
+    monkeypatch.setattr(medium, "MAX_ROWS", 0)
+    forget_layouts()
     if DEVICE == "cpu":
-        for (kernel, size, bound), tiling in [*launching.TILINGS.items()]:
-            # Of products it is a part of the sums, which may stick out of the row.
-            block_d = 16 if bound == launching.WIDE and "products" not in kernel else tiling.block_d
+        for (kernel, size, bound), tiling in [*tilings.TILINGS.items()]:
+            # For products it is a part of the sums, which may stick out of the row.
+            block_d = 16 if bound == tilings.WIDE and "products" not in kernel else tiling.block_d
             tiling = tiling._replace(block_rows=16, block_columns=16, block_d=block_d)
-            monkeypatch.setitem(launching.TILINGS, (kernel, size, bound), tiling)
+            monkeypatch.setitem(tilings.TILINGS, (kernel, size, bound), tiling)
             # It multiplies no bfloat16: kernels for narrow rows of 16 bits are run, and judged, in float32.
-            monkeypatch.setitem(launching.TILINGS, (kernel, 4, bound), tiling)
-        for precision in launching.MAX_NARROW_WIDTH:
-            monkeypatch.setitem(launching.MAX_NARROW_WIDTH, precision, 16)
-        monkeypatch.setattr(launching, "ROW_ALIGNMENT", 32)
-        monkeypatch.setattr(launching, "NUM_PROGRAMS", 6)
+            monkeypatch.setitem(tilings.TILINGS, (kernel, 4, bound), tiling)
+        for dtype in tilings.MAX_NARROW_DIM:
+            monkeypatch.setitem(tilings.MAX_NARROW_DIM, dtype, 16)
+        monkeypatch.setattr(tilings, "ROW_ALIGNMENT", 32)
+        monkeypatch.setattr(tilings, "NUM_PROGRAMS", 6)
         monkeypatch.setattr(narrow, "MAX_SUPER_BLOCKS", 2)
-        monkeypatch.setattr(rows, "CLASS_ROWS_AT_ONCE", 16)
+        monkeypatch.setattr(rows, "CLASS_ROWS_PER_STEP", 16)
         monkeypatch.setattr(rows, "MAX_UNSPLIT_ROWS", 40)
+        monkeypatch.setattr(medium, "LABELS_PER_STEP", 16)
+        monkeypatch.setattr(medium, "TILES_PER_STEP", 2)
+        monkeypatch.setattr(medium, "UPSTREAM_PER_STEP", 16)
         for name, size in {
-            "SUMMED_ROWS": 64,
-            "FEW_WEIGHED_ROWS": 32,
-            "STRIP_ROWS": 32,
+            "FORWARD_BLOCK_ROWS": 64,
+            "SMALL_BACKWARD_BLOCK_ROWS": 32,
+            "ROWS_PER_PROGRAM": 32,
             "GROUP": 3,
         }.items():
             monkeypatch.setattr(wide, name, size)
         monkeypatch.setattr(_kernels_tables, "NUM_SUMMARIES", tl.constexpr(4))
+    yield
+    forget_layouts()
 
 
 @pytest.fixture
 def as_small(small_tiles, monkeypatch):
-    """Batches go the way of small ones, whatever their size."""
+    """Batches take the path for small ones, whatever their size."""
     limit_small_batches(monkeypatch, 10**12)
+
+
+@pytest.fixture
+def as_medium(small_tiles, monkeypatch):
+    """Batches of 16 bits take the path for medium ones."""
+    monkeypatch.setattr(medium, "MAX_ROWS", 8192)
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +201,12 @@ def eager_losses(anchors, labels, references, ref_labels, scale, bias):
     )
 
 
+def fused_losses(anchors, labels, references, ref_labels, scale, bias, *, is_symmetric=None, span=None, group=None):
+    """The backend with its arguments one by one, as a case has them."""
+    batch = Batch(anchors, labels, references, ref_labels)
+    return fused.anchor_losses(batch, ClassPairTables(scale, bias, is_symmetric, span), group=group)
+
+
 def results_of(function, leaves, upstream, **options):
     """Losses, validity, and the gradients of all leaves."""
     losses, is_valid = function(*leaves, **options)
@@ -172,12 +215,14 @@ def results_of(function, leaves, upstream, **options):
     return losses.detach(), is_valid, gradients
 
 
-def assert_agrees(case, *, tolerance=ROUNDING, tables_learn=True, **options):
-    """Loss, validity and every gradient, relative to the largest number of each in float64."""
+def assert_agrees(case, *, tolerance=ROUNDING, tables_learn=True, dtype=torch.float32, **options):
+    """Loss, validity and every gradient, relative to the largest number of each in float64, for rows of a dtype."""
     upstream = case.upstream.to(DEVICE)
-    leaves = [case.leaves(dtype, DEVICE, tables_learn=tables_learn) for dtype in (torch.float64, torch.float32)]
+    references = None if case.references is None else case.references.to(dtype).double()
+    case = replace(case, anchors=case.anchors.to(dtype).double(), references=references)
+    leaves = [case.leaves(kind, DEVICE, tables_learn=tables_learn) for kind in (torch.float64, dtype)]
     truth = results_of(eager_losses, leaves[0], upstream)
-    actual = results_of(fused.anchor_losses, leaves[1], upstream, **options)
+    actual = results_of(fused_losses, leaves[1], upstream, **options)
     assert torch.equal(actual[1], truth[1])
     for value, expected in zip([actual[0], *actual[2]], [truth[0], *truth[2]], strict=True):
         assert value.shape == expected.shape
@@ -230,17 +275,31 @@ def test_small_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_r
     assert_agrees(case, tolerance=ROUNDING if steepness == MILD else 1e-4, tables_learn=False)
 
 
-@pytest.mark.parametrize("way", ["small", "large", "wide"])
-def test_rows_of_any_length_have_gradients_through_their_normalisation(way, monkeypatch):
-    limit_small_batches(monkeypatch, 10**12 if way == "small" else -1)
-    case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(way, 7))
-    # The last two lie below the norm's floor, where a row is scaled and not normalised.
+@pytest.mark.parametrize("name", [name for name, (rows_, refs, _) in step_sizes().items() if rows_ and refs != 0])
+def test_medium_batches_have_losses_and_gradients_of_the_equations(name, as_medium):
+    num_rows, num_refs, options = step_sizes()[name]
+    case = case_of(num_rows, num_refs=num_refs, **options)
+    assert_agrees(case, tolerance=2e-3, tables_learn=False, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
+@pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
+def test_medium_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_refs, as_medium):
+    case = case_of(41, num_refs=num_refs, steepness=steepness, symmetric=symmetric, dropped=[(1, 2), (2, 1), (3, 3)])
+    tolerance = 2e-3 if steepness == MILD else 0.1
+    assert_agrees(case, tolerance=tolerance, tables_learn=False, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("path", ["small", "narrow", "wide"])
+def test_rows_of_any_length_have_gradients_through_their_normalization(path, monkeypatch):
+    limit_small_batches(monkeypatch, 10**12 if path == "small" else -1)
+    case = case_of(23, dim={"wide": 20 if DEVICE == "cpu" else 300}.get(path, 7))
+    # The last two lie below the norm's floor, where a row is scaled and not normalized.
     lengths = torch.tensor([1e-3, 1.0, 1e15, 1e-9, 0.0]).repeat(5)[:23, None].to(case.anchors)
     case = replace(case, anchors=case.anchors * lengths)
     truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE, tables_learn=False), case.upstream.to(DEVICE))
-    actual = results_of(
-        fused.anchor_losses, case.leaves(torch.float32, DEVICE, tables_learn=False), case.upstream.to(DEVICE)
-    )
+    actual = results_of(fused_losses, case.leaves(torch.float32, DEVICE, tables_learn=False), case.upstream.to(DEVICE))
     assert_close(actual[0].double(), truth[0], rtol=1e-5, atol=1e-5)
     # Gradients go with 1 / length: each row against its own.
     for value, expected in zip(actual[2][0].double(), truth[2][0], strict=True):
@@ -261,18 +320,18 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
-def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, size, monkeypatch):
+def test_a_process_group_has_the_losses_and_gradients_of_one_process(dim, symmetric, num_refs, size, monkeypatch):
     case = case_of(100, num_refs=num_refs, dim=dim, symmetric=symmetric)
     truth = results_of(eager_losses, case.leaves(torch.float64, DEVICE), case.upstream.to(DEVICE))
     leaves = case.leaves(torch.float32, DEVICE)
 
-    def member(group):
-        # What comes from above differs from member to member, and adds up.
+    def process(group):
+        # The upstream gradient differs from process to process, and adds up.
         upstream = case.upstream.to(DEVICE) * (group.rank + 1) / (size * (size + 1) / 2)
-        options = {"is_symmetric": symmetric, "is_bounded": True, "group": group}
-        return results_of(fused.anchor_losses, leaves, upstream, **options)
+        options = {"is_symmetric": symmetric, "span": 100.0, "group": group}
+        return results_of(fused_losses, leaves, upstream, **options)
 
-    found = results_of_group(size, member)
+    found = results_of_group(size, process)
     num_row_leaves = 1 if num_refs is None else 2
     for losses, is_valid, gradients in found:
         assert torch.equal(is_valid, truth[1])
@@ -289,7 +348,7 @@ def test_a_team_has_the_losses_and_gradients_of_one(dim, symmetric, num_refs, si
 @pytest.mark.parametrize("dim", [7, 20 if DEVICE == "cpu" else 300], ids=["narrow", "wide"])
 @pytest.mark.parametrize("num_classes", [1, 2, 12])
 def test_tiles_may_be_of_one_class_of_two_or_of_many(num_classes, dim, symmetric, num_refs, monkeypatch):
-    monkeypatch.setattr(narrow, "MAX_UNSPLIT_COLUMNS", 0)
+    monkeypatch.setattr(narrow, "MAX_COLUMNS_IN_ONE_LAUNCH", 0)
     assert_agrees(case_of(45, num_refs=num_refs, dim=dim, num_classes=num_classes, symmetric=symmetric))
 
 
@@ -310,19 +369,19 @@ def test_wide_rows_may_be_none(num_rows, num_refs, monkeypatch):
 def test_wide_rows_may_be_rounded_to_sixteen_bits(steepness, num_refs, monkeypatch):
     dim = 20 if DEVICE == "cpu" else 300
     case = case_of(70, num_refs=num_refs, dim=dim, steepness=steepness)
-    assert_agrees(case, tolerance=2e-3 if steepness == MILD else 0.1, tables_learn=False, precision="bf16")
+    assert_agrees(case, tolerance=2e-3 if steepness == MILD else 0.1, tables_learn=False, dtype=torch.float16)
 
 
 @pytest.mark.parametrize("is_symmetric", [True, False, None])
-@pytest.mark.parametrize("is_bounded", [True, False, None])
-def test_what_the_caller_knows_of_the_tables_changes_nothing(is_symmetric, is_bounded):
-    assert_agrees(case_of(19), is_symmetric=is_symmetric, is_bounded=is_bounded)
+@pytest.mark.parametrize("span", [100.0, 1000.0, None])
+def test_what_the_caller_knows_of_the_tables_changes_nothing(is_symmetric, span):
+    assert_agrees(case_of(19), is_symmetric=is_symmetric, span=span)
 
 
 @pytest.mark.parametrize("steepness", [75.0, 110.0])
 def test_one_shift_serves_logits_that_span_as_much_as_it_may(steepness):
     case = case_of(19, steepness=steepness)
-    assert_agrees(case, tolerance=3e-5, is_symmetric=True, is_bounded=True)
+    assert_agrees(case, tolerance=3e-5, is_symmetric=True, span=118.0)
 
 
 @pytest.mark.parametrize("entry", [1e-40, 1e-30])
@@ -336,14 +395,14 @@ def test_classes_may_be_next_to_equally_far_from_all_rows(symmetric, entry):
 def test_steep_classes_take_no_digits_from_others():
     case = case_of(90, dim=20, num_classes=3, symmetric=False)
     case.scale.uniform_(2, 3, generator=torch.Generator().manual_seed(0))[0] = 200
-    # The anchors of the steep class bring nothing in, but stand in the same tiles.
+    # The anchors of the steep class have no upstream gradient, but they are in the same tiles.
     upstream = (case.labels > 0).double().to(DEVICE) / 90
     exact, eager, actual = (
         results_of(function, case.leaves(dtype, DEVICE, tables_learn=False), upstream)[2][0].double()
         for function, dtype in (
             (eager_losses, torch.float64),
             (eager_losses, torch.float32),
-            (fused.anchor_losses, torch.float32),
+            (fused_losses, torch.float32),
         )
     )
     assert (actual - exact).norm() <= 3 * (eager - exact).norm()
@@ -356,7 +415,7 @@ def test_a_gradient_is_made_only_where_one_is_asked_for():
             None if tensor is None else tensor.detach() for tensor in case.leaves(torch.float32, DEVICE)
         ]
         leaf = leaves[[0, 2, 4, 5][asked]].requires_grad_()
-        losses = fused.anchor_losses(*leaves).losses
+        losses = fused_losses(*leaves).losses
         truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), case.upstream)
         (gradient,) = torch.autograd.grad(losses, leaf, case.upstream.to(losses))
         assert_close(gradient.cpu().double(), truth[2][asked], rtol=1e-4, atol=1e-5)
@@ -372,23 +431,21 @@ def test_an_upstream_gradient_that_is_one_number_for_all_is_taken():
     case = case_of(11)
     leaves = case.leaves(torch.float32, DEVICE)
     truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), torch.full((11,), 1 / 11))
-    (gradient,) = torch.autograd.grad(fused.anchor_losses(*leaves).losses.mean(), leaves[0])
+    (gradient,) = torch.autograd.grad(fused_losses(*leaves).losses.mean(), leaves[0])
     assert_close(gradient.cpu().double(), truth[2][0], rtol=1e-4, atol=1e-6)
 
 
 def test_a_row_that_is_not_finite_shows_in_the_losses():
     case = case_of(9, num_classes=1)
     case.anchors[4] = math.nan
-    assert fused.anchor_losses(*case.leaves(torch.float32, DEVICE)).losses.isnan().all()
+    assert fused_losses(*case.leaves(torch.float32, DEVICE)).losses.isnan().all()
 
 
 @pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 def test_two_runs_give_the_same_bits(symmetric, num_refs):
     case = case_of(37 if DEVICE == "cpu" else 5000, num_refs=num_refs, symmetric=symmetric)
-    runs = [
-        results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE)) for _ in range(2)
-    ]
+    runs = [results_of(fused_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE)) for _ in range(2)]
     for first, second in zip([runs[0][0], *runs[0][2]], [runs[1][0], *runs[1][2]], strict=True):
         assert torch.equal(first, second)
 
@@ -398,13 +455,13 @@ def test_the_order_of_the_rows_moves_the_losses_along():
     order = torch.randperm(29, generator=torch.Generator().manual_seed(0))
     leaves = case.leaves(torch.float32, DEVICE)
     moved = [leaves[0][order.to(DEVICE)], leaves[1][order.to(DEVICE)], *leaves[2:]]
-    assert_close(fused.anchor_losses(*moved).losses, fused.anchor_losses(*leaves).losses[order.to(DEVICE)])
+    assert_close(fused_losses(*moved).losses, fused_losses(*leaves).losses[order.to(DEVICE)])
 
 
 def test_half_precision_rows_give_gradients_of_their_dtype():
     case = case_of(13)
     leaves = case.leaves(torch.float16, DEVICE)
-    losses, _ = fused.anchor_losses(*leaves)
+    losses, _ = fused_losses(*leaves)
     assert losses.dtype == torch.float32
     (gradient,) = torch.autograd.grad(losses.sum(), leaves[0])
     assert gradient.dtype == torch.float16
@@ -414,7 +471,7 @@ def test_half_precision_rows_give_gradients_of_their_dtype():
 
 
 def arguments_of(case, **options):
-    known = {"is_symmetric": None, "is_bounded": None, "precision": "float32"} | options
+    known = {"is_symmetric": None, "span": None} | options
     return (*case.leaves(torch.float32, DEVICE), *known.values())
 
 
@@ -423,7 +480,9 @@ def test_the_operators_keep_the_rules_of_operators(num_refs):
     case = case_of(9, num_refs=num_refs)
     torch.library.opcheck(torch.ops.labeldist.large_losses.default, arguments_of(case))
     leaves = case.leaves(torch.float32, DEVICE, tables_learn=False)
-    torch.library.opcheck(torch.ops.labeldist.small_losses.default, (*leaves, "float32"))
+    torch.library.opcheck(torch.ops.labeldist.small_losses.default, (*leaves, None, None))
+    leaves = case.leaves(torch.float16, DEVICE, tables_learn=False)
+    torch.library.opcheck(torch.ops.labeldist.medium_losses.default, (*leaves, None, None))
 
 
 @pytest.mark.parametrize("num_refs", [None, 6], ids=["itself", "references"])
@@ -441,10 +500,19 @@ def test_shapes_are_known_without_running(num_refs, dim):
 
 
 def test_a_step_compiles_into_one_graph():
-    case = case_of(9)
-    compiled = torch.compile(fused.anchor_losses, fullgraph=True, backend="aot_eager")
-    actual = results_of(compiled, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
-    expected = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    assert_compiles(torch.float32)
+
+
+def test_a_step_of_a_medium_batch_compiles_into_one_graph(as_medium):
+    assert_compiles(torch.float16)
+
+
+def assert_compiles(dtype):
+    """A compiled step has the numbers of an eager one."""
+    leaves = [case_of(9).leaves(dtype, DEVICE, tables_learn=dtype == torch.float32) for _ in range(2)]
+    compiled = torch.compile(fused_losses, fullgraph=True, backend="aot_eager")
+    actual = results_of(compiled, leaves[0], case_of(9).upstream.to(DEVICE))
+    expected = results_of(fused_losses, leaves[1], case_of(9).upstream.to(DEVICE))
     for value, wanted in zip([actual[0], *actual[2]], [expected[0], *expected[2]], strict=True):
         assert torch.equal(value, wanted)
 
@@ -453,8 +521,8 @@ def test_a_step_compiles_into_one_graph():
 def test_a_checkpointed_step_has_the_same_gradients(most_work, monkeypatch):
     limit_small_batches(monkeypatch, most_work)
     leaves = case_of(9).leaves(torch.float32, DEVICE, tables_learn=False)
-    expected = torch.autograd.grad(fused.anchor_losses(*leaves).losses.sum(), leaves[0])[0]
-    losses = checkpoint(lambda: fused.anchor_losses(*leaves).losses, use_reentrant=False)
+    expected = torch.autograd.grad(fused_losses(*leaves).losses.sum(), leaves[0])[0]
+    losses = checkpoint(lambda: fused_losses(*leaves).losses, use_reentrant=False)
     assert torch.equal(torch.autograd.grad(losses.sum(), leaves[0])[0], expected)
 
 
@@ -462,7 +530,7 @@ def test_a_checkpointed_step_has_the_same_gradients(most_work, monkeypatch):
 def test_a_second_derivative_is_refused(most_work, monkeypatch):
     limit_small_batches(monkeypatch, most_work)
     leaves = case_of(5).leaves(torch.float32, DEVICE, tables_learn=False)
-    losses, _ = fused.anchor_losses(*leaves)
+    losses, _ = fused_losses(*leaves)
     (gradient,) = torch.autograd.grad(losses.sum(), leaves[0], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once, got a second derivative"):
         gradient.sum().backward()
@@ -471,57 +539,58 @@ def test_a_second_derivative_is_refused(most_work, monkeypatch):
 # Refusals
 
 
-def test_an_unknown_precision_is_refused():
-    message = refusal_of(ValueError, fused.anchor_losses, *case_of(3).leaves(torch.float32, DEVICE), precision="double")
-    assert message == "precision must be one of 'bf16', 'fp16', 'tf32', 'float32', got 'double'."
-
-
 def test_float64_rows_are_refused():
-    message = refusal_of(TypeError, fused.anchor_losses, *case_of(3).leaves(torch.float64, DEVICE))
+    message = refusal_of(TypeError, fused_losses, *case_of(3).leaves(torch.float64, DEVICE))
     assert "float64" in message
 
 
 def test_tensors_on_a_cpu_are_refused_outside_the_interpreter(monkeypatch):
     monkeypatch.setattr(fused, "IS_INTERPRETED", False)
-    message = refusal_of(RuntimeError, fused.anchor_losses, *case_of(3).leaves(torch.float32, "cpu"))
+    message = refusal_of(RuntimeError, fused_losses, *case_of(3).leaves(torch.float32, "cpu"))
     assert message.startswith("the triton backend needs tensors on a CUDA device, got cpu.")
 
 
 def test_labels_on_another_device_than_the_rows_are_refused():
     anchors, labels, *others = case_of(3).leaves(torch.float32, DEVICE)
-    message = refusal_of(ValueError, fused.anchor_losses, anchors, labels.to("meta"), *others)
-    assert message.startswith(f"labels must be on the device of the anchors, {anchors.device}, got meta.")
+    message = refusal_of(ValueError, fused_losses, anchors, labels.to("meta"), *others)
+    assert message.startswith(f"labels must be on the device of the embeddings, {anchors.device}, got meta.")
 
 
 def test_more_classes_than_an_index_has_room_for_are_refused():
     many = torch.zeros(1, 1).expand(40000, 40000)
     leaves = case_of(3).leaves(torch.float32, DEVICE)
-    assert "32767" in refusal_of(ValueError, fused.anchor_losses, *leaves[:4], many, many)
+    assert "32767" in refusal_of(ValueError, fused_losses, *leaves[:4], many, many)
 
 
 # On a GPU
 
 gpu = pytest.mark.gpu
-# Rounding of the rows and of the pairs' weights, against the largest number.
-TOLERANCES: dict[fused.Precision, float] = {"bf16": 1e-2, "fp16": 2e-3, "tf32": 2e-3, "float32": 1e-5}
+# Rounding of the pairs' weights and of the gradient, against the largest number.
+TOLERANCES: dict[torch.dtype, float] = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}
 SIZES = [(1000, 64, 5), (2311, 128, 20), (4097, 256, 7), (3001, 768, 3), (2500, 100, 900)]
+# Largest batch of the medium path: none, so that all of these sizes take the path for large ones, or its own limit.
+PATHS = {"large": 0, "medium": 8192}
 
 
 @gpu
-@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize(("num_rows", "dim", "num_classes"), SIZES)
-def test_every_precision_is_as_exact_as_it_says(num_rows, dim, num_classes, symmetric, precision):
+def test_every_dtype_is_as_exact_as_it_says(num_rows, dim, num_classes, symmetric, dtype, path, monkeypatch):
+    monkeypatch.setattr(medium, "MAX_ROWS", PATHS[path])
     case = case_of(num_rows, dim=dim, num_classes=num_classes, symmetric=symmetric)
-    assert_agrees(case, tolerance=TOLERANCES[precision], precision=precision)
+    assert_agrees(case, tolerance=TOLERANCES[dtype], dtype=dtype, tables_learn=path == "large")
 
 
 @gpu
-@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("num_rows", "dim", "num_classes"), SIZES)
-def test_every_precision_is_exact_with_references(num_rows, dim, num_classes, precision):
+def test_every_dtype_is_exact_with_references(num_rows, dim, num_classes, dtype, path, monkeypatch):
+    monkeypatch.setattr(medium, "MAX_ROWS", PATHS[path])
     case = case_of(num_rows, num_refs=1777, dim=dim, num_classes=num_classes)
-    assert_agrees(case, tolerance=TOLERANCES[precision], precision=precision)
+    assert_agrees(case, tolerance=TOLERANCES[dtype], dtype=dtype, tables_learn=path == "large")
 
 
 @pytest.mark.parametrize(
@@ -537,7 +606,7 @@ def test_large_batches_of_float32_are_as_exact_as_eager(symmetric, num_rows, dim
         for function, dtype, options in (
             (eager_losses, torch.float64, {}),
             (eager_losses, torch.float32, {}),
-            (fused.anchor_losses, torch.float32, {"is_symmetric": symmetric, "is_bounded": True}),
+            (fused_losses, torch.float32, {"is_symmetric": symmetric, "span": 100.0}),
         )
     )
     # Chance decides a part of both; sums that round to one side are several times eager's error off.
@@ -545,15 +614,19 @@ def test_large_batches_of_float32_are_as_exact_as_eager(symmetric, num_rows, dim
 
 
 @gpu
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_rows_of_half_precision_lose_no_more_than_eager_loses(precision, dtype):
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_half_precision_lose_no_more_than_eager_loses(dtype, path, monkeypatch):
+    monkeypatch.setattr(medium, "MAX_ROWS", PATHS[path])
     # Eager computes rows of half precision in float32, so its error is that of the rows.
     case = case_of(3000, dim=128, num_classes=10)
-    truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), case.upstream)
-    rounded = case.leaves(dtype, "cpu")
-    eager = results_of(eager_losses, [t.detach().double().requires_grad_() if t is not None and t.is_floating_point()
-                                      else t for t in rounded], case.upstream)  # fmt: skip
-    actual = results_of(fused.anchor_losses, case.leaves(dtype, DEVICE), case.upstream.to(DEVICE), precision=precision)
+    tables_learn = path == "large"
+    truth = results_of(eager_losses, case.leaves(torch.float64, "cpu", tables_learn=tables_learn), case.upstream)
+    rounded = case.leaves(dtype, "cpu", tables_learn=tables_learn)
+    eager = results_of(eager_losses, [t.detach().double().requires_grad_(t.requires_grad)
+                                      if t is not None and t.is_floating_point() else t for t in rounded],
+                       case.upstream)  # fmt: skip
+    actual = results_of(fused_losses, case.leaves(dtype, DEVICE, tables_learn=tables_learn), case.upstream.to(DEVICE))
 
     def error(values, expected):
         return ((values.cpu().double() - expected).norm() / expected.norm()).item()
@@ -561,30 +634,36 @@ def test_rows_of_half_precision_lose_no_more_than_eager_loses(precision, dtype):
     pairs = zip([actual[0], *actual[2]], [eager[0], *eager[2]], [truth[0], *truth[2]], strict=True)
     for value, eager_value, expected in pairs:
         # The weights of the pairs are rounded too, which eager does not do, and so is the gradient.
-        assert error(value, expected) <= error(eager_value, expected) + TOLERANCES[precision]
+        assert error(value, expected) <= error(eager_value, expected) + TOLERANCES[dtype]
 
 
 @gpu
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_large_upstream_gradient_overflows_no_weight(precision):
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_large_upstream_gradient_overflows_no_weight(dtype, path, monkeypatch):
+    monkeypatch.setattr(medium, "MAX_ROWS", PATHS[path])
     case = case_of(2000, dim=64, steepness=STEEP)
-    leaves = case.leaves(torch.float32, DEVICE)
-    losses, _ = fused.anchor_losses(*leaves, precision=precision)
-    for factor in (1e-12, 1.0, 65536.0):
+    leaves = case.leaves(dtype, DEVICE, tables_learn=False)
+    losses, _ = fused_losses(*leaves)
+    # A gradient of float16 would itself overflow above some thousands.
+    for factor in (1e-12, 1.0, 65536.0) if dtype == torch.bfloat16 else (1e-2, 1.0, 8.0):
         (gradient,) = torch.autograd.grad(losses, leaves[0], torch.full_like(losses, factor), retain_graph=True)
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() > 0
 
 
 @gpu
-@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("dim", [128, 768])
-def test_large_batches_give_the_same_bits_twice(dim, precision):
-    case = case_of(20000, dim=dim, num_classes=30)
+@pytest.mark.parametrize("num_rows", [5000, 20000])
+def test_batches_of_some_thousand_rows_give_the_same_bits_twice(num_rows, dim, dtype, monkeypatch):
+    monkeypatch.setattr(medium, "MAX_ROWS", 8192)
+    case = case_of(num_rows, dim=dim, num_classes=30)
+    tables_learn = num_rows > 8192
     runs = [
-        results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE),
-                   precision=precision) for _ in range(2)
-    ]  # fmt: skip
+        results_of(fused_losses, case.leaves(dtype, DEVICE, tables_learn=tables_learn), case.upstream.to(DEVICE))
+        for _ in range(2)
+    ]
     for first, second in zip([runs[0][0], *runs[0][2]], [runs[1][0], *runs[1][2]], strict=True):
         assert torch.equal(first, second)
 
@@ -592,34 +671,42 @@ def test_large_batches_give_the_same_bits_twice(dim, precision):
 @gpu
 def test_memory_grows_with_the_rows_not_with_the_pairs():
     case = case_of(60000, dim=128, num_classes=30)
-    leaves = case.leaves(torch.float32, DEVICE)
+    leaves = case.leaves(torch.bfloat16, DEVICE)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    fused.anchor_losses(*leaves, precision="bf16").losses.sum().backward()
+    fused_losses(*leaves).losses.sum().backward()
     # One float32 matrix of all pairs would be 13.4 GiB.
     assert torch.cuda.max_memory_allocated() - before < 1 << 30
 
 
 @gpu
+@pytest.mark.parametrize("path", ["small", "medium", "large"])
 @pytest.mark.parametrize("dim", [64, 300])
-def test_a_cuda_graph_captures_forward_and_backward(dim):
+def test_a_cuda_graph_captures_forward_and_backward(dim, path, monkeypatch):
+    limit_small_batches(monkeypatch, 10**12 if path == "small" else -1)
+    monkeypatch.setattr(medium, "MAX_ROWS", 8192 if path == "medium" else 0)
+
+    def leaves_of(case):
+        dtype = torch.float32 if path == "large" else torch.bfloat16
+        return case.leaves(dtype, DEVICE, tables_learn=path == "large")
+
     case = case_of(700, dim=dim)
-    leaves, upstream = case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE, torch.float32)
+    leaves, upstream = leaves_of(case), case.upstream.to(DEVICE, torch.float32)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        results_of(fused.anchor_losses, leaves, upstream)
+        results_of(fused_losses, leaves, upstream)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = results_of(fused.anchor_losses, leaves, upstream)
+        captured = results_of(fused_losses, leaves, upstream)
     other = case_of(700, dim=dim, seed=10)
-    for leaf, tensor in zip(leaves, other.leaves(torch.float32, DEVICE), strict=True):
+    for leaf, tensor in zip(leaves, leaves_of(other), strict=True):
         if leaf is not None:
             leaf.data.copy_(tensor.data)
     upstream.copy_(other.upstream)
     graph.replay()
-    expected = results_of(fused.anchor_losses, other.leaves(torch.float32, DEVICE), upstream)
+    expected = results_of(fused_losses, leaves_of(other), upstream)
     for value, wanted in zip([captured[0], *captured[2]], [expected[0], *expected[2]], strict=True):
         assert torch.equal(value, wanted)
 
@@ -650,8 +737,8 @@ def test_what_an_evaluation_reads_of_the_matrix_serves_training():
 @pytest.mark.parametrize("num_refs", [None, 300], ids=["itself", "references"])
 def test_the_default_compiler_gives_the_same_numbers(num_refs):
     case = case_of(500, num_refs=num_refs)
-    compiled = torch.compile(fused.anchor_losses, fullgraph=True)
+    compiled = torch.compile(fused_losses, fullgraph=True)
     actual = results_of(compiled, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
-    expected = results_of(fused.anchor_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    expected = results_of(fused_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
     for value, wanted in zip([actual[0], *actual[2]], [expected[0], *expected[2]], strict=True):
         assert_close(value, wanted)

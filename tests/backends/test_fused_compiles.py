@@ -33,42 +33,49 @@ def test_kernels_fit_the_fast_memory(capability):
 
 TYPES = {
     "*i32": ("row_labels", "column_labels", "column_ends", "labels", "tiles", "num_uniform", "row_starts", "row_ends",
-             "column_starts"),
+             "column_starts", "row_order", "row_positives", "order"),
     "*i64": ("tables",),
     "*fp32": ("summaries", "row_maxima", "row_sums", "column_maxima", "column_sums", "row_coefficients",
-              "column_bases", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives",
-              "scale", "bias", "losses", "kept", "row_bases", "row_normalisers", "inverse", "upstream"),
+              "column_shifts", "column_coefficients", "maxima", "sums", "partials", "row_gradients", "positives",
+              "similarity_scale", "similarity_bias", "losses", "statistics", "row_shifts", "row_normalizers",
+              "inverse_norms", "upstream", "loss_scale", "radials", "row_radials", "column_radials"),
 }  # fmt: skip
 
 
 def compile_all(capability):
     """Print the shared memory of every kernel over pairs, for every kind of rows."""
-    from labeldist.backends.fused import (
-        _kernels_pairs,
-        _kernels_planes,
-        _kernels_small,
-        _kernels_wide,
-        launching,
-        narrow,
-    )
+    from labeldist.backends.fused import tilings
 
-    has_much = CAPABILITIES[capability] >= launching.MUCH_FAST_MEMORY
+    has_full = CAPABILITIES[capability] >= tilings.FULL_SHARED_MEMORY
+    compile_wide(capability, has_full)
+    compile_tables(capability)
+    compile_narrow(capability)
+    compile_small(capability)
+    compile_medium(capability)
+
+
+def compile_wide(capability, has_full):
+    from labeldist.backends.fused import _kernels_planes, _kernels_wide, tilings
+
     for width, size in ((768, 2), (192, 2), (64, 4), (768, 4)):
         for is_mirrored, is_self in ((True, True), (False, True), (False, False)):
-            constants = {"IS_SPLIT": size == 4, "SELF": is_self, "MIRRORED": is_mirrored, "WIDTH": width, "unit": 1.0}
-            for kernel, name in ((_kernels_wide.sum_pairs, "sums"), (_kernels_wide.weigh_pairs, "weights")):
-                is_any = not has_much and (name == "weights" or size == 4)
+            constants = {"TWO_PLANES": size == 4, "IS_SELF": is_self, "MIRRORED": is_mirrored, "WIDTH": width}
+            constants |= {"product_scale": 1.0}
+            for kernel, name in (
+                (_kernels_wide.sum_exponentials, "sums"),
+                (_kernels_wide.store_pair_weights, "weights"),
+            ):
+                is_any = not has_full and (name == "weights" or size == 4)
                 kind = "any" if is_any else "mirrored" if is_mirrored else "dense"
-                tiling = launching.tiling_for(f"{kind} {name}", size, width)
+                tiling = tilings.tiling_for(f"{kind} {name}", size, width)
                 block = (tiling.block_rows, tiling.block_columns)
                 own = {"rows": described(block[0], tiling.block_d), "columns": described(block[1], tiling.block_d)}
-                more = {"STRIP": 1024}
+                more = {"ROWS_PER_PROGRAM": 1024}
                 if name == "weights":
                     own |= {"high": described(*block), "low": described(*block)}
                     more = {"GROUP": 8} if size == 4 else {"GROUP": 8, "low": None}
-                blocks = {"BLOCK_ROWS": block[0], "BLOCK_COLUMNS": block[1], "BLOCK_D": tiling.block_d}
-                report(kernel, capability, own, constants | more | blocks, tiling)
-    tiling = launching.tiling_for(f"{'dense' if has_much else 'any'} products", 4, 768)
+                report(kernel, capability, own, constants | more | sides(tiling) | {"BLOCK_D": tiling.block_d}, tiling)
+    tiling = tilings.tiling_for(f"{'dense' if has_full else 'any'} products", 4, 768)
     for is_transposed in (False, True):
         block = (
             (tiling.block_columns, tiling.block_rows) if is_transposed else (tiling.block_rows, tiling.block_columns)
@@ -78,37 +85,73 @@ def compile_all(capability):
         constants = {"TRANSPOSED": is_transposed, "WIDTH": 768, "BLOCK_ROWS": tiling.block_rows}
         blocks = {"BLOCK_D": tiling.block_d, "BLOCK_TERMS": tiling.block_columns}
         report(_kernels_planes.add_products, capability, own, constants | blocks, tiling)
-    for is_split in (False, True):
-        tiling = launching.tiling_for("tables", 2, 768)
+
+
+def compile_tables(capability):
+    from labeldist.backends.fused import _kernels_pairs, tilings
+
+    for is_two_planes in (False, True):
+        tiling = tilings.tiling_for("tables", 2, 768)
         own = {"rows": "*fp16", "columns": "*fp16"}
-        constants = {"unit": 1.0, "IS_SPLIT": is_split, "SELF": True, "WIDTH": 768, "BLOCK_D": tiling.block_d}
-        blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
+        constants = {"product_scale": 1.0, "TWO_PLANES": is_two_planes, "IS_SELF": True, "WIDTH": 768}
+        blocks = sides(tiling) | {"BLOCK_D": tiling.block_d}
         report(_kernels_pairs.sum_table_gradient, capability, own, constants | blocks, tiling)
+
+
+def compile_narrow(capability):
+    from labeldist.backends.fused import _kernels_pairs, narrow, tilings
+
     own = {"rows": "*bf16", "columns": "*bf16"}
     for width in (16, 64, 128):
         for is_mixed in (False, True):
             constants = {"IS_MIXED": is_mixed, "IS_FIRST": not is_mixed, "WIDTH": width}
             for kernel, name, more in (
-                (_kernels_pairs.sum_mirrored_pairs, "mirrored", {"IS_SPLIT": True}),
-                (_kernels_pairs.sum_dense_pairs, "dense", {"SELF": True}),
+                (_kernels_pairs.sum_mirrored_pairs, "mirrored", {"BY_KIND": True}),
+                (_kernels_pairs.sum_dense_pairs, "dense", {"IS_SELF": True}),
                 (_kernels_pairs.accumulate_gradient, "gradient", {"MIRRORED": True}),
                 (_kernels_pairs.accumulate_gradient, "gradient", {"MIRRORED": False}),
             ):
-                tiling = launching.tiling_for(name, 2, width)
+                tiling = tilings.tiling_for(name, 2, width)
                 warps = narrow.num_warps(tiling, capability // 10, is_mixed=is_mixed)
                 tiling = tiling._replace(num_warps=warps)
-                roles = {"SELF": True, "OWN": True, "OTHER": True} if name == "gradient" else {}
-                blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
-                report(kernel, capability, own, constants | more | roles | blocks, tiling)
+                roles = {"IS_SELF": True, "ROWS_ARE_ANCHORS": True, "COLUMNS_ARE_ANCHORS": True}
+                roles = roles if name == "gradient" else {}
+                report(kernel, capability, own, constants | more | roles | sides(tiling), tiling)
+
+
+def compile_small(capability):
+    from labeldist.backends.fused import _kernels_small, tilings
+
     for element, size in (("*bf16", 2), ("*fp32", 4)):
         own = {"rows": element, "columns": element, "gradient": "*bf16", "source": "*bf16"}
         own |= {"row_labels": "*i64", "column_labels": "*i64", "labels": "*i64", "is_valid": "*i1"}
-        tiling = launching.tiling_for("small", size, 768)
-        constants = {"SELF": True, "WIDTH": 768, "PRECISION": "bf16x6", "BLOCK_D": tiling.block_d}
-        blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
-        report(_kernels_small.losses_of_small_batch, capability, own, constants | blocks, tiling)
-        more = {"OWN": True, "OTHER": True, "BLOCK_OUT": tiling.block_d}
-        report(_kernels_small.gradient_of_small_batch, capability, own, constants | blocks | more, tiling)
+        tiling = tilings.tiling_for("small", size, 768)
+        constants = {"IS_SELF": True, "WIDTH": 768, "PRECISION": "bf16x6", "BLOCK_D": tiling.block_d}
+        constants |= sides(tiling)
+        report(_kernels_small.losses_of_small_batch, capability, own, constants, tiling)
+        more = {"ROWS_ARE_ANCHORS": True, "COLUMNS_ARE_ANCHORS": True, "BLOCK_OUT": tiling.block_d}
+        report(_kernels_small.gradient_of_small_batch, capability, own, constants | more, tiling)
+
+
+def compile_medium(capability):
+    from labeldist.backends.fused import _kernels_medium, tilings
+
+    tiling = tilings.tiling_for("medium", 2, 768)
+    own = {"rows": "*fp16", "columns": "*fp16", "weights": "*fp16"}
+    for is_self in (True, False):
+        constants = {"IS_SELF": is_self, "WIDTH": 768, "BLOCK_D": tiling.block_d} | sides(tiling)
+        report(_kernels_medium.sum_tile_exponentials, capability, own, constants, tiling)
+        report(_kernels_medium.store_tile_weights, capability, own, constants | {"BLOCK_UPSTREAM": 1024}, tiling)
+    tiling = tilings.tiling_for("medium gradient", 2, 768)
+    own = {"weights": "*fp16", "columns": "*fp16", "source": "*bf16", "gradient": "*bf16"}
+    blocks = {"BLOCK_ROWS": tiling.block_rows, "BLOCK_D": tiling.block_d, "BLOCK_TERMS": tiling.block_columns}
+    for is_transposed in (False, True):
+        constants = {"TRANSPOSED": is_transposed, "WIDTH": 768} | blocks
+        report(_kernels_medium.gradient_from_weights, capability, own, constants, tiling)
+
+
+def sides(tiling):
+    return {"BLOCK_ROWS": tiling.block_rows, "BLOCK_COLUMNS": tiling.block_columns}
 
 
 def described(rows, columns):
@@ -133,7 +176,7 @@ def report(kernel, capability, own_types, constants, tiling):
     )
     options = {"num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    print(kernel.__name__, own_types["rows"], constants, compiled.metadata.shared)
+    print(kernel.__name__, own_types.get("rows"), constants, compiled.metadata.shared)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Triton kernels over pairs of rows, one tile of pairs at a time: partition sums, and the gradients of rows and tables.
+"""Triton kernels over the pairs of narrow rows: softmax denominators and gradients. And the gradient of the tables.
 
 Rows are sorted by class and padded with zero rows to whole tiles. So the columns of most tiles are of one class, where
-a class pair's factor and offset are values of a row, not of a pair, and only tiles on the diagonal or at the end need a
-mask. Tiles whose columns are of several classes (`IS_MIXED`) take more registers, so they have launches of their own,
-which add to what the first launch (`IS_FIRST`) has left. Logits are in base 2. No kernel uses atomics: two runs give
-the same bits.
+scale and bias are values of a row, not of a pair, and only tiles on the diagonal or at the end need a mask. Tiles whose
+columns are of several classes (`IS_MIXED`) need more registers, so they have a launch of their own, which adds to the
+results of the first (`IS_FIRST`). Logits are in base 2. No kernel uses atomics: two runs give the same bits.
 """
 # ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
 # pyright: reportArgumentType=false
@@ -28,13 +27,13 @@ __all__ = [
 
 @triton.jit
 def tile_range(num_uniform, num_tiles, split, num_splits, IS_MIXED: tl.constexpr):
-    """Where in the list of tiles part `split` of the uniform or of the mixed ones begins and ends."""
+    """Where in the list of tiles split number `split` of the one-class tiles, or of the mixed ones, begins and ends."""
     begin, end = 0, tl.load(num_uniform)
     if IS_MIXED:
         begin, end = end, num_tiles
-    share = tl.cdiv(end - begin, num_splits)
-    begin += split * share
-    return begin, tl.minimum(begin + share, end)
+    tiles_per_split = tl.cdiv(end - begin, num_splits)
+    begin += split * tiles_per_split
+    return begin, tl.minimum(begin + tiles_per_split, end)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -53,25 +52,25 @@ def sum_dense_pairs(
     padded_rows,
     num_classes,
     num_tiles,
-    first_split,  # of this launch, of
-    num_splits,
-    SELF: tl.constexpr,
+    first_split,  # split number of the first program: where a shard begins
+    num_splits,  # of all shards
+    IS_SELF: tl.constexpr,
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Partition sums of one tile of anchors over one part of the references, with a running maximum.
+    """Softmax denominators of a tile of anchors over one split of the references, with a running maximum.
 
-    The maximum is of the logits themselves: they may span hundreds.
+    The maximum is of the logits themselves, which may span hundreds.
     """
     is_mirrored, _ = table_summary(summaries)
     if is_mirrored:
         return
     first_row, split = tl.program_id(0) * BLOCK_ROWS, tl.program_id(1)
-    own = first_row + tl.arange(0, BLOCK_ROWS)
-    at = tl.cast(split, tl.int64) * padded_rows + own
+    row_ids = first_row + tl.arange(0, BLOCK_ROWS)
+    at = tl.cast(split, tl.int64) * padded_rows + row_ids
     if IS_FIRST:
         maximum = tl.full([BLOCK_ROWS], -float("inf"), tl.float32)
         total = tl.zeros([BLOCK_ROWS], tl.float32)
@@ -79,8 +78,8 @@ def sum_dense_pairs(
         maximum, total = tl.load(maxima + at), tl.load(sums + at)
     row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
     begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
-    for place in range(begin, end):
-        first_column = tl.load(tiles + place) * BLOCK_COLUMNS
+    for listed in range(begin, end):
+        first_column = tl.load(tiles + listed) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
         dots = tl.dot(row_tile, tl.trans(column_tile))
         logits = tile_logits(
@@ -88,18 +87,18 @@ def sum_dense_pairs(
             IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
         )  # fmt: skip
         is_edge = first_column + BLOCK_COLUMNS > num_columns
-        if SELF:
+        if IS_SELF:
             is_edge |= (first_row < first_column + BLOCK_COLUMNS) & (first_column < first_row + BLOCK_ROWS)
         if is_edge:
-            others = first_column + tl.arange(0, BLOCK_COLUMNS)
-            taken = (others < num_columns)[None, :]
-            if SELF:
-                taken &= own[:, None] != others[None, :]
-            logits = tl.where(taken, logits, -float("inf"))
+            column_ids = first_column + tl.arange(0, BLOCK_COLUMNS)
+            keep = (column_ids < num_columns)[None, :]
+            if IS_SELF:
+                keep &= row_ids[:, None] != column_ids[None, :]
+            logits = tl.where(keep, logits, -float("inf"))
         new = tl.maximum(maximum, tl.max(logits, axis=1))
         # -inf - -inf would be NaN.
-        base = tl.where(new == -float("inf"), 0.0, new)
-        total = total * tl.exp2(maximum - base) + tl.sum(tl.exp2(logits - base[:, None]), axis=1)
+        safe = tl.where(new == -float("inf"), 0.0, new)
+        total = total * tl.exp2(maximum - safe) + tl.sum(tl.exp2(logits - safe[:, None]), axis=1)
         maximum = new
     tl.store(maxima + at, maximum)
     tl.store(sums + at, total)
@@ -115,50 +114,51 @@ def sum_mirrored_pairs(
     num_rows,
     padded_rows,
     num_classes,
-    block_span,  # rows of a super-block, a multiple of both tile sides
-    share,  # of pairs of super-blocks, of
-    num_shares,
+    super_block_rows,  # rows of a super-block, a multiple of both tile sides
+    shard_index,  # which of the pairs of super-blocks to compute: every num_shards-th, from this one on
+    num_shards,
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
-    IS_SPLIT: tl.constexpr,  # else this launch takes all tiles
+    BY_KIND: tl.constexpr,  # whether this launch takes one kind of tiles; else it takes all
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Partition sums from pairs i < j alone: each exponential counts for row i and for row j.
+    """Softmax denominators from pairs i < j alone: each exponential counts for row i and for row j.
 
-    A program has one pair of super-blocks and alone writes their two slots, so it may add to them as it goes.
+    A program computes one pair of super-blocks and is the only one to write their two slots, so it may add to them step
+    by step.
     """
     is_mirrored, shift = table_summary(summaries)
     column_block, row_block = tl.program_id(0), tl.program_id(1)
     if (row_block > column_block) | (is_mirrored == 0):
         return
-    begin_rows, begin_columns = row_block * block_span, column_block * block_span
-    end_columns = tl.minimum(begin_columns + block_span, num_rows)
+    begin_rows, begin_columns = row_block * super_block_rows, column_block * super_block_rows
+    end_columns = tl.minimum(begin_columns + super_block_rows, num_rows)
     row_slot = sums + tl.cast(column_block, tl.int64) * padded_rows
     column_slot = sums + tl.cast(row_block, tl.int64) * padded_rows
     if IS_FIRST:
-        for first in range(0, block_span, BLOCK_ROWS):
-            nothing, places = tl.zeros([BLOCK_ROWS], tl.float32), first + tl.arange(0, BLOCK_ROWS)
-            # The last super-block may end behind the padding.
-            tl.store(row_slot + begin_rows + places, nothing, mask=begin_rows + places < padded_rows)
-            tl.store(column_slot + begin_columns + places, nothing, mask=begin_columns + places < padded_rows)
-        # What one thread stores, another adds to: here and below.
+        for first in range(0, super_block_rows, BLOCK_ROWS):
+            zeros, within = tl.zeros([BLOCK_ROWS], tl.float32), first + tl.arange(0, BLOCK_ROWS)
+            # The last super-block may reach beyond the padding.
+            tl.store(row_slot + begin_rows + within, zeros, mask=begin_rows + within < padded_rows)
+            tl.store(column_slot + begin_columns + within, zeros, mask=begin_columns + within < padded_rows)
+        # Other threads add to what a thread has stored: here and below.
         tl.debug_barrier()
 
-    # Numbered column after column. What others compute is zero here.
-    if (column_block * (column_block + 1) // 2 + row_block) % num_shares != share:
+    # Pairs of super-blocks are numbered column by column. Those of other shards stay zero here.
+    if (column_block * (column_block + 1) // 2 + row_block) % num_shards != shard_index:
         return
     for first_column in range(begin_columns, end_columns, BLOCK_COLUMNS):
         is_mixed = tl.load(labels + first_column) != tl.load(labels + first_column + BLOCK_COLUMNS - 1)
-        if (not IS_SPLIT) | (is_mixed == IS_MIXED):
-            others = first_column + tl.arange(0, BLOCK_COLUMNS)
+        if (not BY_KIND) | (is_mixed == IS_MIXED):
+            column_ids = first_column + tl.arange(0, BLOCK_COLUMNS)
             column_tile = load_tile(rows, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
-            # Rows of a tile are added up once, after the last tile.
+            # Summed over its rows once, after the last tile.
             column_sums = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
-            end_rows = tl.minimum(begin_rows + block_span, first_column + BLOCK_COLUMNS)
+            end_rows = tl.minimum(begin_rows + super_block_rows, first_column + BLOCK_COLUMNS)
             for first_row in range(begin_rows, end_rows, BLOCK_ROWS):
-                own = first_row + tl.arange(0, BLOCK_ROWS)
+                row_ids = first_row + tl.arange(0, BLOCK_ROWS)
                 row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
                 dots = tl.dot(row_tile, tl.trans(column_tile))
                 logits = tile_logits(
@@ -167,24 +167,24 @@ def sum_mirrored_pairs(
                 )  # fmt: skip
                 terms = tl.exp2(logits - shift)
                 if (first_row + BLOCK_ROWS > first_column) | (first_column + BLOCK_COLUMNS > num_rows):
-                    taken = (own[:, None] < others[None, :]) & (others < num_rows)[None, :]
-                    terms = tl.where(taken, terms, 0.0)
+                    keep = (row_ids[:, None] < column_ids[None, :]) & (column_ids < num_rows)[None, :]
+                    terms = tl.where(keep, terms, 0.0)
                 column_sums += terms
-                tl.store(row_slot + own, tl.load(row_slot + own) + tl.sum(terms, axis=1))
+                tl.store(row_slot + row_ids, tl.load(row_slot + row_ids) + tl.sum(terms, axis=1))
             tl.debug_barrier()
-            tl.store(column_slot + others, tl.load(column_slot + others) + tl.sum(column_sums, axis=0))
+            tl.store(column_slot + column_ids, tl.load(column_slot + column_ids) + tl.sum(column_sums, axis=0))
             tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=SIZES)
 def accumulate_gradient(
-    rows,  # (padded N, WIDTH), whose gradient is sought
+    rows,  # (padded N, WIDTH), whose gradient is computed
     row_labels,
-    row_bases,  # (padded N,), read if OWN
-    row_coefficients,  # (padded N,), from weigh_rows; read if OWN
+    row_shifts,  # (padded N,), read if ROWS_ARE_ANCHORS
+    row_coefficients,  # (padded N,), from softmax_coefficients; likewise
     columns,  # (padded M, WIDTH)
     column_labels,
-    column_bases,  # read if OTHER
+    column_shifts,  # read if COLUMNS_ARE_ANCHORS
     column_coefficients,
     tables,
     summaries,
@@ -196,11 +196,11 @@ def accumulate_gradient(
     padded_rows,
     num_classes,
     num_tiles,
-    first_split,  # of this launch, of
-    num_splits,
-    OWN: tl.constexpr,
-    OTHER: tl.constexpr,
-    SELF: tl.constexpr,
+    first_split,  # split number of the first program: where a shard begins
+    num_splits,  # of all shards
+    ROWS_ARE_ANCHORS: tl.constexpr,
+    COLUMNS_ARE_ANCHORS: tl.constexpr,
+    IS_SELF: tl.constexpr,
     MIRRORED: tl.constexpr,
     IS_MIXED: tl.constexpr,
     IS_FIRST: tl.constexpr,
@@ -208,7 +208,7 @@ def accumulate_gradient(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Gradient of one tile of rows from one part of the columns: A V, with A made tile by tile."""
+    """Gradient of a tile of rows from one split of the columns: A V, with the pair weights A made tile by tile."""
     is_mirrored, shift = table_summary(summaries)
     if is_mirrored != MIRRORED:
         return
@@ -219,15 +219,15 @@ def accumulate_gradient(
     total = tl.zeros([BLOCK_ROWS, WIDTH], tl.float32) if IS_FIRST else tl.load(target)
     row_tile = load_tile(rows, first_row, 0, WIDTH, BLOCK_ROWS, WIDTH)
     begin, end = tile_range(num_uniform, num_tiles, first_split + split, num_splits, IS_MIXED)
-    for place in range(begin, end):
-        first_column = tl.load(tiles + place) * BLOCK_COLUMNS
+    for listed in range(begin, end):
+        first_column = tl.load(tiles + listed) * BLOCK_COLUMNS
         column_tile = load_tile(columns, first_column, 0, WIDTH, BLOCK_COLUMNS, WIDTH)
         dots = tl.dot(row_tile, tl.trans(column_tile))
         weights = pair_weights(
             dots, tables, num_classes, shift,
-            row_labels, row_bases, row_coefficients, first_row,
-            column_labels, column_bases, column_coefficients, first_column, num_rows, num_columns,
-            OWN, OTHER, SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
+            row_labels, row_shifts, row_coefficients, first_row,
+            column_labels, column_shifts, column_coefficients, first_column, num_rows, num_columns,
+            ROWS_ARE_ANCHORS, COLUMNS_ARE_ANCHORS, IS_SELF, MIRRORED, IS_MIXED, BLOCK_ROWS, BLOCK_COLUMNS,
         )  # fmt: skip
         total = tl.dot(weights.to(columns.dtype.element_ty), column_tile, total)
     tl.store(target, total)
@@ -235,73 +235,73 @@ def accumulate_gradient(
 
 @triton.jit(do_not_specialize=SIZES)
 def sum_table_gradient(
-    rows,  # (padded N, WIDTH), anchors; (padded N, 2 WIDTH) if IS_SPLIT
+    rows,  # (padded N, WIDTH), anchors; (padded N, 2 WIDTH) if TWO_PLANES
     row_starts,  # (C,)
     row_ends,
-    row_bases,  # (padded N,), from finish_losses, like the next
-    row_normalisers,
+    row_shifts,  # (padded N,), from finish_losses, like the next
+    row_normalizers,
     row_gradients,  # (padded N,)
     positives,  # (padded N,)
     columns,  # (padded M, WIDTH), references; likewise
     column_starts,
     column_ends,
     tables,
-    partials,  # out, (splits, C, C, 2): sums of g q dot and of g q over the pairs of two classes, less the positives'
+    partials,  # out, (splits, C, C, 2): sums of g q dot and of g q over the pairs of two classes, minus the positives'
     num_classes,
     classes_per_program,
     num_splits,
-    unit: tl.constexpr,  # what products are multiplied by
-    IS_SPLIT: tl.constexpr,  # whether rows are of two planes
-    SELF: tl.constexpr,
+    product_scale: tl.constexpr,  # products times it are dot products
+    TWO_PLANES: tl.constexpr,  # whether a row is two planes, see `_kernels_planes.py`
+    IS_SELF: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Gradient of the tables' entries: one class of anchors, a few classes of references, one part of the anchors."""
-    stride: tl.constexpr = 2 * WIDTH if IS_SPLIT else WIDTH
+    """Gradient of table entries: one class of anchors, some classes of references, one split of the anchors."""
+    stride: tl.constexpr = 2 * WIDTH if TWO_PLANES else WIDTH
     label, split = tl.program_id(0), tl.program_id(2)
     begin_class = tl.program_id(1) * classes_per_program
     end_class = tl.minimum(begin_class + classes_per_program, num_classes)
     row_start, row_end = tl.load(row_starts + label), tl.load(row_ends + label)
-    share = tl.cdiv(row_end - row_start, num_splits)
-    begin_row = row_start + split * share
-    end_row = tl.minimum(begin_row + share, row_end)
+    rows_per_split = tl.cdiv(row_end - row_start, num_splits)
+    begin_row = row_start + split * rows_per_split
+    end_row = tl.minimum(begin_row + rows_per_split, row_end)
     for other_label in range(begin_class, end_class):
         begin_column, end_column = tl.load(column_starts + other_label), tl.load(column_ends + other_label)
-        factor, offset = table_entries(tables, label * num_classes + other_label)
-        slopes = tl.zeros([BLOCK_ROWS], tl.float32)
-        levels = tl.zeros([BLOCK_ROWS], tl.float32)
-        # Tiles start at multiples of their side: a tile from the class's first row on could leave the padding.
+        scale, bias = table_entries(tables, label * num_classes + other_label)
+        grad_scale = tl.zeros([BLOCK_ROWS], tl.float32)
+        grad_bias = tl.zeros([BLOCK_ROWS], tl.float32)
+        # Tiles start at multiples of their side: one that started at the class's first row could leave the padding.
         for first_row in range(begin_row // BLOCK_ROWS * BLOCK_ROWS, end_row, BLOCK_ROWS):
-            own = first_row + tl.arange(0, BLOCK_ROWS)
-            is_own = (own >= begin_row) & (own < end_row)
-            gradient = tl.load(row_gradients + own, mask=is_own, other=0.0)
-            base, normaliser = tl.load(row_bases + own), tl.load(row_normalisers + own)
+            row_ids = first_row + tl.arange(0, BLOCK_ROWS)
+            is_row = (row_ids >= begin_row) & (row_ids < end_row)
+            gradient = tl.load(row_gradients + row_ids, mask=is_row, other=0.0)
+            shift, normalizer = tl.load(row_shifts + row_ids), tl.load(row_normalizers + row_ids)
             for first_column in range(begin_column // BLOCK_COLUMNS * BLOCK_COLUMNS, end_column, BLOCK_COLUMNS):
-                others = first_column + tl.arange(0, BLOCK_COLUMNS)
+                column_ids = first_column + tl.arange(0, BLOCK_COLUMNS)
                 dots = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], tl.float32)
                 for start in range(0, WIDTH, BLOCK_D):
                     left = load_tile(rows, first_row, start, stride, BLOCK_ROWS, BLOCK_D)
                     right = load_tile(columns, first_column, start, stride, BLOCK_COLUMNS, BLOCK_D)
-                    if IS_SPLIT:
+                    if TWO_PLANES:
                         left_low = load_tile(rows, first_row, WIDTH + start, stride, BLOCK_ROWS, BLOCK_D)
                         right_low = load_tile(columns, first_column, WIDTH + start, stride, BLOCK_COLUMNS, BLOCK_D)
                         dots += multiply_planes(left, left_low, tl.trans(right), tl.trans(right_low))
                     else:
                         dots = tl.dot(left, tl.trans(right), dots)
-                dots *= unit
-                taken = is_own[:, None] & ((others >= begin_column) & (others < end_column))[None, :]
-                if SELF:
-                    taken &= own[:, None] != others[None, :]
-                # In this order: a normaliser may be 2^113.
-                terms = tl.exp2(dots * factor + (offset - base[:, None])) * normaliser[:, None] * gradient[:, None]
-                terms = tl.where(taken, terms, 0.0)
-                slopes += tl.sum(terms * dots, axis=1)
-                levels += tl.sum(terms, axis=1)
+                dots *= product_scale
+                keep = is_row[:, None] & ((column_ids >= begin_column) & (column_ids < end_column))[None, :]
+                if IS_SELF:
+                    keep &= row_ids[:, None] != column_ids[None, :]
+                # In this order: a normalizer may be 2^113.
+                terms = tl.exp2(dots * scale + (bias - shift[:, None])) * normalizer[:, None] * gradient[:, None]
+                terms = tl.where(keep, terms, 0.0)
+                grad_scale += tl.sum(terms * dots, axis=1)
+                grad_bias += tl.sum(terms, axis=1)
             if label == other_label:
-                slopes -= gradient * tl.load(positives + own)
-                levels -= gradient
+                grad_scale -= gradient * tl.load(positives + row_ids)
+                grad_bias -= gradient
         pair = (tl.cast(split, tl.int64) * num_classes + label) * num_classes + other_label
-        tl.store(partials + 2 * pair, tl.sum(slopes, axis=0))
-        tl.store(partials + 2 * pair + 1, tl.sum(levels, axis=0))
+        tl.store(partials + 2 * pair, tl.sum(grad_scale, axis=0))
+        tl.store(partials + 2 * pair + 1, tl.sum(grad_bias, axis=0))

@@ -1,7 +1,8 @@
-"""Losses by kernels as differentiable calls: a plain function of autograd, and the same as an operator of torch.
+"""Losses by kernels as differentiable calls: a plain `autograd.Function`, and the same as an operator of torch.
 
-What runs takes the first, what records (`torch.compile`, fake tensors) the second. An operator's way through the
-dispatcher, with every tensor that the backward needs as a result, takes the host half a millisecond a step.
+Eager calls take the first. Whatever records operators (`torch.compile`, fake tensors) sees the second. The function is
+faster: on an H200's host it took 2.5 instead of 3.0 ms a step at 16,384 x 128, and `torch.library.custom_op`, whose
+wrapper this module does without, another 0.9 ms.
 """
 
 from collections.abc import Callable
@@ -14,126 +15,133 @@ from torch.library import Library, register_autograd, register_fake
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from labeldist.distributed import ProcessGroup
+from labeldist.pairs import Batch, ClassPairTables
 
-__all__ = ["LossOperator", "define_loss"]
+__all__ = ["Gradients", "LossOperator", "Results", "define_loss"]
 
 _LIBRARY = Library("labeldist", "FRAGMENT")
 
+# The fields of `Batch` and `ClassPairTables`, in order.
+INPUTS = (
+    "Tensor embeddings, Tensor labels, Tensor? ref_emb, Tensor? ref_labels, "
+    "Tensor scale, Tensor bias, bool? is_symmetric, float? span"
+)
+NUM_INPUTS, NUM_TENSORS = INPUTS.count(",") + 1, INPUTS.count("Tensor")
+# Which of them have a gradient: those of `Gradients`, in order.
+DIFFERENTIABLE = (0, 2, 4, 5)
 
-class LossOperator(NamedTuple):
-    """A loss `(B,)` of each anchor, validity `(B,)`, and a gradient of the losses.
+
+class Results(NamedTuple):
+    """What a forward pass fills.
 
     Attributes:
-        operator: the operator `inputs -> (losses, is_valid, *saved)`.
-        backward_operator: the operator `(upstream, saved, *inputs, needed) -> gradients`.
-        forward: what `operator` does, called with `group` besides.
-        backward: what `backward_operator` does, called with `group` besides.
-        num_tensors: the inputs before it are tensors or `None`, the others are not.
-        places: of the inputs that have gradients.
+        losses: `(B,)`, float32, in nats.
+        is_valid: `(B,)`, whether the anchor has a positive.
+        workspace: `(num_words,)`, int32: what the backward pass needs, in the slots of a `launching.Workspace`.
+    """
+
+    losses: Tensor
+    is_valid: Tensor
+    workspace: Tensor
+
+
+class Gradients(NamedTuple):
+    """What a backward pass fills: for each input its gradient, in its dtype; `None` where nobody asks for it."""
+
+    embeddings: Tensor | None
+    ref_emb: Tensor | None
+    scale: Tensor | None
+    bias: Tensor | None
+
+
+class LossOperator(NamedTuple):
+    """A loss of each anchor, and the gradient of the losses.
+
+    Attributes:
+        operator: the operator `inputs -> Results`.
+        backward_operator: the operator `(upstream, workspace, *inputs, needed) -> Gradients`.
+        num_words: see `define_loss`, like the next two.
+        forward: fills `Results`.
+        backward: fills `Gradients`.
     """
 
     operator: Callable
     backward_operator: Callable
-    forward: Callable
-    backward: Callable
-    num_tensors: int
-    places: tuple[int, ...]
+    num_words: Callable[[Batch, ClassPairTables], int]
+    forward: Callable[[Batch, ClassPairTables, Results, ProcessGroup | None], None]
+    backward: Callable[[Tensor, Tensor, Batch, ClassPairTables, Gradients, ProcessGroup | None], None]
 
-    def __call__(self, *inputs, group: ProcessGroup | None = None) -> tuple[Tensor, Tensor]:
-        """Losses and validity. With a group, which no operator can take, a graph of `torch.compile` breaks here."""
-        if group is None and _is_recorded(inputs[0]):
-            losses, is_valid, *_ = self.operator(*inputs)
+    def __call__(
+        self, batch: Batch, tables: ClassPairTables, *, group: ProcessGroup | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Losses and validity. No operator can take a group: with one, a graph of `torch.compile` breaks here."""
+        if group is None and _is_recorded(batch.embeddings):
+            losses, is_valid, _ = self.operator(*batch, *tables)
             return losses, is_valid
         apply = torch.compiler.disable(_Losses.apply) if torch.compiler.is_compiling() else _Losses.apply
-        return apply(*inputs, self, group)  # pyright: ignore[reportReturnType, reportCallIssue]
-
-    def keep(self, ctx, inputs: tuple, saved: list[Tensor]) -> None:
-        """Keep what the backward needs."""
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[: self.num_tensors], *saved)
-        ctx.options = inputs[self.num_tensors :]
-
-    def gradients(self, ctx, upstream: Tensor | None, backward: Callable, *extra) -> list[Tensor | None]:
-        """Gradients of all inputs, by the function or the operator `backward`."""
-        found: list[Tensor | None] = [None] * (self.num_tensors + len(ctx.options))
-        if upstream is None:
-            return found
-        # Once: checkpointing computes them again for the first look, and refuses a second.
-        kept = ctx.saved_tensors
-        inputs, saved = kept[: self.num_tensors], kept[self.num_tensors :]
-        needed = [ctx.needs_input_grad[place] for place in self.places]
-        gradients = backward(upstream, list(saved), *inputs, *ctx.options, needed, *extra)
-        for place, is_needed, gradient in zip(self.places, needed, gradients, strict=True):
-            found[place] = gradient if is_needed else None
-        return found
+        return apply(*batch, *tables, self, group)  # pyright: ignore[reportReturnType, reportCallIssue]
 
 
 def define_loss(
     name: str,
-    inputs: str,
     *,
-    num_results: int,
-    places: tuple[int, ...],
-    forward: Callable,
-    fake_forward: Callable,
-    backward: Callable,
-    fake_backward: Callable,
+    num_words: Callable[[Batch, ClassPairTables], int],
+    forward: Callable[[Batch, ClassPairTables, Results, ProcessGroup | None], None],
+    backward: Callable[[Tensor, Tensor, Batch, ClassPairTables, Gradients, ProcessGroup | None], None],
 ) -> LossOperator:
     """Make the operators `labeldist::name` and `labeldist::name_backward`.
 
     Args:
         name: of the forward operator.
-        inputs: their types and names, as in a schema: tensors first.
-        num_results: how many tensors `forward` returns at most.
-        places: of the inputs that have gradients.
-        forward: `(*inputs, group=None)` to losses, validity, and tensors that the backward needs. All are new.
-        fake_forward: `inputs` to empty results of the same shapes.
-        backward: `(upstream, saved, *inputs, needed, group=None)` to a gradient for each of `places`, or `None`.
-        fake_backward: the same arguments without a group to empty results of the same shapes.
+        num_words: `(batch, tables)` to the length of the workspace; shapes may be symbols.
+        forward: `(batch, tables, results, group)`; fills the results.
+        backward: `(upstream, workspace, batch, tables, gradients, group)`; fills the gradients that are not `None`.
     """
 
-    # An operator has as many results as its schema says.
-    def results_of(function: Callable, number: int) -> Callable:
-        def results(*inputs) -> tuple[Tensor, ...]:
-            found = tuple(function(*inputs))
-            found += (None,) * (number - len(found))
-            return tuple(inputs[0].new_empty(0) if tensor is None else tensor for tensor in found)
+    def fake_forward(*inputs) -> Results:
+        return _empty_results(loss, Batch(*inputs[:4]), ClassPairTables(*inputs[4:]))
 
-        return results
+    def real_forward(*inputs) -> Results:
+        return _run_forward(loss, inputs, None)
 
-    num_tensors = sum(kind.split()[0] in ("Tensor", "Tensor?") for kind in inputs.split(","))
+    # An operator returns tensors: an empty one where there is no gradient.
+    def fake_backward(upstream, workspace, *arguments) -> tuple[Tensor, ...]:
+        *inputs, needed = arguments
+        gradients = _empty_gradients(inputs, needed)
+        return tuple(workspace.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+    def real_backward(upstream, workspace, *arguments) -> tuple[Tensor, ...]:
+        *inputs, needed = arguments
+        gradients = _run_backward(loss, None, needed, upstream, workspace, *inputs)
+        return tuple(workspace.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
     backward_operator = _define(
-        f"{name}_backward(Tensor upstream, Tensor[] saved, {inputs}, bool[] needed) -> {_tensors(len(places))}",
-        results_of(backward, len(places)),
-        results_of(fake_backward, len(places)),
+        f"{name}_backward(Tensor upstream, Tensor workspace, {INPUTS}, bool[] needed) "
+        "-> (Tensor, Tensor, Tensor, Tensor)",
+        real_backward,
+        fake_backward,
         _refuse_second_derivative,
     )
 
     def setup(ctx, inputs, output) -> None:
-        _, *others = output
-        ctx.mark_non_differentiable(*others)
-        loss.keep(ctx, inputs, others[1:])
+        _, is_valid, workspace = output
+        ctx.mark_non_differentiable(is_valid, workspace)
+        _save(ctx, inputs, workspace)
 
     def differentiate(ctx, upstream, *_):
-        return tuple(loss.gradients(ctx, upstream, backward_operator))
+        def run(needed, *arguments):
+            return backward_operator(*arguments, needed)
+
+        return _input_gradients(ctx, upstream, run)
 
     operator = _define(
-        f"{name}({inputs}) -> {_tensors(num_results)}",
-        results_of(forward, num_results),
-        results_of(fake_forward, num_results),
-        differentiate,
-        setup,
+        f"{name}({INPUTS}) -> (Tensor, Tensor, Tensor)", real_forward, fake_forward, differentiate, setup
     )
-    loss = LossOperator(operator, backward_operator, forward, backward, num_tensors, places)
+    loss = LossOperator(operator, backward_operator, num_words, forward, backward)
     return loss
 
 
-def _tensors(number: int) -> str:
-    return f"({', '.join(['Tensor'] * number)})"
-
-
 def _define(schema: str, function: Callable, fake: Callable, backward: Callable, setup: Callable | None = None):
-    # Not by `custom_op`, whose wrapper takes as long as all of a forward pass's launches.
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
@@ -143,36 +151,86 @@ def _define(schema: str, function: Callable, fake: Callable, backward: Callable,
 
 
 def _is_recorded(rows: Tensor) -> bool:
-    """Whether a call is only looked at now, or is run by something that wants to see operators."""
+    """Whether a call is traced, or run by something that wants to see operators."""
     return torch.compiler.is_compiling() or type(rows) not in (Tensor, nn.Parameter) or is_in_torch_dispatch_mode()
+
+
+def _empty_results(loss: LossOperator, batch: Batch, tables: ClassPairTables) -> Results:
+    # `shape[0]`: `len` would fix the size of a traced tensor, and takes longer.
+    rows = batch.embeddings
+    return Results(
+        losses=rows.new_empty(rows.shape[0], dtype=torch.float32),
+        is_valid=rows.new_empty(rows.shape[0], dtype=torch.bool),
+        workspace=rows.new_empty(loss.num_words(batch, tables), dtype=torch.int32),
+    )
+
+
+def _empty_gradients(inputs, needed: list[bool]) -> Gradients:
+    return Gradients(*(
+        torch.empty_like(inputs[place], memory_format=torch.contiguous_format) if is_needed else None
+        for place, is_needed in zip(DIFFERENTIABLE, needed, strict=True)
+    ))  # fmt: skip
+
+
+def _run_forward(loss: LossOperator, inputs, group: ProcessGroup | None) -> Results:
+    batch, tables = Batch(*inputs[:4]), ClassPairTables(*inputs[4:])
+    results = _empty_results(loss, batch, tables)
+    loss.forward(batch, tables, results, group)
+    return results
+
+
+def _run_backward(loss: LossOperator, group: ProcessGroup | None, needed, upstream, workspace, *inputs) -> Gradients:
+    gradients = _empty_gradients(inputs, needed)
+    loss.backward(upstream, workspace, Batch(*inputs[:4]), ClassPairTables(*inputs[4:]), gradients, group)
+    return gradients
+
+
+def _save(ctx, inputs, workspace: Tensor) -> None:
+    """Keep what the backward pass needs."""
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:NUM_TENSORS], workspace)
+    ctx.known_of_tables = inputs[NUM_TENSORS:]
+
+
+def _input_gradients(ctx, upstream: Tensor | None, run: Callable) -> tuple[Tensor | None, ...]:
+    """Gradients of all inputs by `run(needed, upstream, workspace, *inputs)`."""
+    found: list[Tensor | None] = [None] * NUM_INPUTS
+    if upstream is None:
+        return tuple(found)
+    # Read once: checkpointing recomputes them for the first look, and refuses a second.
+    *tensors, workspace = ctx.saved_tensors
+    needed = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
+    gradients = run(needed, upstream, workspace, *tensors, *ctx.known_of_tables)
+    for place, is_needed, gradient in zip(DIFFERENTIABLE, needed, gradients, strict=True):
+        found[place] = gradient if is_needed else None
+    return tuple(found)
 
 
 class _Losses(Function):
     @staticmethod
     def forward(ctx, *arguments: Any):
         *inputs, loss, group = arguments
-        losses, is_valid, *saved = loss.forward(*inputs, group=group)
-        ctx.mark_non_differentiable(is_valid)
-        loss.keep(ctx, inputs, saved)
+        results = _run_forward(loss, inputs, group)
+        ctx.mark_non_differentiable(results.is_valid)
+        _save(ctx, inputs, results.workspace)
         ctx.loss, ctx.group = loss, group
-        return losses, is_valid
+        return results.losses, results.is_valid
 
     @staticmethod
     def backward(ctx, upstream, _):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
-        # Only a gradient that may be differentiated again needs something that says why it cannot be.
+        # Only a gradient that may be differentiated again needs a node that says why it cannot be.
         backward = _Gradient.apply if torch.is_grad_enabled() else _run_backward
-        return *ctx.loss.gradients(ctx, upstream, backward, ctx.loss, ctx.group), None, None
 
+        def run(*arguments):
+            return backward(ctx.loss, ctx.group, *arguments)
 
-def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *inputs, loss, group = arguments
-    return tuple(loss.backward(*inputs, group=group))
+        return *_input_gradients(ctx, upstream, run), None, None
 
 
 class _Gradient(Function):
     @staticmethod
-    def forward(ctx, upstream, saved, *arguments: Any):
-        return _run_backward(upstream, saved, *arguments)
+    def forward(ctx, *arguments: Any):
+        return tuple(_run_backward(*arguments))
 
     @staticmethod
     def backward(ctx, *grads):

@@ -1,122 +1,128 @@
-"""Steps whose work grows with the number of rows: normalising, sorting, class sums, losses, and writing gradients."""
+"""Steps whose work grows with the number of rows: normalizing, sorting, class sums, losses, and writing gradients."""
 
 import torch
 from torch import Tensor
 
 from labeldist.backends.fused import _kernels_rows, _kernels_tables
-from labeldist.backends.fused.launching import (
-    DIMS_AT_ONCE,
-    divide_up,
-    launch,
-    num_splits,
-)
-from labeldist.backends.fused.state import PartialSums, Problem, Saved, Sorted, Units, Weights
+from labeldist.backends.fused.launching import Argument, Slot, launch
+from labeldist.backends.fused.state import MAX_SPAN, AnchorTerms, PartialSums, Problem, SortedRows
+from labeldist.backends.fused.tilings import DIMS_PER_STEP, divide_up, num_splits
 
 __all__ = [
-    "find_unit",
+    "find_loss_scale",
     "finish_losses",
-    "normalise",
+    "normalize",
     "pack_tables",
-    "put_back",
+    "scatter_gradient",
+    "softmax_coefficients",
     "sort_rows",
     "sum_classes",
-    "weigh_rows",
+    "sum_parts",
 ]
 
-# Rows at a time; fewer where each is read whole.
-ROWS_AT_ONCE, WHOLE_ROWS_AT_ONCE = 16, 4
+# Rows of a program, and fewer where it reads each whole; dimensions that it then takes at a time.
+ROWS_PER_PROGRAM, WHOLE_ROWS_PER_PROGRAM, WHOLE_DIMS_PER_STEP = 16, 4, 256
 # Rows of a class at a time. Up to so many rows in all, one program adds up a class.
-CLASS_ROWS_AT_ONCE, MAX_UNSPLIT_ROWS = 64, 16384
-# Of what has one number a row.
-ANCHORS_AT_ONCE, ANCHORS_FOR_MAXIMUM = 32, 4096
+CLASS_ROWS_PER_STEP, MAX_UNSPLIT_ROWS = 64, 16384
+# Anchors of a program that needs one number of each; upstream gradients at a time.
+ANCHORS_PER_PROGRAM, UPSTREAM_PER_STEP = 32, 4096
 
 
-def normalise(source: Tensor, units: Tensor, inverse: Tensor) -> None:
-    """Fill `units`, `(padded N, padded D)`, with rows of length 1, and `inverse`, `(N,)`, with what made them so."""
+def normalize(source: Tensor, unit_rows: Slot, inverse_norms: Slot) -> None:
+    """Fill `unit_rows`, `(padded N, padded D)`, with rows of length 1, and `inverse_norms`, `(N,)`."""
     launch(
-        _kernels_rows.normalise_rows,
-        (divide_up(units.shape[0], WHOLE_ROWS_AT_ONCE),),
+        _kernels_rows.normalize_rows,
+        (divide_up(unit_rows.shape[0], WHOLE_ROWS_PER_PROGRAM),),
         source,
-        units,
-        inverse,
+        unit_rows,
+        inverse_norms,
         source.shape[0],
         source.shape[1],
-        *units.shape,
-        BLOCK=WHOLE_ROWS_AT_ONCE,
-        BLOCK_D=256,
+        *unit_rows.shape,
+        BLOCK=WHOLE_ROWS_PER_PROGRAM,
+        BLOCK_D=WHOLE_DIMS_PER_STEP,
     )
 
 
-def pack_tables(scale: Tensor, bias: Tensor, is_symmetric: bool | None, is_bounded: bool | None, saved: Saved) -> None:
+def pack_tables(problem: Problem) -> None:
     """Fill `tables` and `summaries`."""
-    known = {None: -1, False: 0, True: 1}
+    tables, state = problem.tables, problem.state
+    is_symmetric = tables.is_symmetric if problem.is_self else False
+    fits_one_shift = None if tables.span is None else tables.span <= MAX_SPAN
+    codes = {None: -1, False: 0, True: 1}
     launch(
         _kernels_tables.pack_tables,
         (int(_kernels_tables.NUM_SUMMARIES),),
-        scale.contiguous(),
-        bias.contiguous(),
-        saved.tables.view(torch.float32),
-        saved.summaries,
-        scale.shape[0],
-        known[is_symmetric],
-        known[is_bounded],
+        tables.scale.contiguous(),
+        tables.bias.contiguous(),
+        state.tables.as_type(torch.float32, (*state.tables.shape, 2)),
+        state.summaries,
+        problem.num_classes,
+        codes[is_symmetric],
+        codes[fits_one_shift],
         BLOCK=128,
     )
 
 
-def sort_rows(units: Units, labels: Tensor, into: Sorted, width: int) -> Sorted:
-    """Fill `into` with the rows by class, padded to `width`."""
+def sort_rows(problem: Problem, into: SortedRows, labels: Tensor) -> None:
+    """Fill all of `into` but the unit rows and their norms with the rows by class."""
     # 16 bits are enough for a class here, and a radix sort takes time by the bit.
     classes, order = labels.to(torch.int16).sort(stable=True)
-    result = into._replace(order=order)
-    if not result.num_rows:
-        result.segments.zero_()
-    block_d = min(width, DIMS_AT_ONCE)
+    if not into.num_rows:
+        into.starts.view().zero_()
+        into.ends.view().zero_()
+    width = problem.width
+    block_d = min(width, DIMS_PER_STEP)
     launch(
         _kernels_rows.gather_rows,
-        (result.num_padded // ROWS_AT_ONCE, divide_up(width, block_d)),
-        units.rows,
+        (into.num_padded // ROWS_PER_PROGRAM, divide_up(width, block_d)),
+        into.unit_rows,
         order,
         classes,
-        result.rows,
-        result.labels,
-        *result.segments,
-        units.rows.shape[0],
-        units.rows.shape[1],
-        result.segments.shape[1],
+        into.rows,
+        into.labels,
+        into.order,
+        into.starts,
+        into.ends,
+        *into.unit_rows.shape,
+        problem.num_classes,
         WIDTH=width,
-        IS_SPLIT=into.is_split(width),
-        BLOCK=ROWS_AT_ONCE,
+        TWO_PLANES=problem.is_two_planes,
+        BLOCK=ROWS_PER_PROGRAM,
         BLOCK_D=block_d,
     )
-    return result
 
 
-def sum_classes(units: Units, rows: Sorted, width: int, weights: Tensor | None = None) -> Tensor:
-    """Sum of the unit rows of each class, `(C, width)`, float32."""
-    num_classes, source = rows.segments.shape[1], units.rows
+def sum_classes(problem: Problem, rows: SortedRows, into: Slot | Tensor, row_weights: Tensor | None = None) -> None:
+    """Fill `into`, `(C, width)`, with the weighted sum of the unit rows of each class."""
+    num_classes, width = into.shape
     # A second launch, which adds up parts, takes as long as the sums of so few rows.
     splits = 1
-    if source.shape[0] > MAX_UNSPLIT_ROWS:
-        splits = num_splits(num_classes, divide_up(source.shape[0], CLASS_ROWS_AT_ONCE))
-    sums = source.new_empty(splits, num_classes, width)
-    block_d = min(width, DIMS_AT_ONCE)
+    if rows.num_rows > MAX_UNSPLIT_ROWS:
+        splits = num_splits(num_classes, divide_up(rows.num_rows, CLASS_ROWS_PER_STEP))
+    target: Argument = into
+    if splits > 1:
+        target = problem.batch.embeddings.new_empty(splits, num_classes, width, dtype=torch.float32)
+    block_d = min(width, DIMS_PER_STEP)
     launch(
         _kernels_rows.sum_classes,
         (num_classes, divide_up(width, block_d), splits),
-        source,
+        rows.unit_rows,
         rows.order,
-        weights,
-        *rows.segments,
-        sums,
+        row_weights,
+        rows.starts,
+        rows.ends,
+        target,
         num_classes,
-        source.shape[1],
+        rows.unit_rows.shape[1],
         splits,
         WIDTH=width,
-        BLOCK=CLASS_ROWS_AT_ONCE,
+        BLOCK=CLASS_ROWS_PER_STEP,
         BLOCK_D=block_d,
     )
-    return sum_parts(sums)
+    if splits > 1:
+        assert isinstance(target, Tensor)
+        torch.sum(target, dim=0, out=into if isinstance(into, Tensor) else into.view())
 
 
 def sum_parts(parts: Tensor) -> Tensor:
@@ -124,122 +130,113 @@ def sum_parts(parts: Tensor) -> Tensor:
     return parts[0] if parts.shape[0] == 1 else parts.sum(dim=0)
 
 
-def finish_losses(
-    units: Units,
-    own: Sorted,
-    others: Sorted,
-    saved: Saved,
-    parts: PartialSums,
-    losses: Tensor,
-    is_valid: Tensor,
-    *,
-    is_self: bool,
-) -> None:
-    """Fill losses and validity, in the caller's order, and `bases`, `normalisers` and `positives`."""
-    width = saved.class_sums.shape[1]
+def finish_losses(problem: Problem, partial: PartialSums, losses: Tensor, is_valid: Tensor) -> None:
+    """Fill losses and validity, in the caller's order, and `shifts`, `normalizers` and `positives`."""
+    anchors, references, state = problem.anchors, problem.references, problem.state
     launch(
         _kernels_rows.finish_losses,
-        (own.num_padded // ROWS_AT_ONCE,),
-        units.rows,
-        own.order,
-        own.labels,
-        *others.segments,
-        saved.class_sums,
-        saved.tables,
-        saved.summaries,
-        *parts,
+        (anchors.num_padded // ROWS_PER_PROGRAM,),
+        anchors.unit_rows,
+        anchors.order,
+        anchors.labels,
+        references.starts,
+        references.ends,
+        state.class_sums,
+        state.tables,
+        state.summaries,
+        *partial,
         losses,
         is_valid,
-        saved.bases,
-        saved.normalisers,
-        saved.positives,
-        own.num_rows,
-        own.num_padded,
-        saved.num_classes,
-        units.rows.shape[1],
-        SELF=is_self,
-        WIDTH=width,
-        BLOCK=ROWS_AT_ONCE,
-        BLOCK_D=min(width, DIMS_AT_ONCE),
+        state.shifts,
+        state.normalizers,
+        state.positives,
+        anchors.num_rows,
+        anchors.num_padded,
+        problem.num_classes,
+        anchors.unit_rows.shape[1],
+        IS_SELF=problem.is_self,
+        WIDTH=problem.width,
+        BLOCK=ROWS_PER_PROGRAM,
+        BLOCK_D=min(problem.width, DIMS_PER_STEP),
     )
 
 
-def find_unit(upstream: Tensor, saved: Saved) -> Tensor:
-    """`(1,)`: a factor that fits the pairs' weights to float16."""
-    unit = saved.bases.new_empty(1)
+def find_loss_scale(problem: Problem, upstream: Tensor) -> Tensor:
+    """`(1,)`: what brings the pair weights into the range of float16."""
+    loss_scale = upstream.new_empty(1)
     launch(
-        _kernels_tables.find_unit,
+        _kernels_tables.find_loss_scale,
         (1,),
         upstream,
-        saved.summaries,
-        unit,
+        problem.state.summaries,
+        loss_scale,
         upstream.shape[0],
         upstream.stride(0),
-        BLOCK=ANCHORS_FOR_MAXIMUM,
+        BLOCK=UPSTREAM_PER_STEP,
     )
-    return unit
+    return loss_scale
 
 
-def weigh_rows(upstream: Tensor, problem: Problem, unit: Tensor | None) -> Weights:
-    """What each anchor brings into the weights of its pairs."""
-    own, saved = problem.own, problem.saved
-    gradients, coefficients = torch.empty_like(saved.bases), torch.empty_like(saved.bases)
+def softmax_coefficients(problem: Problem, upstream: Tensor, loss_scale: Tensor | None) -> AnchorTerms:
+    """What each anchor contributes to the weights of its pairs."""
+    anchors = problem.anchors
+    gradients, coefficients = upstream.new_empty(2, anchors.num_padded).unbind()
     launch(
-        _kernels_rows.weigh_rows,
-        (own.num_padded // ANCHORS_AT_ONCE,),
+        _kernels_rows.softmax_coefficients,
+        (anchors.num_padded // ANCHORS_PER_PROGRAM,),
         upstream,
-        own.order,
-        saved.normalisers,
-        unit,
+        anchors.order,
+        problem.state.normalizers,
+        loss_scale,
         gradients,
         coefficients,
-        own.num_rows,
+        anchors.num_rows,
         upstream.stride(0),
-        BLOCK=ANCHORS_AT_ONCE,
+        BLOCK=ANCHORS_PER_PROGRAM,
     )
-    return Weights(gradients, coefficients, unit)
+    return AnchorTerms(gradients, coefficients, loss_scale)
 
 
-def put_back(
-    gradient: Tensor,
-    parts: Tensor,
-    units: Units,
-    rows: Sorted,
+def scatter_gradient(
     problem: Problem,
-    weights: Weights,
+    rows: SortedRows,
+    parts: Tensor,
+    terms: AnchorTerms,
     anchor_sums: Tensor | None,
+    gradient: Tensor,
     *,
-    row_unit: float,
+    plane_scale: float,
     is_anchor: bool,
     is_reference: bool,
 ) -> None:
     """Fill the gradient at the caller's rows from its parts at sorted unit rows."""
     splits, padded, width = parts.shape
     launch(
-        _kernels_rows.finish_gradient,
-        (padded // WHOLE_ROWS_AT_ONCE,),
+        _kernels_rows.scatter_gradient,
+        (padded // WHOLE_ROWS_PER_PROGRAM,),
         parts,
-        units.rows,
-        units.inverse,
+        rows.unit_rows,
+        rows.inverse_norms,
         rows.order,
         rows.labels,
-        weights.gradients,
-        *problem.others.segments,
-        problem.saved.class_sums,
+        terms.gradients,
+        problem.references.starts,
+        problem.references.ends,
+        problem.state.class_sums,
         anchor_sums,
-        problem.saved.tables,
-        weights.unit,
+        problem.state.tables,
+        terms.loss_scale,
         gradient,
         splits,
-        units.rows.shape[0],
+        rows.num_rows,
         padded,
-        problem.saved.num_classes,
-        units.rows.shape[1],
-        row_unit=row_unit,
-        OWN=is_anchor,
-        OTHER=is_reference,
-        SELF=problem.is_self,
+        problem.num_classes,
+        rows.unit_rows.shape[1],
+        plane_scale=plane_scale,
+        ROWS_ARE_ANCHORS=is_anchor,
+        COLUMNS_ARE_ANCHORS=is_reference,
+        IS_SELF=problem.is_self,
         WIDTH=width,
-        BLOCK=WHOLE_ROWS_AT_ONCE,
-        BLOCK_D=min(width, 128 if width % 128 == 0 else DIMS_AT_ONCE),
+        BLOCK=WHOLE_ROWS_PER_PROGRAM,
+        BLOCK_D=min(width, 128 if width % 128 == 0 else DIMS_PER_STEP),
     )
