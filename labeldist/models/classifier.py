@@ -10,11 +10,11 @@ from einops import repeat
 from torch import Tensor, nn
 
 from labeldist.models.heads import Projection, ProjectionHead
+from labeldist.models.pretrained import encoder_from_config, load_encoder
 from labeldist.models.textcnn import TextCNN
 
 try:
     from safetensors.torch import load_file, save_file
-    from transformers import AutoConfig, AutoModel
     from transformers.utils.generic import ModelOutput
 except ImportError as error:
     raise ImportError(
@@ -98,7 +98,13 @@ class ContrastiveClassifier(nn.Module):
 
     @classmethod
     def from_pretrained_encoder(
-        cls, name_or_folder: str, num_classes: int, *, local_files_only: bool = False, **options: Any
+        cls,
+        name_or_folder: str,
+        num_classes: int,
+        *,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        **options: Any,
     ) -> "ContrastiveClassifier":
         """Put two fresh heads on a pretrained Hugging Face encoder (BERT, ALBERT, MPNet, ...), by name or folder.
 
@@ -106,11 +112,14 @@ class ContrastiveClassifier(nn.Module):
             name_or_folder: what `AutoModel.from_pretrained` takes.
             num_classes: `C`.
             local_files_only: whether to keep off the hub, and take a folder or what was downloaded before.
+            trust_remote_code: whether Python code that comes with the encoder may run.
             **options: as in the constructor.
+
+        Raises:
+            EncoderError: if the encoder cannot be used; see `labeldist.models.pretrained.load_encoder`.
         """
-        # float32: heads and optimizer need it, whatever precision the checkpoint is stored in.
-        encoder = AutoModel.from_pretrained(name_or_folder, dtype=torch.float32, local_files_only=local_files_only)
-        return cls(_without_pooler(encoder), num_classes, **options)
+        encoder = load_encoder(name_or_folder, local_files_only=local_files_only, trust_remote_code=trust_remote_code)
+        return cls(encoder, num_classes, **options)
 
     def forward(self, **inputs: Tensor) -> ClassifierOutput:
         """Encode a batch and apply both heads.
@@ -177,8 +186,8 @@ class ContrastiveClassifier(nn.Module):
         if textcnn is not None:
             encoder: nn.Module = TextCNN(**textcnn)
         else:
-            config = AutoConfig.from_pretrained(folder / _ENCODER_FOLDER, local_files_only=True)
-            encoder = _without_pooler(AutoModel.from_config(config, dtype=torch.float32))
+            config = json.loads((folder / _ENCODER_FOLDER / "config.json").read_text(encoding="utf-8"))
+            encoder = encoder_from_config(config, name=str(folder))
         model = cls(encoder, **options)
         model.load_state_dict(load_file(folder / _WEIGHTS_FILE))
         return model.eval()
@@ -188,10 +197,3 @@ def _hidden_size(encoder: nn.Module) -> int:
     if isinstance(encoder, TextCNN):
         return encoder.hidden_size
     return encoder.config.hidden_size  # type: ignore[union-attr, return-value]
-
-
-def _without_pooler(encoder: Any) -> nn.Module:
-    """Drop a pooling layer that neither kind of pooling uses: its weights would get no gradient."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder

@@ -9,10 +9,11 @@ from typing import Any
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.models.pretrained import EncoderError, load_tokenizer
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.config import ModelSettings
 from labeldist.training.data.hub import hub_answers
@@ -46,7 +47,7 @@ def build_classifier(
         )
         return ContrastiveClassifier(encoder, num_classes, **heads), tokenizer
     name = _minilm_folder() if settings.encoder == "minilm" else settings.encoder
-    return _pretrained(name, num_classes, heads, settings.max_length)
+    return _pretrained(name, num_classes, heads, settings)
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -85,18 +86,24 @@ def _minilm_folder() -> str:
 
 
 def _pretrained(
-    name: str, num_classes: int, heads: dict[str, Any], max_length: int
+    name: str, num_classes: int, heads: dict[str, Any], settings: ModelSettings
 ) -> tuple[ContrastiveClassifier, PreTrainedTokenizerBase]:
     try:
         with _silent_hub():
             # A hub that is out of reach leaves what was downloaded before.
-            local = Path(name).exists() or not hub_answers()
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-            model = ContrastiveClassifier.from_pretrained_encoder(name, num_classes, local_files_only=local, **heads)
+            options = {
+                "local_files_only": Path(name).exists() or not hub_answers(),
+                "trust_remote_code": settings.trust_remote_code,
+            }
+            model = ContrastiveClassifier.from_pretrained_encoder(name, num_classes, **options, **heads)
+            tokenizer = load_tokenizer(name, **options)
+    except EncoderError as error:
+        raise UserError(str(error)) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_unreachable(name)) from error
     if tokenizer.pad_token_id is None:
         raise UserError(f"The tokenizer of {name} has no padding token, which batches of texts need.")
+    max_length = settings.max_length
     positions = getattr(model.encoder.config, "max_position_embeddings", None) or max_length
     limit = min(positions, tokenizer.model_max_length)
     if max_length > limit:

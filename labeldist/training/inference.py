@@ -8,9 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.models.pretrained import load_tokenizer
 from labeldist.training.config import OptimSettings
 from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
@@ -54,7 +55,7 @@ class Predictor:
         where = resolve_device(OptimSettings(device=device))  # type: ignore[arg-type]
         try:
             model = ContrastiveClassifier.load(folder / MODEL).to(where)
-            tokenizer = AutoTokenizer.from_pretrained(folder / MODEL, local_files_only=True)
+            tokenizer = load_tokenizer(folder / MODEL, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"The model in {folder / MODEL} cannot be read: {error}") from error
         matrix = read_json(folder / MATRIX)["matrix"] if (folder / MATRIX).exists() else None
