@@ -1,14 +1,21 @@
-"""Contrastive learning with label distance: metric-learning components for classes that are easily confused."""
+"""Contrastive learning with label distance: metric-learning components for classes that are easily confused.
 
-from labeldist.backends import label_distance_contrastive
-from labeldist.cached import CachedGradients
-from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
-from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
-from labeldist.losses import JointLoss, LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
-from labeldist.miners import LabelDistanceMiner
-from labeldist.samplers import LabelDistanceBatchSampler
-from labeldist.wrappers import CrossBatchMemory, DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
+Importing the package imports none of its parts: each name is read from its module when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labeldist.backends import label_distance_contrastive
+    from labeldist.cached import CachedGradients
+    from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
+    from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
+    from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
+    from labeldist.losses import JointLoss, LabelDistanceContrastiveLoss, ValidAnchorMeanReducer
+    from labeldist.miners import LabelDistanceMiner
+    from labeldist.samplers import LabelDistanceBatchSampler
+    from labeldist.wrappers import CrossBatchMemory, DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
 __version__ = "0.1.0"
 
@@ -35,3 +42,47 @@ __all__ = [
     "mistake_severity",
     "most_confused_pairs",
 ]
+
+# The imports above, as they happen: a test holds that both say the same.
+_HOMES = {
+    "AdaptiveLDM": "ldm",
+    "CachedGradients": "cached",
+    "ConfusedPair": "confusion",
+    "CrossBatchMemory": "wrappers",
+    "DistributedLossWrapper": "wrappers",
+    "DistributedMinerWrapper": "wrappers",
+    "JointLoss": "losses",
+    "LabelDistanceBatchSampler": "samplers",
+    "LabelDistanceContrastiveLoss": "losses",
+    "LabelDistanceMatrix": "ldm",
+    "LabelDistanceMiner": "miners",
+    "MistakeSeverity": "evaluation",
+    "StaticLDM": "ldm",
+    "TwoViewLoss": "wrappers",
+    "ValidAnchorMeanReducer": "losses",
+    "class_centroids": "ldm",
+    "confusion_counts": "confusion",
+    "embedding_metrics": "evaluation",
+    "label_distance_contrastive": "backends",
+    "mistake_severity": "evaluation",
+    "most_confused_pairs": "confusion",
+}
+# They need the extra `train`, and so `from labeldist import *` leaves them out.
+_WITH_TRAINER = dict.fromkeys(("compare", "load", "train"), "training.api")
+_MODULES = {"functional", "integrations", "models", "serving", "training", *_HOMES.values()}
+
+
+def __getattr__(name: str) -> Any:
+    home = {**_HOMES, **_WITH_TRAINER}.get(name)
+    if home is not None:
+        value = getattr(importlib.import_module(f"labeldist.{home}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"labeldist.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_WITH_TRAINER})

@@ -5,6 +5,8 @@ standard input whether to run it, unless `trust_remote_code` is given: here it a
 safetensors alone, which cannot hold code.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ try:
     from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 except ImportError as error:
     raise ImportError(
         "labeldist.models.pretrained needs transformers. Install it with: pip install 'labeldist[train]'"
     ) from error
 
-__all__ = ["EncoderError", "encoder_from_config", "load_encoder", "load_tokenizer"]
+__all__ = ["EncoderError", "encoder_from_config", "load_encoder", "load_tokenizer", "without_progress_bar"]
 
 _TRUST = "If you have read that code and trust it, give --trust-remote-code (trust_remote_code=True in Python)"
 
@@ -125,6 +128,18 @@ def encoder_from_config(stored: dict[str, Any], *, name: str) -> nn.Module:
     options = {key: value for key, value in stored.items() if key not in ("auto_map", "model_type")}
     config = AutoConfig.for_model(stored["model_type"], **options)
     return _without_pooler(AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False))
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Keep the bars that transformers draws while it reads and writes weights off the terminal."""
+    had_bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            enable_progress_bar()
 
 
 def _stored_config(name: str, *, local_files_only: bool) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from labeldist.models.classifier import ContrastiveClassifier
-from labeldist.models.pretrained import EncoderError, load_tokenizer
+from labeldist.models.pretrained import EncoderError, load_tokenizer, without_progress_bar
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.config import ModelSettings
 from labeldist.training.data.hub import hub_answers
@@ -116,17 +115,14 @@ def _silent_hub() -> Iterator[None]:
     """Without the hub's and the loader's notices: a failure is told in one sentence, a success in none."""
     loggers = [logging.getLogger(module) for module in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
-    had_bars = is_progress_bar_enabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    disable_progress_bar()
     try:
-        yield
+        with without_progress_bar():
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if had_bars:
-            enable_progress_bar()
 
 
 def _unreachable(name: str) -> str:
