@@ -90,7 +90,7 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error, without its full stop.
+    r"""The first line of another library's error, without its full stop.
 
     Examples:
         >>> first_line(ValueError("It failed.\\nAnd more."))
