@@ -234,13 +234,21 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         else:
             self.encoder.set_input_embeddings(value)  # type: ignore[operator]
 
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Switch on the encoder's activation checkpointing; the Trainer calls this."""
+    def activation_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
+        """Switch on the encoder's activation checkpointing; the Trainer calls this.
+
+        Raises:
+            ValueError: if the encoder is a `TextCNN`, which has none.
+        """
+        if isinstance(self.encoder, TextCNN):
+            raise ValueError("A TextCNN has no activation checkpointing. Train it without, or another encoder.")
         # transformers below 5.2x knows the older name only.
         enable = getattr(self.encoder, "activation_checkpointing_enable", None)
-        (enable or self.encoder.gradient_checkpointing_enable)(**kwargs)  # type: ignore[operator]
+        (enable or self.encoder.gradient_checkpointing_enable)(*arguments, **options)  # type: ignore[operator]
 
-    gradient_checkpointing_enable = activation_checkpointing_enable
+    def gradient_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(*arguments, **options)
 
     def save_pretrained(self, *arguments: Any, **options: Any) -> None:
         """As of any Hugging Face model, without a progress bar."""

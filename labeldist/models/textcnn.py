@@ -79,7 +79,7 @@ class TextCNN(nn.Module):
         is_token = is_token | (torch.arange(is_token.shape[1], device=is_token.device) == 0)
         input_ids = input_ids.masked_fill(~attention_mask.bool(), self.padding_idx)
         # A graph that is exported must not hang on how many tokens its example has.
-        is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         maximum = self._maximum_over_rows if is_recorded else self._maximum_over_time
         pooled = maximum(input_ids, is_token)
         return self.dropout(repeat(pooled, "b m -> (v b) m", v=views))

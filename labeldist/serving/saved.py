@@ -62,7 +62,7 @@ class SavedClassifier:
             if config["encoder"].get("model_type") == "textcnn":
                 model: TwoHeads = TwoHeadedTextCNN(config)
                 model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-                return cls(model.to(device).eval(), TextTokenizer(folder, max_length))
+                return cls(model.to(torch.device(device)).eval(), TextTokenizer(folder, max_length))
             return cls._with_transformers(folder, max_length, device)
         except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(str(error)) from error
@@ -71,7 +71,9 @@ class SavedClassifier:
     def _with_transformers(cls, folder: Path, max_length: int, device: str) -> "SavedClassifier":
         from labeldist.serving.pretrained import PretrainedTokenizer, load_pretrained
 
-        return cls(load_pretrained(folder).to(device), PretrainedTokenizer(folder, max_length))
+        model = load_pretrained(folder)
+        model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+        return cls(model, PretrainedTokenizer(folder, max_length))
 
     def predict(self, texts: list[str]) -> Predictions:
         """Probabilities, embeddings and vectors of at least one text, in order."""

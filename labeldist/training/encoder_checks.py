@@ -117,7 +117,7 @@ def _try(
     was_training = model.training
     try:
         # Some encoders draw random numbers even in evaluation: those of the run stay as they are.
-        with torch.random.fork_rng(), torch.inference_mode():
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
             batch = tokenizer(
                 [*texts, longest], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
             )
