@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from labeldist.cli import main
+from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_encoder, load_tokenizer
+from labeldist.serving import SavedClassifier
 from runs import CLASSES, QUICK, SIZES, labeldist, read
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -157,13 +159,31 @@ def test_a_run_folder_runs_no_code(finished_run, tickets, tmp_path, marker, caps
         assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["classifier.json", "config.json", "tokenizer.json", "tokenizer_config.json",
+@pytest.mark.parametrize("model_type", ["payload", "bert"])
+@pytest.mark.usefixtures("yes")
+def test_a_saved_classifier_with_a_pretrained_encoder_runs_no_code(tiny_bert_folder, tmp_path, marker, model_type):
+    ContrastiveClassifier.from_pretrained_encoder(str(tiny_bert_folder), 2).save(tmp_path)
+    load_tokenizer(tiny_bert_folder).save_pretrained(tmp_path)
+    write_everywhere(tmp_path, marker)
+    encoder = {**read(tmp_path / "config.json")["encoder"], "model_type": model_type, "auto_map": AUTO_MAP}
+    change(tmp_path / "config.json", encoder=encoder, auto_map=AUTO_MAP)
+    if model_type == "bert":
+        saved = SavedClassifier.from_folder(tmp_path, max_length=16)
+        assert saved.predict(["is it fast?"]).probabilities.shape == (1, 2)
+    else:
+        for load in (ContrastiveClassifier.load, ContrastiveClassifier.from_pretrained):
+            with pytest.raises(ValueError, match="needs Python code of its own"):
+                load(tmp_path)
+        with pytest.raises(ValueError, match="No code is ever run from a saved classifier"):
+            SavedClassifier.from_folder(tmp_path, max_length=16)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json",
                                   "model.safetensors"])  # fmt: skip
 @pytest.mark.usefixtures("yes")
 def test_a_pickle_in_place_of_a_file_of_the_model_is_refused(finished_run, tmp_path, marker, name):
     run = shutil.copytree(finished_run, tmp_path / "run")
-    if not (run / "model" / name).exists():
-        pytest.skip(f"a run has no {name}")
     write_pickle(run / "model" / name, marker)
     assert main(["predict", str(run), "is it fast?"]) == 2
     assert not marker.exists()
