@@ -1,17 +1,24 @@
-"""Contrastive learning with label distance: metric-learning components for classes that are easily confused."""
+"""Contrastive learning with label distance: metric-learning components for classes that are easily confused.
 
-from labeldist.backends import label_distance_contrastive
-from labeldist.cached import CachedGradients
-from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
-from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
-from labeldist.joint import JointLoss
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
-from labeldist.losses import LabelDistanceContrastiveLoss
-from labeldist.memory import CrossBatchMemory
-from labeldist.miners import LabelDistanceMiner
-from labeldist.reducers import ValidAnchorMeanReducer
-from labeldist.samplers import LabelDistanceBatchSampler
-from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
+Importing the package imports none of its parts: each name is read from its module when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labeldist.backends import label_distance_contrastive
+    from labeldist.cached import CachedGradients
+    from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
+    from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
+    from labeldist.joint import JointLoss
+    from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
+    from labeldist.losses import LabelDistanceContrastiveLoss
+    from labeldist.memory import CrossBatchMemory
+    from labeldist.miners import LabelDistanceMiner
+    from labeldist.reducers import ValidAnchorMeanReducer
+    from labeldist.samplers import LabelDistanceBatchSampler
+    from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
 __version__ = "0.1.0"
 
@@ -38,3 +45,58 @@ __all__ = [
     "mistake_severity",
     "most_confused_pairs",
 ]
+
+# The imports above, as they happen: a test holds that both say the same.
+_HOMES = {
+    "AdaptiveLDM": "ldm",
+    "CachedGradients": "cached",
+    "ConfusedPair": "confusion",
+    "CrossBatchMemory": "memory",
+    "DistributedLossWrapper": "wrappers",
+    "DistributedMinerWrapper": "wrappers",
+    "JointLoss": "joint",
+    "LabelDistanceBatchSampler": "samplers",
+    "LabelDistanceContrastiveLoss": "losses",
+    "LabelDistanceMatrix": "ldm",
+    "LabelDistanceMiner": "miners",
+    "MistakeSeverity": "evaluation",
+    "StaticLDM": "ldm",
+    "TwoViewLoss": "wrappers",
+    "ValidAnchorMeanReducer": "reducers",
+    "class_centroids": "ldm",
+    "confusion_counts": "confusion",
+    "embedding_metrics": "evaluation",
+    "label_distance_contrastive": "backends",
+    "mistake_severity": "evaluation",
+    "most_confused_pairs": "confusion",
+}
+# They need the extra `train`, and so `from labeldist import *` leaves them out.
+_WITH_TRAINER = dict.fromkeys(("compare", "load", "train"), "training.api")
+_MODULES = {
+    "checks",
+    "distributed",
+    "functional",
+    "integrations",
+    "models",
+    "pairs",
+    "serving",
+    "training",
+    "wrappers",
+    *_HOMES.values(),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = {**_HOMES, **_WITH_TRAINER}.get(name)
+    if home is not None:
+        value = getattr(importlib.import_module(f"labeldist.{home}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"labeldist.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_WITH_TRAINER})

@@ -1,12 +1,16 @@
-"""What may import what, and that the core needs nothing optional. Read from the source: no module is imported here."""
+"""What may import what, and that the core needs nothing optional."""
 
 import ast
+import importlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import labeldist
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "labeldist"
@@ -38,6 +42,7 @@ LEVELS = {
     "": 8,
     "models": 9,
     "integrations": 10,
+    "serving": 10,
     "training": 11,
     "cli": 12,
     "__main__": 13,
@@ -64,9 +69,16 @@ def tree_of(module):
 
 
 def imports_of(module):
-    """Full names of all modules that a module imports anywhere in its code, inside functions too."""
+    """Full names of all modules that a module imports anywhere in its code, inside functions too.
+
+    The package's own imports are for type checkers: it reads the same names when they are used, see the tests of it.
+    """
+    yield from _imports_in(tree_of(module), module)
+
+
+def _imports_in(tree, module):
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(tree_of(module)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -159,6 +171,35 @@ def test_the_package_exports_only_what_its_modules_export():
     assert set(public_names("labeldist")) <= exported
 
 
+def names_for_type_checkers():
+    """The package's names with the modules that type checkers read them from."""
+    (block,) = [node for node in tree_of("labeldist").body if isinstance(node, ast.If)]
+    return {name.name: node.module for node in block.body for name in node.names}  # type: ignore[attr-defined]
+
+
+def test_the_package_reads_its_names_from_where_type_checkers_do():
+    homes = {name: f"labeldist.{home}" for name, home in labeldist._HOMES.items()}
+    assert homes == names_for_type_checkers()
+    assert set(homes) == set(labeldist.__all__)
+    for name, home in homes.items():
+        assert getattr(labeldist, name) is getattr(importlib.import_module(home), name)
+    assert set(labeldist.__all__) <= set(dir(labeldist))
+
+
+def test_the_packages_parts_are_its_attributes():
+    assert labeldist.ldm.StaticLDM is labeldist.StaticLDM
+    assert labeldist.functional is importlib.import_module("labeldist.functional")
+    with pytest.raises(AttributeError, match="module 'labeldist' has no attribute 'nothing'"):
+        labeldist.nothing  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError):
+        from labeldist import nothing  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_public_classes_pickle():
+    ldm = labeldist.StaticLDM.uniform(num_classes=3)
+    assert pickle.loads(pickle.dumps(ldm)).matrix.tolist() == ldm.matrix.tolist()
+
+
 def run_python(code):
     """What a fresh interpreter prints; JSON."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -166,21 +207,30 @@ def run_python(code):
     return json.loads(done.stdout)
 
 
-def test_importing_the_library_loads_nothing_optional():
+def test_importing_the_library_loads_nothing():
+    loaded = run_python(
+        "import json, sys\nbefore = set(sys.modules)\nimport labeldist\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
+    )
+    assert set(loaded) - sys.stdlib_module_names == {"labeldist"}
+
+
+def test_using_the_library_loads_nothing_optional():
     # Loading metric learning first tells what it brings along from what the library itself would.
     loaded = run_python(
         "import json, sys\n"
         "import torch, einops\n"
         "from pytorch_metric_learning import distances, losses, reducers\n"
         "before = set(sys.modules)\n"
-        "import labeldist\n"
+        "from labeldist import *\n"
         "print(json.dumps(sorted({name.split('.')[0] for name in set(sys.modules) - before})))"
     )
     assert set(loaded) - sys.stdlib_module_names - {"pytorch_metric_learning"} == {"labeldist"}
 
 
-def test_importing_the_library_loads_neither_its_trainer_nor_its_command_line():
+def test_using_the_library_loads_neither_its_trainer_nor_its_command_line():
     loaded = run_python(
-        "import json, sys, labeldist\nprint(json.dumps([name for name in sys.modules if name.startswith('labeldist')]))"
+        "import json, sys\nfrom labeldist import *\n"
+        "print(json.dumps([name for name in sys.modules if name.startswith('labeldist')]))"
     )
     assert {part_of(name) for name in loaded} <= set(CORE)

@@ -1,33 +1,71 @@
 """A text classifier with two heads, one for classes and one for contrast, around any encoder."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from einops import repeat
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from labeldist.models.heads import Projection, ProjectionHead
 from labeldist.models.textcnn import TextCNN
+from labeldist.models.two_heads import MODEL_TYPE, WEIGHTS_FILE, TwoHeads, read_config
+from labeldist.options import Pooling, Projection
 
 try:
-    from safetensors.torch import load_file, save_file
-    from transformers import AutoConfig, AutoModel
+    from safetensors.torch import load_file
+    from transformers import (
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        PreTrainedConfig,
+        PreTrainedModel,
+    )
     from transformers.utils.generic import ModelOutput
 except ImportError as error:
     raise ImportError(
         "labeldist.models.classifier needs transformers. Install it with: pip install 'labeldist[train]'"
     ) from error
 
-__all__ = ["ClassifierOutput", "ContrastiveClassifier", "Pooling"]
+from labeldist.models.pretrained import encoder_from_config, load_encoder, without_progress_bar
 
-Pooling = Literal["mean", "cls"]
+__all__ = ["ClassifierOutput", "ContrastiveClassifier", "ContrastiveClassifierConfig", "Pooling"]
 
-_OPTIONS_FILE = "classifier.json"
-_WEIGHTS_FILE = "model.safetensors"
-_ENCODER_FOLDER = "encoder"
+
+class ContrastiveClassifierConfig(PreTrainedConfig):
+    """The configuration of a `ContrastiveClassifier`, saved as `config.json`.
+
+    Args:
+        encoder: configuration of the encoder, with its `model_type`: `"textcnn"`, or one that transformers knows.
+        projection: kind of the projection head.
+        projection_dim: size of the embeddings.
+        dropout: probability before the class layer.
+        pooling: how a transformer's token vectors become one.
+        **kwargs: as for any Hugging Face configuration, `num_labels` or `id2label` among them.
+    """
+
+    model_type = MODEL_TYPE
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        projection: Projection = "mlp",
+        projection_dim: int = 128,
+        dropout: float = 0.5,
+        pooling: Pooling = "mean",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.projection = projection
+        self.projection_dim = projection_dim
+        self.dropout = dropout
+        self.pooling = pooling
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: every option of the classifier, whether or not it is a default."""
+        names = ("encoder", "projection", "projection_dim", "dropout", "pooling")
+        return {**super().to_diff_dict(), **{name: getattr(self, name) for name in names}}
 
 
 @dataclass
@@ -35,26 +73,33 @@ class ClassifierOutput(ModelOutput):
     """What a `ContrastiveClassifier` returns.
 
     Attributes:
+        loss: cross-entropy, a scalar, where labels were given.
         logits: class scores, `(B, C)`.
         embeddings: the projection head's output, `(B, D)`, for the contrastive loss.
     """
 
+    loss: Tensor | None = None
     logits: Tensor | None = None
     embeddings: Tensor | None = None
 
 
-class ContrastiveClassifier(nn.Module):
+class ContrastiveClassifier(TwoHeads, PreTrainedModel):
     r"""An encoder with a dense layer for the classes (Eq. 2) and a projection for the contrast (Eq. 3).
 
+    A Hugging Face model: `save_pretrained`, `from_pretrained`, `push_to_hub`, the Trainer, `pipeline` and PEFT take it.
+    Importing this module makes it known to `AutoModelForSequenceClassification`.
+
     Args:
-        encoder: a `TextCNN`, or any Hugging Face encoder (`AutoModel`) with `config.hidden_size`.
-        num_classes: `C`.
+        encoder: a `TextCNN`, or any Hugging Face encoder (`AutoModel`) with `config.hidden_size`; or a
+            `ContrastiveClassifierConfig` alone, as `from_pretrained` passes it, for an encoder of random weights.
+        num_classes: `C`; from the configuration if that is given.
         projection: kind of the projection head, see `ProjectionHead`.
         projection_dim: size of the embeddings.
         dropout: probability before the dense layer; 0.5 in the paper. A `TextCNN` brings its own and ignores this.
         pooling: how a transformer's token vectors become one: their `"mean"`, or the first token's (`"cls"`).
 
     Examples:
+        >>> import torch
         >>> model = ContrastiveClassifier(TextCNN(vocab_size=50), num_classes=4, projection_dim=16)
         >>> output = model(input_ids=torch.tensor([[7, 8, 9], [7, 8, 0]]))
         >>> output.logits.shape, output.embeddings.shape
@@ -65,40 +110,50 @@ class ContrastiveClassifier(nn.Module):
             then have `views * B` rows: all of the first view, then all of the second.
     """
 
+    config_class = ContrastiveClassifierConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
     # The Trainer would otherwise pass `num_items_in_batch` to the encoder.
     accepts_loss_kwargs = False
 
     def __init__(
         self,
-        encoder: nn.Module,
-        num_classes: int,
+        encoder: nn.Module | ContrastiveClassifierConfig,
+        num_classes: int | None = None,
         *,
         projection: Projection = "mlp",
         projection_dim: int = 128,
         dropout: float = 0.5,
         pooling: Pooling = "mean",
     ):
-        super().__init__()
-        if pooling not in ("mean", "cls"):
-            raise ValueError(f"pooling must be 'mean' or 'cls', got {pooling!r}.")
-        self.options: dict[str, Any] = {
-            "num_classes": num_classes,
-            "projection": projection,
-            "projection_dim": projection_dim,
-            "dropout": dropout,
-            "pooling": pooling,
-        }
-        self.encoder = encoder
-        self.pooling = pooling
-        self.views = 1
-        hidden_size = _hidden_size(encoder)
-        self.dropout = nn.Dropout(0.0 if isinstance(encoder, TextCNN) else dropout)
-        self.classifier = nn.Linear(hidden_size, num_classes)
-        self.projection = ProjectionHead(hidden_size, projection_dim, kind=projection)
+        if isinstance(encoder, ContrastiveClassifierConfig):
+            config, encoder = encoder, _built(encoder)
+        else:
+            if num_classes is None:
+                raise TypeError("num_classes is required: how many classes there are.")
+            config = ContrastiveClassifierConfig(
+                _config_of(encoder), projection, projection_dim, dropout, pooling, num_labels=num_classes
+            )
+        super().__init__(config)
+        self._put_heads(encoder, _hidden_size(encoder), **self.options)
+        self.post_init()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments but for the encoder."""
+        names = ("projection", "projection_dim", "dropout", "pooling")
+        return {"num_classes": self.config.num_labels, **{name: getattr(self.config, name) for name in names}}
 
     @classmethod
     def from_pretrained_encoder(
-        cls, name_or_folder: str, num_classes: int, *, local_files_only: bool = False, **options: Any
+        cls,
+        name_or_folder: str,
+        num_classes: int,
+        *,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+        **options: Any,
     ) -> "ContrastiveClassifier":
         """Put two fresh heads on a pretrained Hugging Face encoder (BERT, ALBERT, MPNet, ...), by name or folder.
 
@@ -106,82 +161,144 @@ class ContrastiveClassifier(nn.Module):
             name_or_folder: what `AutoModel.from_pretrained` takes.
             num_classes: `C`.
             local_files_only: whether to keep off the hub, and take a folder or what was downloaded before.
+            trust_remote_code: whether Python code that comes with the encoder may run.
             **options: as in the constructor.
-        """
-        # float32: heads and optimizer need it, whatever precision the checkpoint is stored in.
-        encoder = AutoModel.from_pretrained(name_or_folder, dtype=torch.float32, local_files_only=local_files_only)
-        return cls(_without_pooler(encoder), num_classes, **options)
 
-    def forward(self, **inputs: Tensor) -> ClassifierOutput:
+        Raises:
+            EncoderError: if the encoder cannot be used; see `labeldist.models.pretrained.load_encoder`.
+        """
+        encoder = load_encoder(name_or_folder, local_files_only=local_files_only, trust_remote_code=trust_remote_code)
+        return cls(encoder, num_classes, **options)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **inputs: Any,
+    ) -> Any:
         """Encode a batch and apply both heads.
 
         Args:
-            **inputs: what the tokenizer returns: `input_ids` and `attention_mask`, each `(B, L)`, ...
+            input_ids: `(B, L)`, integer.
+            attention_mask: `(B, L)`, 1 for tokens and 0 for padding.
+            token_type_ids: `(B, L)`, for encoders that read them.
+            inputs_embeds: `(B, L, E)`, in place of `input_ids`, for encoders that read them.
+            labels: class indices, `(B,)`, for the cross-entropy.
+            return_dict: whether not to return a plain tuple.
+            **inputs: whatever else the tokenizer returns and the encoder reads.
 
         Returns:
-            `logits` `(B, C)` and `embeddings` `(B, D)`.
+            A `ClassifierOutput` with `logits` `(B, C)` and `embeddings` `(B, D)`, and `loss` where there are labels.
         """
-        vectors = self.encode(**inputs)
-        return ClassifierOutput(logits=self.classifier(self.dropout(vectors)), embeddings=self.projection(vectors))
+        inputs |= {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        vectors = self.encode(**{name: value for name, value in inputs.items() if value is not None})
+        logits, embeddings = self.heads_of(vectors)
+        loss = None
+        if labels is not None:
+            loss = cross_entropy(logits.float(), labels.repeat(len(logits) // len(labels)))
+        output = ClassifierOutput(loss=loss, logits=logits, embeddings=embeddings)
+        return output.to_tuple() if return_dict is False else output
 
-    def encode(self, **inputs: Tensor) -> Tensor:
-        """One vector a text and view, `(B, hidden_size)`: the encoder's pooled output, Eq. 1."""
-        views = self.views if self.training else 1
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Store the class names, in the order of the class indices, for `pipeline` and whoever reads the model.
+
+        Raises:
+            ValueError: if there is not one for each class.
+        """
+        if len(names) != self.config.num_labels:
+            raise ValueError(f"names must be {self.config.num_labels}, one per class, got {len(names)}.")
+        self.config.id2label = dict(enumerate(names))
+        self.config.label2id = {name: index for index, name in enumerate(names)}
+
+    def init_weights(self) -> None:
+        """Leave the weights as the layers drew them, or as the encoder brought them."""
+        self.tie_weights()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's token embeddings."""
+        return self.encoder.embedding if isinstance(self.encoder, TextCNN) else self.encoder.get_input_embeddings()  # type: ignore[operator, return-value]
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put other token embeddings into the encoder."""
         if isinstance(self.encoder, TextCNN):
-            return self.encoder(inputs["input_ids"], inputs.get("attention_mask"), views=views)
-        if views > 1:
-            inputs = {name: repeat(value, "b ... -> (v b) ...", v=views) for name, value in inputs.items()}
-        tokens = self.encoder(**inputs).last_hidden_state
-        if self.pooling == "cls":
-            return tokens[:, 0]
-        mask = inputs.get("attention_mask")
-        if mask is None:
-            return tokens.mean(dim=1)
-        mask = mask[..., None].to(tokens.dtype)
-        return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+            self.encoder.embedding = value  # type: ignore[assignment]
+        else:
+            self.encoder.set_input_embeddings(value)  # type: ignore[operator]
 
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Switch on the encoder's activation checkpointing; the Trainer calls this."""
+    def activation_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
+        """Switch on the encoder's activation checkpointing; the Trainer calls this.
+
+        Raises:
+            ValueError: if the encoder is a `TextCNN`, which has none.
+        """
+        if isinstance(self.encoder, TextCNN):
+            raise ValueError("A TextCNN has no activation checkpointing. Train it without, or another encoder.")
         # transformers below 5.2x knows the older name only.
         enable = getattr(self.encoder, "activation_checkpointing_enable", None)
-        (enable or self.encoder.gradient_checkpointing_enable)(**kwargs)  # type: ignore[operator]
+        (enable or self.encoder.gradient_checkpointing_enable)(*arguments, **options)  # type: ignore[operator]
 
-    gradient_checkpointing_enable = activation_checkpointing_enable
+    def gradient_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(*arguments, **options)
+
+    def save_pretrained(self, *arguments: Any, **options: Any) -> None:
+        """As of any Hugging Face model, without a progress bar."""
+        with without_progress_bar():
+            super().save_pretrained(*arguments, **options)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors) and options to `folder`, so that `load` needs nothing else.
+        """Write weights (safetensors) and configuration to `folder`: `save_pretrained`, for local folders.
 
         Args:
             folder: created if absent.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        options = dict(self.options)
-        if isinstance(self.encoder, TextCNN):
-            options["textcnn"] = self.encoder.options
-        else:
-            self.encoder.config.save_pretrained(folder / _ENCODER_FOLDER)  # type: ignore[union-attr]
-        (folder / _OPTIONS_FILE).write_text(json.dumps(options, indent=2) + "\n", encoding="utf-8")
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / _WEIGHTS_FILE)
+        self.save_pretrained(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ContrastiveClassifier":
-        """Read a classifier that `save` wrote, in evaluation mode, on the CPU.
+        """Read a classifier that was saved to a local folder, in evaluation mode, on the CPU.
+
+        Unlike `from_pretrained` it reads nothing but configuration and weights, and takes both as they are.
 
         Raises:
             FileNotFoundError: if `folder` holds no classifier.
+            ValueError: if its configuration is not that of a classifier.
         """
         folder = Path(folder)
-        options = json.loads((folder / _OPTIONS_FILE).read_text(encoding="utf-8"))
-        textcnn = options.pop("textcnn", None)
-        if textcnn is not None:
-            encoder: nn.Module = TextCNN(**textcnn)
-        else:
-            config = AutoConfig.from_pretrained(folder / _ENCODER_FOLDER, local_files_only=True)
-            encoder = _without_pooler(AutoModel.from_config(config, dtype=torch.float32))
-        model = cls(encoder, **options)
-        model.load_state_dict(load_file(folder / _WEIGHTS_FILE))
+        config = read_config(folder)
+        num_classes = config.pop("num_classes")
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        names = {int(index): name for index, name in (stored.get("id2label") or {}).items()} or None
+        heads = ContrastiveClassifierConfig(**config, **({"id2label": names} if names else {"num_labels": num_classes}))
+        heads.name_or_path = str(folder)
+        model = cls(heads)
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return model.eval()
+
+
+def _built(config: ContrastiveClassifierConfig) -> nn.Module:
+    if config.encoder is None:
+        raise ValueError("A ContrastiveClassifierConfig needs the configuration of its encoder.")
+    if config.encoder.get("model_type") == "textcnn":
+        return TextCNN(**{name: value for name, value in config.encoder.items() if name != "model_type"})
+    return encoder_from_config(config.encoder, name=config.name_or_path or "the configuration")
+
+
+def _config_of(encoder: nn.Module) -> dict[str, Any]:
+    if isinstance(encoder, TextCNN):
+        return {"model_type": "textcnn", **encoder.options}
+    config = json.loads(encoder.config.to_json_string())  # type: ignore[union-attr, operator]
+    # Where the encoder came from, on whose machine, is nobody's business.
+    return {name: value for name, value in config.items() if name not in ("_name_or_path", "auto_map")}
 
 
 def _hidden_size(encoder: nn.Module) -> int:
@@ -190,8 +307,6 @@ def _hidden_size(encoder: nn.Module) -> int:
     return encoder.config.hidden_size  # type: ignore[union-attr, return-value]
 
 
-def _without_pooler(encoder: Any) -> nn.Module:
-    """Drop a pooling layer that neither kind of pooling uses: its weights would get no gradient."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder
+# How `pipeline` and `AutoModelForSequenceClassification` find the class of a saved model.
+AutoConfig.register(MODEL_TYPE, ContrastiveClassifierConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(ContrastiveClassifierConfig, ContrastiveClassifier, exist_ok=True)

@@ -1,12 +1,10 @@
 """The projection head between encoder and contrastive loss."""
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-__all__ = ["Projection", "ProjectionHead"]
+from labeldist.options import Projection
 
-Projection = Literal["mlp", "linear", "none"]
+__all__ = ["Projection", "ProjectionHead"]
 
 
 class ProjectionHead(nn.Module):

@@ -77,7 +77,11 @@ class TextCNN(nn.Module):
         is_token = attention_mask.bool()
         # An empty text keeps its first position.
         is_token = is_token | (torch.arange(is_token.shape[1], device=is_token.device) == 0)
-        pooled = self._maximum_over_time(input_ids.masked_fill(~attention_mask.bool(), self.padding_idx), is_token)
+        input_ids = input_ids.masked_fill(~attention_mask.bool(), self.padding_idx)
+        # A graph that is exported must not hang on how many tokens its example has.
+        is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        maximum = self._maximum_over_rows if is_recorded else self._maximum_over_time
+        pooled = maximum(input_ids, is_token)
         return self.dropout(repeat(pooled, "b m -> (v b) m", v=views))
 
     def _maximum_over_time(self, input_ids: Tensor, is_token: Tensor) -> Tensor:
@@ -97,9 +101,20 @@ class TextCNN(nn.Module):
         line = rearrange(self.embedding(ids), "t d -> 1 d t")
         pooled = []
         for convolution in self.convolutions:
-            maps = convolution(pad(line, (0, convolution.kernel_size[0] - 1)))
-            maps = rearrange(maps, "1 m t -> t m")[starts_window].relu()
+            # The last text's gap is as long as any window that starts in the text.
+            maps = rearrange(convolution(line), "1 m t -> t m")
+            maps = maps[starts_window[: len(maps)]].relu()
             index = text[:, None].expand_as(maps)
             # Values are at least 0 after ReLU, and each text has a window: 0 never wins wrongly.
             pooled.append(maps.new_zeros(len(input_ids), maps.shape[1]).scatter_reduce(0, index, maps, "amax"))
+        return torch.cat(pooled, dim=1)
+
+    def _maximum_over_rows(self, input_ids: Tensor, is_token: Tensor) -> Tensor:
+        """The same by rows of one length, whose shapes depend on the batch's alone."""
+        gap = max(convolution.kernel_size[0] for convolution in self.convolutions) - 1
+        rows = rearrange(self.embedding(pad(input_ids, (0, gap), value=self.padding_idx)), "b l d -> b d l")
+        pooled = []
+        for convolution in self.convolutions:
+            maps = convolution(rows)[:, :, : input_ids.shape[1]].relu()
+            pooled.append((maps * is_token[:, None]).amax(dim=2))
         return torch.cat(pooled, dim=1)

@@ -37,6 +37,8 @@ class ModelSettings:
 
     encoder: str = "textcnn"
     """`textcnn` (from scratch), `minilm` (pretrained, no hub needed), or name or folder of a Hugging Face encoder."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the encoder; never without this. Only for encoders whose code you have read."""
     max_length: int = 128
     """Tokens a text is cut to."""
     embedding_dim: int = 300
@@ -190,7 +192,8 @@ def run_settings_from_json(stored: dict[str, Any]) -> RunSettings:
         matrix["matrix_file"] = Path(matrix["matrix_file"]) if matrix["matrix_file"] else None
         return RunSettings(
             data=DataSettings(**{**stored["data"], "data": tuple(stored["data"]["data"])}),
-            model=ModelSettings(**stored["model"]),
+            # A folder's word that code may run counts for nothing.
+            model=ModelSettings(**{**stored["model"], "trust_remote_code": False}),
             loss=LossSettings(**stored["loss"]),
             matrix=MatrixSettings(**matrix),
             optim=OptimSettings(**{**stored["optim"], "report_to": tuple(stored["optim"]["report_to"])}),

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+from transformers import PreTrainedTokenizerBase
 
 from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.models.pretrained import EncoderError, load_tokenizer, without_progress_bar
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.config import ModelSettings
 from labeldist.training.data.hub import hub_answers
+from labeldist.training.encoder_checks import check_encoder, first_line
 from labeldist.training.errors import UserError
+from labeldist.training.vocabulary import PAD, train_tokenizer
 
-MAX_VOCABULARY = 30_000
-PAD, UNKNOWN = "[PAD]", "[UNK]"
+__all__ = ["build_classifier", "parameter_count", "train_tokenizer"]
 
 
 def build_classifier(
@@ -46,32 +46,7 @@ def build_classifier(
         )
         return ContrastiveClassifier(encoder, num_classes, **heads), tokenizer
     name = _minilm_folder() if settings.encoder == "minilm" else settings.encoder
-    return _pretrained(name, num_classes, heads, settings.max_length)
-
-
-def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A lower-casing word tokenizer with a vocabulary from `texts`; each Chinese character is a token.
-
-    Examples:
-        >>> train_tokenizer(["Is it fast?", "发货快"]).tokenize("发货 fast?")
-        ['发', '货', 'fast', '?']
-    """
-    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=MAX_VOCABULARY,  # type: ignore[call-arg]
-        special_tokens=[PAD, UNKNOWN],  # type: ignore[call-arg]
-        show_progress=False,  # type: ignore[call-arg]
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        padding_side="right",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    return _pretrained(name, train_texts, num_classes, heads, settings)
 
 
 def _minilm_folder() -> str:
@@ -85,22 +60,27 @@ def _minilm_folder() -> str:
 
 
 def _pretrained(
-    name: str, num_classes: int, heads: dict[str, Any], max_length: int
+    name: str, train_texts: Sequence[str], num_classes: int, heads: dict[str, Any], settings: ModelSettings
 ) -> tuple[ContrastiveClassifier, PreTrainedTokenizerBase]:
     try:
         with _silent_hub():
             # A hub that is out of reach leaves what was downloaded before.
-            local = Path(name).exists() or not hub_answers()
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-            model = ContrastiveClassifier.from_pretrained_encoder(name, num_classes, local_files_only=local, **heads)
-    except (OSError, ValueError, SafetensorError) as error:
+            options = {
+                "local_files_only": Path(name).exists() or not hub_answers(),
+                "trust_remote_code": settings.trust_remote_code,
+            }
+            model = ContrastiveClassifier.from_pretrained_encoder(name, num_classes, **options, **heads)
+            tokenizer = load_tokenizer(name, **options)
+    except EncoderError as error:
+        raise UserError(str(error)) from error
+    except SafetensorError as error:
+        raise UserError(f"The weights of {name} are damaged: {first_line(error)}.") from error
+    except (OSError, ValueError) as error:
         raise UserError(_unreachable(name)) from error
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"The tokenizer of {name} has no padding token, which batches of texts need.")
-    positions = getattr(model.encoder.config, "max_position_embeddings", None) or max_length
-    limit = min(positions, tokenizer.model_max_length)
-    if max_length > limit:
-        raise UserError(f"--max-length must be at most {limit}, the longest text that {name} takes, got {max_length}.")
+    # Whatever a checkpoint of another kind does to its loader; code of the user's own stands above.
+    except Exception as error:
+        raise UserError(f"The encoder {name} cannot be loaded: {first_line(error)}.") from error
+    check_encoder(model, tokenizer, train_texts, max_length=settings.max_length, name=name)
     return model, tokenizer
 
 
@@ -109,17 +89,14 @@ def _silent_hub() -> Iterator[None]:
     """Without the hub's and the loader's notices: a failure is told in one sentence, a success in none."""
     loggers = [logging.getLogger(module) for module in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
-    had_bars = is_progress_bar_enabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    disable_progress_bar()
     try:
-        yield
+        with without_progress_bar():
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if had_bars:
-            enable_progress_bar()
 
 
 def _unreachable(name: str) -> str:

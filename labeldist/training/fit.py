@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
-from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
@@ -34,12 +33,13 @@ from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
 from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.serving.batches import BATCH_SIZE, Predictions, predict_encoded
 from labeldist.training import processes
 from labeldist.training.config import OptimSettings, RunSettings
 from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
 
-EVAL_BATCH_SIZE = 256
+EVAL_BATCH_SIZE = BATCH_SIZE
 _CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 
 
@@ -244,44 +244,13 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-class Predictions(NamedTuple):
-    """What a classifier makes of N texts, float32 on the CPU, in the order given.
-
-    Attributes:
-        probabilities: of each class, `(N, C)`.
-        embeddings: the projection's output, `(N, D)`, in which contrast is taken.
-        vectors: the encoder's output, `(N, hidden_size)`, which both heads read. Every objective trains it, where
-            cross-entropy alone leaves the projection as it was drawn.
-    """
-
-    probabilities: Tensor
-    embeddings: Tensor
-    vectors: Tensor
-
-
-@torch.inference_mode()
 def predict_batches(
     model: ContrastiveClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> Predictions:
     """Run the classifier on texts of any number, one batch at a time."""
-    model.eval()
-    device = next(model.parameters()).device
-    encodings = encode(texts, tokenizer, max_length)
-    # Texts of like length share a batch: less padding to compute.
-    order = sorted(range(len(texts)), key=lambda i: len(encodings["input_ids"][i]))
-    probabilities, embeddings, vectors = [], [], []
-    # The model returns what its heads make of the encoder's vector, not the vector.
-    with model.projection.register_forward_pre_hook(lambda _, inputs: vectors.append(inputs[0].float().cpu())):
-        for start in range(0, len(order), EVAL_BATCH_SIZE):
-            rows = order[start : start + EVAL_BATCH_SIZE]
-            batch = tokenizer.pad(
-                {name: [values[i] for i in rows] for name, values in encodings.items()}, return_tensors="pt"
-            )
-            output = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-            probabilities.append(output.logits.float().softmax(dim=1).cpu())
-            embeddings.append(output.embeddings.float().cpu())
-    back = torch.tensor(order).argsort()
-    return Predictions(*(torch.cat(batches)[back] for batches in (probabilities, embeddings, vectors)))
+    return predict_encoded(
+        model, encode(texts, tokenizer, max_length), lambda rows: tokenizer.pad(rows, return_tensors="pt")
+    )
 
 
 def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:

@@ -1,24 +1,25 @@
 """A trained run at work: predictions for texts as they come, and metrics on other labelled rows."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from labeldist.models.classifier import ContrastiveClassifier
-from labeldist.training.config import OptimSettings
-from labeldist.training.data.corpus import Split
+from labeldist.serving import SavedClassifier
 from labeldist.training.errors import UserError
 from labeldist.training.files import read_json
-from labeldist.training.fit import EVAL_BATCH_SIZE, predict_batches, resolve_device
-from labeldist.training.metrics import evaluate_predictions
-from labeldist.training.records import PredictionMetrics
-from labeldist.training.run import CONFIG, MATRIX, METRICS, MODEL, read_config
+
+if TYPE_CHECKING:
+    from labeldist.training.data.corpus import Split
+    from labeldist.training.records import PredictionMetrics
+
+__all__ = ["Predictor"]
+
+# As in `labeldist.training.run`, which would bring the Trainer along.
+CONFIG, METRICS, MATRIX, MODEL = "config.json", "metrics.json", "ldm.json", "model"
 
 
 @dataclass(frozen=True)
@@ -26,71 +27,74 @@ class Predictor:
     """A trained classifier with what it needs to read texts.
 
     Attributes:
-        model: in evaluation mode.
-        tokenizer: its own.
-        class_names: one name a class.
-        max_length: tokens a text is cut to.
-        matrix: the label distances that it was trained with, as nested lists; `None` for cross-entropy alone.
+        classifier: model and tokenizer.
+        class_names: one name per class.
+        folder: of the run.
     """
 
-    model: ContrastiveClassifier
-    tokenizer: PreTrainedTokenizerBase
+    classifier: SavedClassifier
     class_names: tuple[str, ...]
-    max_length: int
-    matrix: list[list[float]] | None = None
+    folder: Path = field(repr=False)
 
     @classmethod
     def from_run(cls, folder: Path, *, device: str = "auto") -> "Predictor":
-        """Read a finished run folder, wherever it stands now.
+        """Read a finished run folder, wherever it stands now: its configuration and its model, and nothing else.
 
         Raises:
             UserError: if `folder` is no finished run, or a GPU is asked for where there is none.
         """
-        config = read_config(folder)
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder} is no run folder of labeldist: it has no {CONFIG}.")
+        config = read_json(folder / CONFIG)
         if "class_names" not in config:
             raise UserError(f"{folder} is no run folder of labeldist: its {CONFIG} was written by something else.")
         # Written last, after the model.
         if not (folder / METRICS).exists():
             raise UserError(f"The run in {folder} is not finished. Go on with it: labeldist train --resume {folder}")
-        where = resolve_device(OptimSettings(device=device))  # type: ignore[arg-type]
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda needs a CUDA GPU, and PyTorch sees none here. Use --device cpu or auto.")
+        where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        names, max_length = tuple(config["class_names"]), config["model"]["max_length"]
         try:
-            model = ContrastiveClassifier.load(folder / MODEL).to(where)
-            tokenizer = AutoTokenizer.from_pretrained(folder / MODEL, local_files_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            classifier = SavedClassifier.from_folder(folder / MODEL, max_length=max_length, device=where)
+        except (OSError, ValueError) as error:
             raise UserError(f"The model in {folder / MODEL} cannot be read: {error}") from error
-        matrix = read_json(folder / MATRIX)["matrix"] if (folder / MATRIX).exists() else None
-        return cls(model, tokenizer, tuple(config["class_names"]), config["model"]["max_length"], matrix)
+        if (num_classes := classifier.model.classifier.out_features) != len(names):
+            raise UserError(f"{folder} names {len(names)} classes, and its model has {num_classes}.")
+        return cls(classifier, names, folder)
 
     def probabilities(self, texts: list[str]) -> Tensor:
-        """Class probabilities, `(N, C)`, float32 on the CPU."""
-        return predict_batches(self.model, self.tokenizer, texts, self.max_length).probabilities
+        """Class probabilities, `(N, C)`, float32 on the CPU, of at least one text."""
+        return self.classifier.predict(texts).probabilities
 
     def predictions(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """Yield a prediction for each text, in order, holding one batch in memory at a time.
+        """Yield a prediction for each text, in order, with a few thousand texts in memory.
 
         Yields:
             `{"text", "label", "probability", "probabilities": {class: probability}}`.
         """
-        texts = iter(texts)
-        while batch := list(islice(texts, EVAL_BATCH_SIZE)):
-            for text, row in zip(batch, self.probabilities(batch).tolist(), strict=True):
-                best = max(range(len(row)), key=row.__getitem__)
-                named = {name: round(value, 6) for name, value in zip(self.class_names, row, strict=True)}
+        for window, probabilities in self.classifier.probabilities(texts):
+            for text, row in zip(window, probabilities.tolist(), strict=True):
+                probability = max(row)
                 yield {
                     "text": text,
-                    "label": self.class_names[best],
-                    "probability": round(row[best], 6),
-                    "probabilities": named,
+                    "label": self.class_names[row.index(probability)],
+                    "probability": round(probability, 6),
+                    "probabilities": dict(zip(self.class_names, [round(value, 6) for value in row], strict=True)),
                 }
 
-    def evaluate(self, split: Split) -> PredictionMetrics:
+    def evaluate(self, split: "Split") -> "PredictionMetrics":
         """Metrics on labelled rows: see `labeldist.training.metrics.evaluate_predictions`."""
-        predictions = predict_batches(self.model, self.tokenizer, split.texts, self.max_length)
+        # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
+        from labeldist.training.metrics import evaluate_predictions
+
+        predictions = self.classifier.predict(list(split.texts))
+        path = self.folder / MATRIX
         return evaluate_predictions(
             split.labels,
             predictions.probabilities,
             self.class_names,
             split.texts,
             vectors=predictions.vectors,
-            matrix=self.matrix,
+            matrix=read_json(path)["matrix"] if path.exists() else None,
         )

@@ -281,6 +281,7 @@ def _carry_out(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions,
         num_parameters=parameter_count(model),
         test=test,
     )
+    model.name_classes(classes)
     model.save(folder / MODEL)
     tokenizer.save_pretrained(folder / MODEL)
     if matrix is not None:

@@ -193,7 +193,9 @@ def case_of(
 def eager_losses(anchors, labels, references, ref_labels, scale, bias):
     """The specification with tables of one's own."""
     similarity = functional.cosine_similarity(anchors, references)
-    logits = functional.pair_logits(similarity, labels, labels if ref_labels is None else ref_labels, scale, bias)
+    logits = functional.pair_logits(
+        similarity, labels, labels if ref_labels is None else ref_labels, ClassPairTables(scale, bias)
+    )
     candidates = functional.other_rows(labels) if references is None else torch.ones_like(logits, dtype=torch.bool)
     pairs = functional.positive_pairs(labels, ref_labels), candidates
     return functional.AnchorLosses(

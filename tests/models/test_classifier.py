@@ -3,10 +3,24 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    MPNetConfig,
+    MPNetModel,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ClassifierOutput, ContrastiveClassifier
+from labeldist.models.heads import ProjectionHead
+from labeldist.models.two_heads import TwoHeadedTextCNN, read_config
+from labeldist.training.encoders import train_tokenizer
+from tiny_bert import Rows
 
 SMALL: dict[str, Any] = {
     "vocab_size": 40,
@@ -48,11 +62,109 @@ def test_a_saved_classifier_loads_to_identical_outputs(tmp_path, name, projectio
     assert again.options == model.options
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_it_is_a_hugging_face_model(tmp_path, name, num_classes):
+    model: Any = ContrastiveClassifier(encoder_of(name), num_classes, projection_dim=6).eval()
+    model.name_classes([f"class {i}" for i in range(num_classes)])
+    model.save_pretrained(tmp_path)
+    for again in (
+        ContrastiveClassifier.from_pretrained(tmp_path),
+        AutoModelForSequenceClassification.from_pretrained(tmp_path),
+        ContrastiveClassifier.load(tmp_path),
+    ):
+        assert type(again) is ContrastiveClassifier
+        assert again.config.id2label == {i: f"class {i}" for i in range(num_classes)}
+        for left, right in zip(again(**BATCH).to_tuple(), model(**BATCH).to_tuple(), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_making_it_draws_the_heads_weights_and_nothing_else():
+    encoder = encoder_of("bert")
+    stored = {name: value.clone() for name, value in encoder.state_dict().items()}
+    torch.manual_seed(7)
+    model: Any = ContrastiveClassifier(encoder, 3, projection_dim=6)
+    state = torch.get_rng_state()
+    torch.manual_seed(7)
+    classifier, projection = nn.Linear(16, 3), ProjectionHead(16, 6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model.classifier.weight, classifier.weight)
+    assert all(map(torch.equal, model.projection.parameters(), projection.parameters()))
+    assert all(torch.equal(value, stored[name]) for name, value in model.encoder.state_dict().items())
+
+
+def test_a_textcnn_is_served_by_plain_layers_to_identical_outputs(tmp_path):
+    model: Any = ContrastiveClassifier(encoder_of("textcnn"), 3, projection="linear", projection_dim=6).eval()
+    model.save(tmp_path)
+    served: Any = TwoHeadedTextCNN(read_config(tmp_path))
+    served.load_state_dict(model.state_dict())
+    for left, right in zip(served.eval()(**BATCH), model(**BATCH).to_tuple(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_labels_give_the_cross_entropy():
+    model: Any = ContrastiveClassifier(encoder_of("bert"), 3).eval()
+    output = model(**BATCH, labels=torch.tensor([2, 0]))
+    assert torch.equal(output.loss, nn.functional.cross_entropy(output.logits, torch.tensor([2, 0])))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_trainers_defaults_will_do(tmp_path, name):
+    model: Any = ContrastiveClassifier(encoder_of(name), 3, projection_dim=6)
+    arguments = TrainingArguments(
+        str(tmp_path), num_train_epochs=1, use_cpu=True, dataloader_pin_memory=False, disable_tqdm=True
+    )
+    trainer = Trainer(model, arguments, train_dataset=Rows(16), eval_dataset=Rows(16))
+    trainer.train()
+    assert "eval_loss" in trainer.evaluate()
+    trainer.save_model(str(tmp_path / "saved"))
+    again: Any = ContrastiveClassifier.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again(**BATCH).logits, model.eval()(**BATCH).logits)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_pipeline_takes_it(tmp_path, name):
+    texts = ["is it fast?", "it is slow"]
+    tokenizer: Any = train_tokenizer(texts)
+    model: Any = ContrastiveClassifier(encoder_of(name), 2)
+    model.name_classes(["question", "complaint"])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classify: Any = pipeline("text-classification", model=str(tmp_path), tokenizer=str(tmp_path), top_k=None)
+    expected = model.eval()(**tokenizer(texts[:1], return_tensors="pt")).logits.softmax(dim=1)[0]
+    scores = {row["label"]: row["score"] for row in classify(texts)[0]}
+    assert scores == pytest.approx({"question": expected[0].item(), "complaint": expected[1].item()})
+
+
+# PEFT asks by a name that transformers is about to drop.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_are_put_on_and_come_back(tmp_path):
+    peft = pytest.importorskip("peft")
+    model: Any = ContrastiveClassifier(encoder_of("bert"), 3)
+    model.save_pretrained(tmp_path / "base")
+    options = peft.LoraConfig(
+        task_type="SEQ_CLS", target_modules=["query", "value"], modules_to_save=["classifier", "projection"], r=2
+    )
+    adapted = peft.get_peft_model(ContrastiveClassifier.load(tmp_path / "base"), options)
+    adapted(**BATCH, labels=torch.tensor([0, 1])).loss.backward()
+    torch.optim.SGD(adapted.parameters(), lr=1.0).step()
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(ContrastiveClassifier.load(tmp_path / "base"), tmp_path / "adapter")
+    torch.testing.assert_close(again.eval()(**BATCH).logits, adapted.eval()(**BATCH).logits)
+    assert not torch.equal(adapted(**BATCH).logits, model.eval()(**BATCH).logits)
+
+
+def test_one_name_per_class():
+    model: Any = ContrastiveClassifier(encoder_of("bert"), 3)
+    with pytest.raises(ValueError, match="names must be 3, one per class, got 2"):
+        model.name_classes(["a", "b"])
+
+
 def test_the_way_tokens_are_pooled_is_stored(tmp_path):
     model: Any = ContrastiveClassifier(encoder_of("bert"), 3, pooling="cls").eval()
     model.save(tmp_path)
     assert torch.equal(ContrastiveClassifier.load(tmp_path)(**BATCH).logits, model(**BATCH).logits)
-    assert json.loads((tmp_path / "classifier.json").read_text())["pooling"] == "cls"
+    assert json.loads((tmp_path / "config.json").read_text())["pooling"] == "cls"
 
 
 @pytest.mark.parametrize("name", ENCODERS)

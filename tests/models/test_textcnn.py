@@ -105,3 +105,21 @@ def test_options_rebuild_it():
     again = TextCNN(**model.options).eval()
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(again(ids([1, 2])), model(ids([1, 2])))
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (2, 14), (7, 1)])
+def test_an_exported_encoder_takes_batches_of_any_size(shape):
+    model = encoder()
+    example = ids([1, 2, 3, 4], [5, 6], [7])
+    free = {0: torch.export.Dim("B"), 1: torch.export.Dim("L")}
+    exported = torch.export.export(model, (example, (example != 0).long()), dynamic_shapes=(free, free))
+    batch = torch.randint(1, 30, shape, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(batch)
+    batch[-1, 3:] = mask[-1, 3:] = 0
+    torch.testing.assert_close(exported.module()(batch, mask), model(batch, mask))
+
+
+def test_rows_that_are_padded_give_what_texts_end_to_end_give():
+    model, batch = encoder(), ids([1, 2, 3, 4, 5, 6, 7], [5, 6], [7], [])
+    is_token = torch.arange(7) < torch.tensor([7, 2, 1, 1])[:, None]
+    torch.testing.assert_close(model._maximum_over_rows(batch, is_token), model._maximum_over_time(batch, is_token))

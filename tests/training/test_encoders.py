@@ -9,7 +9,7 @@ from transformers import BertModel
 from transformers.utils.logging import is_progress_bar_enabled
 
 from labeldist.training.config import ModelSettings
-from labeldist.training.encoders import build_classifier, parameter_count, train_tokenizer
+from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import UserError
 from labeldist.training.fit import predict_batches
 
@@ -25,29 +25,6 @@ def built(*arguments) -> tuple[Any, Any]:
 @pytest.fixture
 def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def test_words_marks_and_chinese_characters_are_tokens():
-    tokenizer: Any = train_tokenizer(TEXTS)
-    assert tokenizer.tokenize("Is it, fast?") == ["is", "it", "[UNK]", "fast", "?"]
-    assert tokenizer.tokenize("发货不快") == ["发", "货", "不", "快"]
-    assert tokenizer.tokenize("CAFE deja") == ["cafe", "deja"]
-    assert tokenizer.pad_token_id == 0
-
-
-def test_the_vocabulary_is_the_same_each_time():
-    words = [f"{a}{b} {b}{a}" for a in "abcdefghij" for b in "klmnopqrst"]
-    assert train_tokenizer(words).get_vocab() == train_tokenizer(words).get_vocab()
-
-
-def test_the_tokenizer_comes_back_from_disk(tmp_path):
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = train_tokenizer(TEXTS)
-    tokenizer.save_pretrained(tmp_path)
-    again = AutoTokenizer.from_pretrained(tmp_path)
-    assert again(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
-    assert again.padding_side == "right"
 
 
 def test_textcnn_takes_its_sizes_from_the_settings():

@@ -2,6 +2,7 @@ import json
 import shutil
 import tracemalloc
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,8 @@ def test_memory_does_not_grow_with_the_number_of_texts(predictor):
 
 def test_a_text_longer_than_the_limit_is_cut(predictor):
     words = "is the delivery very fast today ? " * 40
-    cut = predictor.tokenizer.decode(predictor.tokenizer(words, truncation=True, max_length=128)["input_ids"])
+    tokenizer: Any = predictor.classifier.tokenizer
+    cut = tokenizer.tokenizer.decode(tokenizer.encode([words])["input_ids"][0], skip_special_tokens=False)
     torch.testing.assert_close(predictor.probabilities([words]), predictor.probabilities([cut]))
 
 
@@ -128,12 +130,13 @@ def spoil_no_tokenizer(run):
 
 
 def spoil_other_sizes(run):
-    options = read(run / "model" / "classifier.json")
-    (run / "model" / "classifier.json").write_text(json.dumps({**options, "num_classes": 7}))
+    options = read(run / "model" / "config.json")
+    names = {str(i): f"class {i}" for i in range(7)}
+    (run / "model" / "config.json").write_text(json.dumps({**options, "id2label": names}))
 
 
 def spoil_options(run):
-    (run / "model" / "classifier.json").write_text("{}")
+    (run / "model" / "config.json").write_text("{}")
 
 
 def spoil_config(run):

@@ -1,0 +1,145 @@
+"""An encoder with two heads, in plain PyTorch: what training and serving share."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from einops import repeat
+from torch import Tensor, nn
+
+from labeldist.models.heads import ProjectionHead
+from labeldist.models.textcnn import TextCNN
+from labeldist.options import Pooling, Projection
+
+__all__ = ["CONFIG_FILE", "MODEL_TYPE", "WEIGHTS_FILE", "HeadOutputs", "TwoHeadedTextCNN", "TwoHeads", "read_config"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+MODEL_TYPE = "labeldist-classifier"
+
+
+class HeadOutputs(NamedTuple):
+    """What both heads make of a batch.
+
+    Attributes:
+        logits: class scores, `(B, C)`.
+        embeddings: the projection head's output, `(B, D)`.
+    """
+
+    logits: Tensor
+    embeddings: Tensor
+
+
+class TwoHeads(nn.Module):
+    """The layers of a classifier and how they follow each other; a base class, which `_put_heads` completes.
+
+    Attributes:
+        encoder: a `TextCNN`, or a Hugging Face encoder.
+        dropout: before the class layer.
+        classifier: the class layer, Eq. 2.
+        projection: the head before the contrast, Eq. 3.
+        pooling: how a transformer's token vectors become one.
+        views: dropout views of each text in training mode.
+    """
+
+    encoder: nn.Module
+    dropout: nn.Dropout
+    classifier: nn.Linear
+    projection: ProjectionHead
+    pooling: Pooling
+    views: int
+
+    def _put_heads(
+        self,
+        encoder: nn.Module,
+        hidden_size: int,
+        *,
+        num_classes: int,
+        projection: Projection,
+        projection_dim: int,
+        dropout: float,
+        pooling: Pooling,
+    ) -> None:
+        """Register all layers. The class layer's weights are drawn first, then the projection's."""
+        if pooling not in ("mean", "cls"):
+            raise ValueError(f"pooling must be 'mean' or 'cls', got {pooling!r}.")
+        self.encoder = encoder
+        self.pooling = pooling
+        self.views = 1
+        # A TextCNN has a dropout of its own.
+        self.dropout = nn.Dropout(0.0 if isinstance(encoder, TextCNN) else dropout)
+        self.classifier = nn.Linear(hidden_size, num_classes)
+        self.projection = ProjectionHead(hidden_size, projection_dim, kind=projection)
+
+    def encode(self, **inputs: Tensor) -> Tensor:
+        """One vector per text and view, `(views * B, hidden_size)`: the encoder's pooled output, Eq. 1."""
+        views = self.views if self.training else 1
+        if isinstance(self.encoder, TextCNN):
+            return self.encoder(inputs["input_ids"], inputs.get("attention_mask"), views=views)
+        if views > 1:
+            inputs = {name: repeat(value, "b ... -> (v b) ...", v=views) for name, value in inputs.items()}
+        tokens = self.encoder(**inputs).last_hidden_state
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            return tokens.mean(dim=1)
+        mask = mask[..., None].to(tokens.dtype)
+        return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+    def heads_of(self, vectors: Tensor) -> HeadOutputs:
+        """What both heads make of the encoder's vectors, `(B, hidden_size)`."""
+        return HeadOutputs(self.classifier(self.dropout(vectors)), self.projection(vectors))
+
+
+class TwoHeadedTextCNN(TwoHeads):
+    """A saved `ContrastiveClassifier` with a TextCNN encoder, to serve: it needs no transformers.
+
+    Args:
+        config: what `read_config` returned.
+
+    Examples:
+        >>> import torch
+        >>> encoder = {"model_type": "textcnn", "vocab_size": 50}
+        >>> heads = {"projection": "mlp", "projection_dim": 16, "dropout": 0.5, "pooling": "mean"}
+        >>> model = TwoHeadedTextCNN({"encoder": encoder, "num_classes": 4, **heads}).eval()
+        >>> model(input_ids=torch.tensor([[7, 8, 9]])).logits.shape
+        torch.Size([1, 4])
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        heads = {name: value for name, value in config.items() if name != "encoder"}
+        encoder = TextCNN(**{name: value for name, value in config["encoder"].items() if name != "model_type"})
+        self._put_heads(encoder, encoder.hidden_size, **heads)
+
+    def forward(self, **inputs: Tensor) -> HeadOutputs:
+        """Encode a batch and apply both heads."""
+        return self.heads_of(self.encode(**inputs))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The options of a saved classifier.
+
+    Args:
+        folder: that `ContrastiveClassifier.save_pretrained` wrote.
+
+    Returns:
+        `encoder`, a dictionary with its `model_type`; `num_classes`, `projection`, `projection_dim`, `dropout` and
+        `pooling`.
+
+    Raises:
+        OSError: if there is no `config.json`.
+        ValueError: if it is not that of a `ContrastiveClassifier`.
+    """
+    stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or stored.get("model_type") != MODEL_TYPE:
+        raise ValueError(f"{folder / CONFIG_FILE} is not that of a classifier of labeldist.")
+    names = ("projection", "projection_dim", "dropout", "pooling")
+    try:
+        # transformers leaves out the names of two classes.
+        num_classes = len(stored.get("id2label") or ("0", "1"))
+        encoder = dict(stored["encoder"])
+        return {"encoder": encoder, "num_classes": num_classes, **{name: stored[name] for name in names}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} lacks an option of the classifier: {error}.") from error

@@ -1,0 +1,62 @@
+"""Token ids through a classifier, one batch at a time."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from labeldist.models.two_heads import TwoHeads
+
+__all__ = ["BATCH_SIZE", "Encodings", "Pad", "Predictions", "predict_encoded"]
+
+BATCH_SIZE = 256
+"""Texts that a batch holds."""
+
+Encodings = Mapping[str, list[list[int]]]
+"""Lists of token ids, and whatever else a tokenizer returns, not padded: one list per text under each name."""
+
+Pad = Callable[[dict[str, list[list[int]]]], Mapping[str, Tensor]]
+"""Makes a batch of equally long rows from some of the encodings."""
+
+
+class Predictions(NamedTuple):
+    """What a classifier makes of N texts, float32 on the CPU, in the order given.
+
+    Attributes:
+        probabilities: of each class, `(N, C)`.
+        embeddings: the projection's output, `(N, D)`, in which contrast is taken.
+        vectors: the encoder's output, `(N, hidden_size)`, which both heads read. Every objective trains it, where
+            cross-entropy alone leaves the projection as it was drawn.
+    """
+
+    probabilities: Tensor
+    embeddings: Tensor
+    vectors: Tensor
+
+
+@torch.inference_mode()
+def predict_encoded(model: TwoHeads, encodings: Encodings, pad: Pad) -> Predictions:
+    """Run the classifier on encoded texts of any number, at least one.
+
+    Args:
+        model: is put into evaluation mode.
+        encodings: with `input_ids`, of which each text has at least one.
+        pad: makes the batches.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    lengths = [len(ids) for ids in encodings["input_ids"]]
+    # Texts of like length share a batch: less padding to compute.
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    probabilities, embeddings, vectors = [], [], []
+    for start in range(0, len(order), BATCH_SIZE):
+        rows = order[start : start + BATCH_SIZE]
+        batch = pad({name: [values[i] for i in rows] for name, values in encodings.items()})
+        encoded: Any = model.encode(**{name: tensor.to(device) for name, tensor in batch.items()})
+        outputs = model.heads_of(encoded)
+        probabilities.append(outputs.logits.float().softmax(dim=1).cpu())
+        embeddings.append(outputs.embeddings.float().cpu())
+        vectors.append(encoded.float().cpu())
+    back = torch.tensor(order).argsort()
+    return Predictions(*(torch.cat(batches)[back] for batches in (probabilities, embeddings, vectors)))
