@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import labeldist as library
-from labeldist import cli
 from labeldist.cli import main
 from runs import CLASSES, QUICK, ROOT, contents, labeldist, messages, read, write_rows
 
@@ -455,10 +454,13 @@ def test_a_missing_extra_is_named(package):
 
 
 def test_a_missing_package_without_a_name_still_makes_a_sentence(refusal, monkeypatch):
+    from labeldist.cli.actions import HANDLERS
+    from labeldist.cli.commands import Train
+
     def fail(command):
         raise ImportError("Using the Trainer requires accelerate:\nplease install it.")
 
-    monkeypatch.setitem(cli.HANDLERS, cli.Train, fail)
+    monkeypatch.setitem(HANDLERS, Train, fail)
     assert "accelerate" in refusal("train")
 
 

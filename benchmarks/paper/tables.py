@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from labeldist.training.config import RunSettings, to_json
+from labeldist.training.objectives import DEFAULT_COMPARED
 from labeldist.training.study.statistics import points
 
 ROOT = Path(__file__).parent.parent.parent
@@ -102,13 +103,12 @@ def on_lines(words: str, width: int = 84) -> str:
 def readme_block() -> str:
     """The README's short table: each recorded comparison against its controls."""
     lines = [
-        "| data, encoder | ce-two-views | contrastive | uniform | static | adaptive | paper, without → with |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        f"| data, encoder | {' | '.join(DEFAULT_COMPARED)} | paper, without → with |",
+        f"|---|{'--:|' * len(DEFAULT_COMPARED)}--:|",
     ]
     for name, title in TITLES.items():
         objectives = load(name)["objectives"]
-        order = ("ce-two-views", "contrastive", "uniform", "static", "adaptive")
-        cells = [spread(objectives[objective]["accuracy"]) for objective in order]
+        cells = [spread(objectives[objective]["accuracy"]) for objective in DEFAULT_COMPARED]
         paper = "{} → {}".format(*PAPER[name]) if name in PAPER else ""
         lines.append(f"| {title} | {' | '.join(cells)} | {paper} |")
     return "\n".join(lines) + "\n"

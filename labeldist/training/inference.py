@@ -14,10 +14,9 @@ from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training.config import OptimSettings
 from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
-from labeldist.training.files import read_json
 from labeldist.training.fit import EVAL_BATCH_SIZE, predict_batches, resolve_device
 from labeldist.training.metrics import evaluate_predictions
-from labeldist.training.run import CONFIG, MATRIX, METRICS, MODEL, read_config
+from labeldist.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,15 @@ class Predictor:
         Raises:
             UserError: if `folder` is no finished run, or a GPU is asked for where there is none.
         """
-        config = read_config(folder)
-        if "class_names" not in config:
-            raise UserError(f"{folder} is no run folder of labeldist: its {CONFIG} was written by something else.")
-        # Written last, after the model.
-        if not (folder / METRICS).exists():
-            raise UserError(f"The run in {folder} is not finished. Go on with it: labeldist train --resume {folder}")
+        run = RunFolder(folder)
+        config = run.read_finished()
         where = resolve_device(OptimSettings(device=device))  # type: ignore[arg-type]
         try:
-            model = ContrastiveClassifier.load(folder / MODEL).to(where)
-            tokenizer = AutoTokenizer.from_pretrained(folder / MODEL, local_files_only=True)
+            model = ContrastiveClassifier.load(run.model).to(where)
+            tokenizer = AutoTokenizer.from_pretrained(run.model, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"The model in {folder / MODEL} cannot be read: {error}") from error
-        matrix = read_json(folder / MATRIX)["matrix"] if (folder / MATRIX).exists() else None
-        return cls(model, tokenizer, tuple(config["class_names"]), config["model"]["max_length"], matrix)
+            raise UserError(f"The model in {run.model} cannot be read: {error}") from error
+        return cls(model, tokenizer, config.class_names, config.spec.settings.model.max_length, run.read_matrix())
 
     def probabilities(self, texts: list[str]) -> Tensor:
         """Class probabilities, `(N, C)`, float32 on the CPU."""

@@ -26,7 +26,7 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
     - `"pairs"`: `[["a", "b"], ["a", "c", 3.0]]`, the third entry a distance of the pair's own;
     - `"groups"`: `{"sport": ["a", "b"]}` or `[["a", "b"]]`;
     - `"hierarchy"`: nested objects and arrays whose leaves are all the classes;
-    - `"matrix"`: rows of numbers, with `"class_names"` for their order,
+    - `"matrix"`: rows of numbers, with `"class_names"` for their order, as in the `ldm.json` of a run,
 
     and optionally `"max_distance"`, which takes precedence over the argument. A `.csv` or `.tsv` file holds the whole
     matrix: class names in the first row and the first column, in any order. Row = anchor's class, column = the
@@ -133,7 +133,9 @@ def _parse_json(text: str) -> dict[str, Any]:
     if len(found) != 1:
         got = " and ".join(found) or "none of them"
         raise ValueError(f"a matrix file is one JSON object with exactly one of {', '.join(_KEYS)}, got {got}.")
-    unknown = set(content) - {found[0], "max_distance", *(("class_names",) if found[0] == "matrix" else ())}
+    # What stands beside the matrix in a run's own file.
+    beside = ("class_names", "source", "history") if found[0] == "matrix" else ()
+    unknown = set(content) - {found[0], "max_distance", *beside}
     if unknown:
         raise ValueError(f"beside {found[0]!r} there is {sorted(unknown)[0]!r}, which has no meaning here.")
     return content

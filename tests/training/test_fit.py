@@ -11,22 +11,21 @@ from transformers import EvalPrediction
 from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.integrations.transformers.callback import STATE_FILE
+from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import ModelSettings, OptimSettings
 from labeldist.training.data.corpus import Split
-from labeldist.training.encoders import build_classifier, train_tokenizer
+from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
 from labeldist.training.fit import (
-    EncodedSplit,
     FitOptions,
     check_trackers,
-    encode,
     fit,
-    newest_checkpoint,
     predict_batches,
     resolve_device,
     training_arguments,
     validation_metrics,
 )
+from labeldist.training.tokenized import EncodedSplit, encode
 from runs import messages, settings_of
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -34,29 +33,6 @@ pytestmark = pytest.mark.usefixtures("as_it_was")
 ROWS = messages(60)
 NAMES = sorted({row["label"] for row in ROWS})
 SPLIT = Split([row["text"] for row in ROWS], np.array([NAMES.index(row["label"]) for row in ROWS]))
-
-
-def test_texts_are_cut_and_not_padded():
-    tokenizer: Any = train_tokenizer(["a b c d e f"])
-    encodings = encode(["a b", "a b c d e f"], tokenizer, 4)
-    assert [len(ids) for ids in encodings["input_ids"]] == [2, 4]
-    assert encode([], tokenizer, 4) == {"input_ids": []}
-
-
-def test_a_text_without_tokens_becomes_an_unknown_word():
-    tokenizer: Any = train_tokenizer(["a b"])
-    encodings = encode(["a", "\u200b"], tokenizer, 4)
-    assert encodings["input_ids"][1] == [tokenizer.unk_token_id]
-    assert encodings["attention_mask"][1] == [1]
-
-
-def test_a_row_holds_tokens_and_label():
-    tokenizer: Any = train_tokenizer(SPLIT.texts)
-    split = EncodedSplit(SPLIT, tokenizer, 128)
-    assert len(split) == 60
-    row = split[3]
-    assert row["labels"] == SPLIT.labels[3]
-    assert tokenizer.decode(row["input_ids"]).split() == tokenizer.tokenize(SPLIT.texts[3])
 
 
 def test_probabilities_come_in_the_order_of_the_texts():
@@ -94,11 +70,11 @@ def fitted(folder, epochs: int, *, dropout: float = 0.5, dtype: torch.dtype = to
     model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
     model.to(dtype)
     loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4))
-    split = EncodedSplit(SPLIT, tokenizer, 128)
-    history = fit(
+    split = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128))
+    fitted = fit(
         model, TrainerObjective(loss, model), (split, split), tokenizer, settings, FitOptions(folder, 0, epochs)
     )
-    return model, tokenizer, history
+    return model, tokenizer, fitted.history
 
 
 def test_the_model_ends_with_its_best_epoch(tmp_path):

@@ -14,6 +14,7 @@ import torch
 
 from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
+from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import (
     LossSettings,
     MatrixSettings,
@@ -22,17 +23,9 @@ from labeldist.training.config import (
     RunSettings,
 )
 from labeldist.training.errors import UserError
-from labeldist.training.fit import newest_checkpoint
 from labeldist.training.inference import Predictor
-from labeldist.training.run import (
-    RunOptions,
-    RunSpec,
-    check_new_folder,
-    load_run_corpus,
-    matrix_of_best_epoch,
-    resume_run,
-    start_run,
-)
+from labeldist.training.run import RunOptions, matrix_of_best_epoch, read_run_corpus, resume_run, start_run
+from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
 from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of, train, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -223,10 +216,11 @@ def test_the_state_of_the_process_before_does_not_matter(tickets, tmp_path, fini
 
 def test_the_run_folder_holds_what_it_says(finished_run, tickets):
     config, metrics = read(finished_run / "config.json"), read(finished_run / "metrics.json")
-    assert RunSpec.from_json(config) == RunSpec(settings_of(tickets), "adaptive", 0)
+    spec = RunConfig.from_json(config).spec
+    assert spec == RunSpec(settings_of(tickets), "adaptive", 0)
     assert config["class_names"] == list(CLASSES)
     assert config["num_rows"] == {"train": 81, "validation": 9, "test": 30}
-    assert config["fingerprint"] == load_run_corpus(RunSpec.from_json(config)).fingerprint
+    assert config["fingerprint"] == read_run_corpus(spec.settings, 0).fingerprint
     assert metrics["num_epochs"] == 2
     assert list(metrics["test"]["embeddings"]) == ["precision_at_1", "r_precision", "mean_average_precision_at_r"]
     assert all(0 <= value <= 1 for value in metrics["test"]["embeddings"].values())
@@ -246,7 +240,8 @@ def test_the_run_folder_holds_what_it_says(finished_run, tickets):
 
 
 def test_cross_entropy_leaves_no_matrix(tickets, tmp_path):
-    start_run(RunSpec(settings_of(tickets), "ce", 0), tmp_path / "run", RunOptions())
+    settings = settings_of(tickets)
+    start_run(RunSpec(settings, "ce", 0), read_run_corpus(settings, 0), tmp_path / "run", RunOptions())
     assert not (tmp_path / "run" / "ldm.json").exists()
     assert not (tmp_path / "run" / "ldm.png").exists()
     assert read(tmp_path / "run" / "metrics.json")["test"]["mistake_severity"] is None
@@ -344,7 +339,7 @@ def test_a_run_with_the_packaged_minilm(tickets, tmp_path):
     assert metrics["num_parameters"] > 20_000_000
     shutil.move(tmp_path / "run", tmp_path / "moved")
     predictor = Predictor.from_run(tmp_path / "moved")
-    assert predictor.evaluate(load_run_corpus(RunSpec(settings_of(tickets, shots=4), "ce", 0)).test) == metrics["test"]
+    assert predictor.evaluate(read_run_corpus(settings_of(tickets, shots=4), 0).test) == metrics["test"]
 
 
 def test_the_matrix_of_the_best_epoch_is_the_one_that_its_weights_were_trained_with():

@@ -11,9 +11,11 @@ import pytest
 
 from labeldist.cli import main
 from labeldist.evaluation import mistake_severity
+from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
-from labeldist.training.study.compare import CompareSpec, compare, data_name
-from runs import QUICK, SIZES, contents, labeldist, read, settings_of, write_corpus
+from labeldist.training.study import compare as module
+from labeldist.training.study.compare import CompareSpec
+from runs import QUICK, SIZES, contents, labeldist, raw_corpus, read, settings_of, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
@@ -22,6 +24,11 @@ OBJECTIVES = ("ce-two-views", "uniform", "static", "adaptive")
 
 def spec_of(data, objectives=("ce-two-views", "static"), seeds=(0, 1), **changes) -> CompareSpec:
     return CompareSpec(settings_of(data, **changes), objectives, seeds)
+
+
+def compare(spec: CompareSpec, folder: Path, **options) -> dict:
+    """A comparison on the data that its settings name."""
+    return module.compare(spec, raw_corpus(spec.settings), folder, **options)
 
 
 def timeless(comparison: dict) -> dict:

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
+from labeldist.training.atomic import read_json, write_json, write_text, writing_to
 from labeldist.training.errors import UserError
-from labeldist.training.files import read_json, write_json, write_text, writing_to
 
 
 def test_json_comes_back_in_any_language(tmp_path):
