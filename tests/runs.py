@@ -79,6 +79,7 @@ def labeldist(*arguments: str | Path, **options: Any) -> Any:
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "HF_HUB_OFFLINE": "1",
         "NO_COLOR": "1",
+        **options.pop("env", {}),
     }
     command = [sys.executable, "-m", "labeldist", *map(str, arguments)]
     pipe = subprocess.PIPE

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["CONTROLS", "DEFAULT_COMPARED", "HELP", "OBJECTIVES", "Objective", "ObjectiveSpec", "spec_of", "takes_given_matrix"]
+__all__ = [
+    "CONTROLS",
+    "DEFAULT_COMPARED",
+    "HELP",
+    "OBJECTIVES",
+    "Objective",
+    "ObjectiveSpec",
+    "spec_of",
+    "takes_given_matrix",
+]
 
 Objective = Literal["ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"]
 

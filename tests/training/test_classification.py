@@ -31,9 +31,7 @@ def test_focal_loss_by_hand_and_without_focus_cross_entropy():
     p = LOGITS.softmax(dim=1)[torch.arange(4), LABELS]
     torch.testing.assert_close(FocalLoss(2.0)(LOGITS, LABELS), (-((1 - p) ** 2) * p.log()).mean())
     weight = torch.tensor([3.0, 1.0, 0.5])
-    torch.testing.assert_close(
-        FocalLoss(0.0, weight=weight)(LOGITS, LABELS), cross_entropy(LOGITS, LABELS, weight)
-    )
+    torch.testing.assert_close(FocalLoss(0.0, weight=weight)(LOGITS, LABELS), cross_entropy(LOGITS, LABELS, weight))
     module = classification_loss(LossSettings(focal_gamma=1.5, class_weights="balanced"), LABELS, 3)
     assert isinstance(module, FocalLoss)
     assert module.gamma == 1.5

@@ -17,6 +17,7 @@ from labeldist.training.data.corpus import Split
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
 from labeldist.training.fit import (
+    DivergedError,
     FitOptions,
     check_trackers,
     fit,
@@ -103,6 +104,42 @@ def test_a_batch_in_chunks_trains_as_the_whole(tmp_path):
 def test_with_dropout_a_batch_in_chunks_trains_too(tmp_path):
     _, _, history = fitted(tmp_path, 6, learning_rate=0.05, chunk_size=5)
     assert max(row["eval_accuracy"] for row in history if "eval_accuracy" in row) > 0.6
+
+
+class Poisoned(TrainerObjective):
+    """An objective whose loss is NaN from some step on."""
+
+    first_bad_step = 1
+    step = 0
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        loss = super().__call__(outputs, labels, num_items_in_batch)
+        if not self.model.training:
+            return loss
+        self.step += 1
+        return loss * float("nan") if self.step >= self.first_bad_step else loss
+
+
+def diverged(folder, monkeypatch, first_bad_step: int, **options):
+    monkeypatch.setattr(Poisoned, "first_bad_step", first_bad_step)
+    monkeypatch.setattr("test_fit.TrainerObjective", Poisoned)
+    return fitted(folder, 6, learning_rate=0.05, **options)
+
+
+def test_training_that_diverges_stops_at_once_with_its_best_weights(tmp_path, monkeypatch):
+    # 60 rows in batches of 16 are 4 steps an epoch: the loss is NaN in the middle of the third.
+    model, tokenizer, history = diverged(tmp_path, monkeypatch, 10)
+    accuracies = [row["eval_accuracy"] for row in history if "eval_accuracy" in row]
+    assert len(accuracies) == 2
+    probabilities = predict_batches(model, tokenizer, SPLIT.texts, 128).probabilities
+    assert probabilities.isfinite().all()
+    assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_training_that_diverges_in_its_first_epoch_has_no_weights_to_keep(tmp_path, monkeypatch, chunk_size):
+    with pytest.raises(DivergedError, match=r"^Training diverged at step 3, .* Try a smaller --learning-rate"):
+        diverged(tmp_path, monkeypatch, 3, chunk_size=chunk_size)
 
 
 def test_training_stops_when_patience_ends(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from labeldist.training.config import (
     RunSettings,
 )
 from labeldist.training.errors import UserError
+from labeldist.training.folder_lock import owning
 from labeldist.training.inference import Predictor
 from labeldist.training.run import RunOptions, matrix_of_best_epoch, read_run_corpus, resume_run, start_run
 from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
@@ -125,6 +127,79 @@ def test_a_checkpoint_cut_short_in_its_save_or_removal_is_passed_over(undisturbe
     assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) == before
     resume_run(interrupted, QUIET)
     assert outcome(interrupted) == outcome(undisturbed)
+
+
+DAMAGE = {
+    "half an optimizer": lambda folder: halve(folder / "optimizer.pt"),
+    "half a scheduler": lambda folder: halve(folder / "scheduler.pt"),
+    "a scheduler of zeros": lambda folder: zero(folder / "scheduler.pt"),
+    "half a random state": lambda folder: halve(folder / "rng_state.pth"),
+    "half the weights": lambda folder: halve(folder / "model.safetensors"),
+    "a state of another shape": lambda folder: (folder / "trainer_state.json").write_text("[]"),
+}
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("spoil", DAMAGE.values(), ids=DAMAGE)
+def test_a_checkpoint_that_a_disk_damaged_is_passed_over(interrupted, spoil):
+    newest, before = checkpoints(interrupted)[:2]
+    spoil(newest)
+    assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) == before
+
+
+def test_a_deleted_best_checkpoint_costs_time_and_no_result(undisturbed, interrupted):
+    newest = checkpoints(interrupted)[0]
+    state = read(newest / "trainer_state.json")
+    best = interrupted / "checkpoints" / Path(state["best_model_checkpoint"]).name
+    shutil.rmtree(best)
+    assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) != newest
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+
+
+def test_a_run_that_diverged_says_so_again_and_does_not_train_again(tickets, tmp_path, monkeypatch):
+    from labeldist.training import run as module
+    from labeldist.training.fit import DivergedError
+
+    tried = []
+
+    def diverge(*arguments):
+        tried.append(1)
+        raise DivergedError("Training diverged at step 3.")
+
+    monkeypatch.setattr(module, "fit", diverge)
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=f"^{folder}: Training diverged at step 3\\.$"):
+        train(folder, settings_of(tickets))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"^{folder}: Training diverged at step 3\\.$"):
+            resume_run(folder, QUIET)
+    assert len(tried) == 1
+
+
+def test_a_run_that_diverged_later_ends_with_its_best_weights_and_says_so(tickets, tmp_path, monkeypatch):
+    from labeldist.training import run as module
+
+    original = module.fit
+    monkeypatch.setattr(module, "fit", lambda *arguments: replace(original(*arguments), diverged_at=9))
+    said = []
+    train(tmp_path / "run", settings_of(tickets), "ce", say=said.append)
+    assert [sentence for sentence in said if "stopped at step 9: its loss was NaN" in sentence]
+    assert read(tmp_path / "run" / "history.json")["diverged_at"] == 9
+
+
+def test_a_second_process_is_told_and_writes_nothing(tickets, interrupted, tmp_path):
+    folder = tmp_path / "new"
+    with owning(folder), pytest.raises(UserError, match=f"Another process is writing to {folder}"):
+        train(folder, settings_of(tickets, epochs=1))
+    assert not folder.exists()
+    before = contents(interrupted)
+    with owning(interrupted), pytest.raises(UserError, match=f"Another process is writing to {interrupted}"):
+        resume_run(interrupted, QUIET)
+    assert contents(interrupted) == before
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(undisturbed, interrupted):

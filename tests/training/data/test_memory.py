@@ -76,7 +76,7 @@ def test_what_is_no_table_is_told(value, message):
 def test_a_defect_is_told_with_its_row():
     with pytest.raises(UserError, match=r"texts \(train\), row 2: the text is empty"):
         table((["a", " "], ["x", "y"]))
-    with pytest.raises(UserError, match="row 1: the text .* must be a string, got 3"):
+    with pytest.raises(UserError, match=r"row 1: the text .* must be a string, got 3"):
         table(([3, "a"], ["x", "y"]))
 
 
