@@ -190,7 +190,7 @@ def test_version_and_help_load_nothing_heavy(arguments):
     assert done.stdout
 
 
-def test_an_interrupt_at_any_moment_is_one_line(tickets, tmp_path):
+def test_an_interrupt_at_any_moment_is_one_line(tickets, tmp_path, interruptible):
     for delay in (0.2, 0.8, 1.6, 3.2):
         process = labeldist("train", "--data", tickets, "--epochs", "1000", "-o", tmp_path / f"run{delay}", text=True)
         with contextlib.suppress(subprocess.TimeoutExpired):

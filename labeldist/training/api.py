@@ -3,26 +3,22 @@
 The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 """
 
-import dataclasses
 import functools
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Any, ParamSpec, TypeVar
 
-from labeldist.class_names import nearest_name
 from labeldist.training import processes
-from labeldist.training.config import RunSettings, option_names, section_of
+from labeldist.training.arguments import FindSource, found, plain, settings_of
+from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import RawCorpus, read_source
-from labeldist.training.data.memory import memory_source
 from labeldist.training.data.names import data_name
-from labeldist.training.data.sources import Source, find_source
 from labeldist.training.errors import UserError
 from labeldist.training.objectives import DEFAULT_COMPARED, OBJECTIVES, Objective, spec_of, takes_given_matrix
-from labeldist.training.results import FinishedComparison, TrainedRun
+from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
 from labeldist.training.seeding import global_state_restored
@@ -33,7 +29,6 @@ from labeldist.training.typed_json import typed
 __all__ = ["compare", "load", "train"]
 
 Say = Callable[[str], None]
-FindSource = Callable[[], Source]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -118,8 +113,8 @@ def train(
         True
     """
     _check_objectives(objective)
-    find, names = _found(data, labels, test, validation)
-    spec = RunSpec(_settings_of(names, settings), objective, typed(int, _plain(seed), "seed"))
+    find, names = found(data, labels, test, validation)
+    spec = RunSpec(settings_of(names, settings), objective, typed(int, plain(seed), "seed"))
     check_matrix_is_used(spec)
     options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
@@ -179,12 +174,12 @@ def compare(
         ['ce', 'contrastive']
     """
     _check_objectives(*objectives)
-    find, names = _found(data, labels, test, validation)
+    find, names = found(data, labels, test, validation)
     spec = CompareSpec(
-        _settings_of(names, settings),
+        settings_of(names, settings),
         tuple(objectives),
-        typed(tuple[int, ...], [_plain(seed) for seed in seeds], "seeds"),
-        typed(float, _plain(margin), "margin"),
+        typed(tuple[int, ...], [plain(seed) for seed in seeds], "seeds"),
+        typed(float, plain(margin), "margin"),
     )
     with _folder_for(output) as (folder, temporary), global_state_restored():
         comparison = carry_out_comparison(
@@ -278,64 +273,6 @@ def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
     return read_source(find(), text_column=data.text_column, label_column=data.label_column)
 
 
-def _found(data: Any, labels: Any, test: Any, validation: Any) -> tuple[FindSource, tuple[str, ...]]:
-    """How to find the data, and their names as on the command line: none for data in memory."""
-    if labels is not None:
-        if isinstance(data, str | Path | Mapping):
-            raise UserError(f"labels belong to a list of texts, got {type(data).__name__}.")
-        data = (data, labels)
-    elif isinstance(data, str | Path):
-        names = [str(one) for one in (data, test, validation) if one is not None]
-        if not all(isinstance(one, str | Path) for one in (data, test, validation) if one is not None):
-            raise UserError("Where the texts are in a file, test and validation must be files, too.")
-        if test is None and validation is not None:
-            raise UserError("A validation file needs a test file beside it.")
-        return (lambda: find_source(names)), tuple(names)
-    elif isinstance(data, list | tuple) and data and all(isinstance(one, str | Path) for one in data):
-        if len(data) > 3:
-            raise UserError("labels must be given with a list of texts: one label for each.")
-        names = [str(one) for one in data]
-        return (lambda: find_source(names)), tuple(names)
-    if isinstance(data, Mapping):
-        parts = dict(data)
-        parts.update({name: given for name, given in (("test", test), ("validation", validation)) if given is not None})
-    else:
-        parts = {"train": data, "test": test, "validation": validation}
-    source = memory_source(parts)
-    return (lambda: source), ()
-
-
-def _settings_of(names: tuple[str, ...], options: Mapping[str, Any]) -> RunSettings:
-    """Flat options as settings."""
-    sections: dict[str, dict[str, Any]] = {}
-    allowed = [name for name in option_names() if name != "data"]
-    for name, value in options.items():
-        section = section_of(name)
-        if section is None or name == "data":
-            raise TypeError(f"There is no setting {name!r}.{nearest_name(name, allowed)}")
-        sections.setdefault(section, {})[name] = value
-    sections.setdefault("data", {})["data"] = names
-    if "confusable" in sections.get("matrix", {}):
-        sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
-    made = {}
-    for section in dataclasses.fields(RunSettings):
-        kind = section.default_factory
-        hints = get_type_hints(kind)
-        given = sections.get(section.name, {})
-        made[section.name] = kind(**{name: typed(hints[name], _plain(value), name) for name, value in given.items()})  # type: ignore[operator]
-    return RunSettings(**made)
-
-
-def _pairs(pairs: Any) -> list[str]:
-    """Pairs of class names as the command line writes them."""
-    return [pair if isinstance(pair, str) else ",".join(map(str, pair)) for pair in pairs]
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's scalars as Python's."""
-    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
-
-
 def _check_objectives(*objectives: str) -> None:
     for name in objectives:
         try:
@@ -352,11 +289,11 @@ def _folder_for(output: str | Path | None) -> Iterator[tuple[Path, Any]]:
         return
     if processes.num_started() > 1:
         raise UserError("Several processes need one output folder: give output.")
-    temporary = tempfile.TemporaryDirectory(prefix="labeldist-")
+    temporary = TemporaryFolder()
     try:
-        yield Path(temporary.name) / "run", temporary
+        yield temporary.path / "run", temporary
     except BaseException:
-        temporary.cleanup()
+        temporary.delete()
         raise
 
 

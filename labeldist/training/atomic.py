@@ -74,8 +74,11 @@ def new_file(path: Path) -> Iterator[IO[str]]:
         'question'
     """
     check_absent(path)
-    # Short, so that a name of the longest length is still one.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    try:
+        # Short, so that a name of the longest length is still one.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+    except OSError as error:
+        raise cannot_be_written(path.parent, error) from error
     partial = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -96,6 +99,13 @@ def new_file(path: Path) -> Iterator[IO[str]]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def cannot_be_written(path: Path, error: OSError) -> UserError:
+    """The sentence for a place where nothing can be made, or for a full disk."""
+    if error.errno in _FULL:
+        return UserError(f"The disk that holds {path} is full. Free some room, then give the same command again.")
+    return UserError(f"{path} cannot be written: {error.strerror or error}. Choose another --output.")
 
 
 def check_absent(path: Path) -> None:
@@ -156,4 +166,6 @@ def _tells_of_full_disk(error: BaseException) -> bool:
 
 def _no_room(folder: Path) -> bool:
     existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-    return shutil.disk_usage(existing).free < _NO_ROOM_BYTES
+    usage = shutil.disk_usage(existing)
+    # What is no disk, such as /proc, has no size at all.
+    return usage.total > 0 and usage.free < _NO_ROOM_BYTES

@@ -19,7 +19,6 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 from transformers.integrations.integration_utils import (
@@ -28,14 +27,15 @@ from transformers.integrations.integration_utils import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from labeldist.distributed import num_processes, sum_over_processes
-from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
+from labeldist.distributed import num_processes
+from labeldist.integrations.transformers import TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training import processes
 from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import OptimSettings, RunSettings
 from labeldist.training.errors import UserError
 from labeldist.training.tokenized import EncodedSplit, Encodings, encode
+from labeldist.training.trainers import LossNotFiniteError, QuietProgress, StoppingCachedTrainer, StoppingTrainer
 
 EVAL_BATCH_SIZE = 256
 
@@ -103,26 +103,6 @@ class Fitted:
     diverged_at: int | None = None
 
 
-class _LossNotFiniteError(Exception):
-    """Stops the Trainer in the middle of a step, before its weights change."""
-
-
-class _StopsWhenDiverged(Trainer):
-    """Stops at the first loss that is NaN or infinite: no later step makes up for it."""
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        # All processes stop together: one that went on would wait for the others forever.
-        num_wrong = sum_over_processes((~torch.isfinite(loss.detach())).sum())
-        if num_wrong:
-            raise _LossNotFiniteError
-        return loss
-
-
-class _CachedTrainer(_StopsWhenDiverged, CachedTrainer):
-    """The same for batches in chunks."""
-
-
 def fit(
     model: ContrastiveClassifier,
     objective: TrainerObjective,
@@ -147,7 +127,7 @@ def fit(
         DivergedError: if there are no such weights.
     """
     size = settings.optim.chunk_size
-    make = _StopsWhenDiverged if size is None else partial(_CachedTrainer, chunk_size=size)
+    make = StoppingTrainer if size is None else partial(StoppingCachedTrainer, chunk_size=size)
     with _tensorboard_logs_in(options.folder.with_name("tensorboard")):
         trainer = make(
             model=model,
@@ -171,7 +151,7 @@ def fit(
     diverged_at = None
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except _LossNotFiniteError:
+    except LossNotFiniteError:
         diverged_at = trainer.state.global_step + 1
         # Trackers and bars end as after any training.
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
@@ -325,17 +305,3 @@ def predict_batches(
             embeddings.append(output.embeddings.float().cpu())
     back = torch.tensor(order).argsort()
     return Predictions(*(torch.cat(batches)[back] for batches in (probabilities, embeddings, vectors)))
-
-
-class QuietProgress(ProgressCallback):
-    """The Trainer's progress bar, with the newest accuracy beside it in place of printed dictionaries."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Print nothing."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Show the newest validation accuracy at the end of the bar."""
-        super().on_evaluate(args, state, control, **kwargs)
-        accuracy = (metrics or {}).get("eval_accuracy", math.nan)
-        if self.training_bar is not None and not math.isnan(accuracy):
-            self.training_bar.set_postfix_str(f"epoch {state.epoch:.0f}, validation accuracy {100 * accuracy:.1f}")

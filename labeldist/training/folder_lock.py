@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labeldist.training.atomic import writing_to
+from labeldist.training.atomic import cannot_be_written
 from labeldist.training.errors import UserError
 
 __all__ = ["LOCK_FILE", "owning"]
@@ -33,10 +33,12 @@ def owning(folder: Path) -> Iterator[None]:
         >>> with owning(Path(tempfile.mkdtemp()) / "run"):
         ...     pass
     """
-    with writing_to(folder):
+    try:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         release = _lock(folder)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from labeldist.confusion import confusion_counts, most_confused_pairs
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
 from labeldist.training import processes
+from labeldist.training.atomic import read_json, write_json
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, Split
 from labeldist.training.data.splits import stratified_folds
@@ -130,6 +131,36 @@ def count_confusions(
         # Each fold has a vocabulary of its own: its tokens are of use to no other training.
         counts += _count_once(settings, corpus, parts, seed, scratch, None)
     return counts
+
+
+def confusions(
+    settings: RunSettings, corpus: Corpus, seed: int, path: Path, tokens: TokenCache | None = None
+) -> Tensor:
+    """Confusion counts of short cross-entropy runs: from `path` where an earlier run of the same split left them."""
+    if path.exists() and (counts := _stored_counts(path, corpus)) is not None:
+        return counts
+    # Every process trains for them; one set of them is taken.
+    scratch = path.with_suffix("")
+    counts = processes.broadcast(count_confusions(settings, corpus, seed, scratch, tokens))
+    if not processes.is_main():
+        return counts
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counted = {"class_names": list(corpus.class_names), "counts": counts.tolist(), "fingerprint": corpus.fingerprint}
+    write_json(path, counted)
+    return counts
+
+
+def _stored_counts(path: Path, corpus: Corpus) -> Tensor | None:
+    """Counts of the same rows; none where the file is of others, or damaged: they are counted again."""
+    num_classes = len(corpus.class_names)
+    try:
+        stored = read_json(path)
+        counts = torch.tensor(stored["counts"])
+        is_same = stored["fingerprint"] == corpus.fingerprint
+    except (UserError, TypeError, KeyError, ValueError, RuntimeError):
+        return None
+    is_counts = counts.shape == (num_classes, num_classes) and counts.dtype == torch.int64 and bool((counts >= 0).all())
+    return counts if is_same and is_counts else None
 
 
 def draw_folds(settings: RunSettings, corpus: Corpus, seed: int) -> list[np.ndarray]:

@@ -1,6 +1,8 @@
 """What training from Python returns: a run that predicts, and a comparison, each with a table for notebooks."""
 
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from html import escape
@@ -18,9 +20,17 @@ from labeldist.training.terminal_text import escape_controls
 if TYPE_CHECKING:
     from labeldist.training.inference import Predictor
 
-__all__ = ["FinishedComparison", "TrainedRun"]
+__all__ = ["FinishedComparison", "TemporaryFolder", "TrainedRun"]
 
 _NUM_CONFUSED_SHOWN = 5
+
+
+class TemporaryFolder:
+    """A folder that is deleted with the last object that holds this one, at the latest when Python ends."""
+
+    def __init__(self):
+        self.path = Path(tempfile.mkdtemp(prefix="labeldist-"))
+        self.delete = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class TrainedRun:
@@ -35,7 +45,7 @@ class TrainedRun:
         folder: the run folder: see the command line's guide for its files.
     """
 
-    def __init__(self, folder: Path, *, device: str = "auto", temporary: Any = None):
+    def __init__(self, folder: Path, *, device: str = "auto", temporary: TemporaryFolder | None = None):
         self.folder = folder
         self._device = device
         self._temporary = temporary
@@ -178,7 +188,7 @@ class FinishedComparison:
         comparison: all that was found, as in `comparison.json`.
     """
 
-    def __init__(self, folder: Path, comparison: Mapping[str, Any], *, temporary: Any = None):
+    def __init__(self, folder: Path, comparison: Mapping[str, Any], *, temporary: TemporaryFolder | None = None):
         self.folder = folder
         self.comparison = comparison
         self._temporary = temporary

@@ -1,7 +1,6 @@
 """One run: a corpus, an objective and a seed become a folder with model, matrix, metrics, predictions and pictures."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +12,9 @@ import torch
 
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
-from labeldist.training.atomic import read_json, write_json, write_text, writing_to
+from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.classification import classification_loss
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, read_corpus
@@ -36,14 +34,14 @@ from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
     choose_matrix,
-    count_confusions,
+    confusions,
     needs_counting,
 )
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.metrics import evaluate_predictions
 from labeldist.training.objectives import OBJECTIVES
-from labeldist.training.output import pictures
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
+from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache
 
@@ -303,8 +301,8 @@ def _carry_out(spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOption
     model.save(run.model)
     tokenizer.save_pretrained(run.model)
     if matrix is not None:
-        _write_matrix(choice, matrix, run.matrix)
-    _write_predictions(corpus, predictions.probabilities, run.predictions)
+        write_matrix(choice, matrix, run.matrix)
+    write_predictions(corpus, predictions.probabilities, run.predictions)
     # The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.history})
@@ -341,36 +339,6 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     )
 
 
-def confusions(
-    settings: RunSettings, corpus: Corpus, seed: int, path: Path, tokens: TokenCache | None = None
-) -> torch.Tensor:
-    """Confusion counts of short cross-entropy runs: from `path` where an earlier run of the same split left them."""
-    if path.exists() and (counts := _stored_counts(path, corpus)) is not None:
-        return counts
-    # Every process trains for them; one set of them is taken.
-    scratch = path.with_suffix("")
-    counts = processes.broadcast(count_confusions(settings, corpus, seed, scratch, tokens))
-    if not processes.is_main():
-        return counts
-    path.parent.mkdir(parents=True, exist_ok=True)
-    counted = {"class_names": list(corpus.class_names), "counts": counts.tolist(), "fingerprint": corpus.fingerprint}
-    write_json(path, counted)
-    return counts
-
-
-def _stored_counts(path: Path, corpus: Corpus) -> torch.Tensor | None:
-    """Counts of the same rows; none where the file is of others, or damaged: they are counted again."""
-    num_classes = len(corpus.class_names)
-    try:
-        stored = read_json(path)
-        counts = torch.tensor(stored["counts"])
-        is_same = stored["fingerprint"] == corpus.fingerprint
-    except (UserError, TypeError, KeyError, ValueError, RuntimeError):
-        return None
-    is_counts = counts.shape == (num_classes, num_classes) and counts.dtype == torch.int64 and bool((counts >= 0).all())
-    return counts if is_same and is_counts else None
-
-
 def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
     return RunConfig(
         spec=spec,
@@ -383,63 +351,3 @@ def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
         machine=describe_machine(),
         versions=versions(),
     )
-
-
-def matrix_of_best_epoch(
-    ldm: LabelDistanceMatrix | None, history: list[dict[str, Any]]
-) -> tuple[torch.Tensor | None, int]:
-    """The matrix that the kept weights were trained with, and how often it had moved by then.
-
-    The Trainer goes back to the weights of its best epoch; an adaptive matrix has moved on since.
-    """
-    if not isinstance(ldm, AdaptiveLDM):
-        return (None if ldm is None else ldm.matrix), 0
-    evaluations = [entry for entry in history if "eval_accuracy" in entry]
-    best = max(evaluations, key=lambda entry: entry["eval_accuracy"])
-    num_updates = sum("ldm_epsilon" in entry and entry["step"] < best["step"] for entry in history)
-    return (ldm.history[num_updates - 1][1] if num_updates else torch.ones_like(ldm.matrix)), num_updates
-
-
-def _write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None:
-    assert choice.ldm is not None
-    history = choice.ldm.history if isinstance(choice.ldm, AdaptiveLDM) else []
-    write_json(
-        path,
-        {
-            "class_names": list(choice.ldm.class_names),
-            "source": choice.source,
-            "matrix": matrix.tolist(),
-            "history": [{"progress": progress, "matrix": moved.tolist()} for progress, moved in history],
-        },
-    )
-
-
-def _write_predictions(corpus: Corpus, probabilities: torch.Tensor, path: Path) -> None:
-    best, predicted = probabilities.max(dim=1)
-    rows = zip(corpus.test.texts, corpus.test.labels.tolist(), predicted.tolist(), best.tolist(), strict=True)
-    names = corpus.class_names
-    lines = (
-        json.dumps(
-            {"text": text, "label": names[label], "predicted": names[guess], "probability": round(probability, 6)},
-            ensure_ascii=False,
-        )
-        for text, label, guess, probability in rows
-    )
-    write_text(path, "\n".join(lines) + "\n")
-
-
-def draw_pictures(
-    folder: Path,
-    corpus: Corpus,
-    metrics: dict[str, Any],
-    history: list[dict[str, Any]],
-    matrix: torch.Tensor | None,
-    embeddings: torch.Tensor,
-) -> None:
-    """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
-    names = corpus.class_names
-    pictures.plot_confusion(metrics["test"]["confusion"], names, folder / "confusion.png")
-    pictures.plot_curves(history, folder / "curves.png")
-    pictures.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
-    if matrix is not None:
-        pictures.plot_ldm(matrix.tolist(), names, folder / "ldm.png")

@@ -77,7 +77,7 @@ def test_a_folder_that_was_made_for_nothing_is_taken_away(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file" / "run", tmp_path / ("n" * 300)):
+    for folder in (tmp_path / "file" / "run", tmp_path / ("n" * 300), Path("/proc/nothing/run")):
         with pytest.raises(UserError, match="Choose another --output"), owning(folder):
             pass
 

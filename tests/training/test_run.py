@@ -390,6 +390,23 @@ def test_a_folder_that_a_kill_left_with_half_a_first_file_is_free(tmp_path):
         check_new_folder(tmp_path)
 
 
+def test_the_classification_loss_of_the_settings_is_trained_with(tickets, monkeypatch):
+    from labeldist.training import run as module
+    from labeldist.training.label_distances import MatrixChoice
+
+    given = []
+    monkeypatch.setattr(module, "TrainerObjective", lambda *arguments, **options: given.append(options))
+    for loss in (LossSettings(), LossSettings(label_smoothing=0.1), LossSettings(class_weights="balanced")):
+        settings = settings_of(tickets, loss=loss)
+        corpus = read_run_corpus(settings, 0)
+        module.make_objective(RunSpec(settings, "ce", 0), MatrixChoice(None, ""), torch.nn.Linear(1, 1), corpus)
+    plain, smooth, balanced = (options.get("classification") for options in given)
+    assert plain is None
+    assert (smooth.label_smoothing, smooth.weight) == (0.1, None)
+    counts = np.bincount(corpus.train.labels)
+    assert balanced.weight.tolist() == pytest.approx((81 / (4 * counts)).tolist())
+
+
 def test_trackers_keep_their_logs(tickets, tmp_path):
     pytest.importorskip("tensorboard")
     optim = OptimSettings(epochs=1, batch_size=16, report_to=("tensorboard",))

@@ -14,7 +14,7 @@ from labeldist.training.config import RunSettings, check_settings, to_json
 from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
-from labeldist.training.label_distances import check_matrix, needs_counting
+from labeldist.training.label_distances import check_matrix, confusions, needs_counting
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.objectives import Objective, takes_given_matrix
 from labeldist.training.output import pictures
@@ -23,7 +23,6 @@ from labeldist.training.run import (
     RunOptions,
     begin_processes,
     check_encoder,
-    confusions,
     fingerprint,
     resume_run,
     start_run,

@@ -315,7 +315,7 @@ def test_the_number_of_processes_does_not_change_the_results(compared, tickets, 
 @pytest.mark.slow
 @pytest.mark.parametrize("whom", ["parent", "group"])
 @pytest.mark.parametrize("moment", ["starting", "training"])
-def test_an_interrupt_ends_every_process_with_one_line(tickets, tmp_path, whom, moment):
+def test_an_interrupt_ends_every_process_with_one_line(tickets, tmp_path, interruptible, whom, moment):
     flags = ["--data", tickets, *SIZES, "--epochs", "1000", "--patience", "1000", "--objectives", "ce", "contrastive"]
     folder = tmp_path / "all"
     process = labeldist(
