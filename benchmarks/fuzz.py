@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labeldist.messages import escaped
+from labeldist.messages import escape_controls
 from labeldist.training.errors import MAX_SENTENCE, UserError
 
 SECONDS = 20
@@ -178,7 +178,7 @@ def _own_error() -> Iterator[None]:
         yield
     except UserError as error:
         sentence = str(error)
-        if escaped(sentence) != sentence:
+        if escape_controls(sentence) != sentence:
             raise AssertionError(f"a control character in {sentence!r}") from error
         if not 0 < len(sentence) <= MAX_SENTENCE:
             raise AssertionError(f"a sentence of {len(sentence)} characters") from error

@@ -11,23 +11,42 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-__all__ = ["cut", "escaped", "listed", "shown", "shown_json"]
+__all__ = ["cut", "escape_controls", "listed", "shown", "shown_json"]
 
 MAX_NAME = 80
 """Characters of one name or value in a sentence."""
 
-# C0, DEL and C1; line and paragraph separators; marks that turn the direction of writing; halves of surrogate pairs.
+# C0 and DEL, C1, the line and paragraph separators, the marks that change the direction of text, and halves of
+# surrogate pairs, which no stream can encode. The joiners U+200C and U+200D stay: words of Persian and Hindi, and
+# emoji, are written with them.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def escaped(text: str) -> str:
-    r"""`text` with each control character as `repr` writes it.
+def escape_controls(text: str, *, keep: str = "") -> str:
+    r"""`text` with every control character replaced by its code, as Python writes it.
+
+    A class name, a text or a file name may hold characters that move the cursor, clear the screen, set the window's
+    title, fill the clipboard, or turn the direction of what follows. Shown as codes they do nothing. A backslash stays
+    as it is, so the result is for people and cannot be turned back.
+
+    Args:
+        text: any text.
+        keep: characters left as they are, such as the line feed of a text of several lines.
+
+    Returns:
+        Text without C0 and C1 controls, line and paragraph separators, and marks of direction (bidi).
 
     Examples:
-        >>> print(escaped("a\x1b[2Jb\u202e"))
-        a\x1b[2Jb\u202e
+        >>> print(escape_controls("red\x1b[31m, two\nlines, \u202eright to left"))
+        red\x1b[31m, two\nlines, \u202eright to left
+        >>> escape_controls("one\ntwo", keep="\n")
+        'one\ntwo'
+        >>> escape_controls("naïve 提问 👩‍🔬") == "naïve 提问 👩‍🔬"
+        True
     """
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROLS.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode("ascii"), text
+    )
 
 
 def cut(text: str, length: int = MAX_NAME) -> str:
@@ -55,7 +74,7 @@ def shown(value: Any) -> str:
     # Python writes no integer of more than 4,300 digits.
     except ValueError:
         text = f"a value of type {type(value).__name__}"
-    return escaped(text)
+    return escape_controls(text)
 
 
 def shown_json(value: Any) -> str:
@@ -66,7 +85,7 @@ def shown_json(value: Any) -> str:
         '["a", null]'
     """
     try:
-        return escaped(cut(json.dumps(value, ensure_ascii=False)))
+        return escape_controls(cut(json.dumps(value, ensure_ascii=False)))
     except (RecursionError, ValueError):
         return shown(value)
 
@@ -79,7 +98,7 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
         'a, b, ...'
     """
     first = list(islice(names, limit + 1))
-    return ", ".join([*(escaped(cut(name)) for name in first[:limit]), *(["..."] if len(first) > limit else [])])
+    return ", ".join([*(escape_controls(cut(name)) for name in first[:limit]), *(["..."] if len(first) > limit else [])])
 
 
 _REPR = reprlib.Repr()

@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,14 @@ def as_it_was():
     """For tests that run the trainer in this process: it seeds and sets more than they own."""
     with restored():
         yield
+
+
+@pytest.fixture
+def interruptible():
+    """Processes that a test starts hear of Ctrl-C, also where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,13 @@ from labeldist.training.config import (
     LossSettings,
     MatrixSettings,
     ModelSettings,
-    Objective,
     OptimSettings,
     RunSettings,
 )
-from labeldist.training.run import RunOptions, RunSpec, start_run
+from labeldist.training.data.corpus import RawCorpus, read_corpus
+from labeldist.training.objectives import Objective
+from labeldist.training.run import RunOptions, read_run_corpus, start_run
+from labeldist.training.run_folder import RunSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ("delivery_complaint", "delivery_praise", "delivery_question", "delivery_status")
@@ -60,9 +62,15 @@ def settings_of(data: Path | str, *, epochs: int = 2, shots: int | None = None, 
 
 def train(folder: Path, settings: RunSettings, objective: Objective = "adaptive", *, seed: int = 0, **options: Any):
     """A run without pictures."""
-    metrics = start_run(RunSpec(settings, objective, seed), folder, RunOptions(pictures=False, **options))
+    corpus = read_run_corpus(settings, seed)
+    metrics = start_run(RunSpec(settings, objective, seed), corpus, folder, RunOptions(pictures=False, **options))
     assert metrics is not None
     return metrics
+
+
+def raw_corpus(settings: RunSettings) -> RawCorpus:
+    """The data that settings name, read and not yet drawn."""
+    return read_corpus(settings.data.data)
 
 
 def labeldist(*arguments: str | Path, **options: Any) -> Any:
@@ -73,6 +81,7 @@ def labeldist(*arguments: str | Path, **options: Any) -> Any:
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "HF_HUB_OFFLINE": "1",
         "NO_COLOR": "1",
+        **options.pop("env", {}),
     }
     command = [sys.executable, "-m", "labeldist", *map(str, arguments)]
     pipe = subprocess.PIPE

@@ -37,7 +37,7 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
 
     import tyro
 
-    from labeldist.cli import Compare
+    from labeldist.cli.commands import Compare
     from labeldist.training.config import RunSettings, to_json
 
     settings = tables.load(name).provenance.settings

@@ -5,15 +5,16 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import labeldist as library
-from labeldist import cli
 from labeldist.cli import main
 from labeldist.training.output.words import verdict_sentence
 from labeldist.training.records import read_record
@@ -164,6 +165,92 @@ def test_an_interrupt_ends_with_the_way_to_go_on(capsys, monkeypatch, tickets):
         assert main(["train", "--data", str(tickets), *QUICK, "-o", "run"]) == 130
     assert "Go on with --resume run." in capsys.readouterr().err
     assert main(["train", "--resume", "run"]) == 0
+
+
+# The package without its public names, which load PyTorch when they are asked for.
+WITHOUT_PUBLIC_NAMES = """
+import sys, types
+package = types.ModuleType("labeldist")
+package.__path__ = [sys.argv[1]]
+package.__version__ = "0"
+sys.modules["labeldist"] = package
+from labeldist.cli import main
+"""
+TELL_WHAT_IS_LOADED = (
+    WITHOUT_PUBLIC_NAMES
+    + """
+try:
+    code = main(sys.argv[2:])
+except SystemExit as end:
+    code = end.code
+heavy = {"torch", "transformers", "numpy", "matplotlib", "sklearn"} & set(sys.modules)
+print(code, sorted(heavy), file=sys.stderr)
+"""
+)
+TELL_WHEN_IT_BEGINS = (
+    WITHOUT_PUBLIC_NAMES
+    + """
+print("begun", flush=True)
+sys.exit(main(sys.argv[2:]))
+"""
+)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--version", "--help", "train --help", "compare --help", "evaluate --help", "predict --help"]
+)
+def test_version_and_help_load_nothing_heavy(arguments):
+    command = [sys.executable, "-c", TELL_WHAT_IS_LOADED, str(ROOT / "labeldist"), *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "0 []\n"
+    assert done.stdout
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 1.0, 3.0])
+def test_an_interrupt_at_any_moment_is_one_line(tickets, tmp_path, interruptible, delay):
+    arguments = ["train", "--data", str(tickets), "--epochs", "1000", "-o", str(tmp_path / "run")]
+    command = [sys.executable, "-c", TELL_WHEN_IT_BEGINS, str(ROOT / "labeldist"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("labeldist: interrupted.")
+    assert "Traceback" not in err
+
+
+CONTROLS = "\x1b]0;owned\x07\u202e\x9b2J"
+
+
+def test_control_characters_of_data_and_names_are_shown_escaped(capsys):
+    rows = [{"text": f"{label} {i} {CONTROLS}", "label": f"{label}{CONTROLS}"} for i in range(8) for label in "ab"]
+    folder = Path(f"mail{CONTROLS}")
+    write_rows(folder / "train.jsonl", rows)
+    write_rows(folder / "test.jsonl", rows[:4])
+    flags = [*QUICK, "--objective", "static", "--confusable", f"a{CONTROLS},b{CONTROLS}", "-v"]
+    assert main(["train", "--data", str(folder), *flags, "-o", "run\x1b"]) == 0
+    assert main(["evaluate", "run\x1b", "--data", str(folder)]) == 0
+    pair = ["--objectives", "ce", "contrastive", "--seeds", "0"]
+    assert main(["compare", "--data", str(folder), *QUICK, *pair, "-v", "-o", "all\x1b"]) == 0
+    assert main(["train", "--data", f"no{CONTROLS}"]) == 2
+    assert main(["predict", "run\x1b", "-f", f"no{CONTROLS}.txt"]) == 2
+    out, err = capsys.readouterr()
+    for shown in (out, err):
+        assert not set(shown) & set("\x1b\x07\u202e\x9b")
+        assert "\\x1b]0;owned\\x07\\u202e\\x9b2J" in shown
+    assert main(["predict", "run\x1b", f"text{CONTROLS}"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == f"text{CONTROLS}"
+
+
+def test_an_error_sentence_is_bounded(refusal, tickets):
+    message = refusal("train", "--data", tickets, "--text-column", "x" * 100_000)
+    assert len(message) <= 2000
+    assert message.startswith(str(tickets))
 
 
 # Unknown words: tyro's own messages
@@ -459,10 +546,13 @@ def test_a_missing_extra_is_named(package):
 
 
 def test_a_missing_package_without_a_name_still_makes_a_sentence(refusal, monkeypatch):
+    from labeldist.cli.actions import HANDLERS
+    from labeldist.cli.commands import Train
+
     def fail(command):
         raise ImportError("Using the Trainer requires accelerate:\nplease install it.")
 
-    monkeypatch.setitem(cli.HANDLERS, cli.Train, fail)
+    monkeypatch.setitem(HANDLERS, Train, fail)
     assert "accelerate" in refusal("train")
 
 
@@ -642,6 +732,34 @@ def test_predict_refuses_mistakes(refusal, finished_run, tmp_path, monkeypatch):
     assert "There is no file x.txt" in refusal("predict", finished_run, "-f", "x.txt")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert refusal("predict", finished_run) == "standard input holds no texts."
+
+
+def test_predict_leaves_the_files_of_others_alone(finished_run):
+    write("out.jsonl.partial", "another process's")
+    assert main(["predict", str(finished_run), "is it fast?", "-o", "out.jsonl"]) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["out.jsonl", "out.jsonl.partial"]
+    assert Path("out.jsonl.partial").read_text() == "another process's"
+    assert Path("out.jsonl").stat().st_mode == Path("out.jsonl.partial").stat().st_mode
+
+
+def test_predict_never_takes_the_place_of_a_file_that_came_meanwhile(capsys, finished_run, monkeypatch):
+    from labeldist.training.inference import Predictor
+
+    def slow(predictor, texts):
+        write("out.jsonl", "another process's")
+        yield {"text": "a"}
+
+    monkeypatch.setattr(Predictor, "predictions", slow)
+    assert main(["predict", str(finished_run), "is it fast?", "-o", "out.jsonl"]) == 2
+    assert sentence_of(capsys.readouterr().err).startswith("out.jsonl exists already and is never overwritten.")
+    assert [path.name for path in Path().iterdir()] == ["out.jsonl"]
+    assert Path("out.jsonl").read_text() == "another process's"
+
+
+def test_predictions_are_json_in_any_encoding(finished_run):
+    process = labeldist("predict", finished_run, "发货 é", env={"PYTHONIOENCODING": "cp1252"})
+    out, _ = process.communicate(timeout=120)
+    assert json.loads(out.decode("cp1252"))["text"] == "发货 é"
 
 
 def test_predict_leaves_no_half_file_behind_after_a_broken_line(refusal, finished_run):

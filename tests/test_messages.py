@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.messages import cut, escaped, listed, shown, shown_json
+from labeldist.messages import cut, escape_controls, listed, shown, shown_json
 from strategies import brief
 
 NESTED: list = []
@@ -15,12 +15,12 @@ for _ in range(5000):
 @brief
 @given(st.text(max_size=20))
 def test_no_control_character_or_mark_of_direction_is_left(text):
-    for sentence in (escaped(text), shown(text), shown_json([text]), listed([text])):
+    for sentence in (escape_controls(text), shown(text), shown_json([text]), listed([text])):
         assert not set(sentence) & {*map(chr, range(32)), *map(chr, range(127, 160)), "\u200f", "\u202e", "\u2066"}
 
 
 def test_letters_of_every_script_stay():
-    assert escaped("né 发货快 नमस्ते ไทย 🙂") == "né 发货快 नमस्ते ไทย 🙂"
+    assert escape_controls("né 发货快 नमस्ते ไทย 🙂") == "né 发货快 नमस्ते ไทย 🙂"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from labeldist.training.config import RunSettings, to_json
 from labeldist.training.output.words import points, verdict_sentences
 from labeldist.training.records import record_from_json
 from labeldist.training.study.results import Comparison, Provenance
+from labeldist.training.objectives import DEFAULT_COMPARED
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -119,13 +120,12 @@ def on_lines(words: str, width: int = 84) -> str:
 def readme_block() -> str:
     """The README's short table: each recorded comparison against its controls."""
     lines = [
-        "| data, encoder | ce-two-views | contrastive | uniform | static | adaptive | paper, without → with |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        f"| data, encoder | {' | '.join(DEFAULT_COMPARED)} | paper, without → with |",
+        f"|---|{'--:|' * len(DEFAULT_COMPARED)}--:|",
     ]
     for name, title in TITLES.items():
         objectives = load(name).comparison.objectives
-        order = ("ce-two-views", "contrastive", "uniform", "static", "adaptive")
-        cells = [spread(objectives[objective].accuracy) for objective in order]
+        cells = [spread(objectives[objective].accuracy) for objective in DEFAULT_COMPARED]
         paper = "{} → {}".format(*PAPER[name]) if name in PAPER else ""
         lines.append(f"| {title} | {' | '.join(cells)} | {paper} |")
     return "\n".join(lines) + "\n"

@@ -1,18 +1,29 @@
-"""Settings of a run: frozen dataclasses whose field docstrings are the command line's help, saved as JSON."""
+"""Settings of a run: frozen dataclasses whose field docstrings are the command line's help, saved as JSON.
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
+Nothing here imports PyTorch, so that `labeldist --help` answers at once.
+"""
+
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from labeldist.functional import Weighting
-from labeldist.ldm import Normalization
-from labeldist.models.heads import Projection
+from labeldist.options import Normalization, Pooling, Projection, Weighting
 from labeldist.training.errors import UserError
+from labeldist.training.record_json import from_json, to_json
 
-Objective = Literal["ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+__all__ = [
+    "DataSettings",
+    "LossSettings",
+    "MatrixSettings",
+    "ModelSettings",
+    "OptimSettings",
+    "RunSettings",
+    "check_settings",
+    "option_names",
+    "run_settings_from_json",
+    "section_of",
+    "to_json",
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class DataSettings:
     validation_fraction: float = 0.1
     """Share of train that becomes the validation set where the data brings none, stratified by class."""
     shots: int | None = None
-    """Train on this many labels a class, drawn by seed, the same for every objective; all if not given."""
+    """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class ModelSettings:
     """Tokens a text is cut to."""
     embedding_dim: int = 300
     """Size of a token's vector in textcnn."""
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Pooling = "mean"
     """How a transformer's token vectors become one: their mean, or the first token's."""
     projection: Projection = "mlp"
     """Head before the contrastive loss: two layers as in the paper, one layer, or the encoder's own vector."""
@@ -55,14 +66,20 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """The objective: lambda * cross-entropy + (1 - lambda) * contrast."""
+    """The objective: lambda * classification + (1 - lambda) * contrast."""
 
     ce_weight: float = 0.5
-    """lambda: the cross-entropy's share; the rest is the contrast's."""
+    """lambda: the share of the classification loss (cross-entropy); the rest is the contrast's."""
     temperature: float = 1.0
     """Softmax temperature of the contrast; the paper's is 1, smaller is sharper."""
     weighting: Weighting = "scale"
     """What a label distance multiplies: the similarity (`scale`, the paper), or the weight in the softmax (`log`)."""
+    label_smoothing: float = 0.0
+    """Share of each label that the cross-entropy spreads over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weight of each class in the cross-entropy: all equal, or inverse to its number of training texts (`balanced`)."""
+    focal_gamma: float = 0.0
+    """Above 0, the focal loss: texts that are classified well already weigh less, the more so the larger gamma is."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ class MatrixSettings:
     update_every: int = 1
     """adaptive: evaluations (epochs) from one update to the next; the paper's is 10."""
     normalization: Normalization = "rate"
-    """adaptive: confusion rates scaled to max_distance, or the raw counts (the letter of the paper)."""
+    """adaptive: confusion rates scaled to max_distance, or the raw counts (the paper's literal form)."""
     symmetric: bool = True
     """adaptive: average both directions of confusion."""
 
@@ -139,13 +156,62 @@ class RunSettings:
         """Epochs of a short run that counts confusions."""
         return self.matrix.confusion_epochs or max(3, self.optim.epochs // 5)
 
+    def with_absolute_paths(self) -> "RunSettings":
+        """The same settings, readable from any working directory: what exists here is named by its whole path.
+
+        Examples:
+            >>> RunSettings().with_absolute_paths() == RunSettings()
+            True
+        """
+        data = tuple(name if name == "demo" else _absolute(name) for name in self.data.data)
+        encoder = self.model.encoder
+        if encoder not in ("textcnn", "minilm"):
+            encoder = _absolute(encoder)
+        matrix_file = self.matrix.matrix_file
+        return replace(
+            self,
+            data=replace(self.data, data=data),
+            model=replace(self.model, encoder=encoder),
+            matrix=replace(self.matrix, matrix_file=None if matrix_file is None else matrix_file.absolute()),
+        )
+
+
+def _absolute(name: str) -> str:
+    """A name of the hub stays as it is."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def section_of(option: str) -> str | None:
+    """The section of `RunSettings` that holds an option, by the option's field name; `None` if there is none.
+
+    Examples:
+        >>> section_of("temperature"), section_of("colour")
+        ('loss', None)
+    """
+    for section in fields(RunSettings):
+        if option in {one.name for one in fields(section.default_factory)}:  # type: ignore[arg-type]
+            return section.name
+    return None
+
+
+def option_names() -> list[str]:
+    """The field names of all options of a run's settings.
+
+    Examples:
+        >>> option_names()[:2]
+        ['data', 'text_column']
+    """
+    return [one.name for section in fields(RunSettings) for one in fields(section.default_factory)]  # type: ignore[arg-type]
+
 
 def check_settings(settings: RunSettings) -> None:
     """Raise `UserError` for a value outside its range, named as on the command line."""
     data, model, loss, matrix, optim = settings.data, settings.model, settings.loss, settings.matrix, settings.optim
-    inside = [
+    inside: list[tuple[str, Any, bool, str]] = [
         ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),
+        ("--label-smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "at least 0 and below 1"),
+        ("--focal-gamma", loss.focal_gamma, 0 <= loss.focal_gamma < float("inf"), "0 or more"),
         ("--max-distance", matrix.max_distance, 0 < matrix.max_distance < float("inf"), "a number above 0"),
         ("--validation-fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "between 0 and 1"),
         ("--warmup-fraction", matrix.warmup_fraction, 0 <= matrix.warmup_fraction <= 1, "between 0 and 1"),
@@ -173,11 +239,8 @@ def check_settings(settings: RunSettings) -> None:
             raise UserError(f"{name} must be {wanted}, got {value}.")
     if matrix.confusable and matrix.matrix_file:
         raise UserError("Give the static matrix either by --confusable or by --matrix-file, not by both.")
-
-
-def to_json(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON-ready nested dictionaries."""
-    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    if loss.focal_gamma and loss.label_smoothing:
+        raise UserError("Give either --focal-gamma or --label-smoothing: no focal loss is defined for smoothed labels.")
 
 
 def run_settings_from_json(stored: dict[str, Any]) -> RunSettings:
@@ -187,16 +250,8 @@ def run_settings_from_json(stored: dict[str, Any]) -> RunSettings:
         UserError: if the dictionary is not one that this version wrote.
     """
     try:
-        matrix = dict(stored["matrix"])
-        matrix["confusable"] = tuple(matrix["confusable"])
-        matrix["matrix_file"] = Path(matrix["matrix_file"]) if matrix["matrix_file"] else None
-        return RunSettings(
-            data=DataSettings(**{**stored["data"], "data": tuple(stored["data"]["data"])}),
-            # A folder's word that code may run counts for nothing.
-            model=ModelSettings(**{**stored["model"], "trust_remote_code": False}),
-            loss=LossSettings(**stored["loss"]),
-            matrix=MatrixSettings(**matrix),
-            optim=OptimSettings(**{**stored["optim"], "report_to": tuple(stored["optim"]["report_to"])}),
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"The settings of this run were not written by this version of labeldist ({error}).") from error
+        settings = from_json(RunSettings, stored)
+    except ValueError as error:
+        raise UserError(f"The settings of this run were not written by this version of labeldist: {error}.") from error
+    # A folder's word that code may run counts for nothing.
+    return replace(settings, model=replace(settings.model, trust_remote_code=False))

@@ -1,6 +1,6 @@
 """The error that a user can mend."""
 
-from labeldist.messages import cut, escaped
+from labeldist.messages import cut, escape_controls
 
 MAX_SENTENCE = 800
 """Characters of one message: a path or a name of another length is cut in its middle."""
@@ -10,7 +10,7 @@ class UserError(Exception):
     """Something that the user gave cannot be used; the message is all that the command line prints (exit code 2).
 
     One sentence says what must hold and what came, in the user's names; a second one the cure, if there is one. Control
-    characters, which names and texts of files may hold, are escaped, and a message has at most `MAX_SENTENCE`
+    characters, which names and texts of files may hold, are escape_controls, and a message has at most `MAX_SENTENCE`
     characters.
 
     Examples:
@@ -21,7 +21,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(cut(escaped(message), MAX_SENTENCE))
+        super().__init__(cut(escape_controls(message), MAX_SENTENCE))
 
 
 class LostProcessError(UserError):

@@ -1,6 +1,5 @@
 """One training by the Hugging Face Trainer: a classifier, a corpus, an objective."""
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import (
@@ -20,7 +18,6 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 from transformers.integrations.integration_utils import (
@@ -30,45 +27,17 @@ from transformers.integrations.integration_utils import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from labeldist.distributed import num_processes
-from labeldist.integrations.transformers import CachedTrainer, TrainerObjective
-from labeldist.integrations.transformers.callback import STATE_FILE
+from labeldist.integrations.transformers import TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.serving.batches import BATCH_SIZE, Predictions, predict_encoded
 from labeldist.training import processes
+from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import OptimSettings, RunSettings
-from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
+from labeldist.training.tokenized import EncodedSplit, Encodings, encode
+from labeldist.training.trainers import LossNotFiniteError, QuietProgress, StoppingCachedTrainer, StoppingTrainer
 
 EVAL_BATCH_SIZE = BATCH_SIZE
-_CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
-
-
-class EncodedSplit(torch.utils.data.Dataset):
-    """Tokenised texts with their labels, as the Trainer's collator takes them."""
-
-    def __init__(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int):
-        self.labels = split.labels
-        self.encodings = encode(split.texts, tokenizer, max_length)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = {name: values[index] for name, values in self.encodings.items()}
-        return {**row, "labels": int(self.labels[index])}
-
-
-def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[list[int]]]:
-    """Token ids of `texts`, cut to `max_length` tokens, not padded."""
-    if not texts:
-        return {"input_ids": []}
-    encodings = dict(tokenizer(list(texts), truncation=True, max_length=max_length))
-    for i, tokens in enumerate(encodings["input_ids"]):
-        # A text of nothing but invisible characters has no token: an unknown word stands for it.
-        if not tokens:
-            tokens.append(tokenizer.unk_token_id)
-            encodings["attention_mask"][i].append(1)
-    return encodings
 
 
 @dataclass(frozen=True)
@@ -117,6 +86,23 @@ def resolve_device(optim: OptimSettings) -> str:
     return device
 
 
+class DivergedError(UserError):
+    """Training came to a loss or to weights that are no finite numbers, before it had any good ones to keep."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What one training left beside the model's weights.
+
+    Attributes:
+        history: the Trainer's log.
+        diverged_at: the step whose loss was no finite number, where training stopped for it; `None` if it never was.
+    """
+
+    history: list[dict[str, Any]]
+    diverged_at: int | None = None
+
+
 def fit(
     model: ContrastiveClassifier,
     objective: TrainerObjective,
@@ -124,8 +110,10 @@ def fit(
     tokenizer: PreTrainedTokenizerBase,
     settings: RunSettings,
     options: FitOptions,
-) -> list[dict[str, Any]]:
+) -> Fitted:
     """Train `model` in place, to its best validation accuracy.
+
+    Training whose loss becomes NaN or infinite stops there, and the model ends with its best weights until then.
 
     Args:
         model: trained in place; ends with the weights of its best epoch.
@@ -135,11 +123,11 @@ def fit(
         settings: of the run.
         options: of this training.
 
-    Returns:
-        The Trainer's log history.
+    Raises:
+        DivergedError: if there are no such weights.
     """
     size = settings.optim.chunk_size
-    make = Trainer if size is None else partial(CachedTrainer, chunk_size=size)
+    make = StoppingTrainer if size is None else partial(StoppingCachedTrainer, chunk_size=size)
     with _tensorboard_logs_in(options.folder.with_name("tensorboard")):
         trainer = make(
             model=model,
@@ -157,13 +145,35 @@ def fit(
     if options.show_progress:
         trainer.add_callback(QuietProgress())
     checkpoint = None
-    if options.resume and processes.is_first():
+    if options.resume and processes.is_main():
         checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None)
-    checkpoint = processes.from_first(checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # The first process may delete the checkpoints next, and others still read the best one.
-    processes.wait()
-    return trainer.state.log_history
+    checkpoint = processes.broadcast(checkpoint)
+    diverged_at = None
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except LossNotFiniteError:
+        diverged_at = trainer.state.global_step + 1
+        # Trackers and bars end as after any training.
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        _take_best_weights(model, trainer.state.best_model_checkpoint)
+    # The main process may delete the checkpoints next, and others still read the best one.
+    processes.barrier()
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise DivergedError(
+            f"Training diverged at step {diverged_at or trainer.state.global_step}, before any epoch ended well: its "
+            "loss or weights are NaN or infinite. Try a smaller --learning-rate, a larger --temperature, or "
+            "--precision fp32."
+        )
+    return Fitted(trainer.state.log_history, diverged_at)
+
+
+def _take_best_weights(model: ContrastiveClassifier, checkpoint: str | None) -> None:
+    if checkpoint is None:
+        # No epoch has ended: these are weights of no evaluation, and the caller says so.
+        for parameter in model.parameters():
+            parameter.data.fill_(math.nan)
+        return
+    model.load_state_dict(load_file(Path(checkpoint) / "model.safetensors"))
 
 
 @contextmanager
@@ -245,61 +255,21 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def predict_batches(
-    model: ContrastiveClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    model: ContrastiveClassifier,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int,
+    *,
+    encodings: Encodings | None = None,
 ) -> Predictions:
-    """Run the classifier on texts of any number, one batch at a time."""
-    return predict_encoded(
-        model, encode(texts, tokenizer, max_length), lambda rows: tokenizer.pad(rows, return_tensors="pt")
-    )
+    """Run the classifier on texts of any number, one batch at a time.
 
-
-def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:
-    """The newest checkpoint that was written to its end, or `None`.
-
-    A kill in the middle of a save leaves a checkpoint without its last files; the one before is taken then.
+    Args:
+        model: is put into evaluation mode.
+        tokenizer: its own.
+        texts: to classify.
+        max_length: tokens a text is cut to.
+        encodings: of the texts, if they are tokenized already.
     """
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        state_file = checkpoint / "trainer_state.json"
-        try:
-            state = json.loads(state_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if not all((checkpoint / name).exists() for name in (*_CHECKPOINT_FILES, *_random_states())):
-            continue
-        if needs_matrix and not _is_whole(checkpoint / STATE_FILE):
-            continue
-        if state.get("best_model_checkpoint"):
-            # The folder may have moved since.
-            state["best_model_checkpoint"] = str(folder / Path(state["best_model_checkpoint"]).name)
-            state_file.write_text(json.dumps(state, indent=2), encoding="utf-8")
-        return checkpoint
-    return None
-
-
-def _random_states() -> list[str]:
-    """What the Trainer calls the files that hold the random state of each process."""
-    if num_processes() == 1:
-        return ["rng_state.pth"]
-    return [f"rng_state_{rank}.pth" for rank in range(num_processes())]
-
-
-def _is_whole(tensors: Path) -> bool:
-    try:
-        load_file(tensors)
-    except (OSError, SafetensorError):
-        return False
-    return True
-
-
-class QuietProgress(ProgressCallback):
-    """The Trainer's progress bar, with the newest accuracy beside it in place of printed dictionaries."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Print nothing."""
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Show the newest validation accuracy at the end of the bar."""
-        super().on_evaluate(args, state, control, **kwargs)
-        accuracy = (metrics or {}).get("eval_accuracy", math.nan)
-        if self.training_bar is not None and not math.isnan(accuracy):
-            self.training_bar.set_postfix_str(f"epoch {state.epoch:.0f}, validation accuracy {100 * accuracy:.1f}")
+    encodings = encode(texts, tokenizer, max_length) if encodings is None else encodings
+    return predict_encoded(model, encodings, lambda rows: tokenizer.pad(rows, return_tensors="pt"))

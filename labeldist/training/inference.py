@@ -10,16 +10,13 @@ from torch import Tensor
 
 from labeldist.serving import SavedClassifier
 from labeldist.training.errors import UserError
-from labeldist.training.files import read_json
+from labeldist.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from labeldist.training.data.corpus import Split
     from labeldist.training.records import PredictionMetrics
 
 __all__ = ["Predictor"]
-
-# As in `labeldist.training.run`, which would bring the Trainer along.
-CONFIG, METRICS, MATRIX, MODEL = "config.json", "metrics.json", "ldm.json", "model"
 
 
 @dataclass(frozen=True)
@@ -43,22 +40,16 @@ class Predictor:
         Raises:
             UserError: if `folder` is no finished run, or a GPU is asked for where there is none.
         """
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} is no run folder of labeldist: it has no {CONFIG}.")
-        config = read_json(folder / CONFIG)
-        if "class_names" not in config:
-            raise UserError(f"{folder} is no run folder of labeldist: its {CONFIG} was written by something else.")
-        # Written last, after the model.
-        if not (folder / METRICS).exists():
-            raise UserError(f"The run in {folder} is not finished. Go on with it: labeldist train --resume {folder}")
+        run = RunFolder(folder)
+        config = run.read_finished()
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda needs a CUDA GPU, and PyTorch sees none here. Use --device cpu or auto.")
         where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-        names, max_length = tuple(config["class_names"]), config["model"]["max_length"]
+        names, max_length = config.class_names, config.spec.settings.model.max_length
         try:
-            classifier = SavedClassifier.from_folder(folder / MODEL, max_length=max_length, device=where)
+            classifier = SavedClassifier.from_folder(run.model, max_length=max_length, device=where)
         except (OSError, ValueError) as error:
-            raise UserError(f"The model in {folder / MODEL} cannot be read: {error}") from error
+            raise UserError(f"The model in {run.model} cannot be read: {error}") from error
         if (num_classes := classifier.model.classifier.out_features) != len(names):
             raise UserError(f"{folder} names {len(names)} classes, and its model has {num_classes}.")
         return cls(classifier, names, folder)
@@ -89,12 +80,11 @@ class Predictor:
         from labeldist.training.metrics import evaluate_predictions
 
         predictions = self.classifier.predict(list(split.texts))
-        path = self.folder / MATRIX
         return evaluate_predictions(
             split.labels,
             predictions.probabilities,
             self.class_names,
             split.texts,
             vectors=predictions.vectors,
-            matrix=read_json(path)["matrix"] if path.exists() else None,
+            matrix=RunFolder(self.folder).read_matrix(),
         )

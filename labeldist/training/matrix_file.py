@@ -30,7 +30,7 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
     - `"pairs"`: `[["a", "b"], ["a", "c", 3.0]]`, the third entry a distance of the pair's own;
     - `"groups"`: `{"sport": ["a", "b"]}` or `[["a", "b"]]`;
     - `"hierarchy"`: nested objects and arrays whose leaves are all the classes;
-    - `"matrix"`: rows of numbers, with `"class_names"` for their order,
+    - `"matrix"`: rows of numbers, with `"class_names"` for their order, as in the `ldm.json` of a run,
 
     and optionally `"max_distance"`, which takes precedence over the argument. The `ldm.json` of a run is such a file:
     its matrix is taken. A `.csv` or `.tsv` file holds the whole matrix: class names in the first row and the first

@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["CONTROLS", "OBJECTIVES", "Objective", "ObjectiveSpec", "spec_of"]
+__all__ = [
+    "CONTROLS",
+    "DEFAULT_COMPARED",
+    "HELP",
+    "OBJECTIVES",
+    "Objective",
+    "ObjectiveSpec",
+    "spec_of",
+    "takes_given_matrix",
+]
 
 Objective = Literal["ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"]
 
@@ -21,6 +30,7 @@ class ObjectiveSpec:
             over all classes, the static ones themselves, or adaptive ones.
         is_control: whether it uses no label distance, so that a claim about label distance is measured against it.
         is_required: whether "label distance helps" may only be said where this control was run.
+        is_default: whether a comparison takes it unless told otherwise.
         summary: one line for people.
     """
 
@@ -30,12 +40,13 @@ class ObjectiveSpec:
     is_control: bool
     is_required: bool
     summary: str
+    is_default: bool = True
 
 
 OBJECTIVES: dict[Objective, ObjectiveSpec] = {
     spec.name: spec
     for spec in (
-        ObjectiveSpec("ce", 1, "none", True, False, "cross-entropy"),
+        ObjectiveSpec("ce", 1, "none", True, False, "cross-entropy", is_default=False),
         ObjectiveSpec("ce-two-views", 2, "none", True, True, "cross-entropy on two dropout views of each text"),
         ObjectiveSpec("contrastive", 2, "ones", True, True, "cross-entropy and contrast without label distances"),
         ObjectiveSpec("uniform", 2, "spread", True, True, "the static distances spread evenly over all classes"),
@@ -47,6 +58,12 @@ assert tuple(OBJECTIVES) == get_args(Objective)
 
 CONTROLS: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_control)
 """The objectives without label distance."""
+
+DEFAULT_COMPARED: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_default)
+"""What a comparison compares unless told otherwise."""
+
+HELP = "; ".join(f"{name}: {spec.summary}" for name, spec in OBJECTIVES.items())
+"""Every objective in one line."""
 
 
 def spec_of(name: str) -> ObjectiveSpec:
@@ -62,3 +79,13 @@ def spec_of(name: str) -> ObjectiveSpec:
     if name not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}.")
     return OBJECTIVES[name]
+
+
+def takes_given_matrix(name: Objective) -> bool:
+    """Whether the objective trains with pairs or a matrix file where the user gives them.
+
+    Examples:
+        >>> takes_given_matrix("uniform"), takes_given_matrix("adaptive")
+        (True, False)
+    """
+    return OBJECTIVES[name].matrix in ("static", "spread")

@@ -1,6 +1,6 @@
-"""One run on several processes, started by `torchrun` or `accelerate launch`. On one process each function is simple.
+"""One run on several processes, started by `torchrun` or `accelerate launch`; without a launcher nothing waits.
 
-All processes read, train and decide alike; the first one alone writes and speaks.
+All processes read, train and decide alike; the main one (rank 0) alone writes files and speaks.
 """
 
 import os
@@ -27,18 +27,18 @@ def num_started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Whether this process writes files and speaks to the user.
 
     Examples:
-        >>> is_first()
+        >>> is_main()
         True
     """
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def meet(device: str) -> None:
-    """Bring the processes of a run together, before anything that they must agree on.
+def initialize(device: str) -> None:
+    """Form the process group of a run, before anything that its processes must agree on. A second call does nothing.
 
     Args:
         device: `"cpu"` or `"cuda"`.
@@ -56,14 +56,14 @@ def stop_listening() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def wait() -> None:
-    """Go on when every process has come here."""
+def barrier() -> None:
+    """Wait until every process has come here."""
     if num_processes() > 1:
         dist.barrier()
 
 
-def from_first(value: _T) -> _T:
-    """The first process's `value`, on every process."""
+def broadcast(value: _T) -> _T:
+    """The main process's `value`, on every process."""
     if num_processes() == 1:
         return value
     values = [value]
@@ -71,11 +71,11 @@ def from_first(value: _T) -> _T:
     return values[0]
 
 
-def all_do(action: Callable[[], _T]) -> _T:
-    """What `action` returns here; a mistake that any process finds is raised on all of them.
+def on_all(action: Callable[[], _T]) -> _T:
+    """Let every process do `action`, and return its own result; a `UserError` of any of them is raised on all.
 
     Raises:
-        UserError: the first process's, where several find one.
+        UserError: that of the lowest rank, where several raise one.
     """
     if num_processes() == 1:
         return action()
@@ -91,9 +91,9 @@ def all_do(action: Callable[[], _T]) -> _T:
     return result  # type: ignore[return-value]
 
 
-def first_does(action: Callable[[], Any]) -> None:
-    """Let the first process alone do it, and all wait for it. A mistake that it finds is raised on all."""
-    all_do(lambda: action() if process_index() == 0 else None)
+def on_main(action: Callable[[], Any]) -> None:
+    """Let the main process alone do `action`, and the others wait for it. A `UserError` of it is raised on all."""
+    on_all(lambda: action() if process_index() == 0 else None)
 
 
 def check_same(value: Any, name: str) -> None:

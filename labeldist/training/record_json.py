@@ -1,16 +1,17 @@
 """Dataclasses written as JSON and read back, checked against their annotations.
 
-The annotations that a dataclass may use: `bool`, `int`, `float`, `str`, `Any`, a `Literal`, `X | None`,
-`tuple[X, ...]`, `Mapping[str, X]`, and other dataclasses.
+The annotations that a dataclass may use: `bool`, `int`, `float`, `str`, `Path`, `Any`, a `Literal`, `X | None`,
+`tuple[X, ...]`, `Mapping[str, X]` or `dict[str, X]`, and other dataclasses.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "to_json", "typed"]
 
 T = TypeVar("T")
 
@@ -38,6 +39,8 @@ def to_json(value: Any) -> Any:
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"JSON has finite numbers only, got {value}. Use None for a value that is not there.")
     return value
@@ -71,12 +74,41 @@ def from_json(kind: type[T], value: object) -> T:
     return cast(T, _parse(kind, value, ""))
 
 
+def typed(annotation: Any, value: object, name: str) -> Any:
+    """A value given in Python as the type that an annotation names: sequences become tuples, strings paths.
+
+    Args:
+        annotation: as in `from_json`.
+        value: what is to be of that type.
+        name: of the value, for the message.
+
+    Raises:
+        TypeError: if it is not.
+
+    Examples:
+        >>> typed(tuple[int, ...], [1, 2], "seeds"), typed(float | None, 3, "rate")
+        ((1, 2), 3.0)
+        >>> typed(int, "3", "epochs")
+        Traceback (most recent call last):
+        ...
+        TypeError: epochs must be a whole number, got '3'.
+    """
+    try:
+        return _parse(annotation, list(value) if isinstance(value, tuple) else value, name)
+    except ValueError as error:
+        raise TypeError(f"{error}.") from error
+
+
 def _parse(annotation: Any, value: object, at: str) -> Any:
     """`value` as the type that `annotation` names; `at` is its place in the file."""
     if annotation is Any:
         return value
     if is_dataclass(annotation):
         return _parse_dataclass(annotation, value, at)
+    if annotation is Path:
+        if not isinstance(value, str | Path):
+            raise _misfit(at, "a path", value)
+        return Path(value)
     if annotation in _SCALARS:
         return _parse_scalar(annotation, value, at)
     kind, arguments = get_origin(annotation), get_args(annotation)
@@ -92,7 +124,7 @@ def _parse(annotation: Any, value: object, at: str) -> Any:
         if not isinstance(value, list):
             raise _misfit(at, "a list", value)
         return tuple(_parse(item, part, f"{at}[{index}]") for index, part in enumerate(value))
-    if kind is Mapping:
+    if kind in (Mapping, dict):
         if not isinstance(value, dict):
             raise _misfit(at, "an object", value)
         return {key: _parse(arguments[1], part, _below(at, key)) for key, part in value.items()}

@@ -1,5 +1,10 @@
 """The one place that seeds global random states: two runs with one seed on one machine are identical."""
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 from transformers import set_seed
 
@@ -8,3 +13,28 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and PyTorch, and ask PyTorch for deterministic algorithms where it has them."""
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextmanager
+def global_state_restored() -> Iterator[None]:
+    """Give a caller's random states and its choice of algorithms back at the end of the block.
+
+    Examples:
+        >>> before = torch.get_rng_state()
+        >>> with global_state_restored():
+        ...     seed_everything(0)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    python, numpy, here = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(here)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])

@@ -11,22 +11,22 @@ from transformers import EvalPrediction
 from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.integrations.transformers.callback import STATE_FILE
+from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import ModelSettings, OptimSettings
 from labeldist.training.data.corpus import Split
-from labeldist.training.encoders import build_classifier, train_tokenizer
+from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
 from labeldist.training.fit import (
-    EncodedSplit,
+    DivergedError,
     FitOptions,
     check_trackers,
-    encode,
     fit,
-    newest_checkpoint,
     predict_batches,
     resolve_device,
     training_arguments,
     validation_metrics,
 )
+from labeldist.training.tokenized import EncodedSplit, encode
 from runs import messages, settings_of
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -34,29 +34,6 @@ pytestmark = pytest.mark.usefixtures("as_it_was")
 ROWS = messages(60)
 NAMES = sorted({row["label"] for row in ROWS})
 SPLIT = Split([row["text"] for row in ROWS], np.array([NAMES.index(row["label"]) for row in ROWS]))
-
-
-def test_texts_are_cut_and_not_padded():
-    tokenizer: Any = train_tokenizer(["a b c d e f"])
-    encodings = encode(["a b", "a b c d e f"], tokenizer, 4)
-    assert [len(ids) for ids in encodings["input_ids"]] == [2, 4]
-    assert encode([], tokenizer, 4) == {"input_ids": []}
-
-
-def test_a_text_without_tokens_becomes_an_unknown_word():
-    tokenizer: Any = train_tokenizer(["a b"])
-    encodings = encode(["a", "\u200b"], tokenizer, 4)
-    assert encodings["input_ids"][1] == [tokenizer.unk_token_id]
-    assert encodings["attention_mask"][1] == [1]
-
-
-def test_a_row_holds_tokens_and_label():
-    tokenizer: Any = train_tokenizer(SPLIT.texts)
-    split = EncodedSplit(SPLIT, tokenizer, 128)
-    assert len(split) == 60
-    row = split[3]
-    assert row["labels"] == SPLIT.labels[3]
-    assert tokenizer.decode(row["input_ids"]).split() == tokenizer.tokenize(SPLIT.texts[3])
 
 
 def test_probabilities_come_in_the_order_of_the_texts():
@@ -94,11 +71,11 @@ def fitted(folder, epochs: int, *, dropout: float = 0.5, dtype: torch.dtype = to
     model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
     model.to(dtype)
     loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4))
-    split = EncodedSplit(SPLIT, tokenizer, 128)
-    history = fit(
+    split = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128))
+    fitted = fit(
         model, TrainerObjective(loss, model), (split, split), tokenizer, settings, FitOptions(folder, 0, epochs)
     )
-    return model, tokenizer, history
+    return model, tokenizer, fitted.history
 
 
 def test_the_model_ends_with_its_best_epoch(tmp_path):
@@ -127,6 +104,42 @@ def test_a_batch_in_chunks_trains_as_the_whole(tmp_path):
 def test_with_dropout_a_batch_in_chunks_trains_too(tmp_path):
     _, _, history = fitted(tmp_path, 6, learning_rate=0.05, chunk_size=5)
     assert max(row["eval_accuracy"] for row in history if "eval_accuracy" in row) > 0.6
+
+
+class Poisoned(TrainerObjective):
+    """An objective whose loss is NaN from some step on."""
+
+    first_bad_step = 1
+    step = 0
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        loss = super().__call__(outputs, labels, num_items_in_batch)
+        if not self.model.training:
+            return loss
+        self.step += 1
+        return loss * float("nan") if self.step >= self.first_bad_step else loss
+
+
+def diverged(folder, monkeypatch, first_bad_step: int, **options):
+    monkeypatch.setattr(Poisoned, "first_bad_step", first_bad_step)
+    monkeypatch.setattr("test_fit.TrainerObjective", Poisoned)
+    return fitted(folder, 6, learning_rate=0.05, **options)
+
+
+def test_training_that_diverges_stops_at_once_with_its_best_weights(tmp_path, monkeypatch):
+    # 60 rows in batches of 16 are 4 steps an epoch: the loss is NaN in the middle of the third.
+    model, tokenizer, history = diverged(tmp_path, monkeypatch, 10)
+    accuracies = [row["eval_accuracy"] for row in history if "eval_accuracy" in row]
+    assert len(accuracies) == 2
+    probabilities = predict_batches(model, tokenizer, SPLIT.texts, 128).probabilities
+    assert probabilities.isfinite().all()
+    assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_training_that_diverges_in_its_first_epoch_has_no_weights_to_keep(tmp_path, monkeypatch, chunk_size):
+    with pytest.raises(DivergedError, match=r"^Training diverged at step 3, .* Try a smaller --learning-rate"):
+        diverged(tmp_path, monkeypatch, 3, chunk_size=chunk_size)
 
 
 def test_training_stops_when_patience_ends(tmp_path):

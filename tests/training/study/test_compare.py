@@ -1,6 +1,7 @@
 """Comparisons: paired, resumable, and the same whatever the number of processes."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -8,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from labeldist.cli import main
 from labeldist.evaluation import mistake_severity
+from labeldist.training.api import carry_out_comparison
+from labeldist.training.config import MatrixSettings
+from labeldist.training.data.names import data_name
+from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
-from labeldist.training.output.words import verdict_sentence
-from labeldist.training.records import Confusion, read_record
-from labeldist.training.study.compare import CompareSpec, compare, data_name
-from labeldist.training.study.results import Comparison
-from runs import CLASSES, QUICK, SIZES, contents, labeldist, read, settings_of, write_corpus
+from labeldist.training.folder_lock import owning
+from labeldist.training.study import compare as module
+from labeldist.training.study.compare import CompareSpec
+from runs import CLASSES, QUICK, SIZES, contents, labeldist, messages, raw_corpus, read, settings_of, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
@@ -26,6 +29,11 @@ OBJECTIVES = ("ce-two-views", "uniform", "static", "adaptive")
 
 def spec_of(data, objectives=("ce-two-views", "static"), seeds=(0, 1), **changes) -> CompareSpec:
     return CompareSpec(settings_of(data, **changes), objectives, seeds)
+
+
+def compare(spec: CompareSpec, folder: Path, **options) -> dict:
+    """A comparison on the data that its settings name."""
+    return module.compare(spec, raw_corpus(spec.settings), folder, **options)
 
 
 def timeless(comparison: dict) -> dict:
@@ -87,19 +95,19 @@ def test_a_run_of_a_comparison_is_the_run_that_train_gives(compared, tickets, tm
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
-def test_the_output_ends_in_one_plain_sentence(capsys, compared, tickets, tmp_path):
+def test_the_last_line_is_one_plain_sentence(capsys, compared, tickets, tmp_path):
     folder = shutil.copytree(compared, tmp_path / "all")
     flags = ["--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
     assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 0
     out, err = capsys.readouterr()
     last = out.rstrip("\n").splitlines()[-1]
-    comparison = read_record(folder / "comparison.json", Comparison)
-    assert " ".join(out.split()).endswith(verdict_sentence(comparison))
+    assert last == read(folder / "comparison.json")["verdict"]["sentence"]
+    assert last[0].isupper()
     assert last.endswith(".")
     assert f"Saved in {folder}" in err
 
 
-def test_neighbors_and_mistakes_of_every_run_stand_in_the_comparison(compared):
+def test_neighbours_and_mistakes_of_every_run_stand_in_the_comparison(compared):
     comparison = read(compared / "comparison.json")
     assert comparison["severity_matrix"] == "the matrix of static, seed 0"
     matrix = read(compared / "runs" / "static-seed0" / "ldm.json")["matrix"]
@@ -108,17 +116,21 @@ def test_neighbors_and_mistakes_of_every_run_stand_in_the_comparison(compared):
             own = read(compared / "runs" / f"{objective}-seed{seed}" / "metrics.json")["test"]
             for name, value in own["embeddings"].items():
                 assert columns[name][seed] == value
-            counts = Confusion(*map(tuple, own["confusion"].values())).matrix(len(CLASSES))
-            assert columns["mistake_distance"][seed] == mistake_severity(torch.tensor(counts), matrix).mean_distance
+            assert columns["mistake_distance"][seed] == mistake_severity(own["confusion"], matrix).mean_distance
 
 
-def test_a_run_of_another_format_is_refused_in_one_sentence(capsys, compared, tickets, tmp_path):
+def test_a_comparison_of_an_earlier_version_goes_on(capsys, compared, tickets, tmp_path):
     folder = shutil.copytree(compared, tmp_path / "all")
-    path = folder / "runs" / "static-seed1" / "metrics.json"
-    path.write_text(json.dumps({**read(path), "format": 0}))
+    for path in folder.glob("runs/*/metrics.json"):
+        metrics = read(path)
+        del metrics["test"]["embeddings"], metrics["test"]["mistake_severity"]
+        path.write_text(json.dumps(metrics))
     flags = ["--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
-    assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 2
-    assert f"{path} must have format 1, got format 0." in capsys.readouterr().err.splitlines()[-1]
+    assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 0
+    out = capsys.readouterr().out
+    assert "precision@1" not in out
+    assert "mistake distance" in out
+    assert read(folder / "comparison.json")["objectives"]["static"]["precision_at_1"] == [None, None]
 
 
 def test_going_on_trains_only_what_is_missing(compared, tickets, tmp_path):
@@ -137,7 +149,7 @@ def test_objectives_and_seeds_may_be_added(compared, tickets, tmp_path):
     folder = shutil.copytree(compared, tmp_path / "all", copy_function=shutil.copy2)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.json")}
     comparison = compare(spec_of(tickets, (*OBJECTIVES, "contrastive"), (0, 1)), folder)
-    assert set(comparison.objectives) == {*OBJECTIVES, "contrastive"}
+    assert set(comparison["objectives"]) == {*OBJECTIVES, "contrastive"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -165,6 +177,101 @@ def test_data_that_changed_since_is_noticed(tmp_path):
     with pytest.raises(UserError, match="changed since"):
         compare(replace(spec, objectives=("ce", "contrastive", "ce-two-views")), tmp_path / "all")
     assert contents(tmp_path / "all" / "runs") == before
+
+
+@pytest.fixture
+def spied(monkeypatch) -> dict[str, int]:
+    """How often data are read and classifiers are built."""
+    from labeldist.training import encoders, label_distances, run
+    from labeldist.training.data import sources
+
+    calls = {"read": 0, "built": 0, "tokenized": 0}
+    build, rows = encoders.build_classifier, sources.read_rows
+
+    def building(*arguments):
+        calls["built"] += 1
+        model, tokenizer = build(*arguments)
+        original = type(tokenizer).__call__
+
+        def tokenizing(self, texts, **options):
+            calls["tokenized"] += len(texts)
+            return original(self, texts, **options)
+
+        # A class of its own: a call is looked up on the class.
+        tokenizer.__class__ = type("Spied", (type(tokenizer),), {"__call__": tokenizing})
+        return model, tokenizer
+
+    def reading(path):
+        calls["read"] += 1
+        return rows(path)
+
+    for module_ in (run, label_distances):
+        monkeypatch.setattr(module_, "build_classifier", building)
+    monkeypatch.setattr(sources, "read_rows", reading)
+    return calls
+
+
+def test_data_are_read_once_and_models_are_built_for_runs_and_countings_alone(tmp_path, spied):
+    data = write_corpus(tmp_path / "data", num_train=24, num_test=6)
+    objectives = ("ce-two-views", "contrastive", "uniform", "static", "adaptive")
+    settings = settings_of(data, epochs=1)
+    # As the command line does it.
+    spec = CompareSpec(settings, objectives, (0, 1, 2))
+    carry_out_comparison(
+        spec, lambda: find_source([str(data)]), tmp_path / "all", jobs=1, show_progress=False, say=lambda sentence: None
+    )
+    # Train and test; 15 runs and one counting for each seed, which static and uniform share.
+    assert spied["read"] == 2
+    assert spied["built"] == 18
+    # Each seed has a vocabulary of its own, and 30 texts.
+    assert spied["tokenized"] == 3 * len({row["text"] for row in messages(30)})
+
+
+def test_data_that_change_while_a_comparison_runs_are_never_paired(tmp_path):
+    data = write_corpus(tmp_path / "data", num_train=40, num_test=10)
+    spec = spec_of(data, ("ce", "contrastive"), (0,), epochs=1)
+
+    def change(sentence: str) -> None:
+        with (data / "test.jsonl").open("a") as file:
+            file.write('{"text": "one more", "label": "delivery_praise"}\n')
+
+    compare(spec, tmp_path / "all", say=change)
+    rows = [read(tmp_path / "all" / "runs" / f"{name}-seed0" / "config.json")["num_rows"] for name in spec.objectives]
+    assert rows[0] == rows[1]
+    with pytest.raises(UserError, match="changed since"):
+        compare(spec, tmp_path / "all")
+
+
+def test_a_matrix_file_that_changes_while_a_comparison_runs_is_refused(tmp_path):
+    data = write_corpus(tmp_path / "data", num_train=40, num_test=10)
+    path = tmp_path / "ldm.json"
+    path.write_text(json.dumps({"pairs": [CLASSES[:2]]}))
+    settings = settings_of(data, epochs=1, matrix=MatrixSettings(matrix_file=path))
+    spec = CompareSpec(settings, ("ce", "static"), (0,))
+
+    def change(sentence: str) -> None:
+        path.write_text(json.dumps({"pairs": [CLASSES[2:]]}))
+
+    with pytest.raises(UserError, match=r"The data or the matrix file changed since .*static-seed0 was begun"):
+        compare(spec, tmp_path / "all", say=change)
+    assert not (tmp_path / "all" / "comparison.json").exists()
+
+
+def test_a_run_of_other_settings_is_not_paired(compared, tickets, tmp_path):
+    folder = shutil.copytree(compared, tmp_path / "all")
+    path = folder / "runs" / "static-seed1" / "config.json"
+    stored = read(path)
+    stored["optim"]["epochs"] = 3
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="static-seed1 was begun with other settings"):
+        compare(spec_of(tickets, OBJECTIVES), folder)
+
+
+def test_a_second_comparison_in_the_same_folder_is_told(tickets, tmp_path):
+    folder = tmp_path / "all"
+    with owning(folder), pytest.raises(UserError, match=f"Another process is writing to {folder}"):
+        compare(spec_of(tickets, ("ce", "contrastive"), (0,), epochs=1), folder)
+    assert not folder.exists()
 
 
 def test_what_a_kill_left_of_a_first_file_does_not_stand_in_the_way(tickets, tmp_path):
@@ -203,6 +310,31 @@ def test_the_number_of_processes_does_not_change_the_results(compared, tickets, 
     assert run_metrics(tmp_path / "all") == run_metrics(compared)
     assert timeless(read(tmp_path / "all" / "comparison.json")) == timeless(read(compared / "comparison.json"))
     assert len(said) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["parent", "group"])
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_an_interrupt_ends_every_process_with_one_line(tickets, tmp_path, interruptible, whom, moment):
+    flags = ["--data", tickets, *SIZES, "--epochs", "1000", "--patience", "1000", "--objectives", "ce", "contrastive"]
+    folder = tmp_path / "all"
+    process = labeldist(
+        "compare", *flags, "--jobs", "2", "--seeds", "0", "1", "-o", folder, start_new_session=True, text=True
+    )
+    wanted = "compare.json" if moment == "starting" else "runs/*/checkpoints/checkpoint-*"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(wanted)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if whom == "parent":
+        os.kill(process.pid, signal.SIGINT)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    # The pipe closes when the last process that holds it ends.
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "labeldist: interrupted. The same command goes on where it stopped."
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from functools import cache
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from labeldist.training.output.safe_text import escape_controls
+from labeldist.messages import escape_controls
 
 # Fonts made for Chinese, Japanese and Korean, tried before any other that has the characters.
 CJK_FAMILIES = (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.training.output.safe_text import escape_controls
+from labeldist.messages import escape_controls
 from strategies import thorough
 
 

@@ -11,7 +11,7 @@ from labeldist.ldm import AdaptiveLDM, StaticLDM
 from labeldist.training.config import MatrixSettings
 from labeldist.training.data.corpus import load_corpus
 from labeldist.training.errors import UserError
-from labeldist.training.matrices import choose_matrix, count_confusions, needs_counting
+from labeldist.training.label_distances import choose_matrix, count_confusions, needs_counting
 from runs import CLASSES, read, settings_of, train
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -127,21 +127,22 @@ def test_an_unknown_class_is_told_before_anything_is_counted(corpus):
         choose("static", corpus, confusable=("delivery_prase,delivery_status",))
 
 
-def test_counts_are_of_rows_that_the_model_was_not_trained_on(corpus):
+def test_counts_are_of_rows_that_the_model_was_not_trained_on(corpus, tmp_path):
     settings = settings_of("tickets")
-    counts = count_confusions(settings, corpus, seed=0)
+    counts = count_confusions(settings, corpus, seed=0, scratch=tmp_path / "counting")
     assert counts.sum(dim=1).tolist() == np.bincount(corpus.validation.labels, minlength=4).tolist()
-    assert torch.equal(counts, count_confusions(settings, corpus, seed=0))
+    assert torch.equal(counts, count_confusions(settings, corpus, seed=0, scratch=tmp_path / "counting"))
+    assert not list(tmp_path.iterdir())
     crossed = settings_of("tickets", matrix=MatrixSettings(confusion_from="cross-validation", confusion_epochs=1))
-    counts = count_confusions(crossed, corpus, seed=0)
+    counts = count_confusions(crossed, corpus, seed=0, scratch=tmp_path / "counting")
     # Every training row is held out once.
     assert counts.sum(dim=1).tolist() == np.bincount(corpus.train.labels, minlength=4).tolist()
 
 
-def test_more_folds_than_rows_are_refused(corpus):
+def test_more_folds_than_rows_are_refused(corpus, tmp_path):
     matrix = MatrixSettings(confusion_from="cross-validation", folds=1000)
     with pytest.raises(UserError, match="--folds 1000 does not fit the training set"):
-        count_confusions(settings_of("tickets", matrix=matrix), corpus, seed=0)
+        count_confusions(settings_of("tickets", matrix=matrix), corpus, 0, tmp_path)
 
 
 @pytest.fixture
@@ -231,9 +232,9 @@ def test_a_run_says_on_standard_error_which_matrix_it_took(capsys, tickets, tmp_
 
 
 @pytest.mark.data
-def test_confusions_of_real_questions_are_counted_on_every_training_row(corpora):
+def test_confusions_of_real_questions_are_counted_on_every_training_row(corpora, tmp_path):
     corpus = load_corpus([str(corpora / "trec")], shots=20)
     matrix = MatrixSettings(confusion_from="cross-validation", confusion_epochs=2)
-    counts = count_confusions(settings_of("trec", matrix=matrix), corpus, seed=0)
+    counts = count_confusions(settings_of("trec", matrix=matrix), corpus, 0, tmp_path / "counting")
     assert counts.sum() == len(corpus.train) == 120
     assert counts.shape == (6, 6)

@@ -1,7 +1,7 @@
 """The label-distance matrix of each objective: given, read from a file, or derived from counted confusions."""
 
 import math
-import tempfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,17 @@ from labeldist.confusion import confusion_counts, most_confused_pairs
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
 from labeldist.training import processes
-from labeldist.training.config import Objective, RunSettings
+from labeldist.training.atomic import read_json, write_json
+from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, Split
 from labeldist.training.data.splits import stratified_folds
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
-from labeldist.training.fit import EncodedSplit, FitOptions, fit, predict_batches
+from labeldist.training.fit import FitOptions, fit, predict_batches
 from labeldist.training.matrix_file import parse_pair, read_matrix_file
+from labeldist.training.objectives import OBJECTIVES, Objective, takes_given_matrix
 from labeldist.training.seeding import seed_everything
+from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
 
 MIN_COUNTING_STEPS = 150
 
@@ -55,54 +58,109 @@ def choose_matrix(
     Raises:
         UserError: if a given pair or file does not fit the classes.
     """
-    names = corpus.class_names
-    if objective == "contrastive":
+    names, kind = corpus.class_names, OBJECTIVES[objective].matrix
+    if kind == "none":
+        return MatrixChoice(None, "none: cross-entropy alone")
+    if kind == "ones":
         return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), "1 between all classes")
-    if objective == "static":
+    if kind == "static":
         return _static(settings, corpus, count)
-    if objective == "uniform":
+    if kind == "spread":
         static = _static(settings, corpus, count)
         assert static.ldm is not None
         flat = static.ldm.flattened() if isinstance(static.ldm, StaticLDM) else static.ldm
         mean = flat.mean_off_diagonal
         return MatrixChoice(flat, f"{mean:.3g} between all classes, the mean of this static matrix: {static.source}")
-    if objective == "adaptive":
-        matrix = settings.matrix
-        ldm = AdaptiveLDM(
-            class_names=names,
-            warmup_fraction=matrix.warmup_fraction,
-            update_every=matrix.update_every,
-            max_distance=matrix.max_distance,
-            normalization=matrix.normalization,
-            symmetric=matrix.symmetric,
-        )
-        if matrix.confusion_from == "validation":
-            return MatrixChoice(ldm, "learnt from the validation set's confusions")
-        return MatrixChoice(ldm, f"learnt from confusions in {matrix.folds}-fold cross-validation", count())
-    return MatrixChoice(None, "none: cross-entropy alone")
+    assert kind == "adaptive"
+    matrix = settings.matrix
+    ldm = AdaptiveLDM(
+        class_names=names,
+        warmup_fraction=matrix.warmup_fraction,
+        update_every=matrix.update_every,
+        max_distance=matrix.max_distance,
+        normalization=matrix.normalization,
+        symmetric=matrix.symmetric,
+    )
+    if matrix.confusion_from == "validation":
+        return MatrixChoice(ldm, "learnt from the validation set's confusions")
+    return MatrixChoice(ldm, f"learnt from confusions in {matrix.folds}-fold cross-validation", count())
 
 
 def needs_counting(objective: Objective, settings: RunSettings) -> bool:
     """Whether `choose_matrix` will call `count`: nothing was given, or confusions come from cross-validation."""
-    if objective in ("static", "uniform"):
+    if takes_given_matrix(objective):
         return not settings.matrix.confusable and settings.matrix.matrix_file is None
-    return objective == "adaptive" and settings.matrix.confusion_from == "cross-validation"
+    return OBJECTIVES[objective].matrix == "adaptive" and settings.matrix.confusion_from == "cross-validation"
 
 
-def count_confusions(settings: RunSettings, corpus: Corpus, seed: int) -> Tensor:
+def check_matrix(objective: Objective, settings: RunSettings, corpus: Corpus, seed: int) -> None:
+    """Find a mistake in given pairs, a matrix file or the number of folds, before any training.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    if takes_given_matrix(objective):
+        num_classes = len(corpus.class_names)
+        choose_matrix(objective, settings, corpus, lambda: torch.zeros(num_classes, num_classes).long())
+    if needs_counting(objective, settings) and settings.matrix.confusion_from == "cross-validation":
+        draw_folds(settings, corpus, seed)
+
+
+def count_confusions(
+    settings: RunSettings, corpus: Corpus, seed: int, scratch: Path, tokens: TokenCache | None = None
+) -> Tensor:
     """Count confusions of short cross-entropy runs on rows that they were not trained on.
+
+    Args:
+        settings: of the run.
+        corpus: gives the rows.
+        seed: of the folds, the weights and the order of rows.
+        scratch: folder for checkpoints; what an earlier attempt left there is removed first, and all of it at the end.
+        tokens: of the corpus's texts, shared with the runs of the same split.
 
     Returns:
         `(C, C)`, int64, row = true class: on the validation set, or over the held-out parts of a cross-validation.
     """
     if settings.matrix.confusion_from == "validation":
-        return _count_once(settings, corpus, corpus.train, corpus.validation, seed)
+        return _count_once(settings, corpus, (corpus.train, corpus.validation), seed, scratch, tokens)
     everything = np.arange(len(corpus.train))
     counts = torch.zeros(len(corpus.class_names), len(corpus.class_names), dtype=torch.int64)
     for held_out in draw_folds(settings, corpus, seed):
         kept = np.setdiff1d(everything, held_out)
-        counts += _count_once(settings, corpus, _rows(corpus.train, kept), _rows(corpus.train, held_out), seed)
+        parts = (_rows(corpus.train, kept), _rows(corpus.train, held_out))
+        # Each fold has a vocabulary of its own: its tokens are of use to no other training.
+        counts += _count_once(settings, corpus, parts, seed, scratch, None)
     return counts
+
+
+def confusions(
+    settings: RunSettings, corpus: Corpus, seed: int, path: Path, tokens: TokenCache | None = None
+) -> Tensor:
+    """Confusion counts of short cross-entropy runs: from `path` where an earlier run of the same split left them."""
+    if path.exists() and (counts := _stored_counts(path, corpus)) is not None:
+        return counts
+    # Every process trains for them; one set of them is taken.
+    scratch = path.with_suffix("")
+    counts = processes.broadcast(count_confusions(settings, corpus, seed, scratch, tokens))
+    if not processes.is_main():
+        return counts
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counted = {"class_names": list(corpus.class_names), "counts": counts.tolist(), "fingerprint": corpus.fingerprint}
+    write_json(path, counted)
+    return counts
+
+
+def _stored_counts(path: Path, corpus: Corpus) -> Tensor | None:
+    """Counts of the same rows; none where the file is of others, or damaged: they are counted again."""
+    num_classes = len(corpus.class_names)
+    try:
+        stored = read_json(path)
+        counts = torch.tensor(stored["counts"])
+        is_same = stored["fingerprint"] == corpus.fingerprint
+    except (UserError, TypeError, KeyError, ValueError, RuntimeError):
+        return None
+    is_counts = counts.shape == (num_classes, num_classes) and counts.dtype == torch.int64 and bool((counts >= 0).all())
+    return counts if is_same and is_counts else None
 
 
 def draw_folds(settings: RunSettings, corpus: Corpus, seed: int) -> list[np.ndarray]:
@@ -144,20 +202,37 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
     return MatrixChoice(ldm, f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
 
 
-def _count_once(settings: RunSettings, corpus: Corpus, train: Split, held_out: Split, seed: int) -> Tensor:
-    """Train a fresh classifier by cross-entropy on `train` and count its confusions on `held_out`."""
+def _count_once(
+    settings: RunSettings,
+    corpus: Corpus,
+    parts: tuple[Split, Split],
+    seed: int,
+    scratch: Path,
+    tokens: TokenCache | None,
+) -> Tensor:
+    """Train a fresh classifier by cross-entropy on the first part and count its confusions on the second."""
+    train, held_out = parts
     num_classes = len(corpus.class_names)
     seed_everything(seed)
     model, tokenizer = build_classifier(settings.model, train.texts, num_classes)
-    splits = tuple(EncodedSplit(split, tokenizer, settings.model.max_length) for split in (train, held_out))
+    if tokens is None:
+        encodings = [encode(part.texts, tokenizer, settings.model.max_length) for part in parts]
+    else:
+        encodings = [tokens.encode(part.texts, tokenizer, settings, corpus) for part in parts]
+    splits = (EncodedSplit(train, encodings[0]), EncodedSplit(held_out, encodings[1]))
     objective = TrainerObjective(None, model, views=1)
-    with tempfile.TemporaryDirectory(prefix="labeldist-") as scratch:
-        # Few rows make few steps an epoch: a model that has hardly begun confuses everything.
-        steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
-        epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
-        options = FitOptions(Path(processes.from_first(scratch)), seed, epochs)
-        fit(model, objective, (splits[0], splits[1]), tokenizer, settings, options)
-    predictions = predict_batches(model, tokenizer, held_out.texts, settings.model.max_length)
+    # Few rows make few steps an epoch: a model that has hardly begun confuses everything.
+    steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
+    epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
+    processes.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
+    try:
+        fit(model, objective, splits, tokenizer, settings, FitOptions(scratch, seed, epochs))
+    finally:
+        if processes.is_main():
+            shutil.rmtree(scratch, ignore_errors=True)
+    predictions = predict_batches(
+        model, tokenizer, held_out.texts, settings.model.max_length, encodings=splits[1].encodings
+    )
     return confusion_counts(torch.as_tensor(held_out.labels), predictions.probabilities.argmax(dim=1), num_classes)
 
 

@@ -1,10 +1,12 @@
 import errno
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from labeldist.training.atomic import new_file, read_json, write_json, write_text, writing_to
 from labeldist.training.errors import UserError
-from labeldist.training.files import read_json, write_json, write_text, writing_to
 
 
 def test_json_comes_back_in_any_language(tmp_path):
@@ -72,6 +74,32 @@ def test_a_read_only_disk_is_not_called_full(tiny_disk):
     disk = tiny_disk(100, read_only=True)
     with pytest.raises(UserError, match="cannot be written"), writing_to(disk):
         write_text(disk / "a.txt", "text")
+
+
+def test_what_is_no_disk_is_not_called_full():
+    with pytest.raises(UserError, match=r"^/proc cannot be written: "), new_file(Path("/proc/labels.json")):
+        pass
+
+
+def test_a_library_that_names_no_error_number_is_understood(tmp_path):
+    error = ValueError("cannot be saved")
+    error.__cause__ = RuntimeError("PytorchStreamWriter failed writing file data/7: file write failed")
+    with pytest.raises(UserError, match="is full"), writing_to(tmp_path):
+        raise error
+
+
+def write_new(path: Path, text: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+    with new_file(path) as file:
+        file.write(text)
+        meanwhile()
+
+
+def test_two_that_write_one_new_file_do_not_mix(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(UserError, match=r"out\.jsonl exists already"):
+        write_new(path, "first", meanwhile=lambda: write_new(path, "second"))
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("error", [UserError("mine."), ValueError("a bug"), OSError(errno.EBADF, "a bug")])

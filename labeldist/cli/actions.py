@@ -1,0 +1,155 @@
+"""What the commands do: thin users of `labeldist.training.api`, imported when a command is carried out."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from labeldist.messages import escape_controls
+from labeldist.cli.commands import Compare, Evaluate, Predict, Train
+from labeldist.training import processes
+from labeldist.training.atomic import check_absent, new_file, writing_to
+from labeldist.training.errors import UserError
+
+__all__ = ["HANDLERS", "carry_out"]
+
+
+def carry_out(command: Any) -> None:
+    """Do what a command says.
+
+    Raises:
+        UserError: for any mistake of the user.
+    """
+    HANDLERS[type(command)](command)
+
+
+def _train(command: Train) -> None:
+    from labeldist.training.api import carry_out_run, check_matrix_is_used, resume_run_in
+    from labeldist.training.data.sources import find_source
+    from labeldist.training.output.terminal import train_summary
+    from labeldist.training.run import RunOptions
+    from labeldist.training.run_folder import RunFolder, RunSpec
+
+    say, note = _say, _say if command.verbose else _say_nothing
+    if not processes.is_main():
+        note = say = _say_nothing
+    options = RunOptions(show_progress=sys.stderr.isatty(), say=say, note=note)
+    folder = command.folder()
+    if command.resume is not None:
+        _check_resume_alone(command)
+        resume_run_in(folder, options)
+    else:
+        spec = RunSpec(command.settings(), command.objective, command.seed)
+        check_matrix_is_used(spec)
+        carry_out_run(spec, lambda: find_source(command.data.data), folder, options)
+    if not processes.is_main():
+        return
+    run = RunFolder(folder)
+    config, metrics = run.read_config(), run.read_metrics()
+    title = f"{config.data_name}, {Path(config.spec.settings.model.encoder).name}, {config.spec.objective}"
+    seconds = run.read_history()["seconds"]
+    print(train_summary(metrics.test, title=title, seconds=seconds, folder=str(folder), stream=sys.stdout))
+
+
+def _compare(command: Compare) -> None:
+    from labeldist.training.api import carry_out_comparison
+    from labeldist.training.data.sources import find_source
+    from labeldist.training.output.terminal import comparison_table
+    from labeldist.training.study.compare import CompareSpec
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("labeldist compare starts processes of its own: give --jobs, and no launcher such as torchrun.")
+    folder = command.folder()
+    comparison = carry_out_comparison(
+        CompareSpec(command.settings(), command.objectives, command.seeds, command.margin),
+        lambda: find_source(command.data.data),
+        folder,
+        jobs=command.jobs,
+        show_progress=sys.stderr.isatty(),
+        say=_say if command.verbose or not sys.stderr.isatty() else _say_nothing,
+    )
+    print(comparison_table(comparison, sys.stdout))
+    _say(f"\nSaved in {escape_controls(str(folder))}")
+
+
+def _evaluate(command: Evaluate) -> None:
+    from labeldist.training.data.corpus import read_split
+    from labeldist.training.inference import Predictor
+    from labeldist.training.output.terminal import train_summary
+    from labeldist.training.records import record_to_json
+
+    _check_new_file(command.output)
+    predictor = Predictor.from_run(command.run, device=command.device)
+    split = read_split(
+        command.data, predictor.class_names, text_column=command.text_column, label_column=command.label_column
+    )
+    metrics = predictor.evaluate(split)
+    if command.output is not None:
+        with writing_to(command.output.parent), new_file(command.output) as file:
+            file.write(json.dumps(record_to_json(metrics), indent=2, ensure_ascii=False) + "\n")
+    print(train_summary(metrics, title=f"{command.run.name} on {command.data}", stream=sys.stdout))
+
+
+def _predict(command: Predict) -> None:
+    from labeldist.training.data.columns import text_of
+    from labeldist.training.data.readers import read_texts
+    from labeldist.training.inference import Predictor
+
+    if command.texts and command.file is not None:
+        raise UserError("Give texts either on the command line or by --file, not both.")
+    if command.text_column is not None and command.file is None:
+        raise UserError("--text-column belongs to --file.")
+    if not command.texts and command.file is None and sys.stdin.isatty():
+        raise UserError("Give texts on the command line, a file by --file, or pipe texts in.")
+    _check_new_file(command.output)
+    predictor = Predictor.from_run(command.run, device=command.device)
+    given = [text_of({"text": text}, "text", f"Text {i}") for i, text in enumerate(command.texts, 1)]
+    texts = given or read_texts(command.file or "-", text_column=command.text_column)
+    predictions = predictor.predictions(texts)
+    if command.output is None:
+        one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
+        for prediction in predictions:
+            print(one_line(prediction))
+        return
+    one_line = _json_for("utf-8")
+    with writing_to(command.output.parent), new_file(command.output) as file:
+        file.writelines(one_line(prediction) + "\n" for prediction in predictions)
+
+
+HANDLERS: dict[type, Any] = {Train: _train, Compare: _compare, Evaluate: _evaluate, Predict: _predict}
+
+
+def _say(sentence: str) -> None:
+    print(escape_controls(sentence, keep="\n"), file=sys.stderr)
+
+
+def _say_nothing(sentence: str) -> None:
+    pass
+
+
+def _check_resume_alone(command: Train) -> None:
+    """A resumed run keeps its own settings: others beside --resume would silently do nothing."""
+    alone = Train(resume=command.resume, verbose=command.verbose)
+    if command != alone:
+        raise UserError("--resume takes every setting from the run folder. Give it alone (but for -v).")
+
+
+def _check_new_file(path: Path | None) -> None:
+    if path is None:
+        return
+    with writing_to(path.parent):
+        check_absent(path)
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} of --output does not exist.")
+
+
+def _json_for(encoding: str | None):
+    """JSON that an output of this encoding holds: other characters are escaped as JSON does."""
+    is_unicode = (encoding or "").lower().replace("-", "").startswith("utf")
+    return lambda prediction: json.dumps(prediction, ensure_ascii=not is_unicode)
+
+
+def _for_people(prediction: dict[str, Any]) -> str:
+    label, text = (escape_controls(prediction[name]) for name in ("label", "text"))
+    return f"{100 * prediction['probability']:5.1f} %  {label}  {text}"

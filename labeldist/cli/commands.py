@@ -1,0 +1,157 @@
+"""The commands and their options; field docstrings are the help."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from labeldist.training.config import RunSettings
+from labeldist.training.objectives import DEFAULT_COMPARED, HELP, Objective
+
+__all__ = ["COMMANDS", "Compare", "Evaluate", "Predict", "Train"]
+
+Verbose = Annotated[bool, arg(aliases=["-v"])]
+Output = Annotated[Path | None, arg(aliases=["-o"])]
+
+
+class _Trains(RunSettings):
+    """What the commands that train have in common."""
+
+    def settings(self) -> RunSettings:
+        """The part of the command that decides a run's outcome."""
+        return RunSettings(**{section.name: getattr(self, section.name) for section in fields(RunSettings)})
+
+    def data_and_encoder(self) -> str:
+        """Names for a folder."""
+        from labeldist.training.data.names import data_name
+
+        return f"{data_name(self.data.data)}-{Path(self.model.encoder).name or self.model.encoder}"
+
+
+@dataclass(frozen=True)
+class Train(_Trains):
+    """Train a classifier and see which classes it confuses.
+
+    $ labeldist train --data demo
+    $ labeldist train --data tickets.train.csv tickets.test.csv --encoder minilm --objective adaptive
+    $ labeldist train --data corpora/trec --objective static --confusable DESC,ENTY --max-distance 5
+    $ labeldist train --resume runs/demo-textcnn-adaptive-seed0
+
+    The run folder receives the model, the label distances, metrics, test predictions and pictures.
+    """
+
+    objective: Annotated[Objective, arg(help=HELP)] = "adaptive"
+    seed: int = 0
+    """Decides the split, the drawn shots, initial weights and the order of rows."""
+    output: Output = None
+    """The run folder; runs/DATA-ENCODER-OBJECTIVE-seedN if not given. Never overwritten."""
+    resume: Path | None = None
+    """Go on with this interrupted run folder, with its own settings; takes no other settings."""
+    verbose: Verbose = False
+    """Say what is decided on the way, and show warnings."""
+
+    def folder(self) -> Path:
+        """The run folder."""
+        if self.resume is not None or self.output is not None:
+            return self.resume or self.output  # type: ignore[return-value]
+        return Path("runs") / f"{self.data_and_encoder()}-{self.objective}-seed{self.seed}"
+
+    def how_to_go_on(self) -> str:
+        """What to say after an interruption."""
+        folder = self.folder()
+        return f" Go on with --resume {folder}." if (folder / "config.json").exists() else ""
+
+
+@dataclass(frozen=True)
+class Compare(_Trains):
+    """Find out whether label distance helps on your data.
+
+    $ labeldist compare --data demo
+    $ labeldist compare --data corpora/trec --encoder minilm --shots 20 --seeds 0 1 2 3 4
+
+    Trains each objective with each seed on the same splits and ends in one plain sentence. Two controls guard it: each
+    text seen twice without contrast (ce-two-views), and the static distances spread evenly over all classes (uniform).
+    Interrupted, the same command goes on where it stopped.
+    """
+
+    objectives: Annotated[tuple[Objective, ...], arg(help=f"At least two. {HELP}")] = DEFAULT_COMPARED
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seed is one split, one draw of shots, one initialisation, the same for every objective."""
+    jobs: Annotated[int, arg(aliases=["-j"])] = 1
+    """Runs at a time, each on its part of the cores."""
+    margin: float = 0.005
+    """Smallest gain of accuracy worth having, as a fraction: what "does not help" is measured against."""
+    output: Output = None
+    """The folder of the comparison; runs/compare-DATA-ENCODER if not given."""
+    verbose: Verbose = False
+    """Name each finished run, and show warnings."""
+
+    def folder(self) -> Path:
+        """The folder of the comparison."""
+        return self.output or Path("runs") / f"compare-{self.data_and_encoder()}"
+
+    def how_to_go_on(self) -> str:
+        """What to say after an interruption."""
+        return " The same command goes on where it stopped."
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained run on other labelled rows.
+
+    $ labeldist evaluate runs/demo-textcnn-adaptive-seed0 --data more.csv
+    """
+
+    run: Positional[Path]
+    """The run folder."""
+    data: str
+    """A labelled file, a folder (its test file), or `demo`."""
+    text_column: str | None = None
+    """Column of the texts; found by name if not given."""
+    label_column: str | None = None
+    """Column of the labels; found by name if not given."""
+    output: Output = None
+    """Also write the metrics to this JSON file."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    verbose: Verbose = False
+    """Show warnings."""
+
+    def how_to_go_on(self) -> str:
+        """What to say after an interruption."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Classify texts with a trained run.
+
+    $ labeldist predict runs/demo-textcnn-adaptive-seed0 "the delivery was not slow"
+    $ labeldist predict runs/demo-textcnn-adaptive-seed0 --file messages.csv --output labelled.jsonl
+    $ cat messages.txt | labeldist predict runs/demo-textcnn-adaptive-seed0
+
+    Writes one JSON object per text; on a terminal, one line per text. Files of any size are read as they come.
+    """
+
+    run: Positional[Path]
+    """The run folder."""
+    texts: Positional[tuple[str, ...]] = ()
+    """Texts to classify; from --file, or standard input, if there are none."""
+    file: Annotated[str | None, arg(aliases=["-f"])] = None
+    """jsonl, csv, tsv (each also .gz), parquet, or txt with one text a line; `-` is standard input."""
+    text_column: str | None = None
+    """Column of the texts; found by name if not given."""
+    output: Output = None
+    """Write JSON Lines here rather than to standard output. Never overwritten."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes a GPU where there is one."""
+    verbose: Verbose = False
+    """Show warnings."""
+
+    def how_to_go_on(self) -> str:
+        """What to say after an interruption."""
+        return ""
+
+
+COMMANDS: dict[str, Any] = {"train": Train, "compare": Compare, "evaluate": Evaluate, "predict": Predict}

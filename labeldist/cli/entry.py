@@ -1,0 +1,136 @@
+"""From arguments to an exit code: whatever happens ends in an answer or in one sentence."""
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from labeldist.messages import cut, escape_controls
+
+__all__ = ["main"]
+
+MAX_SENTENCE = 2000
+"""Characters of one error sentence."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments; the process's own if `None`.
+
+    Returns:
+        Exit code: 0, 2 for a user's mistake, 130 when interrupted.
+    """
+    command: Any = None
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show a character gets its code, not a traceback.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        argv = sys.argv[1:] if argv is None else argv
+        if argv == ["--version"]:
+            from labeldist import __version__
+
+            print(f"labeldist {__version__}")
+            return 0
+        command = _parsed(argv)
+        return _carried_out(command)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is left to say, not even at exit.
+        _forget_output()
+        return 0
+    except KeyboardInterrupt:
+        # At any moment, be it in the middle of an import.
+        _say_interrupted(command)
+        return 130
+
+
+def _speaks() -> bool:
+    """Whether this is the one of several processes, started by a launcher such as torchrun, that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _parsed(argv: list[str]) -> Any:
+    try:
+        import tyro
+    except ImportError:
+        print("labeldist: error: the command line needs more packages: pip install 'labeldist[train]'", file=sys.stderr)
+        raise SystemExit(2) from None
+    from labeldist.cli.commands import COMMANDS
+
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="labeldist",
+        description="Train text classifiers whose classes are easily confused, by label-distance contrastive learning.",
+        args=argv or ["--help"],
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+    )
+
+
+def _carried_out(command: Any) -> int:
+    from labeldist.training.errors import LostProcessError, UserError
+
+    try:
+        with _quiet(verbose=command.verbose):
+            from labeldist.cli.actions import carry_out
+
+            carry_out(command)
+            # Here, where a failure can still be told: at exit it cannot.
+            sys.stdout.flush()
+    except UserError as error:
+        if _speaks() or isinstance(error, LostProcessError):
+            return _refuse(str(error))
+        return 2
+    except ImportError as error:
+        missing = f"the package {error.name} is missing" if error.name else f"a package is missing: {error}"
+        cure = ". Install it with: pip install 'labeldist[train]'"
+        return _refuse(str(error) if "labeldist[" in str(error) else missing.rstrip(".") + cure)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _forget_output()
+        return _refuse(f"standard output cannot be written: {os.strerror(error.errno)}.")
+    return 0
+
+
+def _refuse(sentence: str) -> int:
+    """Print a user's mistake, on one line whatever another library wrote, and return the exit code."""
+    print(f"labeldist: error: {cut(escape_controls(' '.join(sentence.split())), MAX_SENTENCE)}", file=sys.stderr)
+    return 2
+
+
+def _say_interrupted(command: Any) -> None:
+    if not _speaks():
+        return
+    hint = ""
+    with contextlib.suppress(Exception):
+        hint = "" if command is None else command.how_to_go_on()
+    print(f"\nlabeldist: interrupted.{hint}", file=sys.stderr)
+
+
+def _forget_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _quiet(*, verbose: bool) -> Iterator[None]:
+    """Keep other libraries' log lines and warnings to themselves, unless asked for."""
+    if verbose:
+        yield
+        return
+    # The hub's and tokenizers' own notices; set before they are imported.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger().setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,307 @@
+"""Training from Python: `train`, `compare` and `load`, for texts in memory or in files.
+
+The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
+"""
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from labeldist.training import processes
+from labeldist.training.arguments import FindSource, found, plain, settings_of
+from labeldist.training.config import RunSettings
+from labeldist.training.data.corpus import RawCorpus, read_source
+from labeldist.training.data.names import data_name
+from labeldist.training.errors import UserError
+from labeldist.training.objectives import DEFAULT_COMPARED, OBJECTIVES, Objective, spec_of, takes_given_matrix
+from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
+from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
+from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
+from labeldist.training.seeding import global_state_restored
+from labeldist.training.study.results import Comparison
+from labeldist.training.study.compare import CompareSpec, check_folder, check_spec
+from labeldist.training.study.results import Comparison
+from labeldist.training.study.compare import compare as compare_runs
+from labeldist.training.record_json import typed
+
+__all__ = ["compare", "load", "train"]
+
+Say = Callable[[str], None]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _says_it_in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a `UserError` name arguments (`max_distance`) where the command line names flags (`--max-distance`)."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: _P.args, **named: _P.kwargs) -> _T:
+        try:
+            return function(*arguments, **named)
+        except UserError as error:
+            raise type(error)(_in_python(str(error))) from error
+
+    return wrapped
+
+
+def _in_python(sentence: str) -> str:
+    r"""A sentence of the command line in the words of this module.
+
+    Examples:
+        >>> _in_python("--max-distance must be above 0. To go on with it: --resume runs/a.")
+        'max_distance must be above 0. To go on with it: resume=True.'
+    """
+    sentence = re.sub(r"--resume \S+(?=\.( |$)| )", "resume=True", sentence)
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), sentence)
+
+
+@_says_it_in_python
+def train(
+    data: Any,
+    labels: Sequence[Any] | None = None,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    objective: Objective = "adaptive",
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    say: Say | None = None,
+    **settings: Any,
+) -> TrainedRun:
+    """Train a text classifier, and measure which classes it confuses.
+
+    The results of a seed are those of `labeldist train`. The caller's random states are left as they were.
+
+    Args:
+        data: the texts: a list of strings, with `labels`; a pandas `DataFrame` or a `datasets.Dataset`, whose columns
+            are found by name (`text_column`, `label_column`); a `datasets.DatasetDict` or another mapping with
+            `"train"`, `"test"` and `"validation"`; or names as on the command line: `"demo"`, a folder, a file, a list
+            of the files train, test and validation, or the id of a data set on the hub.
+        labels: class of each text in a list: strings, integers or booleans.
+        test: the rows of the final figures: a pair `(texts, labels)`, a data frame or a data set; where `data` is a
+            file, a file. Without it a fifth of the rows is drawn.
+        validation: the rows for early stopping and confusion counts, likewise. Without it a tenth of what is left to
+            train on is drawn (`validation_fraction`).
+        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"` or `"adaptive"`.
+        seed: decides the split, the drawn shots, initial weights and the order of rows; from 0 to 2**32 - 1.
+        output: the run folder: new or empty. `None` takes a temporary one, deleted with the object that is returned:
+            `TrainedRun.save` keeps it.
+        resume: whether to go on with a run in `output` that was interrupted, if there is one, with its own settings.
+        progress: whether a progress bar is drawn; where standard error is a terminal if `None`.
+        say: receives each sentence that one must know, such as `print`.
+        **settings: as on the command line, with underscores: `encoder="minilm"`, `epochs=5`, `max_distance=3.0`, ...
+
+    Returns:
+        The run.
+
+    Raises:
+        TypeError: for an unknown setting (the nearest name is offered), or one of another type.
+        labeldist.training.errors.UserError: for a value outside its range, any defect of the data, or an `output` that
+            is taken.
+
+    Examples:
+        >>> texts = ["is it fast?", "it is fast", "is it slow?", "it is slow"] * 5
+        >>> kinds = ["question", "statement"] * 10
+        >>> run = train(texts, kinds, objective="ce", epochs=1, embedding_dim=8)
+        >>> run.class_names
+        ('question', 'statement')
+        >>> run.predict("is it?")[0]["label"] in run.class_names
+        True
+    """
+    _check_objectives(objective)
+    find, names = found(data, labels, test, validation)
+    spec = RunSpec(settings_of(names, settings), objective, typed(int, plain(seed), "seed"))
+    check_matrix_is_used(spec)
+    options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
+    with _folder_for(output) as (folder, temporary), global_state_restored():
+        if resume and output is not None and RunFolder(folder).is_begun:
+            resume_run_in(folder, options, find)
+        else:
+            carry_out_run(spec, find, folder, options)
+        return TrainedRun(folder, temporary=temporary)
+
+
+@_says_it_in_python
+def compare(
+    data: Any,
+    labels: Sequence[Any] | None = None,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    objectives: Sequence[Objective] = DEFAULT_COMPARED,
+    seeds: Sequence[int] = (0, 1, 2),
+    margin: float = 0.005,
+    jobs: int = 1,
+    output: str | Path | None = None,
+    progress: bool | None = None,
+    say: Say | None = None,
+    **settings: Any,
+) -> FinishedComparison:
+    """Find out whether label distance helps on your data: each objective with each seed, on the same splits.
+
+    Args:
+        data: as in `train`.
+        labels: as in `train`.
+        test: as in `train`.
+        validation: as in `train`.
+        objectives: at least two.
+        seeds: each is one split, one draw of shots, one initialization, the same for every objective.
+        margin: smallest gain of accuracy worth having, as a fraction in (0, 1).
+        jobs: runs at a time, >= 1. Above 1 the runs are shared by processes, which import the calling script: keep its
+            calls below `if __name__ == "__main__":`.
+        output: the folder of the comparison. A call with the same settings goes on where one was interrupted. `None`
+            takes a temporary one, deleted with the object that is returned.
+        progress: as in `train`.
+        say: receives a sentence for each finished run.
+        **settings: as in `train`.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        TypeError: as in `train`.
+        labeldist.training.errors.UserError: as in `train`.
+
+    Examples:
+        >>> texts = ["is it fast?", "it is fast", "is it slow?", "it is slow"] * 5
+        >>> kinds = ["question", "statement"] * 10
+        >>> found = compare(texts, kinds, objectives=["ce", "contrastive"], seeds=[0], epochs=1, embedding_dim=8)
+        >>> list(found.accuracy)
+        ['ce', 'contrastive']
+    """
+    _check_objectives(*objectives)
+    find, names = found(data, labels, test, validation)
+    spec = CompareSpec(
+        settings_of(names, settings),
+        tuple(objectives),
+        typed(tuple[int, ...], [plain(seed) for seed in seeds], "seeds"),
+        typed(float, plain(margin), "margin"),
+    )
+    with _folder_for(output) as (folder, temporary), global_state_restored():
+        comparison = carry_out_comparison(
+            spec, find, folder, jobs=jobs, show_progress=_shows(progress), say=say or _nothing
+        )
+        return FinishedComparison(folder, comparison, temporary=temporary)
+
+
+@_says_it_in_python
+def load(run: str | Path, *, device: str = "auto") -> TrainedRun:
+    """Open a finished run folder, wherever it stands now.
+
+    Args:
+        run: the folder that `train` or `labeldist train` wrote.
+        device: `"auto"`, `"cpu"` or `"cuda"`; `"auto"` takes a GPU where there is one.
+
+    Raises:
+        labeldist.training.errors.UserError: if it is no run folder, or its run is not finished.
+
+    Examples:
+        >>> load("nowhere")
+        Traceback (most recent call last):
+        ...
+        labeldist.training.errors.UserError: nowhere is no run folder of labeldist: it has no config.json.
+    """
+    RunFolder(Path(run)).read_finished()
+    return TrainedRun(Path(run), device=device)
+
+
+def check_matrix_is_used(spec: RunSpec) -> None:
+    """Raise `UserError` for pairs or a matrix file beside an objective that takes none: in silence they did nothing."""
+    matrix = spec.settings.matrix
+    if not takes_given_matrix(spec.objective) and (matrix.confusable or matrix.matrix_file):
+        takers = " or ".join(filter(takes_given_matrix, OBJECTIVES))
+        raise UserError(
+            f"--confusable and --matrix-file belong to --objective {takers}, got --objective {spec.objective}."
+        )
+
+
+def carry_out_run(spec: RunSpec, find: FindSource, folder: Path, options: RunOptions) -> None:
+    """Read the data and carry out a run in a new folder; what shows without data is checked before they are read.
+
+    Raises:
+        UserError: see `labeldist.training.run.start_run`.
+    """
+    begin_processes(spec)
+    processes.on_main(lambda: check_new_folder(folder))
+    data = spec.settings.data
+
+    def read_and_draw():
+        raw = _read(find, spec.settings)
+        return raw.draw(seed=spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
+
+    start_run(spec, processes.on_all(read_and_draw), folder, options)
+
+
+def resume_run_in(folder: Path, options: RunOptions, find: FindSource | None = None) -> None:
+    """Go on with a run; its data are read from the files that it names, or found by `find` if they were in memory.
+
+    Raises:
+        UserError: see `labeldist.training.run.resume_run`.
+    """
+    config = RunFolder(folder).read_config()
+    settings = config.spec.settings
+    if find is None or settings.data.data or RunFolder(folder).is_finished:
+        resume_run(folder, options)
+        return
+    raw, data = _read(find, settings), settings.data
+    corpus = raw.draw(seed=config.spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
+    resume_run(folder, options, corpus)
+
+
+def carry_out_comparison(
+    spec: CompareSpec, find: FindSource, folder: Path, *, jobs: int, show_progress: bool, say: Say
+) -> Comparison:
+    """Read the data once and compare; what shows without data is checked before they are read.
+
+    Raises:
+        UserError: see `labeldist.training.study.compare.compare`.
+    """
+    check_spec(spec, jobs=jobs)
+    check_folder(spec, folder)
+    names = spec.settings.data.data
+    name = data_name(names) if names else None
+    raw = _read(find, spec.settings)
+    return compare_runs(spec, raw, folder, name=name, jobs=jobs, show_progress=show_progress, say=say)
+
+
+def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
+    data = settings.data
+    return read_source(find(), text_column=data.text_column, label_column=data.label_column)
+
+
+def _check_objectives(*objectives: str) -> None:
+    for name in objectives:
+        try:
+            spec_of(name)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+@contextmanager
+def _folder_for(output: str | Path | None) -> Iterator[tuple[Path, Any]]:
+    """A folder to write to; a temporary one is deleted at a failure, and else with whoever holds it."""
+    if output is not None:
+        yield Path(output), None
+        return
+    if processes.num_started() > 1:
+        raise UserError("Several processes need one output folder: give output.")
+    temporary = TemporaryFolder()
+    try:
+        yield temporary.path / "run", temporary
+    except BaseException:
+        temporary.delete()
+        raise
+
+
+def _shows(progress: bool | None) -> bool:
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def _nothing(sentence: str) -> None:
+    pass

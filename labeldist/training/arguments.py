@@ -1,0 +1,75 @@
+"""The arguments of `train` and `compare` as data to find and settings to follow."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from labeldist.class_names import nearest_name
+from labeldist.training.config import RunSettings, option_names, section_of
+from labeldist.training.data.memory import memory_source
+from labeldist.training.data.sources import Source, find_source
+from labeldist.training.errors import UserError
+from labeldist.training.record_json import typed
+
+__all__ = ["FindSource", "found", "plain", "settings_of"]
+
+FindSource = Callable[[], Source]
+
+
+def found(data: Any, labels: Any, test: Any, validation: Any) -> tuple[FindSource, tuple[str, ...]]:
+    """How to find the data, and their names as on the command line: none for data in memory."""
+    if labels is not None:
+        if isinstance(data, str | Path | Mapping):
+            raise UserError(f"labels belong to a list of texts, got {type(data).__name__}.")
+        data = (data, labels)
+    elif isinstance(data, str | Path):
+        names = [str(one) for one in (data, test, validation) if one is not None]
+        if not all(isinstance(one, str | Path) for one in (data, test, validation) if one is not None):
+            raise UserError("Where the texts are in a file, test and validation must be files, too.")
+        if test is None and validation is not None:
+            raise UserError("A validation file needs a test file beside it.")
+        return (lambda: find_source(names)), tuple(names)
+    elif isinstance(data, list | tuple) and data and all(isinstance(one, str | Path) for one in data):
+        if len(data) > 3:
+            raise UserError("labels must be given with a list of texts: one label for each.")
+        names = [str(one) for one in data]
+        return (lambda: find_source(names)), tuple(names)
+    if isinstance(data, Mapping):
+        parts = dict(data)
+        parts.update({name: given for name, given in (("test", test), ("validation", validation)) if given is not None})
+    else:
+        parts = {"train": data, "test": test, "validation": validation}
+    source = memory_source(parts)
+    return (lambda: source), ()
+
+
+def settings_of(names: tuple[str, ...], options: Mapping[str, Any]) -> RunSettings:
+    """Flat options as settings."""
+    sections: dict[str, dict[str, Any]] = {}
+    allowed = [name for name in option_names() if name != "data"]
+    for name, value in options.items():
+        section = section_of(name)
+        if section is None or name == "data":
+            raise TypeError(f"There is no setting {name!r}.{nearest_name(name, allowed)}")
+        sections.setdefault(section, {})[name] = value
+    sections.setdefault("data", {})["data"] = names
+    if "confusable" in sections.get("matrix", {}):
+        sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
+    made = {}
+    for section in dataclasses.fields(RunSettings):
+        kind = section.default_factory
+        hints = get_type_hints(kind)
+        given = sections.get(section.name, {})
+        made[section.name] = kind(**{name: typed(hints[name], plain(value), name) for name, value in given.items()})  # type: ignore[operator]
+    return RunSettings(**made)
+
+
+def _pairs(pairs: Any) -> list[str]:
+    """Pairs of class names as the command line writes them."""
+    return [pair if isinstance(pair, str) else ",".join(map(str, pair)) for pair in pairs]
+
+
+def plain(value: Any) -> Any:
+    """NumPy's scalars as Python's."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value

@@ -1,0 +1,92 @@
+"""The classification loss of Eq. 9: plain cross-entropy, or with smoothed labels, class weights or a focus."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from labeldist.training.config import LossSettings
+
+__all__ = ["FocalLoss", "balanced_weights", "classification_loss"]
+
+
+def classification_loss(settings: LossSettings, labels: Tensor, num_classes: int) -> nn.Module | None:
+    """The loss that the settings ask for; `None` for plain cross-entropy.
+
+    Args:
+        settings: of the run.
+        labels: class index of each training row, `(N,)`, integer, for balanced weights.
+        num_classes: `C`.
+
+    Returns:
+        A module on `(logits, labels)`, of shapes `(B, C)` and `(B,)`, that returns a scalar.
+
+    Examples:
+        >>> classification_loss(LossSettings(label_smoothing=0.1), torch.tensor([0, 1]), 2)
+        CrossEntropyLoss()
+        >>> classification_loss(LossSettings(), torch.tensor([0, 1]), 2)
+    """
+    weight = balanced_weights(labels, num_classes) if settings.class_weights == "balanced" else None
+    if settings.focal_gamma:
+        return FocalLoss(settings.focal_gamma, weight=weight)
+    if weight is None and not settings.label_smoothing:
+        return None
+    return nn.CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing)
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    r"""A weight per class, inverse to its rows: $w_c = N / (C' n_c)$, as scikit-learn's `"balanced"`.
+
+    Args:
+        labels: class index of each row, `(N,)`, integer, N >= 1.
+        num_classes: `C`.
+
+    Returns:
+        `(C,)`, float32; $C'$ is the number of classes that have rows. A class without a row gets 1: nothing is trained
+        with it.
+
+    Examples:
+        >>> balanced_weights(torch.tensor([0, 0, 0, 1]), 2)
+        tensor([0.6667, 2.0000])
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts.clamp_min(1)), 1.0)
+
+
+class FocalLoss(nn.Module):
+    r"""Focal loss: $-(1 - p_y)^\gamma \log p_y$, mean over rows, weighted by class.
+
+    Lin et al., *Focal Loss for Dense Object Detection*, Eq. 5.
+
+    Args:
+        gamma: $\gamma$, >= 0; 0 is cross-entropy.
+        weight: of each class, `(C,)`; all equal if `None`.
+
+    Examples:
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> torch.equal(FocalLoss(0.0)(logits, labels), cross_entropy(logits, labels))
+        True
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, gamma: float, *, weight: Tensor | None = None):
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("weight", weight)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            logits: class scores, `(B, C)`.
+            labels: `(B,)`, integer.
+
+        Returns:
+            Scalar, in nats; with class weights divided by their sum over the rows, as in `cross_entropy`.
+        """
+        losses = cross_entropy(logits, labels, reduction="none")
+        losses = (1 - (-losses).exp()) ** self.gamma * losses
+        if self.weight is None:
+            return losses.mean()
+        weights = self.weight.to(losses.dtype)[labels]
+        return (weights * losses).sum() / weights.sum()

@@ -1,0 +1,257 @@
+"""What training from Python returns: a run that predicts, and a comparison, each with a table for notebooks."""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from labeldist.training.data.columns import text_of
+from labeldist.training.data.corpus import read_split, split_of_table
+from labeldist.training.data.memory import memory_source
+from labeldist.training.errors import UserError
+from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
+from labeldist.messages import escape_controls
+
+from labeldist.training.output.words import percent, points, verdict_sentence
+from labeldist.training.records import PredictionMetrics, RunMetrics
+from labeldist.training.study.results import Comparison
+
+if TYPE_CHECKING:
+    from labeldist.training.inference import Predictor
+
+__all__ = ["FinishedComparison", "TemporaryFolder", "TrainedRun"]
+
+_NUM_CONFUSED_SHOWN = 5
+
+
+class TemporaryFolder:
+    """A folder that is deleted with the last object that holds this one, at the latest when Python ends."""
+
+    def __init__(self):
+        self.path = Path(tempfile.mkdtemp(prefix="labeldist-"))
+        self.delete = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+class TrainedRun:
+    """A finished run: what it found out, and its classifier.
+
+    Args:
+        folder: of the run.
+        device: where its classifier runs: `"auto"`, `"cpu"` or `"cuda"`.
+        temporary: owner of a temporary folder, which goes with this object.
+
+    Attributes:
+        folder: the run folder: see the command line's guide for its files.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "auto", temporary: TemporaryFolder | None = None):
+        self.folder = folder
+        self._device = device
+        self._temporary = temporary
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Everything that the run was begun with."""
+        return RunFolder(self.folder).read_config()
+
+    @cached_property
+    def metrics(self) -> RunMetrics:
+        """What the run found out, as in `metrics.json`: `metrics.test` has accuracy, F1 and confusions."""
+        return RunFolder(self.folder).read_metrics()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class of each index."""
+        return self.config.class_names
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test rows that are classified right, in [0, 1]."""
+        return self.metrics.test.accuracy
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes among the test rows, in [0, 1]."""
+        return self.metrics.test.macro_f1
+
+    @cached_property
+    def label_distances(self) -> list[list[float]] | None:
+        """The matrix it was trained with, `(C, C)`, in the order of `class_names`; `None` for cross-entropy alone."""
+        return RunFolder(self.folder).read_matrix()
+
+    @cached_property
+    def _predictor(self) -> "Predictor":
+        # Read when texts come: looking at the figures needs no model.
+        from labeldist.training.inference import Predictor
+
+        return Predictor.from_run(self.folder, device=self._device)
+
+    def predict(self, texts: str | Iterable[str]) -> list[dict[str, Any]]:
+        """Classify texts.
+
+        Args:
+            texts: one, or any number.
+
+        Returns:
+            For each text `{"text", "label", "probability", "probabilities": {class: probability}}`.
+
+        Raises:
+            labeldist.training.errors.UserError: for an empty text, or one that is no string.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
+        return list(self._predictor.predictions(checked))
+
+    def evaluate(
+        self, data: Any, labels: Any = None, *, text_column: str | None = None, label_column: str | None = None
+    ) -> PredictionMetrics:
+        """Measure the classifier on other labelled rows.
+
+        Args:
+            data: a list of texts, with `labels`; a data frame or data set; or a file, a folder (its test file) or
+                `"demo"`.
+            labels: class of each text in a list.
+            text_column: column of the texts; found by name unless given.
+            label_column: column of the labels; found by name unless given.
+
+        Returns:
+            See `labeldist.training.metrics.evaluate_predictions`.
+
+        Raises:
+            labeldist.training.errors.UserError: for any defect of the data, or a label that is none of the classes.
+        """
+        columns = {"text_column": text_column, "label_column": label_column}
+        if isinstance(data, str | Path):
+            return self._predictor.evaluate(read_split(data, self.class_names, **columns))
+        table = data if labels is None else (data, labels)
+        rows = memory_source({"train": table}).table("train", **columns)
+        return self._predictor.evaluate(split_of_table(rows, self.class_names))
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy the run folder, so that it outlives a temporary one.
+
+        Args:
+            folder: new or empty.
+
+        Returns:
+            The copy's folder.
+
+        Raises:
+            labeldist.training.errors.UserError: if `folder` exists and is not empty.
+        """
+        folder = Path(folder)
+        check_new_folder(folder)
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return folder
+
+    def __repr__(self) -> str:
+        place = "in a temporary folder; save(folder) keeps it" if self._temporary else f"in {self.folder}"
+        return escape_controls(f"TrainedRun({self._title()}: accuracy {100 * self.accuracy:.1f} %, {place})")
+
+    def _title(self) -> str:
+        spec = self.config.spec
+        encoder = Path(spec.settings.model.encoder).name
+        return f"{self.config.data_name}, {encoder}, {spec.objective}, seed {spec.seed}"
+
+    def _repr_html_(self) -> str:
+        test = self.metrics.test
+        classes = [
+            [one.name, percent(one.f1), percent(one.precision), percent(one.recall), str(one.num_rows)]
+            for one in sorted(test.per_class, key=lambda one: one.f1)
+            if one.num_rows
+        ]
+        confused = [
+            [pair.true, pair.predicted, str(pair.num_rows), percent(pair.rate)]
+            for pair in test.confused_pairs[:_NUM_CONFUSED_SHOWN]
+        ]
+        figures = f"accuracy {percent(self.accuracy)} %, macro-F1 {percent(self.macro_f1)} %, {test.num_rows} rows"
+        parts = [
+            f"<p><strong>{_html(self._title())}</strong>: {figures}</p>",
+            _html_table(["class", "F1 %", "precision %", "recall %", "rows"], classes),
+        ]
+        if confused:
+            parts.append(_html_table(["true", "taken for", "rows", "% of true"], confused))
+        return "\n".join(parts)
+
+
+class FinishedComparison:
+    """A comparison of objectives over seeds.
+
+    Args:
+        folder: of the comparison.
+        comparison: see `labeldist.training.study.comparison`.
+        temporary: owner of a temporary folder, which goes with this object.
+
+    Attributes:
+        folder: holds the runs, `comparison.json` and `comparison.png`.
+        comparison: all that was found, as in `comparison.json`.
+    """
+
+    def __init__(self, folder: Path, comparison: Comparison, *, temporary: TemporaryFolder | None = None):
+        self.folder = folder
+        self.comparison = comparison
+        self._temporary = temporary
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence: label distance helps, does not help, or the result is inconclusive."""
+        return verdict_sentence(self.comparison)
+
+    @property
+    def accuracy(self) -> dict[str, tuple[float | None, ...]]:
+        """Test accuracy of each objective, in [0, 1], one for each seed."""
+        return {name: tuple(scores.accuracy) for name, scores in self.comparison.objectives.items()}
+
+    def run(self, objective: str, seed: int) -> TrainedRun:
+        """One of its runs.
+
+        Raises:
+            labeldist.training.errors.UserError: if it was not part of the comparison.
+        """
+        folder = self.folder / "runs" / f"{objective}-seed{seed}"
+        if objective not in self.accuracy or not RunFolder(folder).is_finished:
+            raise UserError(f"The comparison has no run of {objective} with seed {seed}.")
+        return TrainedRun(folder, temporary=self._temporary)
+
+    def __repr__(self) -> str:
+        return f"FinishedComparison({escape_controls(self.verdict)!r})"
+
+    def __str__(self) -> str:
+        from labeldist.training.output.terminal import comparison_table
+
+        return comparison_table(self.comparison)
+
+    def _repr_html_(self) -> str:
+        baseline = self.comparison.baseline
+        rows = []
+        for name, scores in self.comparison.objectives.items():
+            difference = self.comparison.difference_to_baseline(name)
+            shown = "" if difference is None else points(difference.mean)
+            interval = ""
+            if difference is not None and difference.low is not None and difference.high is not None:
+                interval = f"{points(difference.low)} to {points(difference.high)}"
+            rows.append([name, _spread(scores.accuracy), _spread(scores.macro_f1), shown, interval])
+        headers = ["objective", "accuracy %", "macro-F1 %", f"vs {baseline}", "95 % interval"]
+        return f"{_html_table(headers, rows)}\n<p>{_html(self.verdict)}</p>"
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    found = [100 * value for value in values if value is not None]
+    return f"{mean(found):.1f} ± {stdev(found):.1f}" if len(found) > 1 else f"{found[0]:.1f}" if found else ""
+
+
+def _html(text: str) -> str:
+    return escape(escape_controls(text))
+
+
+def _html_table(headers: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{_html(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(headers, 'th')}</thead><tbody>{body}</tbody></table>"

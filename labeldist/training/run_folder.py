@@ -1,0 +1,284 @@
+"""A run's folder: the names of its files, what is written into them, and what makes it whole."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from labeldist.training.atomic import make_readable_like_others, read_json, write_json, writing_to
+from labeldist.training.config import RunSettings, check_settings, to_json
+from labeldist.training.errors import UserError
+from labeldist.training.folder_lock import LOCK_FILE
+from labeldist.training.objectives import Objective
+from labeldist.training.record_json import from_json
+from labeldist.training.records import RunMetrics, read_record, write_record
+
+__all__ = ["FORMAT_VERSION", "MAX_SEED", "RunConfig", "RunFolder", "RunSpec", "check_new_folder", "check_seed"]
+
+FORMAT_VERSION = 1
+"""Of a run folder; another number is refused rather than misread."""
+
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What decides a run: settings, objective, seed."""
+
+    settings: RunSettings
+    objective: Objective
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"objective": self.objective, "seed": self.seed, **to_json(self.settings)}
+
+    def check(self) -> None:
+        """Raise `UserError` for a value outside its range."""
+        check_settings(self.settings)
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise `UserError` for a seed that no generator takes."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"--seed must be a whole number from 0 to 2**32 - 1, got {seed}.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What `config.json` holds: everything that a run was begun with.
+
+    Attributes:
+        spec: settings, objective and seed; files by their whole paths, so that any working directory will do.
+        data_name: a short name of the data.
+        class_names: the class of each index.
+        num_rows: of each split.
+        notes: what was decided about the data.
+        fingerprint: of everything that was read from files.
+        num_processes: that share the run.
+        machine: that it began on.
+        versions: of packages.
+    """
+
+    spec: RunSpec
+    data_name: str
+    class_names: tuple[str, ...]
+    num_rows: dict[str, int]
+    notes: tuple[str, ...]
+    fingerprint: str
+    num_processes: int
+    machine: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        rest = {name: value for name, value in to_json(self).items() if name != "spec"}
+        return {"format_version": FORMAT_VERSION, **self.spec.to_json(), **rest}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> "RunConfig":
+        """The inverse of `to_json`; every value is checked as if it came from the command line.
+
+        Raises:
+            ValueError: if a field is missing, unknown or of another type.
+            UserError: if a setting lies outside its range.
+        """
+        if not isinstance(stored, dict):
+            raise ValueError("it is no JSON object")
+        if (version := stored.get("format_version")) != FORMAT_VERSION:
+            raise ValueError(f"its format_version is {version}, and this version reads {FORMAT_VERSION}")
+        sections = ("data", "model", "loss", "matrix", "optim")
+        rest = {name: value for name, value in stored.items() if name != "format_version"}
+        settings = {name: rest.pop(name) for name in sections if name in rest}
+        spec = {"settings": settings, **{name: rest.pop(name) for name in ("objective", "seed") if name in rest}}
+        config = from_json(cls, {**rest, "spec": spec})
+        # A folder's word that code may run counts for nothing.
+        model = replace(config.spec.settings.model, trust_remote_code=False)
+        settings = replace(config.spec.settings, model=model)
+        config = replace(config, spec=replace(config.spec, settings=settings))
+        config.spec.check()
+        if len(config.class_names) < 2:
+            raise ValueError(f"class_names must name at least two classes, got {len(config.class_names)}")
+        return config
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk.
+
+    The files are written in the order `config.json`, checkpoints, results, `metrics.json`: a folder with a config is
+    begun, one with metrics is finished.
+
+    Args:
+        path: of the folder.
+
+    Examples:
+        >>> RunFolder(Path("runs/new")).is_begun
+        False
+    """
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> Path:
+        """Everything that the run was begun with: `RunConfig`."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """What the run found out; its presence says that the run is whole."""
+        return self.path / "metrics.json"
+
+    @property
+    def history(self) -> Path:
+        """Losses and validation accuracy by epoch, seconds."""
+        return self.path / "history.json"
+
+    @property
+    def matrix(self) -> Path:
+        """The label distances, where they came from, and how they moved."""
+        return self.path / "ldm.json"
+
+    @property
+    def confusion(self) -> Path:
+        """Confusion counts of short runs, where some were counted."""
+        return self.path / "confusion.json"
+
+    @property
+    def predictions(self) -> Path:
+        """Each test text with its label, the prediction and its probability."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The folder of weights, tokenizer and options."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints; there while the run is not finished."""
+        return self.path / "checkpoints"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run cannot go on, where it cannot."""
+        return self.path / "failure.json"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a run here, finished or not."""
+        return self.config.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is whole."""
+        return self.is_begun and self.metrics.is_file()
+
+    def begin(self, config: RunConfig) -> None:
+        """Write the first file."""
+        with writing_to(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config, config.to_json())
+
+    def read_config(self) -> RunConfig:
+        """What the run was begun with.
+
+        Raises:
+            UserError: if this is no run folder, or its config is not one that this version wrote.
+        """
+        if not self.is_begun:
+            raise UserError(f"{self} is no run folder of labeldist: it has no {self.config.name}.")
+        stored = read_json(self.config)
+        try:
+            return RunConfig.from_json(stored)
+        except (ValueError, UserError) as error:
+            reason = str(error).rstrip(".")
+            raise UserError(f"{self.config} was not written by this version of labeldist: {reason}.") from error
+
+    def read_finished(self) -> RunConfig:
+        """As `read_config`, of a run that is whole.
+
+        Raises:
+            UserError: if the run is not finished, too.
+        """
+        config = self.read_config()
+        if not self.is_finished:
+            raise UserError(f"The run in {self} is not finished. Go on with it: labeldist train --resume {self}")
+        return config
+
+    def read_metrics(self) -> RunMetrics:
+        """What the run found out.
+
+        Raises:
+            UserError: if the file is missing or broken, or has another format.
+        """
+        return read_record(self.metrics, RunMetrics)
+
+    def read_history(self) -> dict[str, Any]:
+        """Losses and validation accuracy by epoch, seconds.
+
+        Raises:
+            UserError: if the file is missing or broken.
+        """
+        return _object(self.history, {"log": list, "seconds": object})
+
+    def read_matrix(self) -> list[list[float]] | None:
+        """The label distances, `(C, C)`; `None` where the run has none.
+
+        Raises:
+            UserError: if the file is broken.
+        """
+        if not self.matrix.exists():
+            return None
+        rows = _object(self.matrix, {"matrix": list})["matrix"]
+        if not all(isinstance(row, list) and len(row) == len(rows) and _are_numbers(row) for row in rows):
+            raise UserError(f"{self.matrix} cannot be read: the matrix must be a square array of numbers.")
+        return rows
+
+    def fail(self, sentence: str) -> None:
+        """Note why the run cannot go on, so that no attempt to resume it trains as long as this one did."""
+        write_json(self.failure, {"reason": sentence})
+
+    def check_can_go_on(self) -> None:
+        """Raise `UserError`, with the reason, if the run came to an end that would come again."""
+        if self.failure.exists():
+            raise UserError(str(_object(self.failure, {"reason": str})["reason"]))
+
+    def finish(self, metrics: RunMetrics) -> None:
+        """Write the last file, and remove what only an unfinished run needs."""
+        make_readable_like_others(self.model)
+        write_record(self.metrics, metrics)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a kill in the last moment of a finished run left."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def _object(path: Path, fields: dict[str, type]) -> dict[str, Any]:
+    stored = read_json(path)
+    for name, kind in fields.items():
+        if not isinstance(stored, dict) or name not in stored or not isinstance(stored[name], kind):
+            raise UserError(f"{path} cannot be read: it has no {name!r} as this version of labeldist writes it.")
+    return stored
+
+
+def _are_numbers(row: list[Any]) -> bool:
+    return all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in row)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise `UserError` if `folder` exists with anything in it."""
+    with writing_to(folder):
+        # What a kill left of the very first file is nobody's, nor is the lock of this process.
+        free = (".json.partial", LOCK_FILE)
+        is_taken = folder.exists() and (
+            not folder.is_dir() or any(not path.name.endswith(free) for path in folder.iterdir())
+        )
+    if is_taken:
+        hint = f" To go on with it: --resume {folder}." if RunFolder(folder).is_begun else ""
+        raise UserError(f"{folder} exists already and is never overwritten. Choose another --output.{hint}")

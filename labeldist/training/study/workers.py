@@ -1,0 +1,89 @@
+"""Processes that share work: each with its part of the cores, gone with their parent, deaf to Ctrl-C."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["Workers"]
+
+# Each worker's own value, such as the data of the comparison: handed over once, not with every call.
+_shared: Any = None
+
+
+class Workers:
+    """A pool of processes that hold one value in common. Use as a context manager.
+
+    Leaving by an exception ends the workers at once, whatever they are doing.
+
+    Args:
+        num_workers: how many, >= 1.
+        shared: pickled once for each of them; the first argument of every call.
+    """
+
+    def __init__(self, num_workers: int, shared: Any):
+        threads = max(1, torch.get_num_threads() // num_workers)
+        # spawn: a forked child of a process that has used OpenMP or CUDA may hang.
+        context = multiprocessing.get_context("spawn")
+        self._others = set(multiprocessing.active_children())
+        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=(threads, shared))
+
+    def submit(self, action: Callable[..., Any], *arguments: Any) -> Future:
+        """Have `action(shared, *arguments)` done by one of them."""
+        with _interrupts_held_back():
+            return self._pool.submit(_do, action, arguments)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - self._others:
+                child.terminate()
+        self._pool.shutdown(wait=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes that start meanwhile are born deaf to Ctrl-C; here it is held back until the end of the block.
+
+    A worker that Ctrl-C reaches while it imports would end in a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(threads: int, shared: Any) -> None:
+    global _shared
+    _shared = shared
+    # Ctrl-C reaches every process of the terminal; the parent alone speaks of it, and ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")
+
+
+def _end_with_parent() -> None:
+    """A worker must not outlive a killed parent: it would train on beside the command that goes on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _do(action: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return action(_shared, *arguments)

@@ -1,0 +1,49 @@
+"""The Hugging Face Trainer as a run needs it: it stops when training diverges, and its bar is quiet."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
+
+from labeldist.distributed import sum_over_processes
+from labeldist.integrations.transformers import CachedTrainer
+
+__all__ = ["LossNotFiniteError", "QuietProgress", "StoppingCachedTrainer", "StoppingTrainer"]
+
+
+class LossNotFiniteError(Exception):
+    """Stops the Trainer in the middle of a step, before its weights change."""
+
+
+class StoppingTrainer(Trainer):
+    """Stops at the first loss that is NaN or infinite: no later step makes up for it."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One step; raises `LossNotFiniteError` before the weights change."""
+        loss = super().training_step(*args, **kwargs)
+        # All processes stop together: one that went on would wait for the others forever.
+        num_wrong = sum_over_processes((~torch.isfinite(loss.detach())).sum())
+        if num_wrong:
+            raise LossNotFiniteError
+        return loss
+
+
+class StoppingCachedTrainer(StoppingTrainer, CachedTrainer):
+    """The same for batches in chunks."""
+
+
+class QuietProgress(ProgressCallback):
+    """The Trainer's progress bar, with the newest accuracy beside it in place of printed dictionaries."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Print nothing."""
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Show the newest validation accuracy at the end of the bar."""
+        super().on_evaluate(args, state, control, **kwargs)
+        accuracy = (metrics or {}).get("eval_accuracy", math.nan)
+        if self.training_bar is not None and not math.isnan(accuracy):
+            self.training_bar.set_postfix_str(f"epoch {state.epoch:.0f}, validation accuracy {100 * accuracy:.1f}")
