@@ -79,12 +79,16 @@ def test_an_untested_triton_is_launched_by_its_public_call(on_a_gpu, monkeypatch
 def test_a_profilers_hook_sees_every_launch(on_a_gpu):
     kernel = RecordingKernel()
     hooks = launching.knobs.runtime.launch_enter_hook
-    hooks.add(print)
+
+    def hook(metadata) -> None:
+        pass
+
+    hooks.add(hook)
     try:
         for _ in range(2):
             launch(kernel, (1,), torch.zeros(4), 4, slot(), BLOCK=16)
     finally:
-        hooks.remove(print)
+        hooks.remove(hook)
     assert (len(kernel.public), len(kernel.direct)) == (2, 0)
 
 

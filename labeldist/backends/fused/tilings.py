@@ -90,9 +90,10 @@ MAX_NARROW_DIM: dict[torch.dtype, int] = {torch.bfloat16: 128, torch.float16: 12
 MAX_POWER_WIDTH = 128
 # Longer loops over pairs are split until there are about so many programs: a few for each multiprocessor.
 NUM_PROGRAMS, MAX_SPLITS = 512, 64
-# Dimensions per step of the kernels over rows. Wide rows are padded to a multiple of it, others to a power of two,
-# which is 16 at least: tensor cores multiply no fewer.
-DIMS_PER_STEP, MIN_WIDTH = 64, 16
+# Dimensions per step of the kernels over rows. Wide rows are padded to a multiple of it.
+DIMS_PER_STEP = 64
+# Other rows are padded to a power of two from here on: tensor cores multiply no fewer dimensions.
+MIN_WIDTH = 16
 
 
 def padded_rows(num_rows: int) -> int:
