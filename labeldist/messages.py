@@ -98,7 +98,9 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
         'a, b, ...'
     """
     first = list(islice(names, limit + 1))
-    return ", ".join([*(escape_controls(cut(name)) for name in first[:limit]), *(["..."] if len(first) > limit else [])])
+    return ", ".join(
+        [*(escape_controls(cut(name)) for name in first[:limit]), *(["..."] if len(first) > limit else [])]
+    )
 
 
 _REPR = reprlib.Repr()

@@ -13,10 +13,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from labeldist.training.config import RunSettings, to_json
+from labeldist.training.objectives import DEFAULT_COMPARED
 from labeldist.training.output.words import points, verdict_sentences
 from labeldist.training.records import record_from_json
 from labeldist.training.study.results import Comparison, Provenance
-from labeldist.training.objectives import DEFAULT_COMPARED
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

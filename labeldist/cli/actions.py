@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labeldist.messages import escape_controls
 from labeldist.cli.commands import Compare, Evaluate, Predict, Train
+from labeldist.messages import escape_controls
 from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
 from labeldist.training.errors import UserError

@@ -18,15 +18,14 @@ from labeldist.training.data.corpus import RawCorpus, read_source
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
 from labeldist.training.objectives import DEFAULT_COMPARED, OBJECTIVES, Objective, spec_of, takes_given_matrix
+from labeldist.training.record_json import typed
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
 from labeldist.training.seeding import global_state_restored
-from labeldist.training.study.results import Comparison
 from labeldist.training.study.compare import CompareSpec, check_folder, check_spec
-from labeldist.training.study.results import Comparison
 from labeldist.training.study.compare import compare as compare_runs
-from labeldist.training.record_json import typed
+from labeldist.training.study.results import Comparison
 
 __all__ = ["compare", "load", "train"]
 

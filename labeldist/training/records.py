@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from labeldist.training.errors import UserError
 from labeldist.training.atomic import read_json, write_json
+from labeldist.training.errors import UserError
 from labeldist.training.objectives import Objective
 from labeldist.training.record_json import from_json, to_json
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from labeldist.messages import escape_controls
 from labeldist.training.data.columns import text_of
 from labeldist.training.data.corpus import read_split, split_of_table
 from labeldist.training.data.memory import memory_source
 from labeldist.training.errors import UserError
-from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
-from labeldist.messages import escape_controls
-
 from labeldist.training.output.words import percent, points, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RunMetrics
+from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
 from labeldist.training.study.results import Comparison
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TextIO
 
 import numpy as np
 
-from labeldist.training.metrics import shorten
 from labeldist.messages import escape_controls
+from labeldist.training.metrics import shorten
 from labeldist.training.output.text_layout import Style, fit, format_table, output_width, style, wrap
 from labeldist.training.output.words import (
     count,

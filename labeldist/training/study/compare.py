@@ -230,9 +230,7 @@ def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
         raise UserError(f"{run} was begun with other settings than this comparison. Choose another --output.")
 
 
-def _carry_out_all(
-    spec: CompareSpec, study: _Study, jobs: int, *, show_progress: bool, say: Say
-) -> list[FinishedRun]:
+def _carry_out_all(spec: CompareSpec, study: _Study, jobs: int, *, show_progress: bool, say: Say) -> list[FinishedRun]:
     """Every run's results, in the order of the objectives and then the seeds."""
     runs = []
     with tqdm(total=len(spec.seeds) * len(spec.objectives), unit="run", disable=not show_progress, leave=False) as bar:
