@@ -146,9 +146,9 @@ def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) ->
     """Relative error of the whole loss at this size against float64, by blocks of anchors; over a sample if large."""
     rows = functional.unit_rows(problem.rows.double())
     num_anchors = len(rows) if len(rows) <= MAX_LOSS_ROWS else GATE_ANCHORS
-    scale, bias = functional.class_pair_tables(problem.ldm.double(), temperature=TEMPERATURE)
+    tables = functional.class_pair_tables(problem.ldm.double(), temperature=TEMPERATURE)
     similarity = (rows[:num_anchors] @ rows.T + 1) / 2
-    logits = functional.pair_logits(similarity, problem.labels[:num_anchors], problem.labels, scale, bias)
+    logits = functional.pair_logits(similarity, problem.labels[:num_anchors], problem.labels, tables)
     candidates = torch.ones_like(logits, dtype=torch.bool).fill_diagonal_(False)
     positives = problem.labels[:num_anchors, None] == problem.labels
     exact = functional.contrastive_loss(logits, positives, candidates)
@@ -161,12 +161,12 @@ def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) ->
 
 
 def _sample_error(method: Method, problem: Problem, exact: Tensor) -> float:
-    from labeldist.backends import anchor_losses
+    from labeldist.backends import label_distance_contrastive
 
     backend = method.name if method.name in ("eager", "blockwise", "triton", "auto") else "eager"
-    losses = anchor_losses(
+    losses = label_distance_contrastive(
         problem.rows, problem.labels, problem.ldm, temperature=TEMPERATURE, backend=backend, validate=False
-    ).losses
+    )
     error = float((losses[: len(exact)].double() - exact).norm() / exact.norm())
     return _checked(method, error, problem.rows.dtype)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from labeldist import LabelDistanceContrastiveLoss, StaticLDM, functional
+from labeldist.pairs import Batch
 
 NUM_CLASSES = 50
 TEMPERATURE = 0.1
@@ -96,9 +97,8 @@ def _ours(backend: str) -> Callable[[Problem], Callable[[], Tensor]]:
 
 def _compiled_eager(problem: Problem) -> Callable[[], Tensor]:
     def loss() -> Tensor:
-        losses, is_valid = functional.anchor_losses(
-            problem.rows, problem.labels, problem.ldm, temperature=TEMPERATURE, validate=False
-        )
+        tables = functional.class_pair_tables(problem.ldm, temperature=TEMPERATURE)
+        losses, is_valid = functional.anchor_losses(Batch(problem.rows, problem.labels), tables)
         return losses.sum() / is_valid.sum().clamp_min(1)
 
     return torch.compile(loss)
