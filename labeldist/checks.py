@@ -1,7 +1,7 @@
-"""Checks of what users pass in: each raises one sentence that says what must hold, what came, and the cure.
+"""Input validation. Each error message says what is required, what was received, and how to fix it.
 
-They are called once, where a call enters the library. A check that reads values waits for a GPU, so it can be switched
-off (`validate=False`), and it is never done while `torch.compile` or a CUDA graph only records the work.
+Public functions validate their inputs once. A check that reads values of a GPU tensor synchronizes with the device, so
+it can be disabled (`validate=False`), and it is skipped inside `torch.compile` and during CUDA graph capture.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def check_ce_weight(ce_weight: float) -> None:
 
 
 def check_count(name: str, value: int) -> None:
-    """Raise unless `value` is a whole number of at least 1."""
+    """Raise `TypeError` unless `value` is an integer, and `ValueError` unless it is at least 1."""
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
     if value < 1:
@@ -53,7 +53,7 @@ def check_count(name: str, value: int) -> None:
 
 
 def check_class_pairs(ldm: Tensor, temperature: float, weighting: str) -> None:
-    """Raise `ValueError` unless logits can be made of an LDM; its entries are read on a CPU only."""
+    """Raise `ValueError` unless the LDM and the options are valid; entries are only checked on the CPU."""
     if ldm.ndim != 2 or ldm.shape[0] != ldm.shape[1]:
         raise ValueError(f"ldm must have shape (C, C), got {tuple(ldm.shape)}.")
     check_temperature(temperature)
@@ -64,7 +64,7 @@ def check_class_pairs(ldm: Tensor, temperature: float, weighting: str) -> None:
 
 
 def check_batch(batch: Batch, num_classes: int, *, validate: bool = True) -> None:
-    """Raise unless anchors, references and their labels fit together and to an LDM of `num_classes` classes."""
+    """Raise unless the shapes, dtypes and labels of a batch are valid for an LDM of `num_classes` classes."""
     check_rows(batch.embeddings, batch.labels, num_classes, validate=validate)
     if (batch.ref_emb is None) != (batch.ref_labels is None):
         raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
@@ -82,7 +82,7 @@ def check_rows(
     dim: int | None = None,
     validate: bool = True,
 ) -> None:
-    """Raise unless rows and labels fit together and to an LDM of `num_classes` classes."""
+    """Raise unless embeddings and labels are valid for an LDM of `num_classes` classes."""
     rows, classes = f"{prefix}emb" if prefix else "embeddings", f"{prefix}labels"
     if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
         wanted = "(B, D)" if dim is None else f"(R, {dim})"
@@ -101,9 +101,9 @@ def check_labels(
     rows: str = "embeddings",
     validate: bool = True,
 ) -> None:
-    """Raise unless `labels` is one integer class in [0, `num_classes`) for each of `num_rows` rows.
+    """Raise unless `labels` holds `num_rows` integers in [0, `num_classes`).
 
-    With `validate=False` the range is not read, only shape and type.
+    `validate=False` checks shape and dtype, but not the range.
     """
     if labels.shape != (num_rows,):
         raise ValueError(
@@ -124,17 +124,17 @@ def check_labels(
 def check_indices_tuple(
     indices_tuple: Sequence[Tensor], num_anchors: int, num_references: int, *, validate: bool = True
 ) -> None:
-    """Raise unless an index tuple names existing rows.
+    """Raise unless the indices of an `indices_tuple` are valid.
 
     Args:
         indices_tuple: three or four integer tensors, each `(P,)`: triplets `(a, p, n)` or pairs `(a1, p, a2, n)`.
-        num_anchors: `B`, rows that `a`, `a1` and `a2` may name.
-        num_references: `R`, rows that `p` and `n` may name.
-        validate: whether the indices are read; on a GPU this waits for the device.
+        num_anchors: `B`; `a`, `a1` and `a2` must lie in [0, B).
+        num_references: `R`; `p` and `n` must lie in [0, R).
+        validate: check the range of the indices; on a GPU this synchronizes with the device.
 
     Raises:
-        ValueError: if there are not three or four tensors, lengths disagree, or an index is out of range.
-        TypeError: if an index is no integer.
+        ValueError: if there are not three or four tensors, lengths differ, or an index is out of range.
+        TypeError: if the indices are not integers.
 
     Examples:
         >>> import torch
@@ -152,7 +152,7 @@ def check_indices_tuple(
     for name, indices in zip(names, indices_tuple, strict=True):
         if not isinstance(indices, Tensor) or indices.ndim != 1:
             raise ValueError(f"{name} of indices_tuple must be a tensor of shape (P,), got {_described(indices)}.")
-        # PML's own empty results are of any type.
+        # Empty tensors from PML may have any dtype.
         is_integer = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
         if indices.numel() and not is_integer:
             raise TypeError(f"{name} of indices_tuple must be integers, got {indices.dtype}.")
@@ -177,7 +177,7 @@ def _described(indices: object) -> str:
 
 
 def can_read_values(tensor: Tensor, validate: bool = True) -> bool:
-    """Whether the values of `tensor` may be read: not if the caller said no, and not while work is only recorded."""
+    """Whether the values of `tensor` may be read: not with `validate=False`, and not while tracing or capturing."""
     if not validate or torch.compiler.is_compiling() or tensor.is_meta:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
