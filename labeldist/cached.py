@@ -1,9 +1,9 @@
-r"""Large contrastive batches on small devices: gradients that are cached at the embeddings.
+r"""Large contrastive batches in little memory, by caching the gradient of the embeddings (GradCache).
 
-A contrastive loss cannot be accumulated over small batches: each row is compared with every other. But its gradient
-passes through the embeddings, which are small; what fills a device is the activations inside the encoder. So the batch
-is encoded in chunks without a graph, the loss of all rows gives its gradient at the embeddings, and each chunk is
-encoded again, with a graph, to pass its part of that gradient on (Gao et al. 2021).
+Gradient accumulation does not work for a contrastive loss, because each row is compared with every other row of the
+batch. Most of the memory is used by the activations of the encoder, not by the embeddings. So the batch is encoded in
+chunks without a graph, the loss of all rows gives the gradient of the embeddings, and each chunk is encoded again, with
+a graph, to propagate its rows' gradient to the parameters (Gao et al. 2021).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +20,9 @@ from labeldist.precision import at_least_float32
 
 __all__ = ["CachedGradients"]
 
-# What a second encoding may differ by, relative to the rows' length: kernels that round otherwise, not another dropout
-# mask. In units of the dtype's precision where that is coarser.
+# Largest allowed difference between both encodings, relative to the norm of the rows: it allows for kernels that round
+# differently, but not for a different dropout mask. The second limit is in units of the dtype's machine epsilon; the
+# larger of the two applies.
 REPLAY_TOLERANCE = 0.01
 REPLAY_ROUNDINGS = 8
 
@@ -29,35 +30,38 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class CachedGradients:
-    r"""A model that encodes a large batch in the memory of a small one: call it where the model is called.
+    r"""Encode a large batch in chunks, with the memory of one chunk. Call it instead of the model.
 
     With rows $h_i = f_\theta(x_i)$ and chunks $K$ of the batch,
     $\frac{dL}{d\theta} = \sum_K \sum_{i \in K} \frac{\partial L}{\partial h_i} \frac{\partial h_i}{\partial \theta}$.
-    The call encodes one chunk after the other without a graph. What it returns are the rows of the whole batch, for any
-    loss; when `backward()` reaches them, each chunk is encoded again and takes its term of the sum to the parameters.
-    One chunk's activations are held at a time, beside all rows' outputs and what the loss itself needs. The price is a
-    second forward pass.
+    The call encodes the chunks one after the other without a graph and returns the rows of the whole batch, for any
+    loss. The backward pass encodes each chunk again and adds the chunk's term of the sum to the gradients of the
+    parameters. Memory holds the activations of one chunk, the outputs of all rows, and whatever the loss needs. The
+    price is a second forward pass.
 
-    Parameters get the gradient of the whole batch, added to what `.grad` holds. The second encoding repeats the random
-    numbers of the first (dropout) and its autocast; the random state goes on as after one pass. Where gradients are
-    off, the batch is encoded in chunks, once.
+    The parameters receive the gradient of the whole batch, which is added to `.grad` as usual. The second encoding
+    repeats the random numbers (dropout) and the autocast settings of the first; afterwards the random state is as after
+    a single pass. With gradients disabled, each chunk is encoded once.
 
-    Under `DistributedDataParallel` gradients are exchanged once, with the last chunk. Processes may have different
-    numbers of rows, but each needs one; a `DistributedLossWrapper` compares the rows of all.
+    Under `DistributedDataParallel` the gradients are synchronized once, with the last chunk. Processes may have
+    different numbers of rows, but each needs at least one. Use a `DistributedLossWrapper` to compare the rows of all
+    processes.
 
-    Whatever else a forward pass changes (a counter, a buffer) changes twice. BatchNorm in training mode is refused: it
-    would normalise over a chunk, not over the batch.
+    Other side effects of a forward pass, such as updates of counters and buffers, happen twice. BatchNorm in training
+    mode raises an error, because it would normalize over a chunk instead of the batch.
 
     Args:
-        model: the encoder, inside `DistributedDataParallel` where there are several processes.
+        model: the encoder; with several processes, wrapped in `DistributedDataParallel`.
         chunk_size: rows that are encoded together, >= 1.
-        views: dropout views of each row, >= 1, each a pass of its own: a batch of M rows gives `views * M`, all of the
-            first view, then all of the second. Repeat the labels: `labels.repeat(views)`.
-        encode: called in place of `model(...)` as `encode(model, ...)`, to prepare inputs and choose outputs.
-        validate: check that the second encoding gives the rows of the first; a GPU then waits at each chunk.
+        views: number of dropout views of each row, >= 1, each computed in a separate pass. A batch of M rows gives
+            `views * M` rows: all rows of the first view, then all rows of the second, and so on. Repeat the labels with
+            `labels.repeat(views)`.
+        encode: called as `encode(model, ...)` instead of `model(...)`, to prepare inputs or select outputs.
+        validate: check that the second encoding gives the same rows as the first; on a GPU this synchronizes with the
+            device once per chunk.
 
     Raises:
-        TypeError: if `model` is no `nn.Module`, or `chunk_size` or `views` no whole number.
+        TypeError: if `model` is not an `nn.Module`, or `chunk_size` or `views` is not an integer.
         ValueError: if `chunk_size` or `views` is below 1.
 
     Examples:
@@ -100,22 +104,22 @@ class CachedGradients:
         """Encode the whole batch.
 
         Args:
-            *inputs: what the model takes, for M rows. Tensors `(M, ...)` and lists of M items (texts) are cut into
-                chunks, also inside tuples and mappings; anything else goes to every chunk as it is. A tensor that
-                takes a gradient must be a leaf.
-            **named_inputs: the same by name, as in `encoder(**tokenised)`.
+            *inputs: inputs of the model for M rows. Tensors `(M, ...)` and lists of M items (texts) are split into
+                chunks, also inside tuples and mappings; every chunk receives all other inputs unchanged. A tensor that
+                requires a gradient must be a leaf.
+            **named_inputs: keyword arguments of the model, treated alike, as in `encoder(**tokenized)`.
 
         Returns:
-            What the model returns, a tensor or a tuple or a mapping of tensors, of `views * M` rows.
+            The output of the model, a tensor or a tuple or mapping of tensors, with `views * M` rows.
 
         Raises:
-            ValueError: if there are no rows, inputs differ in their number, the outputs do not have them, or the model
-                has BatchNorm in training mode.
-            TypeError: if the model returns something else than tensors.
-            RuntimeError: in the backward pass, if the second encoding gives other rows.
+            ValueError: if there are no rows, the inputs have different numbers of rows, an output does not have one row
+                per input row, or the model has BatchNorm in training mode.
+            TypeError: if the model returns anything but tensors.
+            RuntimeError: in the backward pass, if the second encoding gives different rows.
         """
         if torch.compiler.is_compiling():
-            # Passes over the model in forward and backward are not for a compiler to see; the model may be compiled.
+            # The compiler cannot trace the forward passes inside backward. The model itself may be compiled.
             return torch.compiler.disable(_rows_of)(self, inputs, named_inputs)  # pyright: ignore[reportCallIssue]
         return _rows_of(self, inputs, named_inputs)
 
@@ -124,21 +128,21 @@ def _rows_of(cached: CachedGradients, inputs: tuple, named_inputs: dict[str, Any
     _refuse_batch_norm(cached.model)
     chunks = _chunks(_num_rows((inputs, named_inputs)), cached.chunk_size, cached.views)
     batch = _Batch(cached, inputs, named_inputs, chunks)
-    # Autograd calls backward for what depends on a tensor that takes a gradient: the parameters are no arguments.
+    # Autograd only calls backward if an argument requires a gradient, and the parameters are not arguments.
     trigger = torch.zeros((), requires_grad=torch.is_grad_enabled())
     rows = _Encode.apply(trigger, batch)
     return batch.rebuild(rows)
 
 
 class _Chunk(NamedTuple):
-    """Rows that are encoded together, and the places of their outputs among the rows of all views."""
+    """Rows that are encoded together, and the slice of the output that they fill."""
 
     rows: slice
     places: slice
 
 
 def _chunks(num_rows: int, size: int, views: int) -> list[_Chunk]:
-    """Chunks of the first view, then of the second."""
+    """All chunks of the first view, then all chunks of the second, and so on."""
     rows = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
     return [
         _Chunk(part, slice(view * num_rows + part.start, view * num_rows + part.stop))
@@ -148,7 +152,7 @@ def _chunks(num_rows: int, size: int, views: int) -> list[_Chunk]:
 
 
 class _Encode(torch.autograd.Function):
-    """The rows of a batch, whose backward encodes it again."""
+    """Encode a batch; the backward pass encodes it again."""
 
     @staticmethod
     def forward(ctx, trigger: Tensor, batch: "_Batch") -> tuple[Tensor, ...]:
@@ -161,12 +165,12 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor | None) -> tuple[None, None]:  # type: ignore[override]
-        ctx.batch.pass_on(gradients, ctx.saved_tensors)
+        ctx.batch.propagate(gradients, ctx.saved_tensors)
         return None, None
 
 
 class _Batch:
-    """One call's inputs, and what the second encoding must repeat of the first."""
+    """The inputs of one call, and the random states and autocast settings that the second encoding must repeat."""
 
     def __init__(self, cached: CachedGradients, inputs: tuple, named_inputs: dict[str, Any], chunks: list[_Chunk]):
         self.model, self.function, self.validate = cached.model, cached.encode, cached.validate
@@ -177,7 +181,7 @@ class _Batch:
         self.autocast = _autocast_settings(self.devices)
 
     def encode(self, *, is_recorded: bool) -> tuple[Tensor, ...]:
-        """The rows of all chunks, without a graph; recorded, they can be encoded again."""
+        """Encode all chunks without a graph; with `is_recorded`, save the random states for the second encoding."""
         parts = []
         for chunk in self.chunks:
             if is_recorded:
@@ -188,28 +192,28 @@ class _Batch:
         return tuple(torch.cat(rows) for rows in zip(*(part.tensors for part in parts), strict=True))
 
     @torch.enable_grad()
-    def pass_on(self, gradients: tuple[Tensor | None, ...], rows: tuple[Tensor, ...]) -> None:
-        """Encode each chunk again and take its part of the rows' gradients to the parameters."""
+    def propagate(self, gradients: tuple[Tensor | None, ...], rows: tuple[Tensor, ...]) -> None:
+        """Encode each chunk again and propagate the gradient of its rows to the parameters."""
         now = _RandomState(self.devices)
         try:
             for number, (chunk, random) in enumerate(zip(self.chunks, self.random, strict=True), start=1):
                 random.restore()
-                with ExitStack() as until_backward:
+                with ExitStack() as synchronization:
                     if number < len(self.chunks):
-                        _leave_unsynchronised(self.model, until_backward)
-                    with ExitStack() as as_before:
+                        _disable_synchronization(self.model, synchronization)
+                    with ExitStack() as autocast:
                         for settings in self.autocast:
-                            as_before.enter_context(torch.autocast(**settings))
+                            autocast.enter_context(torch.autocast(**settings))
                         outputs = self._encoded(chunk)
                     if self.validate:
                         _check_replayed(outputs, [row[chunk.places] for row in rows])
-                    learning = [
+                    differentiable = [
                         (output, gradient[chunk.places])
                         for output, gradient in zip(outputs.tensors, gradients, strict=True)
                         if output.requires_grad and gradient is not None
                     ]
-                    if learning:
-                        tensors, parts = zip(*learning, strict=True)
+                    if differentiable:
+                        tensors, parts = zip(*differentiable, strict=True)
                         torch.autograd.backward(tensors, parts)
         finally:
             now.restore()
@@ -230,7 +234,7 @@ def _has_rows(value: Any) -> bool:
 
 
 def _cut(value: Any, rows: slice) -> Any:
-    """The chunk's rows of an input."""
+    """The rows of a chunk, for one input."""
     if _has_rows(value):
         return value[rows]
     if isinstance(value, tuple):
@@ -241,7 +245,7 @@ def _cut(value: Any, rows: slice) -> Any:
 
 
 def _with_rows(value: Any) -> Iterator[Any]:
-    """The parts of an input that are cut into chunks."""
+    """The parts of an input that are split into chunks."""
     if _has_rows(value):
         yield value
     elif isinstance(value, tuple | Mapping):
@@ -250,7 +254,7 @@ def _with_rows(value: Any) -> Iterator[Any]:
 
 
 def _num_rows(inputs: Any) -> int:
-    """`M`; raises where inputs have no rows, or not equally many, or bring a graph."""
+    """The number of rows M; raises `ValueError` if it is 0, if inputs disagree about it, or if an input has a graph."""
     parts = list(_with_rows(inputs))
     lengths = [len(part) for part in parts]
     if not any(lengths):
@@ -268,7 +272,7 @@ def _num_rows(inputs: Any) -> int:
 
 
 class _Outputs(NamedTuple):
-    """What a model returned, in a row, and the way back to its form."""
+    """The output of a model as a flat list, with a function that restores the original structure."""
 
     names: list[Any]
     tensors: list[Tensor]
@@ -288,7 +292,7 @@ def _flat(outputs: Any) -> _Outputs:
 
 
 def _check_rows(outputs: _Outputs, num_rows: int) -> None:
-    """Raise unless a chunk's outputs are tensors with its rows."""
+    """Raise unless all outputs of a chunk are tensors with one row per input row."""
     for name, output in zip(outputs.names, outputs.tensors, strict=True):
         if not isinstance(output, Tensor):
             raise TypeError(
@@ -303,7 +307,7 @@ def _check_rows(outputs: _Outputs, num_rows: int) -> None:
 
 
 def _check_alike(first: _Outputs, other: _Outputs) -> None:
-    """Raise unless the outputs of two chunks can be stacked."""
+    """Raise unless the outputs of two chunks can be concatenated."""
     shapes = [
         {name: (*output.shape[1:],) for name, output in zip(outputs.names, outputs.tensors, strict=True)}
         for outputs in (first, other)
@@ -316,13 +320,13 @@ def _check_alike(first: _Outputs, other: _Outputs) -> None:
 
 
 def _check_replayed(outputs: _Outputs, rows: list[Tensor]) -> None:
-    """Raise unless a second encoding gave the rows of the first."""
+    """Raise unless the second encoding gives the same rows as the first."""
     for name, second, first in zip(outputs.names, outputs.tensors, rows, strict=True):
         if not first.is_floating_point() or not can_read_values(first):
             continue
         tolerance = max(REPLAY_TOLERANCE, REPLAY_ROUNDINGS * torch.finfo(first.dtype).eps)
         first, second = at_least_float32(first), at_least_float32(second.detach())
-        # NaN compares false: it was in the rows before, and is the loss's to show.
+        # A comparison with NaN is false: a NaN of the first encoding is reported by the loss, not here.
         if (second - first).norm() > tolerance * first.norm():
             raise RuntimeError(
                 f"The second encoding must give the rows of the first, output {name!r} differs by more than "
@@ -340,15 +344,15 @@ def _refuse_batch_norm(model: nn.Module) -> None:
             )
 
 
-def _leave_unsynchronised(model: nn.Module, contexts: ExitStack) -> None:
-    """No exchange of gradients between processes while `contexts` is open."""
+def _disable_synchronization(model: nn.Module, contexts: ExitStack) -> None:
+    """Disable the gradient synchronization of `DistributedDataParallel` while `contexts` is open."""
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
             contexts.enter_context(module.no_sync())
 
 
 class _RandomState:
-    """Where the random numbers of the CPU and of other devices stand."""
+    """The states of the random number generators of the CPU and of other devices."""
 
     def __init__(self, devices: set[torch.device]):
         self._cpu = torch.get_rng_state()
@@ -365,7 +369,7 @@ class _RandomState:
 
 
 def _autocast_settings(devices: set[torch.device]) -> list[dict[str, Any]]:
-    """Arguments that make `torch.autocast` what it is at this place."""
+    """Arguments of `torch.autocast` that reproduce the current autocast settings."""
     kinds = sorted({"cpu", *(device.type for device in devices if device.type != "meta")})
     return [
         {

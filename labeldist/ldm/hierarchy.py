@@ -8,22 +8,22 @@ from torch import Tensor
 
 from labeldist.class_names import class_index
 
-# Union, not |: a name in quotes has no operator.
+# Union instead of |, which a forward reference in quotes does not support.
 Hierarchy = Union[str, Sequence["Hierarchy"], Mapping[str, "Hierarchy"]]  # noqa: UP007
 
 
 def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tensor:
-    """Depth of the lowest common ancestor of each two classes, the root at 0.
+    """Depth of the lowest common ancestor of each pair of classes; the root has depth 0.
 
     Args:
         tree: nested mappings and sequences whose leaves are the class names, each exactly once.
         class_names: one name per class.
 
     Returns:
-        `(C, C)`, the default floating-point type; the diagonal is 0.
+        `(C, C)`, in the default floating-point dtype; the diagonal is 0.
 
     Raises:
-        ValueError: if a leaf is no class, stands twice, or a class is missing.
+        ValueError: if a leaf is not a class, a class appears twice, or a class is missing.
 
     Examples:
         >>> common_ancestor_depths({"x": ["a", "b"], "y": "c"}, ["a", "b", "c"])
@@ -49,7 +49,7 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
 
 
 def _leaves(node: Hierarchy, path: tuple[int, ...]):
-    """Yield each leaf's name with the child numbers on the way down to it."""
+    """Yield the name of each leaf and its path: the child numbers from the root to the leaf."""
     if isinstance(node, str):
         yield node, path
         return
@@ -61,7 +61,7 @@ def _leaves(node: Hierarchy, path: tuple[int, ...]):
 
 
 def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    """How many steps two paths share from the root."""
+    """Length of the common prefix of two paths."""
     depth = 0
     for a, b in zip(first, second, strict=False):
         if a != b:
