@@ -194,7 +194,7 @@ class _Batch:
     @torch.enable_grad()
     def propagate(self, gradients: tuple[Tensor | None, ...], rows: tuple[Tensor, ...]) -> None:
         """Encode each chunk again and propagate the gradient of its rows to the parameters."""
-        now = _RandomState(self.devices)
+        current = _RandomState(self.devices)
         try:
             for number, (chunk, random) in enumerate(zip(self.chunks, self.random, strict=True), start=1):
                 random.restore()
@@ -216,7 +216,7 @@ class _Batch:
                         tensors, parts = zip(*differentiable, strict=True)
                         torch.autograd.backward(tensors, parts)
         finally:
-            now.restore()
+            current.restore()
 
     def _encoded(self, chunk: _Chunk) -> "_Outputs":
         inputs = [_cut(value, chunk.rows) for value in self.inputs]
@@ -258,15 +258,13 @@ def _num_rows(inputs: Any) -> int:
     parts = list(_with_rows(inputs))
     lengths = [len(part) for part in parts]
     if not any(lengths):
-        raise ValueError(
-            "inputs must have at least one row, got none. Leave empty batches out, on all processes alike."
-        )
+        raise ValueError("inputs must have at least one row, got none. Skip empty batches, on all processes.")
     if len(set(lengths)) > 1:
-        raise ValueError(f"all tensors and lists of inputs must have one number of rows, got {lengths}.")
+        raise ValueError(f"all tensors and lists of inputs must have the same number of rows, got {lengths}.")
     if any(isinstance(part, Tensor) and part.requires_grad and not part.is_leaf for part in parts):
         raise ValueError(
-            "inputs must not depend on parameters, got a tensor with a graph. Make what leads to it part of the model, "
-            "or call it in encode."
+            "inputs must not depend on parameters, got a tensor with a graph. Move the computation of this tensor into "
+            "the model or into encode."
         )
     return lengths[0]
 
@@ -296,13 +294,13 @@ def _check_rows(outputs: _Outputs, num_rows: int) -> None:
     for name, output in zip(outputs.names, outputs.tensors, strict=True):
         if not isinstance(output, Tensor):
             raise TypeError(
-                f"The model must return tensors, its output {name!r} is {type(output).__name__}. Choose with encode "
-                "what the loss needs."
+                f"The model must return tensors, its output {name!r} is {type(output).__name__}. Use encode "
+                "to select the outputs that the loss needs."
             )
         if output.shape[:1] != (num_rows,):
             raise ValueError(
                 f"The model must return one row for each of a chunk's {num_rows} rows, its output {name!r} has shape "
-                f"{tuple(output.shape)}. Choose outputs with encode, and leave the repeating of inputs to views."
+                f"{tuple(output.shape)}. Use encode to select outputs, and views instead of repeated inputs."
             )
 
 
@@ -315,7 +313,7 @@ def _check_alike(first: _Outputs, other: _Outputs) -> None:
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"The model must return rows of the same shape for every chunk, got {shapes[0]} and {shapes[1]}. Pool over "
-            "tokens, or choose outputs with encode."
+            "tokens, or use encode to select outputs."
         )
 
 
@@ -329,9 +327,9 @@ def _check_replayed(outputs: _Outputs, rows: list[Tensor]) -> None:
         # A comparison with NaN is false: a NaN of the first encoding is reported by the loss, not here.
         if (second - first).norm() > tolerance * first.norm():
             raise RuntimeError(
-                f"The second encoding must give the rows of the first, output {name!r} differs by more than "
-                f"{tolerance:.0%}: the gradient would be wrong. Draw random numbers from torch's own generators alone, "
-                "keep the model's mode and weights between forward and backward, and no state that forward reads."
+                f"The second encoding must give the same rows as the first, output {name!r} differs by more than "
+                f"{tolerance:.0%}: the gradient would be wrong. Use only torch's own random number generators, do not "
+                "change the model's mode or weights between forward and backward, and keep no state that forward reads."
             )
 
 
@@ -339,7 +337,7 @@ def _refuse_batch_norm(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, _BATCH_NORMS) and (module.training or module.running_mean is None):
             raise ValueError(
-                f"The model must not normalise over the batch, which is encoded in chunks; its layer {name!r} is a "
+                f"The model must not normalize over the batch, which is encoded in chunks; its layer {name!r} is a "
                 f"{type(module).__name__} in training mode. Call eval() on such layers, or use LayerNorm or GroupNorm."
             )
 

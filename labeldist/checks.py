@@ -143,22 +143,22 @@ def check_indices_tuple(
         ValueError: negatives of indices_tuple must lie in [0, 3), got values from 9 to 9. ...
     """
     if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in INDEX_NAMES:
-        held = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+        received = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
         raise ValueError(
             f"indices_tuple must hold 3 tensors (anchors, positives, negatives) or 4 (anchors, positives, anchors, "
-            f"negatives), got {held}."
+            f"negatives), got {received}."
         )
     names = INDEX_NAMES[len(indices_tuple)]
     for name, indices in zip(names, indices_tuple, strict=True):
         if not isinstance(indices, Tensor) or indices.ndim != 1:
-            raise ValueError(f"{name} of indices_tuple must be a tensor of shape (P,), got {_described(indices)}.")
+            raise ValueError(f"{name} of indices_tuple must be a tensor of shape (P,), got {_describe(indices)}.")
         # Empty tensors from PML may have any dtype.
         is_integer = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
         if indices.numel() and not is_integer:
             raise TypeError(f"{name} of indices_tuple must be integers, got {indices.dtype}.")
     lengths = [len(indices) for indices in indices_tuple]
-    together = [lengths] if len(lengths) == 3 else [lengths[:2], lengths[2:]]
-    if any(len(set(group)) > 1 for group in together):
+    equally_long = [lengths] if len(lengths) == 3 else [lengths[:2], lengths[2:]]
+    if any(len(set(group)) > 1 for group in equally_long):
         raise ValueError(f"the tensors of indices_tuple must be equally long, got lengths {lengths}.")
     for name, indices in zip(names, indices_tuple, strict=True):
         num_rows = num_anchors if name.startswith("anchors") else num_references
@@ -172,7 +172,7 @@ def check_indices_tuple(
             )
 
 
-def _described(indices: object) -> str:
+def _describe(indices: object) -> str:
     return f"shape {tuple(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
 
 

@@ -194,8 +194,8 @@ def check_agreement(module: nn.Module) -> None:
         values = {name: entries[0] if len(entries) == 1 else entries for name, entries in found.items()}
         require_same(
             values,
-            "Build or load the same loss everywhere, call AdaptiveLDM.update on every process, and put a loss whose "
-            "matrix learns into DistributedDataParallel.",
+            "Build or load the same loss on every process, call AdaptiveLDM.update on every process, and put a loss "
+            "with a learned matrix into DistributedDataParallel.",
         )
 
 

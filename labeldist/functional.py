@@ -214,7 +214,7 @@ def contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> T
         >>> contrastive_loss(logits, torch.tensor([[True, False, False, False]]), torch.ones(1, 4, dtype=torch.bool))
         tensor([1.3863])
     """
-    candidates = _taking_part(logits, candidates)
+    candidates = _valid_candidates(logits, candidates)
     positives = positives & candidates
     num_positives = positives.sum(dim=1)
     has_positive = num_positives > 0
@@ -237,10 +237,10 @@ def valid_anchors(logits: Tensor, positives: Tensor, candidates: Tensor) -> Tens
         >>> valid_anchors(logits, torch.tensor([[False, True], [False, False]]), torch.ones(2, 2, dtype=torch.bool))
         tensor([ True, False])
     """
-    return (positives & _taking_part(logits, candidates)).any(dim=1)
+    return (positives & _valid_candidates(logits, candidates)).any(dim=1)
 
 
-def _taking_part(logits: Tensor, candidates: Tensor) -> Tensor:
+def _valid_candidates(logits: Tensor, candidates: Tensor) -> Tensor:
     # Not `logits > -inf`, which would exclude NaN: a NaN must reach the loss.
     return candidates & (logits != -torch.inf)
 

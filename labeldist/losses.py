@@ -125,11 +125,11 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         Args:
             group: a process group, such as `labeldist.distributed.WorldGroup()`.
         """
-        earlier, self._group = self._group, group
+        previous, self._group = self._group, group
         try:
             yield
         finally:
-            self._group = earlier
+            self._group = previous
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
         """Return the loss of each anchor in the format of pytorch-metric-learning's reducers."""
@@ -175,7 +175,8 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self._has_warned = True
         warnings.warn(
             "No row of this batch has a positive (another row of its class), so its contrastive loss is 0. Draw "
-            "several rows of a class into each batch, for example with LabelDistanceBatchSampler. This is said once.",
+            "several rows per class into each batch, for example with LabelDistanceBatchSampler. This warning is shown "
+            "once.",
             # The line that called the loss: above compute_loss, PML's forward and Module.__call__.
             stacklevel=6,
         )
@@ -206,11 +207,11 @@ def _mean_similarities(batch: Batch, num_classes: int) -> tuple[Tensor, Tensor]:
         # Large sums are subtracted below, which needs float64; not every device has it, so use the CPU.
         return sums.cpu().double()  # (C, D + 1)
 
-    of_anchors = class_sums(batch.embeddings, batch.labels)
-    of_references = of_anchors if batch.is_self else class_sums(*batch.references)
+    anchor_sums = class_sums(batch.embeddings, batch.labels)
+    reference_sums = anchor_sums if batch.is_self else class_sums(*batch.references)
     # (D + 1,): terms of the sum of cosines, then the number of pairs.
-    positives = (of_anchors * of_references).sum(dim=0)
-    all_pairs = of_anchors.sum(dim=0) * of_references.sum(dim=0)
+    positives = (anchor_sums * reference_sums).sum(dim=0)
+    all_pairs = anchor_sums.sum(dim=0) * reference_sums.sum(dim=0)
     negatives = all_pairs - positives
     if batch.is_self:
         positives = positives - with_ones(batch.embeddings).square().sum(dim=0).cpu()

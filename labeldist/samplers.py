@@ -155,12 +155,12 @@ class LabelDistanceBatchSampler(BatchSampler):
     def _batches(self, generator: torch.Generator) -> list[list[int]]:
         """All batches of an epoch, over all processes."""
         groups = self._groups(generator)
-        left = torch.tensor([len(of_class) for of_class in groups], dtype=torch.float64)
+        remaining = torch.tensor([len(class_groups) for class_groups in groups], dtype=torch.float64)
         affinity = _affinity(self.ldm.matrix, self.sharpness)
         batches = []
-        for num_left in range(self._num_batches, 0, -1):
-            classes = _draw_classes(left, num_left, affinity, generator)
-            left -= torch.bincount(torch.tensor(classes), minlength=len(left))
+        for num_batches in range(self._num_batches, 0, -1):
+            classes = _draw_classes(remaining, num_batches, affinity, generator)
+            remaining -= torch.bincount(torch.tensor(classes), minlength=len(remaining))
             batches.append([row for c in classes for row in groups[c].pop()])
         return batches
 
@@ -192,15 +192,15 @@ def _affinity(matrix: Tensor, sharpness: float) -> Tensor:
     return torch.threshold(affinity, 1e-200, 0.0)
 
 
-def _draw_classes(left: Tensor, num_left: int, affinity: Tensor, generator: torch.Generator) -> list[int]:
-    """Draw the classes of the next batch, with `num_left` batches and `left` groups of each class remaining."""
+def _draw_classes(remaining: Tensor, num_batches: int, affinity: Tensor, generator: torch.Generator) -> list[int]:
+    """Draw the classes of the next of `num_batches` batches; `remaining` counts the unused groups of each class."""
     # Divide the remaining groups evenly among the remaining batches, so that the last batch is not smaller.
-    size = math.ceil(left.sum().item() / num_left)
+    size = math.ceil(remaining.sum().item() / num_batches)
     # A class with as many remaining groups as there are remaining batches must be in each of them.
-    due = (left / num_left).floor()
-    classes = torch.arange(len(left)).repeat_interleave(due.long()).tolist()
-    available = left - due
-    unused = available.masked_fill(due > 0, 0)
+    required = (remaining / num_batches).floor()
+    classes = torch.arange(len(remaining)).repeat_interleave(required.long()).tolist()
+    available = remaining - required
+    unused = available.masked_fill(required > 0, 0)
     closeness = affinity[classes].sum(dim=0)
     # A float32 below 1 times a float64 sum is less than the sum, so the index of the drawn class is in range.
     for number in torch.rand(size - len(classes), generator=generator).tolist():

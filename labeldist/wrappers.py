@@ -121,12 +121,12 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         check_agreement(self.loss)
         if isinstance(self.loss, pml_losses.CrossBatchMemory):
             if ref_emb is not None or ref_labels is not None:
-                raise ValueError("CrossBatchMemory brings its own references: pass no ref_emb and no ref_labels.")
+                raise ValueError("CrossBatchMemory uses its queue as references: do not pass ref_emb or ref_labels.")
             return self._memory_loss(embeddings, _required(labels), indices_tuple, enqueue_mask)
         if num_processes() == 1:
             return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if self.efficient:
-            return self._own_anchors_loss(embeddings, _required(labels), indices_tuple, ref_emb, ref_labels)
+            return self._local_anchors_loss(embeddings, _required(labels), indices_tuple, ref_emb, ref_labels)
         # Processes that divide the pairs among themselves must hold the rows in the same order.
         own_first = indices_tuple is not None
         references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels, own_first=own_first)
@@ -147,7 +147,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
             indices_tuple = tuple(order.argsort()[indices.to(rows.device).long()] for indices in indices_tuple)
         return self.loss(rows[order], classes[order], indices_tuple, None if mask is None else mask[order])
 
-    def _own_anchors_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, ref_emb, ref_labels) -> Tensor:
+    def _local_anchors_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, ref_emb, ref_labels) -> Tensor:
         labels = labels.to(embeddings.device)
         rows, classes = _gather(embeddings, labels) if ref_emb is None else _gather(ref_emb, ref_labels)
         if indices_tuple is None:
@@ -157,9 +157,9 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         # A loss without pairs does not depend on the references, and this process would skip the collective in the
         # backward pass of gather_rows, for which the others wait. An empty slice keeps the gathered rows in the graph.
         loss = self.loss(embeddings, labels, indices_tuple, rows, classes)
-        share = (loss + rows[:0].sum().to(loss)) * self._weight(indices_tuple, labels, classes, loss.dtype)
+        weighted_loss = (loss + rows[:0].sum().to(loss)) * self._weight(indices_tuple, labels, classes, loss.dtype)
         # The value is the mean over the processes; the gradient is that of this process's term.
-        return share + (sum_over_processes(share) / num_processes() - share).detach()
+        return weighted_loss + (sum_over_processes(weighted_loss) / num_processes() - weighted_loss).detach()
 
     def _weight(self, indices_tuple, labels: Tensor, ref_labels: Tensor, dtype: torch.dtype) -> Tensor | float:
         """Number of valid anchors on this process, divided by the mean over the processes."""

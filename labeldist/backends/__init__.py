@@ -104,7 +104,7 @@ def anchor_losses(
         tensor([ True,  True, False])
     """
     chosen = choose_backend(
-        backend, batch, num_classes=tables.num_classes, is_listed=pairs is not None, is_shared=group is not None
+        backend, batch, num_classes=tables.num_classes, is_listed=pairs is not None, is_sharded=group is not None
     )
     check_batch(batch, tables.num_classes, validate=validate)
     if chosen == "eager":
@@ -125,7 +125,7 @@ def check_backend(backend: str) -> None:
 
 
 def choose_backend(
-    backend: Backend, batch: Batch, *, num_classes: int, is_listed: bool = False, is_shared: bool = False
+    backend: Backend, batch: Batch, *, num_classes: int, is_listed: bool = False, is_sharded: bool = False
 ) -> Literal["eager", "blockwise", "triton"]:
     """The backend that a call uses. Arguments and errors as in `anchor_losses`."""
     check_backend(backend)
@@ -144,7 +144,7 @@ def choose_backend(
         return backend
     if _is_for_triton(batch, num_classes):
         return "triton"
-    if is_shared:
+    if is_sharded:
         return "blockwise"
     num_pairs = len(batch.embeddings) * len(batch.references[0])
     most_eager = MIN_PAIRS_BLOCKWISE if batch.embeddings.device.type == "cpu" else MIN_PAIRS_BLOCKWISE_ELSEWHERE

@@ -158,13 +158,13 @@ class RowGradients:
 
     def __init__(self, grid: PairGrid, needs_anchors: bool, needs_references: bool):
         self.grid = grid
-        self.of_anchors = torch.zeros_like(grid.anchors) if needs_anchors else None
-        self.of_references = torch.zeros_like(grid.references) if needs_references else None
+        self.grad_anchors = torch.zeros_like(grid.anchors) if needs_anchors else None
+        self.grad_references = torch.zeros_like(grid.references) if needs_references else None
 
     def add(self, tile: Tile, weights: Tensor, *, both: bool = True) -> None:
         """Add the contribution of one tile to its rows and, with `both`, to its columns."""
-        if self.of_anchors is not None:
-            self.of_anchors[tile.rows].addmm_(weights, self.grid.references[tile.columns], alpha=LN_2)
-        of_columns = self.of_anchors if self.grid.is_self else self.of_references
-        if both and of_columns is not None:
-            of_columns[tile.columns].addmm_(weights.T, self.grid.anchors[tile.rows], alpha=LN_2)
+        if self.grad_anchors is not None:
+            self.grad_anchors[tile.rows].addmm_(weights, self.grid.references[tile.columns], alpha=LN_2)
+        grad_columns = self.grad_anchors if self.grid.is_self else self.grad_references
+        if both and grad_columns is not None:
+            grad_columns[tile.columns].addmm_(weights.T, self.grid.anchors[tile.rows], alpha=LN_2)

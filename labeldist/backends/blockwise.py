@@ -237,16 +237,16 @@ class _LogPartitionGradient(Function):
         # autocast may be enabled where backward is called.
         with torch.autocast(grad.device.type, enabled=False):
             if state.shift is None or needs_tables:
-                of_tables = _gradient(grid, state, grad_over_sum, rows, needs_tables)
+                grad_tables = _gradient(grid, state, grad_over_sum, rows, needs_tables)
             else:
-                of_tables = _symmetric_gradient(grid, state, grad_over_sum, rows)
-        grad_scale, grad_bias = (None, None) if of_tables is None else work.group.sum(of_tables) / work.group.size
-        return rows.of_anchors, rows.of_references, grad_scale, grad_bias
+                grad_tables = _symmetric_gradient(grid, state, grad_over_sum, rows)
+        grad_scale, grad_bias = (None, None) if grad_tables is None else work.group.sum(grad_tables) / work.group.size
+        return rows.grad_anchors, rows.grad_references, grad_scale, grad_bias
 
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(
-            "The blockwise loss can be differentiated once, got a second derivative. Take that from eager."
+            "The blockwise loss can be differentiated once, got a second derivative. Use backend='eager' for that."
         )
 
 
@@ -268,8 +268,8 @@ def _symmetric_gradient(grid: PairGrid, state: _ForwardState, grad_over_sum: Ten
     softmax = Softmax(grid, ClassPairTables(state.scale, state.bias - state.shift))
     for tile in tiles(grid, [softmax]):
         weights = softmax.logits(tile).exp2_().mul_(tile.scale)
-        of_rows, of_columns = grad_over_sum[tile.rows, None], grad_over_sum[None, tile.columns]
-        weights.mul_(torch.add(of_rows, of_columns, out=tile.weights))
+        row_factors, column_factors = grad_over_sum[tile.rows, None], grad_over_sum[None, tile.columns]
+        weights.mul_(torch.add(row_factors, column_factors, out=tile.weights))
         # A diagonal tile contains both orders of its pairs.
         rows.add(tile, weights, both=not tile.is_diagonal)
 
@@ -300,7 +300,7 @@ def _gradient(
         Gradients of scale and bias, `(2, C, C)`, or `None` if not needed.
     """
     softmaxes = softmaxes_of(grid, state.tables)
-    grad_scale, grad_bias = of_tables = state.scale.new_zeros(2, *state.scale.shape)
+    grad_scale, grad_bias = grad_tables = state.scale.new_zeros(2, *state.scale.shape)
     for tile in tiles(grid, softmaxes):
         tile.weights.zero_()
         for softmax in softmaxes[:1] if tile.is_diagonal else softmaxes:
@@ -312,7 +312,7 @@ def _gradient(
                 softmax.add_by_classes(grad_bias, tile, weights)
                 softmax.add_by_classes(grad_scale, tile, weights.mul_(tile.products))
         rows.add(tile, tile.weights)
-    return of_tables if needs_tables else None
+    return grad_tables if needs_tables else None
 
 
 def _exp2_(logits: Tensor) -> Tensor:

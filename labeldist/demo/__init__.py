@@ -107,7 +107,7 @@ def generate(num_rows: int, *, seed: int) -> list[Message]:
             repeats = 0
         elif (repeats := repeats + 1) == _MAX_REPEATS:
             raise ValueError(
-                f"num_rows must be at most what the grammar can say, about {len(messages)}, got {num_rows}."
+                f"num_rows must be at most the grammar's number of sentences, about {len(messages)}, got {num_rows}."
             )
     # Short sentences run out first, so later messages are longer: shuffle.
     return draw.shuffled(messages)
@@ -148,7 +148,9 @@ def _message(draw: Draw) -> Message:
     # A question that is followed by a statement ends like a statement.
     is_asked = act in ("question", "status") and "?" not in sentence
     text = (
-        _dressed_english(draw, sentence, is_asked) if language == "en" else _dressed_chinese(draw, sentence, is_asked)
+        _decorated_english(draw, sentence, is_asked)
+        if language == "en"
+        else _decorated_chinese(draw, sentence, is_asked)
     )
     clean_label = f"{topic}_{act}"
     label = _other_label(draw, clean_label) if draw.chance(NOISE_RATE) else clean_label
@@ -169,7 +171,7 @@ def _other_label(draw: Draw, label: str) -> str:
     return draw.pick(draw.weighted({tuple(same_topic): 0.7, tuple(same_act): 0.2, tuple(others): 0.1}))
 
 
-def _dressed_english(draw: Draw, sentence: str, is_asked: bool) -> str:
+def _decorated_english(draw: Draw, sentence: str, is_asked: bool) -> str:
     """Add a final punctuation mark and, at random, a greeting, thanks, lower case and a typing error."""
     if not sentence.endswith("?"):
         sentence += draw.weighted({"?": 0.65, "": 0.35}) if is_asked else draw.weighted({".": 0.6, "!": 0.1, "": 0.3})
@@ -197,7 +199,7 @@ def _with_typing_error(draw: Draw, text: str) -> str:
     return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
 
 
-def _dressed_chinese(draw: Draw, sentence: str, is_asked: bool) -> str:
+def _decorated_chinese(draw: Draw, sentence: str, is_asked: bool) -> str:
     """Add a final punctuation mark and, at random, a greeting, thanks and half-width punctuation."""
     if not sentence.endswith("?"):
         sentence += draw.weighted({"?": 0.6, "": 0.4}) if is_asked else draw.weighted({"。": 0.45, "!": 0.1, "": 0.45})

@@ -44,7 +44,7 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
     for a, first in paths.items():
         for b, second in paths.items():
             if a != b:
-                depths[a, b] = _shared(first, second)
+                depths[a, b] = _common_prefix_length(first, second)
     return depths
 
 
@@ -60,7 +60,7 @@ def _leaves(node: Hierarchy, path: tuple[int, ...]):
         yield from _leaves(child, (*path, number))
 
 
-def _shared(first: tuple[int, ...], second: tuple[int, ...]) -> int:
+def _common_prefix_length(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     """Length of the common prefix of two paths."""
     depth = 0
     for a, b in zip(first, second, strict=False):

@@ -242,7 +242,7 @@ class StaticLDM(LabelDistanceMatrix):
         unusable = ~torch.isfinite(vectors).all(dim=1) | (vectors == 0).all(dim=1)
         if unusable.any():
             row = int(unusable.nonzero()[0])
-            raise ValueError(f"Each class needs a finite vector that is not zero, got another for class {row}.")
+            raise ValueError(f"Each class needs a finite, nonzero vector, the vector of class {row} is not.")
         rows = unit_rows(vectors)
         return cls(stretch(rows @ rows.T, max_distance), class_names=class_names)
 
@@ -284,8 +284,8 @@ class StaticLDM(LabelDistanceMatrix):
         if distances.diagonal().any():
             value = next(value for value in distances.diagonal().tolist() if value)
             raise ValueError(
-                f"The distance of a class to itself must be 0, got {value}. Similarities go through "
-                "StaticLDM.from_vectors, or StaticLDM takes the entries themselves."
+                f"The distance of a class to itself must be 0, got {value}. Use StaticLDM.from_vectors for one vector "
+                "per class, or StaticLDM(matrix) for the entries themselves."
             )
         if not torch.allclose(distances, distances.T):
             row, column = divmod(int((distances - distances.T).abs().argmax()), len(distances))

@@ -296,7 +296,7 @@ def test_batch_normalisation_is_refused(tmp_path):
             return {"logits": self.score(self.norm(self.words(input_ids).mean(dim=1)))}
 
     model = Normed()
-    with pytest.raises(ValueError, match="must not normalise over the batch"):
+    with pytest.raises(ValueError, match="must not normalize over the batch"):
         made(TrainerObjective(static(), model), tmp_path, model=model).train()
 
 
