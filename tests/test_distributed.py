@@ -630,8 +630,8 @@ def test_the_error_says_how_to_fix_it(processes):
     message = processes[0]["refusals"]["another temperature"]
     assert message == (
         f"All processes must have the same temperature, got 1.0 on process 0 and 0.5 on process {len(processes) - 1}. "
-        "Build or load the same loss everywhere, call AdaptiveLDM.update on every process, and put a loss whose matrix "
-        "learns into DistributedDataParallel."
+        "Build or load the same loss on every process, call AdaptiveLDM.update on every process, and put a loss with a "
+        "learned matrix into DistributedDataParallel."
     )
 
 
