@@ -1,7 +1,7 @@
-"""Checks of what users pass in: each raises one sentence that says what must hold, what came, and the cure.
+"""Input validation. Each error message says what is required, what was received, and how to fix it.
 
-They are called once, where a call enters the library. A check that reads values waits for a GPU, so it can be switched
-off (`validate=False`), and it is never done while `torch.compile` or a CUDA graph only records the work.
+Public functions validate their inputs once. A check that reads values of a GPU tensor synchronizes with the device, so
+it can be disabled (`validate=False`), and it is skipped inside `torch.compile` and during CUDA graph capture.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def check_ce_weight(ce_weight: float) -> None:
 
 
 def check_count(name: str, value: int) -> None:
-    """Raise unless `value` is a whole number of at least 1."""
+    """Raise `TypeError` unless `value` is an integer, and `ValueError` unless it is at least 1."""
     if not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
     if value < 1:
@@ -54,7 +54,7 @@ def check_count(name: str, value: int) -> None:
 
 
 def check_class_pairs(ldm: Tensor, temperature: float, weighting: str) -> None:
-    """Raise `ValueError` unless logits can be made of an LDM; its entries are read on a CPU only."""
+    """Raise `ValueError` unless the LDM and the options are valid; entries are only checked on the CPU."""
     if ldm.ndim != 2 or ldm.shape[0] != ldm.shape[1]:
         raise ValueError(f"ldm must have shape (C, C), got {tuple(ldm.shape)}.")
     check_temperature(temperature)
@@ -76,7 +76,7 @@ def check_matrix(matrix: Tensor, *, whole: str = "A label-distance matrix", entr
 
 
 def check_batch(batch: Batch, num_classes: int, *, validate: bool = True) -> None:
-    """Raise unless anchors, references and their labels fit together and to an LDM of `num_classes` classes."""
+    """Raise unless the shapes, dtypes and labels of a batch are valid for an LDM of `num_classes` classes."""
     check_rows(batch.embeddings, batch.labels, num_classes, validate=validate)
     if (batch.ref_emb is None) != (batch.ref_labels is None):
         raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
@@ -94,7 +94,7 @@ def check_rows(
     dim: int | None = None,
     validate: bool = True,
 ) -> None:
-    """Raise unless rows and labels fit together and to an LDM of `num_classes` classes."""
+    """Raise unless embeddings and labels are valid for an LDM of `num_classes` classes."""
     rows, classes = f"{prefix}emb" if prefix else "embeddings", f"{prefix}labels"
     if embeddings.ndim != 2 or (dim is not None and embeddings.shape[1] != dim):
         wanted = "(B, D)" if dim is None else f"(R, {dim})"
@@ -113,9 +113,9 @@ def check_labels(
     rows: str = "embeddings",
     validate: bool = True,
 ) -> None:
-    """Raise unless `labels` is one integer class in [0, `num_classes`) for each of `num_rows` rows.
+    """Raise unless `labels` holds `num_rows` integers in [0, `num_classes`).
 
-    With `validate=False` the range is not read, only shape and type.
+    `validate=False` checks shape and dtype, but not the range.
     """
     if labels.shape != (num_rows,):
         raise ValueError(
@@ -136,17 +136,17 @@ def check_labels(
 def check_indices_tuple(
     indices_tuple: Sequence[Tensor], num_anchors: int, num_references: int, *, validate: bool = True
 ) -> None:
-    """Raise unless an index tuple names existing rows.
+    """Raise unless the indices of an `indices_tuple` are valid.
 
     Args:
         indices_tuple: three or four integer tensors, each `(P,)`: triplets `(a, p, n)` or pairs `(a1, p, a2, n)`.
-        num_anchors: `B`, rows that `a`, `a1` and `a2` may name.
-        num_references: `R`, rows that `p` and `n` may name.
-        validate: whether the indices are read; on a GPU this waits for the device.
+        num_anchors: `B`; `a`, `a1` and `a2` must lie in [0, B).
+        num_references: `R`; `p` and `n` must lie in [0, R).
+        validate: check the range of the indices; on a GPU this synchronizes with the device.
 
     Raises:
-        ValueError: if there are not three or four tensors, lengths disagree, or an index is out of range.
-        TypeError: if an index is no integer.
+        ValueError: if there are not three or four tensors, lengths differ, or an index is out of range.
+        TypeError: if the indices are not integers.
 
     Examples:
         >>> import torch
@@ -155,22 +155,22 @@ def check_indices_tuple(
         ValueError: negatives of indices_tuple must lie in [0, 3), got values from 9 to 9. ...
     """
     if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in INDEX_NAMES:
-        held = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
+        received = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else type(indices_tuple).__name__
         raise ValueError(
             f"indices_tuple must hold 3 tensors (anchors, positives, negatives) or 4 (anchors, positives, anchors, "
-            f"negatives), got {held}."
+            f"negatives), got {received}."
         )
     names = INDEX_NAMES[len(indices_tuple)]
     for name, indices in zip(names, indices_tuple, strict=True):
         if not isinstance(indices, Tensor) or indices.ndim != 1:
-            raise ValueError(f"{name} of indices_tuple must be a tensor of shape (P,), got {_described(indices)}.")
-        # PML's own empty results are of any type.
+            raise ValueError(f"{name} of indices_tuple must be a tensor of shape (P,), got {_describe(indices)}.")
+        # Empty tensors from PML may have any dtype.
         is_integer = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
         if indices.numel() and not is_integer:
             raise TypeError(f"{name} of indices_tuple must be integers, got {indices.dtype}.")
     lengths = [len(indices) for indices in indices_tuple]
-    together = [lengths] if len(lengths) == 3 else [lengths[:2], lengths[2:]]
-    if any(len(set(group)) > 1 for group in together):
+    equally_long = [lengths] if len(lengths) == 3 else [lengths[:2], lengths[2:]]
+    if any(len(set(group)) > 1 for group in equally_long):
         raise ValueError(f"the tensors of indices_tuple must be equally long, got lengths {lengths}.")
     for name, indices in zip(names, indices_tuple, strict=True):
         num_rows = num_anchors if name.startswith("anchors") else num_references
@@ -184,12 +184,12 @@ def check_indices_tuple(
             )
 
 
-def _described(indices: object) -> str:
+def _describe(indices: object) -> str:
     return f"shape {tuple(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
 
 
 def can_read_values(tensor: Tensor, validate: bool = True) -> bool:
-    """Whether the values of `tensor` may be read: not if the caller said no, and not while work is only recorded."""
+    """Whether the values of `tensor` may be read: not with `validate=False`, and not while tracing or capturing."""
     if not validate or torch.compiler.is_compiling() or tensor.is_meta:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

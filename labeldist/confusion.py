@@ -1,4 +1,4 @@
-"""Confusion counts and the class pairs that a classifier confuses most. Rows = true class, columns = predicted."""
+"""Confusion counts and the class pairs that a classifier confuses most. Rows are true classes, columns predictions."""
 
 from typing import Any, NamedTuple
 
@@ -14,13 +14,13 @@ ArrayLike = Any
 
 
 class ConfusedPair(NamedTuple):
-    """Two classes and how often one was predicted for the other, either way.
+    """Two classes and how often a classifier confuses them, in both directions.
 
     Attributes:
         first: the class with the lower index.
         second: the class with the higher index.
-        num_mistakes: mistakes between the two, in rows.
-        rate: the mean of both directions' rates, each relative to its true class's rows, in [0, 1].
+        num_mistakes: number of rows of either class that were predicted as the other.
+        rate: mean of the two confusion rates, each relative to the number of rows of the true class, in [0, 1].
     """
 
     first: int
@@ -71,7 +71,7 @@ def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int
         `(C, C)`, int64, row = true class, column = predicted class. Sums to `N`.
 
     Raises:
-        ValueError: if lengths disagree or a class lies outside the range.
+        ValueError: if lengths differ or a class is out of range.
         TypeError: if the classes are not integers.
 
     Examples:
@@ -83,15 +83,15 @@ def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int
     check_labels(labels, len(labels), num_classes)
     check_labels(predictions, len(labels), num_classes, name="predictions", rows="labels")
     cells = labels.long() * num_classes + predictions.long()
-    # index_add, not bincount: the latter has no deterministic implementation on CUDA.
+    # index_add instead of bincount, which has no deterministic implementation on CUDA.
     counts = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=labels.device)
     return counts.index_add(0, cells, torch.ones_like(cells)).view(num_classes, num_classes)
 
 
 def confusion_rates(counts: Tensor, *, symmetric: bool = True) -> Tensor:
-    """Off-diagonal confusion rate per true class, `(C, C)`, float, in [0, 1]; the diagonal is 0.
+    """Off-diagonal confusion rates per true class, `(C, C)`, floating point, in [0, 1]; the diagonal is 0.
 
-    A class without rows has rate 0. With `symmetric` both directions are averaged: `(r + r.T) / 2`.
+    A class without rows has rate 0. `symmetric=True` averages both directions: `(r + r.T) / 2`.
     """
     counts = counts.to(torch.get_default_dtype())
     rates = (counts / counts.sum(dim=1, keepdim=True).clamp_min(1)).fill_diagonal_(0)
@@ -99,14 +99,14 @@ def confusion_rates(counts: Tensor, *, symmetric: bool = True) -> Tensor:
 
 
 def most_confused_pairs(counts: ArrayLike, *, num_pairs: int | None = None) -> list[ConfusedPair]:
-    """List the unordered class pairs between which mistakes happened, the highest rate first.
+    """List the class pairs that were confused, highest rate first.
 
     Args:
         counts: confusion counts, `(C, C)`, row = true class: see `as_counts`.
-        num_pairs: at most this many; all with at least one mistake if `None`.
+        num_pairs: maximum number of pairs; `None` lists all pairs with at least one mistake.
 
     Returns:
-        Pairs with `num_mistakes >= 1`, by rate, then number of mistakes, then index.
+        Unordered pairs with `num_mistakes >= 1`, sorted by rate, then number of mistakes (both descending), then index.
 
     Examples:
         >>> most_confused_pairs(torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 10]]))

@@ -1,4 +1,4 @@
-"""Rows and counts of several processes, brought together. Without `torch.distributed` each function is the identity."""
+"""Collective operations and process groups. Without `torch.distributed`, each operation returns its input."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -26,20 +26,20 @@ __all__ = [
 
 
 def num_processes() -> int:
-    """Processes that train together; 1 without `torch.distributed`."""
+    """Number of processes (the world size); 1 without `torch.distributed`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """This process's rank; 0 without `torch.distributed`."""
+    """The rank of this process; 0 without `torch.distributed`."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of one tensor of each process, the same on all of them; no gradient.
+    """Sum a tensor over all processes, without gradient. Every process gets the result.
 
     Args:
-        tensor: any shape, the same on every process.
+        tensor: this process's term, of any shape that is the same on every process.
 
     Returns:
         A new tensor of the same shape.
@@ -52,7 +52,7 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def max_over_processes(tensor: Tensor) -> Tensor:
-    """The elementwise largest of one tensor of each process. Otherwise as `sum_over_processes`.
+    """Elementwise maximum of a tensor over all processes, without gradient. Arguments as in `sum_over_processes`.
 
     Examples:
         >>> max_over_processes(torch.tensor([1, 2]))
@@ -69,45 +69,53 @@ def _reduced(tensor: Tensor, operation: str) -> Tensor:
 
 
 class ProcessGroup(Protocol):
-    """Processes that share the pairs of one batch. All hold the same rows and make the same calls in the same order.
+    """Protocol of a group of processes that divide the pairs of a batch among themselves.
+
+    All processes of the group hold the same rows and make the same calls in the same order. `WorldGroup` implements the
+    protocol for `torch.distributed`, `SingleProcess` for one process.
 
     Attributes:
         size: number of processes, P.
-        rank: this process's number, in [0, P).
+        rank: index of this process, in [0, P).
     """
 
     size: int
     rank: int
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of one tensor of each process, the same bits on all of them."""
+        """Sum a tensor over the group. All processes get bitwise the same result."""
         ...
 
     def max(self, tensor: Tensor) -> Tensor:
-        """The elementwise maximum of one tensor of each process."""
+        """Elementwise maximum of a tensor over the group."""
         ...
 
 
 class SingleProcess:
-    """The process group of one process."""
+    """The `ProcessGroup` of a single process: `size` is 1, `rank` is 0.
+
+    Examples:
+        >>> SingleProcess().sum(torch.tensor([1, 2]))
+        tensor([1, 2])
+    """
 
     size, rank = 1, 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return tensor
 
     def max(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return tensor
 
 
 class WorldGroup:
-    """All processes of `torch.distributed`, as a `ProcessGroup`.
+    """The `ProcessGroup` of all processes of `torch.distributed`.
 
     Attributes:
-        size: number of processes.
-        rank: this process's rank.
+        size: the world size.
+        rank: the rank of this process.
 
     Examples:
         >>> WorldGroup().size
@@ -118,23 +126,23 @@ class WorldGroup:
         self.size, self.rank = num_processes(), process_index()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """`sum_over_processes`."""
+        """Sum over all processes, see `sum_over_processes`."""
         return sum_over_processes(tensor)
 
     def max(self, tensor: Tensor) -> Tensor:
-        """`max_over_processes`."""
+        """Maximum over all processes, see `max_over_processes`."""
         return max_over_processes(tensor)
 
 
 def require_same(values: Mapping[str, object], cure: str = "") -> None:
-    """Raise on every process unless all of them hold the same values.
+    """Raise an error on every process unless all processes pass equal values.
 
     Args:
-        values: what must be the same, by name; goes through `pickle`.
-        cure: a sentence for the end of the message.
+        values: the values to compare, by name; they must be picklable.
+        cure: a sentence that says how to fix the error, appended to the message.
 
     Raises:
-        ValueError: on all processes, with the first name whose values differ.
+        ValueError: on all processes, for the first name whose values differ.
 
     Examples:
         >>> require_same({"temperature": 0.1})
@@ -151,25 +159,25 @@ def require_same(values: Mapping[str, object], cure: str = "") -> None:
 
 @runtime_checkable
 class Agreeing(Protocol):
-    """A module with settings that must be the same on all processes."""
+    """Protocol of a module with settings that must be equal on all processes."""
 
     def agreement(self) -> dict[str, object]:
-        """The settings, by name; they go through `pickle`."""
+        """The settings, by name; the values must be picklable."""
         ...
 
 
 def check_agreement(module: nn.Module) -> None:
-    """Raise on every process unless all hold the same label-distance matrices, to the bit, and the same settings.
+    """Raise an error on every process unless all have equal settings and bitwise equal label-distance matrices.
 
-    Compares what every part of `module` with a method `agreement` returns: label-distance matrices and losses. Without
-    any, nothing is exchanged. Every process calls this. It costs one exchange of some bytes, and a copy of the matrix
-    to the CPU.
+    Compares the results of `agreement()` of all submodules that have this method: label-distance matrices and losses.
+    Every process must call this function. It copies the matrix to the CPU and exchanges a few bytes; if no submodule
+    has the method, it exchanges nothing.
 
     Args:
         module: a loss, a miner, a matrix, or a module that contains one.
 
     Raises:
-        ValueError: on all processes, with the first difference.
+        ValueError: on all processes, for the first difference.
 
     Examples:
         >>> from labeldist import StaticLDM
@@ -186,16 +194,16 @@ def check_agreement(module: nn.Module) -> None:
         values = {name: entries[0] if len(entries) == 1 else entries for name, entries in found.items()}
         require_same(
             values,
-            "Build or load the same loss everywhere, call AdaptiveLDM.update on every process, and put a loss whose "
-            "matrix learns into DistributedDataParallel.",
+            "Build or load the same loss on every process, call AdaptiveLDM.update on every process, and put a loss "
+            "with a learned matrix into DistributedDataParallel.",
         )
 
 
 def broadcast_from_first(tensor: Tensor) -> Tensor:
-    """The first process's tensor, on all of them; no gradient.
+    """Broadcast the tensor of rank 0 to all processes, without gradient.
 
     Args:
-        tensor: any shape, the same on every process.
+        tensor: of any shape that is the same on every process. Only the values of rank 0 are used.
 
     Returns:
         A new tensor of the same shape.
@@ -211,20 +219,21 @@ def broadcast_from_first(tensor: Tensor) -> Tensor:
 
 
 def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
-    r"""The rows of all processes, each process's part in the order of its rank. Gradients flow back to their owners.
+    r"""Gather the rows of all processes, ordered by rank, with gradients.
 
-    The gradient that reaches a row is the sum of what *every* process's loss says about it: if each process computes
-    its share $L_r$ of $L = \sum_r L_r$, each row receives $\partial L / \partial h_i$.
+    In the backward pass the gradient of a row is summed over *all* processes and returned to the process that passed
+    the
+    row: if each process computes a term $L_r$ of $L = \sum_r L_r$, the row $h_i$ receives $\partial L / \partial h_i$.
 
     Args:
-        rows: `(B, ...)`; `B` may differ from process to process.
-        own_first: put the own part before the others', the order of pytorch-metric-learning's wrappers.
+        rows: `(B, ...)`; `B` may differ between processes.
+        own_first: put this process's rows first, as pytorch-metric-learning's wrappers do.
 
     Returns:
         `(sum of B, ...)`.
 
     Raises:
-        ValueError: on all processes, if they have rows of different shapes or types.
+        ValueError: on all processes, if the shapes or dtypes of their rows differ.
 
     Examples:
         >>> gather_rows(torch.tensor([[1.0, 2.0]]))
@@ -249,11 +258,11 @@ def gather_rows(rows: Tensor, *, own_first: bool = False) -> Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The value of each process, by rank; every process calls this, with anything that pickles.
+    """Gather a picklable value from each process, ordered by rank. Every process must call this function.
 
     Examples:
-        >>> gather_objects("of the only process")
-        ['of the only process']
+        >>> gather_objects("value of rank 0")
+        ['value of rank 0']
     """
     if num_processes() == 1:
         return [value]
@@ -266,7 +275,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, lengths: list[int]) -> Tensor:
         ctx.lengths = lengths
-        # all_gather takes equal shapes: pad to the longest.
+        # all_gather needs equal shapes: pad to the longest.
         padded = _padded(rows.detach(), max(lengths))
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded)
@@ -275,7 +284,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        # Each process receives the sum of its own rows' gradients only: half of the bytes of a sum of all.
+        # Each process receives only the summed gradients of its own rows: half of the traffic of an all_reduce.
         parts = [_padded(part, max(ctx.lengths)) for part in gradients[0].split(ctx.lengths)]
         own = torch.empty_like(parts[0])
         dist.reduce_scatter(own, parts)
@@ -283,5 +292,5 @@ class _GatherRows(torch.autograd.Function):
 
 
 def _padded(rows: Tensor, length: int) -> Tensor:
-    """A copy with rows of zeros behind, `length` in all."""
+    """Copy the rows and append rows of zeros up to `length` rows."""
     return pad(rows, (0, 0) * (rows.ndim - 1) + (0, length - len(rows))).contiguous()

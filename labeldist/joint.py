@@ -1,4 +1,4 @@
-"""The joint objective: a classification loss and a contrastive loss together."""
+"""The joint objective: a weighted sum of a classification loss and a contrastive loss."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from labeldist.precision import at_least_float32
 __all__ = ["Classification", "JointLoss", "JointTerms", "classification_loss"]
 
 Classification = Callable[[Tensor, Tensor], Tensor]
-"""A loss of logits `(B, C)` and labels `(B,)`, reduced to a scalar: `nn.CrossEntropyLoss(label_smoothing=0.1)`."""
+"""A loss of logits `(B, C)` and labels `(B,)` that returns a scalar, such as `nn.CrossEntropyLoss()`."""
 
 
 class JointTerms(NamedTuple):
-    """The parts of one joint objective, each a scalar in nats.
+    """The joint objective and its two parts, each a scalar in nats.
 
     Attributes:
-        total: Eq. 9, what is minimized.
-        classification: Eq. 10.
-        contrastive: Eq. 11.
+        total: the objective to minimize, Eq. 9.
+        classification: the classification loss, Eq. 10.
+        contrastive: the contrastive loss, Eq. 11.
     """
 
     total: Tensor
@@ -31,21 +31,22 @@ class JointTerms(NamedTuple):
 
 
 class JointLoss(nn.Module):
-    r"""A classification loss and a contrastive loss together. Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$.
+    r"""Weighted sum of a classification loss and a contrastive loss. Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$.
 
-    With several views of a text, stack them: all rows of the first view, then all of the second. Choice: $L_c$ is over
-    every row of `logits`; for Eq. 10 literally, pass the first view's logits alone.
+    With several views of each text, stack them: all rows of the first view, then all rows of the second.
+
+    Choice: $L_c$ covers all rows of `logits`. For Eq. 10 literally, pass the logits of the first view only.
 
     Args:
-        contrastive: $L_s$, called as `contrastive(embeddings, labels)`; any pytorch-metric-learning loss fits.
-        classification: $L_c$, called as `classification(logits, labels)` and reduced to a scalar, such as
-            `nn.CrossEntropyLoss(weight=..., label_smoothing=0.1)` or a focal loss. `None` is the paper's cross-entropy,
-            Eq. 10. A module follows the logits to their device.
-        ce_weight: $\lambda$ in [0, 1], the share of $L_c$; 0.5 in the paper.
+        contrastive: $L_s$, called as `contrastive(embeddings, labels)`: any pytorch-metric-learning loss.
+        classification: $L_c$, called as `classification(logits, labels)`, must return a scalar:
+            `nn.CrossEntropyLoss(weight=..., label_smoothing=0.1)`, a focal loss, ... `None` uses the cross-entropy of
+            the paper, Eq. 10. A module moves to the device of the logits.
+        ce_weight: $\lambda$ in [0, 1], the weight of $L_c$; 0.5 in the paper.
 
     Raises:
         ValueError: if `ce_weight` lies outside [0, 1].
-        TypeError: if `contrastive` is no loss of embeddings and labels, or `classification` cannot be called.
+        TypeError: if `contrastive` is not a loss of embeddings and labels, or `classification` is not callable.
 
     Examples:
         >>> import torch
@@ -73,7 +74,7 @@ class JointLoss(nn.Module):
         self.ce_weight = ce_weight
 
     def terms(self, logits: Tensor, embeddings: Tensor, labels: Tensor, **pairs) -> JointTerms:
-        """The total and both parts. Arguments as in `forward`."""
+        """Compute the objective and both of its parts. Arguments as in `forward`."""
         if not 0 < len(logits) <= len(labels):
             raise ValueError(f"logits must have between 1 and {len(labels)} rows (one per label), got {len(logits)}.")
         ldm = _matrix_of(self.contrastive)
@@ -82,7 +83,7 @@ class JointLoss(nn.Module):
                 f"logits must have shape (B, {ldm.num_classes}), one column for each class of the LDM, "
                 f"got {tuple(logits.shape)}."
             )
-        # The contrastive loss first: it checks the labels.
+        # Compute the contrastive loss first, because it checks the labels.
         contrastive = self.contrastive(embeddings, labels, **pairs)
         classification = classification_loss(self.classification, logits, labels[: len(logits)])
         return JointTerms(
@@ -92,13 +93,13 @@ class JointLoss(nn.Module):
         )
 
     def forward(self, logits: Tensor, embeddings: Tensor, labels: Tensor, **pairs) -> Tensor:
-        """Return Eq. 9.
+        """Compute the objective, Eq. 9.
 
         Args:
-            logits: class scores, `(B, C)`, or `(M, C)` of the first M rows.
+            logits: class scores, `(B, C)`, or `(M, C)` for the first M rows only.
             embeddings: `(B, D)`.
             labels: `(B,)`, integer, in [0, C).
-            **pairs: passed on to the contrastive loss: `indices_tuple`, `ref_emb` and `ref_labels`.
+            **pairs: passed to the contrastive loss: `indices_tuple`, `ref_emb` and `ref_labels`.
 
         Returns:
             Scalar, in nats.
@@ -107,10 +108,10 @@ class JointLoss(nn.Module):
 
 
 def classification_loss(loss: Classification | None, logits: Tensor, labels: Tensor) -> Tensor:
-    """Eq. 10, or the loss given in its place, computed in float32 at least.
+    """Compute the classification loss, by default the cross-entropy of Eq. 10, in at least float32.
 
     Args:
-        loss: called as `loss(logits, labels)`; `None` is cross-entropy.
+        loss: called as `loss(logits, labels)`; `None` uses cross-entropy.
         logits: class scores, `(B, C)`, floating point.
         labels: `(B,)`, integer, in [0, C).
 
@@ -118,7 +119,7 @@ def classification_loss(loss: Classification | None, logits: Tensor, labels: Ten
         Scalar, in nats for cross-entropy.
 
     Raises:
-        ValueError: if the result is no scalar.
+        ValueError: if the result is not a scalar.
 
     Examples:
         >>> import torch
@@ -131,7 +132,7 @@ def classification_loss(loss: Classification | None, logits: Tensor, labels: Ten
     logits, labels = at_least_float32(logits), labels.long()
     if loss is None:
         return nn.functional.cross_entropy(logits, labels)
-    # Users do not move losses: class weights follow the logits.
+    # Users move the model, but rarely the loss: move its class weights to the logits' device.
     if isinstance(loss, nn.Module) and any(
         tensor.device != logits.device for tensor in (*loss.parameters(), *loss.buffers())
     ):
@@ -144,7 +145,7 @@ def classification_loss(loss: Classification | None, logits: Tensor, labels: Ten
 
 
 def _matrix_of(loss: nn.Module) -> object:
-    """The LDM of a loss, through any wrappers around it."""
+    """The LDM of a loss, looked up through any wrappers around it."""
     while not hasattr(loss, "ldm") and isinstance(getattr(loss, "loss", None), nn.Module):
         loss = loss.loss  # type: ignore[assignment]
     return getattr(loss, "ldm", None)

@@ -22,36 +22,40 @@ __all__ = ["LabelDistanceContrastiveLoss", "sharded_pairs"]
 
 
 class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
-    r"""Supervised contrastive loss whose pairs are weighted by a label-distance matrix.
+    r"""Supervised contrastive loss with a weight for each pair of classes.
 
-    Eq. 4-8 and 11-13 of CLLD, `labeldist.functional.label_distance_contrastive`, reduced over the anchors that have
-    a positive: $L_s = \frac{1}{|V|} \sum_{i \in V} \mathrm{KL}(z_i \Vert q_i)$.
+    Eq. 4-8 and 11-13 of CLLD, `labeldist.functional.label_distance_contrastive`, averaged over the anchors $V$ that
+    have a positive: $L_s = \frac{1}{|V|} \sum_{i \in V} \mathrm{KL}(z_i \Vert q_i)$.
 
-    Called as any pytorch-metric-learning loss: `loss(embeddings, labels)`, or with `indices_tuple` from a miner, or
-    with `ref_emb` and `ref_labels`. Only pairs that `indices_tuple` lists take part; without it all pairs do, except a
-    row with itself where the batch is its own reference. A batch without any positive gives 0 with the graph attached,
-    and a warning the first time.
+    Call it like any pytorch-metric-learning loss: `loss(embeddings, labels)`, optionally with `indices_tuple` from a
+    miner, or with `ref_emb` and `ref_labels`. With `indices_tuple` the loss uses the listed pairs. Otherwise it uses
+    all pairs; if the batch is its own reference, no row is paired with itself. A batch without positives gives a loss
+    of 0 that is still connected to the graph, and the first such batch raises a warning.
 
     With `collect_stats=True` each call records `num_valid_anchors`, `mean_positive_similarity` and
-    `mean_negative_similarity` (Eq. 4, over the pairs that take part; 0 where there are none) for PML's loggers.
+    `mean_negative_similarity` for PML's loggers. The similarities (Eq. 4) are averaged over the pairs in the loss and
+    are 0 if there are none.
 
     Args:
-        ldm: the label distances: a `StaticLDM`, an `AdaptiveLDM`, or a `(C, C)` tensor (made a `StaticLDM`).
-            Shared, not copied: an adaptive matrix that is updated elsewhere is the one that the next call uses. It
-            follows the embeddings to their device.
+        ldm: the label-distance matrix: a `StaticLDM`, an `AdaptiveLDM`, or a `(C, C)` tensor (converted to a
+            `StaticLDM`). An entry is a weight, not a dissimilarity: easily confused classes have large entries. The
+            matrix is shared, not copied: an update of an adaptive matrix takes effect in the next call. It moves to the
+            device of the embeddings.
         temperature: softmax temperature, > 0; 1 in the paper.
-        weighting: `"scale"` multiplies the similarity (the paper), `"log"` the pair's weight in the softmax's sum.
-        backend: how the pairs are computed: see `labeldist.backends`. `"auto"` takes what is fastest for the batch.
-            Several processes share the pairs of all rows; with `"eager"`, or few rows for the kernels, each process
-            computes all of them.
-        validate: check the values of labels and of `indices_tuple`, and look for batches without positives; on a GPU
-            each call then waits for the device. `False` leaves shapes and types only, and a wrong index on a GPU ends
-            the process's use of it. Values are never read inside `torch.compile` or while a CUDA graph is captured.
-        **kwargs: `reducer`, `embedding_regularizer`, ... of pytorch-metric-learning. `distance` may only be
-            `CosineSimilarity()`: Eq. 4 is defined on cosines.
+        weighting: `"scale"` multiplies the similarity (the paper); `"log"` multiplies the pair's term in the softmax
+            sum.
+        backend: implementation of the pairwise computation, see `labeldist.backends`. `"auto"` selects the fastest one
+            for the batch. Under `DistributedLossWrapper` the processes divide the pairs among themselves, except with
+            `"eager"`, or with too few rows for the kernels: then each process computes all pairs.
+        validate: check the values of the labels and of `indices_tuple`, and warn about batches without positives. On a
+            GPU each call then synchronizes with the device. `False` checks shapes and dtypes only; an index out of
+            range on a GPU then makes CUDA unusable in this process. Values are never read inside `torch.compile` or
+            during CUDA graph capture.
+        **kwargs: `reducer`, `embedding_regularizer`, ... of pytorch-metric-learning. `distance` must be
+            `CosineSimilarity()`, because Eq. 4 is defined on cosines.
 
     Raises:
-        ValueError: if `temperature` is not positive, `weighting` unknown, or `distance` not cosine.
+        ValueError: if `temperature` is not positive, `weighting` is unknown, or `distance` is not cosine similarity.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -74,7 +78,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        # With another p, PML's class divides by another norm: no cosine.
+        # With another p, PML's class divides by another norm, and the result is not a cosine.
         if type(self.distance) is not CosineSimilarity or (self.distance.p, self.distance.power) != (2, 1):
             raise ValueError(
                 "LabelDistanceContrastiveLoss is defined on cosines (Eq. 4): distance must be CosineSimilarity(), got "
@@ -98,43 +102,44 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
         )
 
-    # PML annotates the narrower types of its own defaults.
+    # PML annotates the return types of its own defaults, which are narrower.
     def get_default_distance(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Cosine similarity, Eq. 4."""
         return CosineSimilarity()
 
     def get_default_reducer(self):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The mean over anchors that have a positive."""
+        """The mean over the anchors that have a positive."""
         return ValidAnchorMeanReducer()
 
     def agreement(self) -> dict[str, object]:
-        """What all processes must agree on, by name: see `labeldist.distributed.check_agreement`."""
+        """Settings that must be equal on all processes, by name: see `labeldist.distributed.check_agreement`."""
         return {"temperature": self.temperature, "weighting": self.weighting, "backend": self.backend}
 
     @contextmanager
     def sharded_over(self, group: ProcessGroup) -> Iterator[None]:
-        """Inside this context the processes of a group share the pairs of each call.
+        """Context manager in which the processes of a group divide the pairs of each call among themselves.
 
-        All of them call with the same rows, and get the loss of all rows. A row's gradient is the sum of the processes'
-        gradients, as for rows from `labeldist.distributed.gather_rows`. `labeldist.DistributedLossWrapper` does both.
+        All processes pass the same rows and get the loss of all rows. The gradient of a row is the sum of the gradients
+        on all processes; `labeldist.distributed.gather_rows` computes this sum in its backward pass.
+        `labeldist.DistributedLossWrapper` gathers the rows and enters this context.
 
         Args:
-            group: such as `labeldist.distributed.WorldGroup()`.
+            group: a process group, such as `labeldist.distributed.WorldGroup()`.
         """
-        earlier, self._group = self._group, group
+        previous, self._group = self._group, group
         try:
             yield
         finally:
-            self._group = earlier
+            self._group = previous
 
     def compute_loss(self, embeddings, labels, indices_tuple, ref_emb, ref_labels):
-        """Return one loss an anchor in the form that pytorch-metric-learning's reducers take."""
+        """Return the loss of each anchor in the format of pytorch-metric-learning's reducers."""
         if labels is None or ref_labels is None:
             raise ValueError(
                 "labels are required (and ref_labels with ref_emb): label distance is defined between classes."
             )
-        # PML passes the batch itself where no references are given. Other rows with the same labels, a second view, are
-        # references like any.
+        # Without references, PML passes the batch itself. A second view, which has other rows and the same labels,
+        # counts as references.
         is_self = ref_emb is embeddings and ref_labels is labels
         batch = Batch(embeddings, labels) if is_self else Batch(embeddings, labels, ref_emb, ref_labels)
         pairs = _listed_pairs(batch, indices_tuple, validate=self.validate)
@@ -173,8 +178,8 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         return known
 
     def _warn_without_positives(self, num_valid: Tensor) -> None:
-        """Warn once, at the first training batch without a positive, which has no gradient."""
-        # Nobody chooses the batches of an evaluation.
+        """Warn once, at the first training batch without a positive: its gradient is zero."""
+        # Only in training: users rarely control the composition of evaluation batches.
         if self._has_warned or not torch.is_grad_enabled() or not can_read_values(num_valid, self.validate):
             return
         if num_valid:
@@ -182,8 +187,10 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self._has_warned = True
         warnings.warn(
             "No row of this batch has a positive (another row of its class), so its contrastive loss is 0. Draw "
-            "several rows of a class into each batch, for example with LabelDistanceBatchSampler. This is said once.",
-            stacklevel=6,  # past compute_loss, PML's forward and Module's call: the line that called the loss
+            "several rows per class into each batch, for example with LabelDistanceBatchSampler. This warning is shown "
+            "once.",
+            # The line that called the loss: above compute_loss, PML's forward and Module.__call__.
+            stacklevel=6,
         )
 
     @torch.no_grad()
@@ -199,22 +206,24 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
 
 
 def _mean_similarities(batch: Batch, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mean similarity of the positive and of the negative pairs; from class sums, without any pair."""
+    """Mean similarity of the positive and the negative pairs, from sums over classes in O(B + R) time."""
 
     def with_ones(rows: Tensor) -> Tensor:
         units = functional.unit_rows(rows)
-        return torch.cat([units, units.new_ones(len(rows), 1)], dim=1)  # (B, D + 1): the ones count the rows
+        # (B, D + 1): the sum of the last column counts rows.
+        return torch.cat([units, units.new_ones(len(rows), 1)], dim=1)
 
     def class_sums(rows: Tensor, classes: Tensor) -> Tensor:
         rows = with_ones(rows)
         sums = rows.new_zeros(num_classes, rows.shape[1]).index_add_(0, classes.long(), rows)
-        # On the CPU: not every device has float64, in which large sums are subtracted.
+        # Large sums are subtracted below, which needs float64; not every device has it, so use the CPU.
         return sums.cpu().double()  # (C, D + 1)
 
-    of_anchors = class_sums(batch.embeddings, batch.labels)
-    of_references = of_anchors if batch.is_self else class_sums(*batch.references)
-    positives = (of_anchors * of_references).sum(dim=0)  # (D + 1,): of cosines, and the number of pairs
-    all_pairs = of_anchors.sum(dim=0) * of_references.sum(dim=0)
+    anchor_sums = class_sums(batch.embeddings, batch.labels)
+    reference_sums = anchor_sums if batch.is_self else class_sums(*batch.references)
+    # (D + 1,): terms of the sum of cosines, then the number of pairs.
+    positives = (anchor_sums * reference_sums).sum(dim=0)
+    all_pairs = anchor_sums.sum(dim=0) * reference_sums.sum(dim=0)
     negatives = all_pairs - positives
     if batch.is_self:
         positives = positives - with_ones(batch.embeddings).square().sum(dim=0).cpu()
@@ -227,14 +236,14 @@ def _mean_similarities(batch: Batch, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def _listed_pairs(batch: Batch, indices_tuple, *, validate: bool = True) -> tuple[Tensor, Tensor] | None:
-    """Masks `(B, R)` of the listed positives and of all listed pairs; `None` where nothing is listed: all pairs."""
+    """Masks `(B, R)` of the listed positives and of all listed pairs; `None`, meaning all pairs, without a list."""
     if indices_tuple is None:
         return None
     labels, ref_labels = batch.labels, batch.references[1]
     check_indices_tuple(indices_tuple, len(labels), len(ref_labels), validate=validate)
-    # int64, because uint8 would select as a mask and not as an index.
+    # int64, because a uint8 tensor would be read as a mask.
     indices_tuple = tuple(indices.to(labels.device, torch.int64) for indices in indices_tuple)
-    # PML knows by identity whether the anchors are their own references.
+    # PML compares labels and ref_labels by identity to find out whether the anchors are their own references.
     anchors, positive, negative_anchors, negative = lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
     positives = torch.zeros(len(labels), len(ref_labels), dtype=torch.bool, device=labels.device)
     candidates = positives.clone()
@@ -244,13 +253,14 @@ def _listed_pairs(batch: Batch, indices_tuple, *, validate: bool = True) -> tupl
 
 
 def sharded_pairs(loss: nn.Module) -> AbstractContextManager[None]:
-    """Inside this context all processes share the pairs of a `LabelDistanceContrastiveLoss`; another loss is unchanged.
+    """Context manager in which all processes divide the pairs of a `LabelDistanceContrastiveLoss` among themselves.
 
-    Every process then calls the loss with the same rows in the same order: those that `gather_rows` returns.
+    Every process must call the loss with the same rows in the same order, as returned by `gather_rows`. The context has
+    no effect on other losses.
 
     Args:
-        loss: any loss. A `LabelDistanceContrastiveLoss` inside another module is not shared, because that module may
-            change the rows.
+        loss: any loss. There is no effect on a `LabelDistanceContrastiveLoss` inside another module, because that
+            module may change the rows.
 
     Examples:
         >>> from labeldist import StaticLDM

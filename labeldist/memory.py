@@ -1,4 +1,4 @@
-"""A cross-batch memory for label-distance losses: pytorch-metric-learning's (PML's) class, with five bugs fixed."""
+"""A cross-batch memory for label-distance losses. It fixes five bugs of pytorch-metric-learning's (PML's) class."""
 
 import torch
 from pytorch_metric_learning import losses as pml_losses
@@ -21,29 +21,33 @@ def check_supported(wrapper: type, loss: nn.Module, supported: list[str]) -> Non
 
 
 class CrossBatchMemory(pml_losses.CrossBatchMemory):
-    """References from earlier batches: a queue of the last `memory_size` embeddings and their labels.
+    """A loss that compares each batch with a queue of the last `memory_size` embeddings and their labels.
 
-    Each batch enters the queue first and is then compared with all of it, never a row with itself (Wang et al. 2020).
-    The embeddings of earlier batches are constants, and of an earlier model.
+    Each batch is first added to the queue and then compared with the whole queue, except each row with itself (Wang et
+    al. 2020). The embeddings of earlier batches were computed by an earlier state of the model, and no gradient flows
+    to them.
 
-    Five faults of PML 2.9's class are mended:
+    Five bugs of PML 2.9's class are fixed:
 
-    - An outside `indices_tuple` names rows of the batch; here it is moved to the slots that these rows hold in the
-      queue. PML leaves it, so from the second batch on its "positives" are rows of any class.
-    - A batch of one row is never compared with itself.
-    - Several calls may come before one `backward()`.
-    - A call that enqueues no row leaves the queue as it is. PML takes it for filled and compares with its empty slots.
-    - Where the queue stands is part of `state_dict`, so that a resumed training goes on with it.
+    - An `indices_tuple` passed to the call refers to rows of the batch. Here its references are translated to the slots
+      of these rows in the queue. PML does not translate them, so from the second batch on its "positives" may be rows
+      of any class.
+    - A batch of one row is not compared with itself.
+    - Several calls may precede one `backward()`.
+    - A call that adds no row leaves the queue unchanged. PML treats the queue as full afterwards and compares with
+      empty slots.
+    - The position in the queue is part of `state_dict`, so that training can resume.
 
     Args:
-        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's memory takes.
+        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's class supports.
         embedding_size: `D`.
-        memory_size: rows in the queue, at least as many as in a batch.
+        memory_size: rows in the queue, at least the number of rows in a batch.
         miner: called as `miner(embeddings, labels, ref_emb, ref_labels)` with the queue as references.
 
     Raises:
         TypeError: if the loss is not supported.
-        ValueError: in a call, if labels are missing, a batch has more rows than the queue or other than `D` columns.
+        ValueError: in a call, if labels are missing, the batch has more rows than the queue, or the embeddings do not
+            have `D` columns.
 
     Examples:
         >>> from labeldist import CrossBatchMemory, LabelDistanceContrastiveLoss, StaticLDM
@@ -65,16 +69,20 @@ class CrossBatchMemory(pml_losses.CrossBatchMemory):
 
     @classmethod
     def check_loss_support(cls, loss_name: str) -> None:
-        """Nothing: the constructor asks for the class, not its name."""
+        """Do nothing: the constructor checks the loss's class, which PML checks by name."""
 
     def forward(self, embeddings, labels, indices_tuple=None, enqueue_mask=None):
-        """Return the loss of the batch against the queue, which then holds the batch.
+        """Add the batch to the queue and return the loss of the batch against the queue.
 
         Args:
             embeddings: `(B, D)`, B at most `memory_size`.
-            labels: `(B,)`.
-            indices_tuple: pairs or triplets of rows *of this batch*, taken in addition to those of the queue.
-            enqueue_mask: boolean `(B,)`; rows where it is true enter the queue, the others are compared with it.
+            labels: `(B,)`, integer.
+            indices_tuple: pairs or triplets of rows *of this batch*, used in addition to those of the queue.
+            enqueue_mask: boolean `(B,)`. Rows where it is true are added to the queue; the other rows are anchors and
+                are compared with the queue.
+
+        Returns:
+            Scalar.
         """
         if labels is None:
             raise ValueError("CrossBatchMemory needs labels: pass one class index for each row of embeddings.")
@@ -96,20 +104,20 @@ class CrossBatchMemory(pml_losses.CrossBatchMemory):
             )
         if not num_enqueued and enqueue_mask is None:
             return embeddings.sum()
-        # A queue of its own for each call: writing into one that an earlier call's graph holds spoils its backward.
-        # That of a learnt LDM holds the labels.
+        # Copy the queue in each call: the graph of an earlier call may hold it (with a learned LDM, also the labels),
+        # and writing into it would break that graph's backward pass.
         self.embedding_memory = self.embedding_memory.clone()
         self.label_memory = self.label_memory.clone()
         return super().forward(embeddings, labels, indices_tuple, enqueue_mask)
 
     def add_to_memory(self, embeddings, labels, batch_size):
-        """Put rows into the next slots; no row takes none."""
-        # PML reads a queue that has not moved as one that has gone round.
+        """Write the rows into the next slots, if there are any rows."""
+        # If the position does not change, PML assumes that the queue has wrapped around.
         if batch_size:
             super().add_to_memory(embeddings, labels, batch_size)
 
     def create_indices_tuple(self, embeddings, labels, E_mem, L_mem, input_indices_tuple, do_remove_self_comparisons):  # noqa: N803
-        """Pairs or triplets of the batch with the queue, and those from outside moved to the queue's slots."""
+        """Pairs or triplets between batch and queue, plus the passed ones translated to the queue's slots."""
         mined = self.miner(embeddings, labels, E_mem, L_mem) if self.miner else lmu.get_all_pairs_indices(labels, L_mem)
         if do_remove_self_comparisons:
             mined = without_self_pairs(mined, self.curr_batch_idx)
@@ -126,16 +134,16 @@ class CrossBatchMemory(pml_losses.CrossBatchMemory):
         return tuple(torch.cat(parts) for parts in zip(mined, slots, strict=True))
 
     def get_extra_state(self) -> Tensor:
-        """Where the queue stands: the next slot, and whether every slot is taken."""
+        """The next slot to write, and whether every slot is filled, for `state_dict`."""
         return torch.tensor([self.queue_idx, int(self.has_been_filled)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take up the queue where it stood."""
+        """Restore the position in the queue from `state_dict`."""
         self.queue_idx, self.has_been_filled = int(state[0]), bool(state[1])
 
 
 def without_self_pairs(indices_tuple: tuple[Tensor, ...], slots: Tensor) -> tuple[Tensor, ...]:
-    """Leave out positives that are the anchor itself, which stands in slot `slots[anchor]`."""
+    """Remove the pairs of an anchor with itself; anchor `a` is the reference `slots[a]`."""
     anchors, positives, *rest = indices_tuple
     keep = slots[anchors] != positives
     if len(rest) == 1:

@@ -1,4 +1,4 @@
-"""A miner that looks for hard examples where classes are confusable."""
+"""A miner that selects hard pairs or triplets by similarity and label distance."""
 
 import math
 from typing import Literal
@@ -19,39 +19,43 @@ __all__ = ["LabelDistanceMiner"]
 
 
 class LabelDistanceMiner(BaseMiner):
-    r"""Select, for each anchor, the negatives that label distance and similarity together make hardest.
+    r"""Select the hardest negatives of each anchor, by similarity and label distance.
 
-    The hardness of a pair is the loss's logit at temperature 1 (Eq. 8):
-    $g_{ij} = \mathrm{LDM}[y_i, y_j]\, S_{ij}$, or $S_{ij} + \log \mathrm{LDM}[y_i, y_j]$ under `"log"`. A negative is
-    the harder the larger its $g$, a positive the smaller. A distance of 0 drops the pair under `"log"`.
+    The hardness of a pair is its logit (Eq. 8) at temperature 1: $g_{ij} = \mathrm{LDM}[y_i, y_j]\, S_{ij}$, or
+    $S_{ij} + \log \mathrm{LDM}[y_i, y_j]$ with `weighting="log"`. Hard negatives have a large $g$, hard positives a
+    small one. With `"log"`, an LDM entry of 0 removes the pair.
 
-    Works with any pytorch-metric-learning loss: `loss(embeddings, labels, miner(embeddings, labels))`. Share one LDM
-    object between miner and loss and an adaptive matrix moves both. With an LDM of ones, one negative and one positive
-    an anchor, this is batch-hard mining (`BatchHardMiner`); `margin` alone is `MultiSimilarityMiner` for pairs and
-    `TripletMarginMiner` for triplets, with twice the number there, because $S$ is half of the cosine's scale.
-    Memory grows with the pairs and with the triplets of the chosen pairs, not with all triplets of the batch.
+    The miner works with any pytorch-metric-learning loss: `loss(embeddings, labels, miner(embeddings, labels))`. Pass
+    the same LDM object to miner and loss, so that an update of an adaptive matrix affects both.
 
-    Rows with a NaN are mined as the hardest, so that a loss can show them. Where there is nothing to mine, the result
-    is empty tensors.
+    Special cases with an LDM of ones: one negative and one positive per anchor is batch-hard mining (`BatchHardMiner`).
+    `margin` alone gives `MultiSimilarityMiner` for pairs and `TripletMarginMiner` for triplets; their margin is twice
+    as large, because $S$ has half the scale of the cosine. Memory grows with the number of pairs and of selected
+    triplets, not with the number of all triplets of the batch.
+
+    Rows with a NaN are selected as the hardest, so that the loss shows the NaN. If there is nothing to mine, the result
+    consists of empty tensors.
 
     With `collect_stats=True` each call records `mean_mined_distance`, the mean LDM entry of the mined negatives.
 
     Args:
-        ldm: the label distances; a `LabelDistanceMatrix`, shared, or a `(C, C)` tensor.
-        num_negatives: at most so many hardest negatives an anchor; `None` takes all.
-        num_positives: at most so many hardest positives an anchor; `None` takes all.
-        margin: leaves out what is easy, with $P$ and $N$ the anchor's positives and negatives. Pairs: a negative stays
-            if $g_{an} > \min_P g_{ap} - \mathrm{margin}$, a positive if $g_{ap} < \max_N g_{an} + \mathrm{margin}$.
-            Triplets: $g_{ap} - g_{an} \le \mathrm{margin}$. May be negative. `None` leaves out nothing.
-        output: `"pairs"` `(a1, p, a2, n)` or `"triplets"` `(a, p, n)`, each anchor's positives with each of its
-            negatives.
+        ldm: the label-distance matrix: a `LabelDistanceMatrix` (shared, not copied) or a `(C, C)` tensor. Easily
+            confused classes have large entries.
+        num_negatives: maximum number of negatives per anchor; `None` for all.
+        num_positives: maximum number of positives per anchor; `None` for all.
+        margin: excludes easy pairs. With $P$ and $N$ the anchor's positives and negatives: for pairs, a negative is
+            kept if $g_{an} > \min_P g_{ap} - \mathrm{margin}$, a positive if
+            $g_{ap} < \max_N g_{an} + \mathrm{margin}$. For triplets, a triplet is kept if
+            $g_{ap} - g_{an} \le \mathrm{margin}$. May be negative. `None` excludes nothing.
+        output: `"pairs"` for `(a1, p, a2, n)`, or `"triplets"` for `(a, p, n)`, which combine each positive of an
+            anchor with each of its negatives.
         weighting: `"scale"` or `"log"`, as in the loss.
-        validate: check the labels' range; on a GPU this waits for the device.
+        validate: check the range of the labels; on a GPU this synchronizes with the device.
         **kwargs: `distance` and `collect_stats` of pytorch-metric-learning. $S$ is $(\cos + 1) / 2$ for
             `CosineSimilarity()`, the default, and $1 / (1 + d)$ for a distance $d$.
 
     Raises:
-        ValueError: if a number is out of range, an option unknown, or `distance` a similarity other than cosine.
+        ValueError: if a number is out of range, an option is unknown, or `distance` is a similarity other than cosine.
 
     Examples:
         >>> from pytorch_metric_learning.losses import TripletMarginLoss
@@ -103,16 +107,17 @@ class LabelDistanceMiner(BaseMiner):
         return CosineSimilarity()
 
     def mine(self, embeddings, labels, ref_emb, ref_labels):
-        """Return the selected pairs or triplets; anchors index `embeddings`, the others `ref_emb`."""
+        """Return the selected pairs or triplets. Anchors are indices of `embeddings`, the others of `ref_emb`."""
         if ref_labels is None:
             raise ValueError("ref_labels are required with ref_emb: label distance is defined between classes.")
-        # PML passes the batch itself where no references are given. Other rows with the same labels, a second view, are
-        # references like any, as in the loss.
+        # Without references, PML passes the batch itself. A second view, which has other rows and the same labels,
+        # counts as references, as in the loss.
         is_self = ref_emb is embeddings and ref_labels is labels
         batch = Batch(embeddings, labels) if is_self else Batch(embeddings, labels, ref_emb, ref_labels)
         check_batch(batch, self.ldm.num_classes, validate=self.validate)
         hardness = self._hardness(batch)
-        # A pair that the LDM drops is no candidate. Not `hardness > -inf`: a NaN must stay and show in the loss.
+        # A pair that the LDM removes is not a candidate. Not `hardness > -inf`, which would exclude NaN: a NaN must
+        # reach the loss.
         is_candidate = hardness != -torch.inf
         positives = functional.positive_pairs(labels, batch.ref_labels) & is_candidate
         negatives = (labels[:, None] != ref_labels[None, :]) & is_candidate
@@ -131,7 +136,7 @@ class LabelDistanceMiner(BaseMiner):
             return functional.pair_logits(similarity, batch.labels, batch.references[1], tables)
 
     def _select(self, hardness: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, ...]:
-        """Of the candidates, given as masks `(B, R)`, the indices of those that are mined."""
+        """Indices of the mined pairs or triplets, from masks `(B, R)` of the candidates."""
         if self.margin is not None and self.output == "pairs":
             positives, negatives = _within_margin(hardness, positives, negatives, self.margin)
         positives = _hardest(-hardness, positives, self.num_positives)
@@ -152,9 +157,9 @@ class LabelDistanceMiner(BaseMiner):
 
 
 def _check_distance(distance: torch.nn.Module) -> None:
-    """Raise `ValueError` unless `distance` is the cosine or grows from 0 as rows part."""
+    """Raise `ValueError` unless `distance` is cosine similarity or a distance, which is 0 for equal rows."""
     if isinstance(distance, BaseDistance):
-        # With another p, PML's class divides by another norm: no cosine.
+        # With another p, PML's class divides by another norm, and the result is not a cosine.
         is_cosine = isinstance(distance, CosineSimilarity) and (distance.p, distance.power) == (2, 1)
         if is_cosine or not distance.is_inverted:
             return
@@ -165,18 +170,18 @@ def _check_distance(distance: torch.nn.Module) -> None:
 
 
 def _within_margin(hardness: Tensor, positives: Tensor, negatives: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Masks of the pairs that are not easy: Wang et al. 2019, *Multi-Similarity Loss*, Eq. 10 and 11."""
+    """Masks of the pairs that are not easy, as in Wang et al. 2019, *Multi-Similarity Loss*, Eq. 10 and 11."""
     if not hardness.shape[1]:
         return positives, negatives
     hardest_positive = hardness.masked_fill(~positives, torch.inf).amin(dim=1, keepdim=True)
     hardest_negative = hardness.masked_fill(~negatives, -torch.inf).amax(dim=1, keepdim=True)
-    # What is easy is left out, not what is hard taken in: a NaN is neither, and stays.
+    # Exclude easy pairs instead of selecting hard ones: a comparison with NaN is false, so NaN pairs stay.
     positives = positives & ~(hardness >= hardest_negative + margin)
     return positives, negatives & ~(hardness <= hardest_positive - margin)
 
 
 def _hardest(hardness: Tensor, candidates: Tensor, number: int | None) -> Tensor:
-    """Mask of each row's `number` hardest candidates; of all of them for `None`."""
+    """Mask of the `number` hardest candidates of each row, or of all candidates for `None`."""
     if number is None or number >= hardness.shape[1]:
         return candidates
     chosen = hardness.masked_fill(~candidates, -torch.inf).topk(number, dim=1).indices
@@ -184,12 +189,12 @@ def _hardest(hardness: Tensor, candidates: Tensor, number: int | None) -> Tensor
 
 
 def _triplets(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each anchor's positives with each of its negatives, without a (B, R, R) tensor."""
+    """All combinations of a positive and a negative of the same anchor, without a `(B, R, R)` tensor."""
     anchors, positive = positives.nonzero(as_tuple=True)
     num_negatives = negatives.sum(dim=1)
     repeats = num_negatives[anchors]
     negative = negatives.nonzero(as_tuple=True)[1]
-    # Negatives stand sorted by anchor: each pair takes its anchor's run of them.
+    # Negatives are sorted by anchor, so the negatives of an anchor are contiguous: repeat them for each positive pair.
     starts = (num_negatives.cumsum(0) - num_negatives)[anchors].repeat_interleave(repeats)
     run_starts = (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
     within = torch.arange(len(starts), device=starts.device) - run_starts

@@ -1,4 +1,4 @@
-"""The precision that the library computes in."""
+"""The precision of the library's computations."""
 
 import torch
 from torch import Tensor
@@ -7,5 +7,5 @@ __all__ = ["at_least_float32"]
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """float32 for half precision; other dtypes as they are."""
+    """Convert half precision to float32; return other dtypes unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -6,10 +6,11 @@ __all__ = ["ValidAnchorMeanReducer"]
 
 
 class ValidAnchorMeanReducer(BaseReducer):
-    """Mean over the anchors that have a positive, without a data-dependent branch.
+    """Mean over the anchors that have a positive.
 
-    The sum of the losses over `divisor`, the number of valid anchors that the loss reports. Unlike PML's
-    `AvgNonZeroReducer` it compiles without a graph break and counts a valid anchor whose loss happens to be 0.
+    Divides the sum of the losses by the number of valid anchors, which the loss reports as `divisor`. Unlike PML's
+    `AvgNonZeroReducer`, it has no data-dependent branch, so it compiles without a graph break. It also counts valid
+    anchors whose loss is 0.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -18,14 +19,14 @@ class ValidAnchorMeanReducer(BaseReducer):
     """
 
     def unpack_loss_info(self, loss_info):
-        """Pass the divisor on to the reduction, where the loss reports one."""
+        """Pass the divisor to the reduction, if the loss reports one."""
         losses, indices, reduction_type, kwargs = super().unpack_loss_info(loss_info)
         if reduction_type != "already_reduced" and "divisor" in loss_info:
             kwargs = {"divisor": loss_info["divisor"]}
         return losses, indices, reduction_type, kwargs
 
     def element_reduction(self, losses, loss_indices, embeddings, labels, divisor=None):
-        """Sum over `divisor`; over the number of losses where the loss reports no divisor."""
+        """Divide the sum by `divisor`, or by the number of losses if `divisor` is `None`."""
         if divisor is None:
             return losses.sum() / max(len(losses), 1)
         return losses.sum() / divisor

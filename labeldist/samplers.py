@@ -1,4 +1,4 @@
-"""A batch sampler that lets confusable classes meet."""
+"""A batch sampler that puts easily confused classes into the same batch."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,43 +15,47 @@ __all__ = ["LabelDistanceBatchSampler"]
 
 
 class LabelDistanceBatchSampler(BatchSampler):
-    r"""Batches of `rows_per_class` rows from each of `classes_per_batch` classes that are easily confused.
+    r"""Sample batches of `classes_per_batch` easily confused classes, with `rows_per_class` rows each.
 
-    In-batch contrast separates only what meets in a batch. Each class's rows are shuffled and cut into groups; a batch
-    takes its classes one after the other, the first with $P(c) \propto n_c$, class $c$ then with probability
+    A contrastive loss compares only rows of the same batch. The rows of each class are shuffled and divided into groups
+    of `rows_per_class`. Each batch draws its classes one after the other: the first with $P(c) \propto n_c$, the next
+    with
 
     $$P(c) \propto n_c \sum_{s \in \mathrm{batch}} a_{sc}^{\gamma}, \qquad
     a_{sc} = \tfrac12 (\mathrm{LDM}[s, c] + \mathrm{LDM}[c, s])$$
 
-    where $n_c$ is the number of its groups that are left and $\gamma$ the `sharpness`. A class that could not be used
-    up otherwise comes first, more than once if it must.
+    where $n_c$ is the number of remaining groups of class $c$ and $\gamma$ is `sharpness`. A class with so many
+    remaining groups that every remaining batch needs one of them is drawn first, and more than once if necessary.
 
-    Every row is seen exactly once an epoch, and batches differ by at most one group. Batches depend on `seed`, the
-    epoch and the LDM as it is when an epoch starts, so that an adaptive matrix moves them. Under `torch.distributed`
-    each process gets every `num_replicas`-th batch, the same number of them; all processes must hold the same LDM.
+    An epoch contains every row exactly once, and the numbers of groups in two batches differ by at most one. The
+    batches depend on `seed`, on the epoch, and on the LDM at the start of the epoch, so an adaptive matrix changes
+    them. Under `torch.distributed` each process gets every `num_replicas`-th batch, and all processes get the same
+    number of batches; all processes must hold the same LDM.
 
-    Give it to a `DataLoader` as `batch_sampler`, or to a trainer of pytorch-metric-learning as `sampler`. Each
-    iteration is an epoch; call `set_epoch` to repeat one or to go on after a restart. Where a framework shares out the
-    batches itself, as accelerate's `prepare` does, say `num_replicas=1, rank=0`, or most rows are left out. A training
-    that is resumed within an epoch needs that epoch's batches again, whatever became of the matrix since:
-    `epoch_state` and `restore_epoch`, which `TrainerObjective` and the callback for sentence-transformers call.
+    Pass it to a `DataLoader` as `batch_sampler`, or to a trainer of pytorch-metric-learning as `sampler`. Each
+    iteration is one epoch. Call `set_epoch` to repeat an epoch or to resume. If a framework distributes the batches
+    itself, as accelerate's `prepare` does, pass `num_replicas=1, rank=0`; otherwise most rows are skipped.
+
+    To resume within an epoch, that epoch's batches must be drawn again with the matrix of its start: see `epoch_state`
+    and `restore_epoch`, which `TrainerObjective` and the callback for sentence-transformers call.
 
     Args:
         labels: class of each row of the data set, `(N,)`, integer.
-        ldm: the label distances; a `LabelDistanceMatrix`, shared, or a `(C, C)` tensor.
-        classes_per_batch: groups in a batch, >= 1; as many different classes, where the classes' sizes allow.
-        rows_per_class: rows in a group, >= 1. Where it does not divide a class, the groups of the class are smaller,
-            equal but for one row.
-        sharpness: $\gamma \ge 0$: 0 draws classes regardless of the LDM, larger values bind confusable ones closer.
-        drop_last: leave out what does not fill a group and a batch, other rows in each epoch. All batches then have
+        ldm: the label-distance matrix: a `LabelDistanceMatrix` (shared, not copied) or a `(C, C)` tensor. Easily
+            confused classes have large entries.
+        classes_per_batch: groups per batch, >= 1. The groups belong to different classes if the class sizes allow it.
+        rows_per_class: rows per group, >= 1. If the size of a class is not a multiple of it, the groups of this class
+            are smaller; their sizes differ by at most one row.
+        sharpness: $\gamma \ge 0$. 0 ignores the LDM; with larger values, confusable classes share a batch more often.
+        drop_last: drop incomplete groups and batches; each epoch drops different rows. All batches then have
             `classes_per_batch * rows_per_class` rows.
-        seed: of the shuffling.
-        num_replicas: processes that share an epoch; those of `torch.distributed` if `None`.
-        rank: this process among them; of `torch.distributed` if `None`.
+        seed: seed of the shuffling.
+        num_replicas: number of processes that share an epoch; `None` uses the world size of `torch.distributed`.
+        rank: index of this process, in [0, `num_replicas`); `None` uses the rank of `torch.distributed`.
 
     Raises:
-        ValueError: if a number or a label is out of range, or there are too few rows for one batch a process. At the
-            start of an epoch: if the LDM has a negative entry or one that is not finite.
+        ValueError: if a number or a label is out of range, or there are too few rows for one batch per process. At the
+            start of an epoch: if the LDM has a negative or non-finite entry.
         TypeError: if labels are not integers.
 
     Examples:
@@ -92,10 +96,10 @@ class LabelDistanceBatchSampler(BatchSampler):
             ) from error
         check_labels(self.labels, self.labels.numel(), self.ldm.num_classes, rows="the data set")
         self.labels = self.labels.long()
-        # What frameworks read from a batch sampler; rows are not drawn from this sampler.
+        # Frameworks read these attributes of a batch sampler. No rows are drawn from this SequentialSampler.
         super().__init__(SequentialSampler(range(len(self.labels))), classes_per_batch * rows_per_class, drop_last)
         if not drop_last:
-            # Batches are of several sizes: accelerate takes all where none is stated, and skips those of another.
+            # Batch sizes vary. If a batch size is set, accelerate skips batches of other sizes.
             self.batch_size = None  # pyright: ignore[reportAttributeAccessIssue]
         self.classes_per_batch = classes_per_batch
         self.rows_per_class = rows_per_class
@@ -115,14 +119,14 @@ class LabelDistanceBatchSampler(BatchSampler):
         self._num_batches = self._count_batches()
 
     def _count_batches(self) -> int:
-        """Batches an epoch, of all processes."""
+        """Number of batches per epoch, over all processes."""
         num_groups = int(self._num_groups.sum())
         if self.drop_last:
             num_batches = num_groups // self.classes_per_batch // self.num_replicas * self.num_replicas
             needed, cure = self.num_replicas * self.classes_per_batch, ", or set drop_last=False"
         else:
             num_batches = -(-num_groups // (self.classes_per_batch * self.num_replicas)) * self.num_replicas
-            # Rounded up to the processes, batches of one group may be more than there are groups.
+            # After rounding up to a multiple of the processes, there may be more batches than groups.
             needed, cure = max(num_batches, self.num_replicas), ""
         if num_groups < needed:
             raise ValueError(
@@ -133,17 +137,17 @@ class LabelDistanceBatchSampler(BatchSampler):
         return num_batches
 
     def __len__(self) -> int:
-        """Batches an epoch, on this process."""
+        """Number of batches per epoch on this process."""
         return self._num_batches // self.num_replicas
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is this epoch, >= 0; without a call, each iteration is the one after the last."""
+        """Set the epoch of the next iteration, >= 0. Without a call, each iteration advances the epoch by one."""
         if epoch < 0:
             raise ValueError(f"epoch must be at least 0, got {epoch}.")
         self.epoch = epoch
 
     def epoch_state(self) -> dict[str, int | Tensor]:
-        """The epoch that began last and the matrix that its batches were drawn with; empty before the first.
+        """The epoch that started last and the matrix that its batches were drawn with; empty before the first epoch.
 
         Examples:
             >>> sampler = LabelDistanceBatchSampler([0, 0, 1, 1], torch.ones(2, 2), rows_per_class=2)
@@ -154,10 +158,9 @@ class LabelDistanceBatchSampler(BatchSampler):
         return {} if self._drawn is None else {"epoch": self._drawn[0], "matrix": self._drawn[1]}
 
     def restore_epoch(self, state: Mapping[str, int | Tensor]) -> None:
-        """Draw the batches of an epoch as they were drawn before, when it is that epoch's turn: see `set_epoch`.
+        """Draw the batches of one epoch again with the matrix of its start, when that epoch is next: see `set_epoch`.
 
-        The batches that were used already come again and are to be skipped. Other epochs are drawn with the matrix as
-        it then is.
+        The batches that were already used are drawn again; skip them. Other epochs use the current matrix.
 
         Args:
             state: what `epoch_state` returned within the epoch.
@@ -166,11 +169,11 @@ class LabelDistanceBatchSampler(BatchSampler):
             self._restored = int(state["epoch"]), torch.as_tensor(state["matrix"])
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the rows of each batch."""
-        # A generator, so that an epoch begins with its first batch: a `DataLoader` with workers makes two iterators for
-        # its first epoch and reads one.
+        """Yield the row indices of each batch."""
+        # A generator function, so that an epoch starts when its first batch is read: a `DataLoader` with workers makes
+        # two iterators for its first epoch, but reads only one.
         generator = torch.Generator().manual_seed(self.seed)
-        # One number of the seed's own stream an epoch: seed 0, epoch 1 is not seed 1, epoch 0.
+        # Draw one seed per epoch from the generator: seed 0 in epoch 1 must differ from seed 1 in epoch 0.
         epoch_seeds = torch.randint(2**62, (self.epoch + 1,), generator=generator)
         matrix = self.ldm.matrix
         if self._restored is not None and self._restored[0] == self.epoch:
@@ -181,19 +184,19 @@ class LabelDistanceBatchSampler(BatchSampler):
         yield from batches[self.rank :: self.num_replicas]
 
     def _batches(self, generator: torch.Generator, matrix: Tensor) -> list[list[int]]:
-        """The batches of an epoch, of all processes."""
+        """All batches of an epoch, over all processes."""
         groups = self._groups(generator)
-        left = torch.tensor([len(of_class) for of_class in groups], dtype=torch.float64)
+        remaining = torch.tensor([len(class_groups) for class_groups in groups], dtype=torch.float64)
         affinity = _affinity(matrix, self.sharpness)
         batches = []
-        for num_left in range(self._num_batches, 0, -1):
-            classes = _draw_classes(left, num_left, affinity, generator)
-            left -= torch.bincount(torch.tensor(classes), minlength=len(left))
+        for num_batches in range(self._num_batches, 0, -1):
+            classes = _draw_classes(remaining, num_batches, affinity, generator)
+            remaining -= torch.bincount(torch.tensor(classes), minlength=len(remaining))
             batches.append([row for c in classes for row in groups[c].pop()])
         return batches
 
     def _groups(self, generator: torch.Generator) -> list[list[list[int]]]:
-        """The groups of each class: its rows, shuffled and cut."""
+        """The groups of each class: its shuffled rows, split."""
         order = torch.randperm(len(self.labels), generator=generator)
         order = order[self.labels[order].argsort(stable=True)]
         groups = []
@@ -201,7 +204,7 @@ class LabelDistanceBatchSampler(BatchSampler):
             kept = rows[: number * self.rows_per_class]
             groups.append([group.tolist() for group in kept.tensor_split(number)] if number else [])
         if self.drop_last:
-            # Surplus groups go before any batch is drawn: by then it is the largest classes alone that are left.
+            # Drop surplus groups before drawing batches: afterwards only groups of the largest classes remain.
             owners = torch.arange(len(groups)).repeat_interleave(self._num_groups)
             surplus = len(owners) - self._num_batches * self.classes_per_batch
             for c in owners[torch.randperm(len(owners), generator=generator)[:surplus]].tolist():
@@ -214,28 +217,28 @@ def _affinity(matrix: Tensor, sharpness: float) -> Tensor:
     matrix = matrix.detach().to("cpu", torch.float64)
     check_matrix(matrix)
     matrix = matrix + matrix.T
-    # Divide by the largest first: a large power overflows.
+    # Divide by the maximum first, because a large power overflows.
     affinity = (matrix / matrix.max().clamp_min(torch.finfo(matrix.dtype).tiny)) ** sharpness
-    # Sums of denormal numbers have too few digits to draw from.
+    # Sums of denormal numbers are too inaccurate to draw from.
     return torch.threshold(affinity, 1e-200, 0.0)
 
 
-def _draw_classes(left: Tensor, num_left: int, affinity: Tensor, generator: torch.Generator) -> list[int]:
-    """The classes of the next of `num_left` batches, where `left` groups of each are left."""
-    # As many groups as the rest of the epoch needs of each batch: no small batch at the end.
-    size = math.ceil(left.sum().item() / num_left)
-    # A class with as many groups as there are batches left must be in each of them.
-    due = (left / num_left).floor()
-    classes = torch.arange(len(left)).repeat_interleave(due.long()).tolist()
-    available = left - due
-    unused = available.masked_fill(due > 0, 0)
+def _draw_classes(remaining: Tensor, num_batches: int, affinity: Tensor, generator: torch.Generator) -> list[int]:
+    """Draw the classes of the next of `num_batches` batches; `remaining` counts the unused groups of each class."""
+    # Divide the remaining groups evenly among the remaining batches, so that the last batch is not smaller.
+    size = math.ceil(remaining.sum().item() / num_batches)
+    # A class with as many remaining groups as there are remaining batches must be in each of them.
+    required = (remaining / num_batches).floor()
+    classes = torch.arange(len(remaining)).repeat_interleave(required.long()).tolist()
+    available = remaining - required
+    unused = available.masked_fill(required > 0, 0)
     closeness = affinity[classes].sum(dim=0)
-    # A float32 below 1 times a float64 sum is below the sum: no class beyond the last is drawn.
+    # A float32 below 1 times a float64 sum is less than the sum, so the index of the drawn class is in range.
     for number in torch.rand(size - len(classes), generator=generator).tolist():
         ends = (unused * closeness).cumsum(0)
-        if not ends[-1]:  # the first class, or one that is far from all that are left
+        if not ends[-1]:  # the batch is empty, or all remaining classes have affinity 0 to it
             ends = unused.cumsum(0)
-        if not ends[-1]:  # fewer classes than places
+        if not ends[-1]:  # fewer classes than groups in the batch
             ends = available.cumsum(0)
         drawn = int(torch.searchsorted(ends, number * ends[-1], right=True))
         available[drawn] -= 1

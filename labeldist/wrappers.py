@@ -1,6 +1,6 @@
-"""pytorch-metric-learning's (PML's) loss wrappers, made to admit label-distance losses and mended where they err.
+"""Loss and miner wrappers of pytorch-metric-learning (PML), with support for label-distance losses and bug fixes.
 
-Each is a subclass of PML's class of the same purpose and takes every loss that PML's takes.
+Each class is a subclass of the PML class with the same purpose and supports all losses of that class.
 """
 
 import torch
@@ -19,19 +19,20 @@ __all__ = ["DistributedLossWrapper", "DistributedMinerWrapper", "TwoViewLoss"]
 
 
 class TwoViewLoss(pml_losses.SelfSupervisedLoss):
-    """A loss over two views of the same rows, with their classes: `loss(embeddings, ref_emb, labels)`.
+    """Apply a loss to two views of the same rows: `loss(embeddings, ref_emb, labels)`.
 
-    PML's `SelfSupervisedLoss` numbers the rows and calls the numbers labels, so that a row's only positive is its own
-    other view. Label distance is defined between classes; here rows of one class are positives across views, too.
+    PML's `SelfSupervisedLoss` uses row numbers as labels, so the only positive of a row is its other view. Label
+    distance is defined between classes, so this class takes the real labels: all rows of a class are positives, within
+    and across the views.
 
     Args:
-        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's class takes.
-        symmetric: stack the views, so that each row meets every other row of both views (the paper's $2M$ rows).
-            Otherwise the first view's rows are anchors and the second's the references.
+        loss: a `LabelDistanceContrastiveLoss`, or any loss that PML's class supports.
+        symmetric: stack the views and compare each row with every other row of both views (the paper's $2M$ rows).
+            Otherwise the rows of the first view are anchors and the rows of the second view are references.
 
     Raises:
         TypeError: if the loss is not supported.
-        ValueError: in a call, if labels are missing or shapes disagree.
+        ValueError: in a call, if labels are missing or shapes differ.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM, TwoViewLoss
@@ -47,15 +48,18 @@ class TwoViewLoss(pml_losses.SelfSupervisedLoss):
 
     @classmethod
     def check_loss_support(cls, loss_name: str) -> None:
-        """Nothing: the constructor asks for the class, not its name."""
+        """Do nothing: the constructor checks the loss's class, which PML checks by name."""
 
     def forward(self, embeddings: Tensor, ref_emb: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the loss.
+        """Return the loss of both views.
 
         Args:
             embeddings: first view, `(M, D)`.
             ref_emb: second view of the same rows, `(M, D)`.
-            labels: class of each row, `(M,)`.
+            labels: class of each row, `(M,)`, integer.
+
+        Returns:
+            Scalar.
         """
         if labels is None:
             raise ValueError(
@@ -72,31 +76,31 @@ class TwoViewLoss(pml_losses.SelfSupervisedLoss):
 
 
 class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
-    r"""The loss of all processes' rows together, with its whole gradient, for `DistributedDataParallel`.
+    r"""Compute a loss over the rows of all processes, with the exact gradient, for `DistributedDataParallel`.
 
-    Every process returns the loss of the concatenated batch, and leaves a gradient whose *mean* over the processes,
-    which `DistributedDataParallel` takes, is that of one process.
+    Every process returns the loss of the concatenated batch. `DistributedDataParallel` averages the gradients of the
+    processes; this average equals the gradient that one process would compute from all rows.
 
-    The rows are gathered. The pairs of a `LabelDistanceContrastiveLoss` are shared: each tile of pairs is computed by
-    one process. Listed pairs, `backend="eager"`, few rows for the kernels and other losses are computed by each
-    process.
+    The rows are gathered on every process. The processes divide the pairs of a `LabelDistanceContrastiveLoss` among
+    themselves, so that each tile of pairs is computed once. Each process computes all pairs if an `indices_tuple` lists
+    them, with `backend="eager"`, with too few rows for the kernels, and for other losses.
 
-    Each call checks that all processes have the same label-distance matrix and settings of the loss. A matrix that
-    learns stays the same if the wrapper, too, is in `DistributedDataParallel`.
+    Each call checks that all processes have the same label-distance matrix and the same settings of the loss. To keep a
+    learned matrix the same on all processes, put the wrapper into `DistributedDataParallel` as well.
 
-    PML 2.9's class differs in three points: it multiplies the returned value by the number of processes; with
-    `efficient=True` a row gets no gradient as a reference of another process's anchor, for any loss, so that the
-    gradient is another one; all processes must bring equally many rows.
+    PML 2.9's class differs in three ways. It multiplies the returned value by the number of processes. With
+    `efficient=True` a row receives no gradient as a reference of another process's anchors, so the gradient differs
+    from that of one process. All processes must have the same number of rows.
 
     Args:
         loss: any of PML's losses, or a `CrossBatchMemory`.
-        efficient: each process takes its own rows as anchors and all rows as references, in place of all rows as
-            anchors. The means over each process's anchors are then weighted by the number of anchors that have a
-            positive where `loss` is a `LabelDistanceContrastiveLoss` with its own reducer, and equally otherwise.
-            Pairs are listed, and each process holds those of its anchors.
+        efficient: use only this process's rows as anchors, and all rows as references. The result is the mean over the
+            processes, weighted by their numbers of anchors that have a positive if `loss` is a
+            `LabelDistanceContrastiveLoss` with its default reducer, and unweighted otherwise. Each process lists the
+            pairs of its anchors.
 
     Raises:
-        ValueError: in a call, on all processes, if their matrices or settings of the loss differ.
+        ValueError: in a call, on all processes, if their matrices or settings differ.
 
     Examples:
         >>> from labeldist import DistributedLossWrapper, LabelDistanceContrastiveLoss, StaticLDM
@@ -109,21 +113,21 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         super().__init__(loss, efficient=efficient)
 
     def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None, enqueue_mask=None):
-        """Return the loss of all processes' rows; each process passes its own.
+        """Return the loss over the rows of all processes; each process passes its own rows.
 
-        Arguments as for the loss. `indices_tuple` names gathered rows, this process's first: what a
-        `DistributedMinerWrapper` returns.
+        The arguments are those of the loss. `indices_tuple` refers to the gathered rows, with this process's rows
+        first, as a `DistributedMinerWrapper` returns it.
         """
         check_agreement(self.loss)
         if isinstance(self.loss, pml_losses.CrossBatchMemory):
             if ref_emb is not None or ref_labels is not None:
-                raise ValueError("CrossBatchMemory brings its own references: pass no ref_emb and no ref_labels.")
+                raise ValueError("CrossBatchMemory uses its queue as references: do not pass ref_emb or ref_labels.")
             return self._memory_loss(embeddings, _required(labels), indices_tuple, enqueue_mask)
         if num_processes() == 1:
             return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if self.efficient:
-            return self._own_anchors_loss(embeddings, _required(labels), indices_tuple, ref_emb, ref_labels)
-        # Those who share pairs must number the rows alike.
+            return self._local_anchors_loss(embeddings, _required(labels), indices_tuple, ref_emb, ref_labels)
+        # Processes that divide the pairs among themselves must hold the rows in the same order.
         own_first = indices_tuple is not None
         references = (None, None) if ref_emb is None else _gather(ref_emb, ref_labels, own_first=own_first)
         rows, classes = _gather(embeddings, labels, own_first=own_first)
@@ -135,7 +139,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
             return self.loss(embeddings, labels, indices_tuple, enqueue_mask)
         rows, classes = _gather(embeddings, labels)
         mask = None if enqueue_mask is None else gather_rows(enqueue_mask.to(rows.device), own_first=True)
-        # Every process's queue must take the rows in one order: by rank.
+        # The queues of all processes must receive the rows in the same order: by rank.
         ranks = torch.full((len(embeddings),), process_index(), device=rows.device)
         order = gather_rows(ranks, own_first=True).argsort(stable=True)
         if indices_tuple is not None:
@@ -143,27 +147,27 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
             indices_tuple = tuple(order.argsort()[indices.to(rows.device).long()] for indices in indices_tuple)
         return self.loss(rows[order], classes[order], indices_tuple, None if mask is None else mask[order])
 
-    def _own_anchors_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, ref_emb, ref_labels) -> Tensor:
+    def _local_anchors_loss(self, embeddings: Tensor, labels: Tensor, indices_tuple, ref_emb, ref_labels) -> Tensor:
         labels = labels.to(embeddings.device)
         rows, classes = _gather(embeddings, labels) if ref_emb is None else _gather(ref_emb, ref_labels)
         if indices_tuple is None:
             indices_tuple = lmu.get_all_pairs_indices(labels, classes)
             if ref_emb is None:
                 indices_tuple = without_self_pairs(indices_tuple, torch.arange(len(labels), device=labels.device))
-        # A loss without pairs leaves the references out of its graph. Then this process's backward would not meet those
-        # of the others, which wait for it: an empty slice keeps the gathered rows in.
+        # A loss without pairs does not depend on the references, and this process would skip the collective in the
+        # backward pass of gather_rows, for which the others wait. An empty slice keeps the gathered rows in the graph.
         loss = self.loss(embeddings, labels, indices_tuple, rows, classes)
-        share = (loss + rows[:0].sum().to(loss)) * self._weight(indices_tuple, labels, classes, loss.dtype)
-        # The value is the mean over processes; the gradient is the own share's.
-        return share + (sum_over_processes(share) / num_processes() - share).detach()
+        weighted_loss = (loss + rows[:0].sum().to(loss)) * self._weight(indices_tuple, labels, classes, loss.dtype)
+        # The value is the mean over the processes; the gradient is that of this process's term.
+        return weighted_loss + (sum_over_processes(weighted_loss) / num_processes() - weighted_loss).detach()
 
     def _weight(self, indices_tuple, labels: Tensor, ref_labels: Tensor, dtype: torch.dtype) -> Tensor | float:
-        """This process's number of valid anchors, relative to the mean over processes."""
+        """Number of valid anchors on this process, divided by the mean over the processes."""
         loss = self.loss
         if not isinstance(loss, LabelDistanceContrastiveLoss) or not isinstance(loss.reducer, ValidAnchorMeanReducer):
             return 1.0
         anchors, positives = (indices.to(labels.device, torch.int64) for indices in indices_tuple[:2])
-        if loss.weighting == "log":  # which drops pairs of distance 0
+        if loss.weighting == "log":  # an entry of 0 removes the pair
             distances = loss.ldm.matrix.detach().to(labels.device)
             anchors = anchors[distances[labels[anchors].long(), ref_labels[positives].long()] > 0]
         is_valid = torch.zeros(len(labels), dtype=torch.bool, device=labels.device).index_fill(0, anchors, True)
@@ -173,11 +177,11 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
 
 
 class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
-    """A miner over the rows of all processes, which may bring different numbers of rows.
+    """Apply a miner to the rows of all processes. The processes may have different numbers of rows.
 
     Args:
         miner: any of PML's miners, or a `LabelDistanceMiner`.
-        efficient: mine for this process's anchors only; goes with `DistributedLossWrapper(..., efficient=True)`.
+        efficient: mine for this process's anchors only, for `DistributedLossWrapper(..., efficient=True)`.
 
     Raises:
         ValueError: in a call, on all processes, if their label-distance matrices differ.
@@ -193,7 +197,7 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
         super().__init__(miner, efficient=efficient)
 
     def forward(self, emb, labels, ref_emb=None, ref_labels=None):
-        """Return indices of gathered rows, this process's rows first."""
+        """Return indices of the gathered rows, with this process's rows first."""
         if num_processes() == 1:
             return self.miner(emb, labels, ref_emb, ref_labels)
         check_agreement(self.miner)

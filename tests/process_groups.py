@@ -1,4 +1,4 @@
-"""Groups of threads that share the pairs of a batch as processes do."""
+"""Process groups of threads, for tests in one process."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class ThreadOfGroup:
-    """A member of a group of threads that meet for each sum, and between the meetings work one at a time."""
+    """One rank of a group of threads, which synchronize for each sum and otherwise run one at a time."""
 
     def __init__(self, rank: int, tensors: list[Tensor], meeting: Barrier, turn: Lock):
         self.rank, self.size = rank, len(tensors)
@@ -33,16 +33,16 @@ class ThreadOfGroup:
 
 
 def results_of_group(size: int, call: Callable[[ThreadOfGroup], Any]) -> list[Any]:
-    """What `call` returns to each member."""
+    """The result of `call` on each rank."""
     tensors, meeting, turn = [torch.zeros(0)] * size, Barrier(size, timeout=60), Lock()
 
     def work(rank: int) -> Any:
-        # On a GPU the backward passes of all threads would share one more thread, and wait there for each other.
+        # On a GPU the backward passes of all threads run in one other thread, where they would deadlock.
         with turn, torch.autograd.set_multithreading_enabled(False):
             try:
                 return call(ThreadOfGroup(rank, tensors, meeting, turn))
             except BaseException:
-                # The others would wait for this one.
+                # The other threads would wait for this one.
                 meeting.abort()
                 raise
 

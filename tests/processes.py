@@ -1,4 +1,4 @@
-"""A test file that torchrun starts again, as several processes."""
+"""Run a test file as several processes with torchrun."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def started(file: str, *arguments: Path, world: int, folder: Path) -> list[dict[str, Any]]:
-    """What each process left in `folder`, by rank: `file` is run with the arguments and the folder."""
+    """Run `file` with the arguments and the folder, and return the results of each process, by rank."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
@@ -29,7 +29,7 @@ def started(file: str, *arguments: Path, world: int, folder: Path) -> list[dict[
 
 
 def leave(results: dict[Any, Any], folder: Path) -> NoReturn:
-    """Leave what this process found, and end it.
+    """Save the results of this process, and end it.
 
     At once, when all have come so far: in an orderly exit gloo's threads abort a process now and then, whose work is
     done.
@@ -43,7 +43,7 @@ def leave(results: dict[Any, Any], folder: Path) -> NoReturn:
 
 @contextmanager
 def tiles_noted() -> Iterator[list[tuple[int, int]]]:
-    """Where the tiles lie that this process computes meanwhile: first row and first column of each."""
+    """Record the tiles that this process computes: first row and first column of each."""
     corners: list[tuple[int, int]] = []
     tiles = blockwise.tiles
 

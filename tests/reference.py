@@ -1,4 +1,4 @@
-"""The paper's equations as naive Python loops over floats: what the library is held against.
+"""The paper's equations as naive Python loops over floats, to compare the library with.
 
 Nothing here uses the library or torch. Arguments are nested lists (`tensor.tolist()`), so every number is a float64.
 Equation numbers are those of *Contrastive Learning with Label Distance for Text Classification*.
@@ -15,7 +15,7 @@ def similarity(first, second):
 
 
 def logit(first, second, distance, temperature, weighting):
-    """Eq. 8 with a temperature, or the re-weighted form; `None` for a pair that the matrix drops."""
+    """Eq. 8 with a temperature, or the re-weighted form; `None` for a pair that the matrix removes."""
     if weighting == "scale":
         return distance * similarity(first, second) / temperature
     if distance == 0:
@@ -51,13 +51,13 @@ def anchor_losses(
         targets = [j for j in logits if (i, j) in positives]
         partition = math.fsum(math.exp(value) for value in logits.values())
         share = 1 / len(targets) if targets else 0.0
-        # KL(z || q), z = share on the targets and 0 elsewhere, 0 log 0 = 0.
+        # KL(z || q), where z is uniform over the targets and 0 elsewhere, and 0 log 0 = 0.
         losses.append(math.fsum(share * (math.log(share) - logits[j] + math.log(partition)) for j in targets))
     return losses
 
 
 def num_valid_anchors(embeddings, labels, ldm, *, ref_labels=None, weighting="scale", pairs=None):
-    """How many anchors have a positive that takes part."""
+    """Number of anchors that have a positive among the candidates."""
     positives, candidates = all_pairs(labels, ref_labels) if pairs is None else pairs
     others = labels if ref_labels is None else ref_labels
     return sum(
@@ -70,7 +70,7 @@ def num_valid_anchors(embeddings, labels, ldm, *, ref_labels=None, weighting="sc
 
 
 def confusion_distances(counts, *, max_distance, normalization, symmetric):
-    """COUNT(CM) of Algorithm 1, either normalisation."""
+    """COUNT(CM) of Algorithm 1, with either normalization."""
     num_classes = len(counts)
     if normalization == "count":
         table = [[float(count) for count in row] for row in counts]

@@ -1,4 +1,4 @@
-"""Whole problems drawn by hypothesis (a batch, its classes, their distances), and the small tools that tests share."""
+"""Hypothesis strategies for the arguments of the loss, and helper functions for tests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,20 +49,20 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def gradient_of(tensor: Tensor) -> Tensor:
-    """The gradient that `backward` left."""
+    """The gradient after `backward`."""
     assert tensor.grad is not None
     return tensor.grad
 
 
 def refusal_of(error: type[Exception], function: Callable, *arguments, **options) -> str:
-    """What the error says that `function` raises."""
+    """The message of the error that `function` raises."""
     with pytest.raises(error) as caught:
         function(*arguments, **options)
     return str(caught.value)
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements of any tensor that an operation returned."""
+    """Records the largest number of elements of any tensor that an operation returned."""
 
     num_elements = 0
 

@@ -1,4 +1,4 @@
-"""Cached gradients against the plain pass over the whole batch, in float64."""
+"""Cached gradients, compared with a plain pass over the whole batch in float64."""
 
 import random
 import warnings
@@ -34,12 +34,12 @@ from strategies import brief, gradient_of, normal, refusal_of
 NUM_ROWS, NUM_CLASSES = 13, 3
 INPUTS, LABELS = normal(NUM_ROWS, 6), torch.arange(NUM_ROWS) % NUM_CLASSES
 DISTANCES = torch.tensor([[1, 5, 2], [3, 1, 0.5], [2, 4, 1]], dtype=torch.float64)
-# Off the batch and on it, single rows, and more than there are.
+# Chunk sizes that divide the batch or not, single rows, and more rows than the batch has.
 SIZES = [1, 4, NUM_ROWS, 50]
 
 
 class Encoder(nn.Module):
-    """Two layers with dropout between them, in float64; what it returns is chosen by `form`."""
+    """Two layers with dropout between them, in float64; `form` selects the output structure."""
 
     def __init__(self, *, dropout: float = 0.0, form: str = "tensor", is_checkpointed: bool = False):
         super().__init__()
@@ -70,7 +70,7 @@ def contrastive(**options) -> LabelDistanceContrastiveLoss:
 
 
 def learnt() -> LabelDistanceContrastiveLoss:
-    """The loss with a matrix that learns, too."""
+    """The loss with a learned matrix."""
     return LabelDistanceContrastiveLoss(StaticLDM(nn.Parameter(DISTANCES.clone())), temperature=0.3)
 
 
@@ -157,13 +157,13 @@ def test_the_gradient_does_not_depend_on_the_chunks(num_rows, chunk_size, seed):
     assert_same_gradients(step(Encoder, contrastive(), objective, chunk_size, inputs)[1], expected[1])
 
 
-def test_a_memory_is_filled_once_a_step():
+def test_a_memory_is_filled_once_per_step():
     memory = CrossBatchMemory(contrastive(), 5, memory_size=40)
     step(Encoder, memory, of_embeddings, 4, INPUTS)
     assert memory.queue_idx == NUM_ROWS
 
 
-def test_what_is_frozen_stays_so():
+def test_frozen_parameters_receive_no_gradient():
     def make():
         model = Encoder()
         model.first.requires_grad_(False)
@@ -174,7 +174,7 @@ def test_what_is_frozen_stays_so():
     assert found[1]["0.first.weight"] is None
 
 
-def test_a_frozen_model_leaves_the_objective_its_gradient():
+def test_the_objective_of_a_frozen_model_receives_its_gradient():
     def make():
         return Encoder().requires_grad_(False)
 
@@ -184,7 +184,7 @@ def test_a_frozen_model_leaves_the_objective_its_gradient():
 
 def test_parameters_that_model_and_objective_share_get_both_parts():
     def shared(loss, outputs, model):
-        # Rows of the class layer stand for the classes.
+        # The rows of the classification layer represent the classes.
         rows = torch.cat([outputs[1], model.classifier.weight[:, :5]])
         return loss(rows, torch.cat([LABELS, torch.arange(NUM_CLASSES)]))
 
@@ -194,7 +194,7 @@ def test_parameters_that_model_and_objective_share_get_both_parts():
     assert_same_gradients(gradients(found), gradients(expected))
 
 
-def test_steps_add_up():
+def test_gradients_of_several_steps_add_up():
     other, found, expected = normal(7, 6, seed=1), Encoder(), Encoder()
     encoder = CachedGradients(found, chunk_size=4)
     for rows in (INPUTS, other):
@@ -203,8 +203,8 @@ def test_steps_add_up():
     assert_same_gradients(gradients(found), gradients(expected))
 
 
-def test_two_batches_may_meet_in_one_loss():
-    # A tower for the anchors and one for the references: the same model.
+def test_one_loss_may_use_two_batches():
+    # Anchors and references are encoded by the same model.
     other, found, expected = normal(7, 6, seed=1), Encoder(), Encoder()
     for model, encoder in ((found, CachedGradients(found, chunk_size=4)), (expected, expected)):
         options = {"ref_emb": encoder(other), "ref_labels": LABELS[:7]}
@@ -213,7 +213,7 @@ def test_two_batches_may_meet_in_one_loss():
     assert_same_gradients(gradients(found), gradients(expected))
 
 
-def test_inputs_may_take_a_gradient():
+def test_inputs_may_require_a_gradient():
     found, expected = INPUTS.clone().requires_grad_(), INPUTS.clone().requires_grad_()
     contrastive()(CachedGradients(Encoder(), chunk_size=4)(found), LABELS).backward()
     contrastive()(Encoder()(expected), LABELS).backward()
@@ -229,7 +229,7 @@ def test_a_loss_scaled_by_a_factor_has_a_gradient_scaled_by_it():
     assert_same_gradients(gradients(scaled), gradients(plain))
 
 
-# Forms of inputs and outputs
+# Structure of inputs and outputs
 
 
 FORMS: dict[str, tuple[tuple, dict[str, Any]]] = {
@@ -240,14 +240,14 @@ FORMS: dict[str, tuple[tuple, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_inputs_go_to_the_model_as_they_are_given(name):
+def test_inputs_are_passed_to_the_model_unchanged(name):
     inputs, named = FORMS[name]
     expected = step(Encoder, contrastive(), of_embeddings, None, *inputs, **named)
     assert_same_gradients(step(Encoder, contrastive(), of_embeddings, 4, *inputs, **named)[1], expected[1])
 
 
 @pytest.mark.parametrize("kind", [list, tuple, dict])
-def test_encode_prepares_what_the_model_takes(kind):
+def test_encode_may_prepare_the_inputs(kind):
     texts = {list: INPUTS.tolist(), tuple: (INPUTS, "meta"), dict: {"features": INPUTS, "name": "meta"}}[kind]
 
     def encode(model, batch):
@@ -261,14 +261,14 @@ def test_encode_prepares_what_the_model_takes(kind):
     assert_same_gradients(gradients(found), gradients(expected))
 
 
-def test_outputs_keep_their_form():
+def test_outputs_keep_their_structure():
     assert torch.is_tensor(CachedGradients(Encoder(), chunk_size=4)(INPUTS))
     assert type(CachedGradients(Encoder(form="tuple"), chunk_size=4)(INPUTS)) is tuple
     mapping = CachedGradients(Encoder(form="mapping"), chunk_size=4)(INPUTS)
     assert {name: rows.shape for name, rows in mapping.items()} == {"logits": (13, 3), "embeddings": (13, 5)}
 
 
-def test_whole_numbers_pass_without_a_gradient():
+def test_integer_outputs_have_no_gradient():
     def encode(model, inputs):
         embeddings = model(inputs)
         return embeddings, embeddings.argmax(dim=1)
@@ -293,7 +293,7 @@ def test_without_gradients_rows_are_encoded_in_chunks():
 
 
 def chunked(model, inputs, size, views=1):
-    """Plain passes over the chunks, which draw from the same random numbers."""
+    """Plain passes over the chunks, which use the same random numbers."""
     return torch.cat([model(part) for _ in range(views) for part in inputs.split(size)])
 
 
@@ -312,7 +312,7 @@ def test_dropout_draws_the_same_masks_in_both_encodings(views):
     assert len({tuple(row.tolist()) for row in rows[::NUM_ROWS]}) == views
 
 
-def test_random_numbers_between_the_passes_stay_new():
+def test_random_numbers_drawn_between_the_passes_are_not_repeated():
     torch.manual_seed(5)
     rows = CachedGradients(Encoder(dropout=0.5), chunk_size=4)(INPUTS)
     between = torch.rand(1)
@@ -324,40 +324,40 @@ def noisy(model, inputs):
     return model(inputs) + random.random()
 
 
-def test_random_numbers_of_another_kind_are_noticed():
+def test_random_numbers_from_other_generators_are_detected():
     rows = CachedGradients(Encoder(), chunk_size=4, encode=noisy)(INPUTS)
-    assert "The second encoding must give the rows of the first, output 0 differs by more than 1%" in refusal_of(
+    assert "The second encoding must give the same rows as the first, output 0 differs by more than 1%" in refusal_of(
         RuntimeError, rows.sum().backward
     )
     unchecked = CachedGradients(Encoder(), chunk_size=4, encode=noisy, validate=False)(INPUTS)
     unchecked.sum().backward()
 
 
-def test_weights_that_change_before_the_backward_pass_are_noticed():
+def test_weights_that_change_before_the_backward_pass_are_detected():
     model = Encoder()
     rows = CachedGradients(model, chunk_size=4)(INPUTS)
     torch.random.manual_seed(0)
     with torch.no_grad():
         model.second.weight.mul_(1.5)
     state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="keep the model's mode and weights between forward and backward"):
+    with pytest.raises(RuntimeError, match="do not change the model's mode or weights between"):
         rows.sum().backward()
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# Beside other parts of torch
+# With other features of torch
 
 
 @pytest.mark.parametrize("place", ["around both passes", "around the forward pass"])
 @pytest.mark.parametrize("with_head", [False, True], ids=["encoder alone", "weights used again outside"])
-def test_autocast_holds_in_both_encodings(place, with_head):
+def test_both_encodings_use_the_same_autocast_settings(place, with_head):
     def run(is_cached):
         model = Encoder().float()
         encoder = CachedGradients(model, chunk_size=4) if is_cached else model
         with torch.autocast("cpu", torch.bfloat16):
             rows = encoder(INPUTS.float())
             assert rows.dtype == torch.bfloat16
-            # Autocast keeps the weights that it has cast; those of the first encoding have no graph.
+            # Autocast caches cast weights; those of the first encoding have no graph.
             rows = nn.functional.linear(rows, model.second.weight.T) if with_head else rows
             loss = contrastive()(rows, LABELS)
             if place == "around both passes":
@@ -371,7 +371,7 @@ def test_autocast_holds_in_both_encodings(place, with_head):
         if gradient is None:
             assert found[name] is None
             continue
-        # bfloat16 holds 8 bits; the plain pass adds its terms in another order.
+        # bfloat16 has 8 bits of precision; the plain pass sums in another order.
         assert error_of(found[name], gradient) < 0.02, name
 
 
@@ -420,9 +420,9 @@ def test_the_model_may_be_compiled():
     assert_same_gradients(gradients(model), gradients(expected))
 
 
-# Dynamo looks at the gradient of the rows that come back to it.
+# Dynamo reads the gradient of the returned rows.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_compiled_step_leaves_the_two_passes_out():
+def test_a_compiled_step_does_not_trace_the_two_passes():
     found, expected = Encoder(), Encoder()
     encoder = CachedGradients(found, chunk_size=4)
 
@@ -438,7 +438,7 @@ def test_a_compiled_step_leaves_the_two_passes_out():
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
-def test_random_numbers_and_autocast_of_a_gpu_hold_in_both_encodings(dtype, is_compiled):
+def test_both_encodings_use_the_same_random_numbers_and_autocast_settings_of_a_gpu(dtype, is_compiled):
     device = torch.device("cuda")
 
     def run(is_cached):
@@ -461,7 +461,7 @@ def test_random_numbers_and_autocast_of_a_gpu_hold_in_both_encodings(dtype, is_c
         assert error_of(found[name], gradient) < (1e-5 if dtype is None else 0.02), name
 
 
-def test_no_more_than_one_chunk_is_held():
+def test_memory_holds_the_activations_of_one_chunk():
     held: list[int] = []
 
     class Counted(torch.autograd.Function):
@@ -484,7 +484,7 @@ def test_no_more_than_one_chunk_is_held():
     assert max(held) == 4
 
 
-# Refusals
+# Errors
 
 
 def test_batch_normalization_over_chunks_is_refused():
@@ -498,19 +498,19 @@ def test_batch_normalization_over_chunks_is_refused():
 
 
 @pytest.mark.parametrize("name", ["chunk_size", "views"])
-def test_less_than_one_is_refused(name):
+def test_values_below_one_are_refused(name):
     said = refusal_of(ValueError, CachedGradients, Encoder(), **{name: 0})
     assert said == f"{name} must be at least 1, got 0."
 
 
 @pytest.mark.parametrize("value", [2.5, "32", None])
 @pytest.mark.parametrize("name", ["chunk_size", "views"])
-def test_what_is_no_whole_number_is_refused(name, value):
+def test_values_that_are_not_integers_are_refused(name, value):
     said = refusal_of(TypeError, CachedGradients, Encoder(), **{name: value})
     assert said == f"{name} must be a whole number, got {value!r}."
 
 
-def test_a_function_is_no_model():
+def test_a_function_is_refused_as_model():
     said = refusal_of(TypeError, CachedGradients, Encoder().forward)
     assert said.startswith("model must be an nn.Module, got method.")
 
@@ -542,12 +542,12 @@ def test_refused_are(name):
     assert said in refusal_of(error, CachedGradients(Encoder(), chunk_size=4, encode=encode), *inputs)
 
 
-def test_labels_that_do_not_fit_are_the_losss_to_refuse():
+def test_wrong_labels_are_refused_by_the_loss():
     rows = CachedGradients(Encoder(), chunk_size=4, views=2)(INPUTS)
     assert refusal_of(ValueError, contrastive(), rows, LABELS) == "Number of embeddings must equal number of labels"
 
 
-def test_the_gradient_of_a_parameter_cannot_be_asked_for_alone():
+def test_autograd_grad_of_a_parameter_is_not_supported():
     model = Encoder()
     loss = contrastive()(CachedGradients(model, chunk_size=4)(INPUTS), LABELS)
     with pytest.raises(RuntimeError, match="to not have been used in the graph"):
@@ -586,7 +586,7 @@ def distributed_step(name: str, *, efficient: bool, rank: int | None) -> dict[st
 
 
 def counting(reductions: list) -> Callable:
-    """A hook that does what DDP does without one, and counts."""
+    """A hook that averages gradients as DDP does, and counts its calls."""
 
     def reduce(state: object, bucket) -> torch.futures.Future[Tensor]:
         reductions.append(bucket.index())
@@ -598,10 +598,10 @@ def counting(reductions: list) -> Callable:
 
 
 def run_steps(rank: int, folder: str) -> None:
-    """What each process does."""
+    """The work of each process."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    # A file, not a port: none to be taken by another.
+    # Use a file instead of a port, which another program may use.
     meeting = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=timedelta(seconds=300))
     results = {
@@ -614,10 +614,10 @@ def run_steps(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict]:
-    """What each process found, by rank."""
+    """The results of each process, by rank."""
     folder = tmp_path_factory.mktemp("processes")
     with pytest.MonkeyPatch.context() as environment:
-        # The name of this machine may lead nowhere.
+        # The hostname of this machine may not resolve.
         environment.setenv("GLOO_SOCKET_IFNAME", "lo")
         spawn(run_steps, args=(str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
@@ -625,7 +625,7 @@ def processes(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("efficient", [False, True], ids=["all anchors", "own anchors"])
 @pytest.mark.parametrize("name", LENGTHS)
-def test_several_processes_have_the_gradient_of_one(processes, name, efficient):
+def test_several_processes_have_the_gradient_of_one_process(processes, name, efficient):
     expected = distributed_step(name, efficient=efficient, rank=None)
     for result in processes:
         found = result[name, efficient]
@@ -633,7 +633,7 @@ def test_several_processes_have_the_gradient_of_one(processes, name, efficient):
         assert_same_gradients(found["gradients"], expected["gradients"])
 
 
-def test_processes_exchange_gradients_once_a_step(processes):
+def test_processes_exchange_gradients_once_per_step(processes):
     for result in processes:
-        # Two steps; all parameters fit into one bucket.
+        # Two steps, and all parameters fit into one bucket.
         assert {found["num_reductions"] for found in result.values()} == {2}

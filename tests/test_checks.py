@@ -1,4 +1,4 @@
-"""The check of index tuples."""
+"""The check of an indices_tuple."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ def test_indices_of_existing_rows_pass(number, num_anchors, num_references, data
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
-def test_any_integers_pass(dtype):
+def test_any_integer_dtype_passes(dtype):
     check_indices_tuple((FITTING.to(dtype),) * 3, 3, 3)
 
 
-def test_empty_tensors_pass_whatever_their_type():
-    # torch.tensor([]) is floating point, and what some miners return.
+def test_empty_tensors_of_any_dtype_pass():
+    # Some miners return torch.tensor([]), which is floating point.
     check_indices_tuple((torch.tensor([]),) * 4, 0, 0)
 
 
@@ -106,11 +106,11 @@ def test_empty_tensors_pass_whatever_their_type():
         "negative",
     ],
 )
-def test_a_bad_tuple_is_answered_by_one_sentence(indices_tuple, error, sentence):
+def test_a_bad_tuple_raises_a_clear_error(indices_tuple, error, sentence):
     assert refusal_of(error, check_indices_tuple, indices_tuple, 3, 3) == sentence
 
 
-def test_anchors_are_held_against_the_batch_and_the_others_against_the_references():
+def test_anchors_are_checked_against_the_batch_and_other_indices_against_the_references():
     check_indices_tuple((FITTING[:2], FITTING[1:], FITTING[:1], FITTING[2:]), 2, 3)
     message = refusal_of(ValueError, check_indices_tuple, (FITTING[2:], FITTING[:1], FITTING[:1]), 2, 3)
     assert message.startswith("anchors of indices_tuple must lie in [0, 2)")

@@ -38,7 +38,7 @@ def test_counts_of_two_parts_add_up_to_those_of_the_whole(rows, cut):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
-def test_classes_may_be_any_integers(dtype):
+def test_classes_may_have_any_integer_dtype(dtype):
     labels = torch.tensor([0, 99, 99], dtype=dtype)
     assert confusion_counts(labels, labels, 100)[99, 99] == 2
 
@@ -60,12 +60,12 @@ def test_classes_may_be_any_integers(dtype):
         ),
     ],
 )
-def test_a_bad_argument_is_answered_by_one_sentence(labels, predictions, error, sentence):
+def test_a_bad_argument_raises_a_clear_error(labels, predictions, error, sentence):
     assert refusal_of(error, confusion_counts, labels, predictions, 2) == sentence
 
 
 @pytest.mark.parametrize(("labels", "predictions", "name"), [([2], [0], "labels"), ([0], [-1], "predictions")])
-def test_a_class_out_of_range_is_refused_and_the_argument_named(labels, predictions, name):
+def test_a_class_out_of_range_gives_an_error_that_names_the_argument(labels, predictions, name):
     with pytest.raises(ValueError, match=rf"^{name} must lie in \[0, 2\)"):
         confusion_counts(torch.tensor(labels), torch.tensor(predictions), 2)
 
@@ -96,7 +96,7 @@ def test_the_most_confused_pair_comes_first_and_ties_go_by_count_then_index():
     assert [(pair.first, pair.second) for pair in most_confused_pairs(even)] == [(0, 1), (0, 2), (1, 2)]
 
 
-def test_no_confusion_gives_no_pair():
+def test_without_confusion_no_pair_is_listed():
     assert most_confused_pairs(torch.eye(3, dtype=torch.int64)) == []
 
 

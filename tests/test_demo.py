@@ -1,4 +1,4 @@
-"""The demo corpus: what its docstring promises, and that words alone do not solve it."""
+"""The demo corpus has the documented properties, and words alone do not predict its labels."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ def messages() -> list[Message]:
 
 
 def _tokens(text: str) -> list[str]:
-    """Words, single Chinese characters and marks."""
+    """Words, single Chinese characters and punctuation marks."""
     return re.findall(r"[a-z']+|[\u4e00-\u9fff]|[^\sa-z]", text.lower())
 
 
@@ -28,7 +28,7 @@ def _plain(message: Message) -> str:
 
 
 def _num_moved_labels(messages: list[Message], language: str, pattern: str, replacement: str) -> int:
-    """How many sentences have a twin in the corpus, one edit away, under another clean label."""
+    """Number of sentences with another sentence in the corpus that is one edit away and has another clean label."""
     of_language = [message for message in messages if message.language == language]
     label_of = {message.sentence: message.clean_label for message in of_language}
     moved = 0
@@ -48,7 +48,7 @@ def test_the_corpus_is_the_same_on_every_python_version():
     assert hashlib.sha256(rows.encode()).hexdigest() == ROWS_OF_SEED_0
 
 
-def test_load_gives_the_rows_that_were_asked_for():
+def test_load_returns_the_requested_number_of_rows():
     train, test = load()
     assert (len(train), len(test)) == (NUM_TRAIN, NUM_TEST)
     train, test = load(num_train=7, num_test=0, seed=3)
@@ -57,7 +57,7 @@ def test_load_gives_the_rows_that_were_asked_for():
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 97])
-def test_generate_gives_the_rows_that_were_asked_for(num_rows: int):
+def test_generate_returns_the_requested_number_of_messages(num_rows: int):
     assert len(generate(num_rows, seed=1)) == num_rows
 
 
@@ -68,7 +68,7 @@ def test_negative_counts_are_refused():
         load(num_train=-1, num_test=5)
 
 
-def test_every_class_stands_in_both_languages_and_both_splits(messages: list[Message]):
+def test_every_class_occurs_in_both_languages_and_both_splits(messages: list[Message]):
     for split in (messages[:NUM_TRAIN], messages[NUM_TRAIN:]):
         for language in ("en", "zh"):
             of_language = [message for message in split if message.language == language]
@@ -81,7 +81,7 @@ def test_class_sizes_are_mildly_imbalanced(messages: list[Message]):
     assert 1.5 < max(sizes) / min(sizes) < 4
 
 
-def test_no_test_text_stands_in_train(messages: list[Message]):
+def test_no_test_text_occurs_in_train(messages: list[Message]):
     train, test = load()
     assert {row["text"].casefold() for row in train}.isdisjoint(row["text"].casefold() for row in test)
 
@@ -91,7 +91,7 @@ def test_no_test_text_stands_in_train(messages: list[Message]):
     assert keys(messages[:NUM_TRAIN]).isdisjoint(keys(messages[NUM_TRAIN:]))
 
 
-def test_the_noise_is_what_the_docstring_says(messages: list[Message]):
+def test_the_noise_is_as_documented(messages: list[Message]):
     for split in (messages[:NUM_TRAIN], messages[NUM_TRAIN:]):
         rate = np.mean([message.label != message.clean_label for message in split])
         # four standard errors
@@ -113,18 +113,18 @@ def test_the_noise_is_what_the_docstring_says(messages: list[Message]):
         pytest.param("zh", r"就(.*)了$", r"才\1", id="zh-early-or-late"),
     ],
 )
-def test_one_edit_moves_the_label(messages: list[Message], language: str, pattern: str, replacement: str):
+def test_one_edit_changes_the_label(messages: list[Message], language: str, pattern: str, replacement: str):
     assert _num_moved_labels(messages, language, pattern, replacement) >= 3
 
 
-def test_the_same_words_in_another_order_carry_another_label(messages: list[Message]):
+def test_the_same_words_in_another_order_have_another_label(messages: list[Message]):
     labels_of: dict[tuple[str, ...], set[str]] = {}
     for message in messages:
         labels_of.setdefault(tuple(sorted(_tokens(_plain(message)))), set()).add(message.clean_label)
     assert sum(len(labels) > 1 for labels in labels_of.values()) >= 50
 
 
-def test_sentences_hold_no_trace_of_the_grammar(messages: list[Message]):
+def test_sentences_contain_no_template_syntax(messages: list[Message]):
     for message in messages:
         assert not re.search(r"[\[\]{}|]|  |\?\?|,,", message.text)
         assert message.text == message.text.strip()

@@ -1,4 +1,4 @@
-"""Several real processes against one process on the concatenated batch: losses, gradients, queues, matrices, batches.
+"""Several real processes, compared with one process on the concatenated batch.
 
 One start of the processes runs every check, under `DistributedDataParallel` where a model learns, and leaves its
 numbers; the tests read them.
@@ -42,13 +42,13 @@ from strategies import LargestTensor, gradient_of, normal
 WORLDS = [2, 4]
 EVEN, UNEVEN = [6, 6, 6, 6], [5, 8, 3, 6]
 DISTANCES = torch.tensor([[1, 5, 2, 1], [3, 1, 1, 0.5], [2, 1, 1, 4], [1, 1, 6, 1]], dtype=torch.float64)
-# Under "log" a distance of 0 drops a pair: here the positives of class 1.
+# With "log" an entry of 0 removes a pair: here the positives of class 1.
 DROPPING = DISTANCES * torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """All rows of a step, in the order of the ranks, and how many each rank has."""
+    """All rows of a step, ordered by rank, and the number of rows of each rank."""
 
     inputs: Tensor
     labels: Tensor
@@ -57,7 +57,7 @@ class Batch:
     lengths: list[int]
 
     def part(self, rank: int | None) -> "Batch":
-        """What one rank has; all of it for `None`."""
+        """The rows of one rank, or all rows for `None`."""
         if rank is None:
             return self
 
@@ -68,7 +68,7 @@ class Batch:
 
 
 def batch(lengths: list[int], *, seed: int = 0, lonely_rank: int | None = None) -> Batch:
-    """Rows of three classes in any order; the rows of a lonely rank have class 3, and there is one a rank at most."""
+    """Rows of three classes in any order; a rank in `lonely` has at most one row, of class 3."""
     number = sum(lengths)
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
     labels = (torch.arange(number) % 3)[order]
@@ -79,7 +79,7 @@ def batch(lengths: list[int], *, seed: int = 0, lonely_rank: int | None = None) 
 
 
 def learnt(matrix: Tensor = DISTANCES, **options) -> LabelDistanceContrastiveLoss:
-    """The loss with a matrix that learns, too."""
+    """The loss with a learned matrix."""
     return LabelDistanceContrastiveLoss(StaticLDM(nn.Parameter(matrix.clone())), temperature=0.3, **options)
 
 
@@ -89,7 +89,7 @@ def fixed(**options) -> LabelDistanceContrastiveLoss:
 
 @dataclass(frozen=True)
 class Case:
-    """One step of training: what wraps the loss and the miner, and the rows."""
+    """One training step: the wrappers of loss and miner, and the rows."""
 
     loss: Callable[[], nn.Module] = learnt
     wrapper: Callable[..., nn.Module] = DistributedLossWrapper
@@ -145,7 +145,7 @@ def fixed_symmetric():
 
 
 def unbounded():
-    """Logits of which no common shift keeps every exponential in range."""
+    """Logits for which no common shift keeps every exponential in range."""
     return LabelDistanceContrastiveLoss(StaticLDM(SYMMETRIC), temperature=0.005)
 
 
@@ -165,7 +165,7 @@ def weighted():
     return fixed(reducer=ClassWeightedReducer(torch.tensor([1.0, 3.0, 0.5, 1.0]).double()), collect_stats=True)
 
 
-# Each of these must be one process on the concatenated batch.
+# Each of these must equal one process on the concatenated batch.
 EQUAL: dict[str, Case] = {
     **both_modes("the loss"),
     **both_modes("the loss with references", has_references=True),
@@ -206,14 +206,14 @@ EQUAL: dict[str, Case] = {
     "a reducer and a regulariser": Case(loss=reduced, lengths=UNEVEN),
     "a reducer of classes": Case(loss=weighted, lengths=UNEVEN),
 }
-# The library's own wrapper.
+# PML's wrapper.
 THEIRS = {
     "ours, all anchors": Case(loss=fixed, wrapper=pml_distributed.DistributedLossWrapper),
     "SupConLoss, all anchors": Case(loss=SupConLoss, wrapper=pml_distributed.DistributedLossWrapper),
     "ours, own anchors": Case(loss=fixed, wrapper=pml_distributed.DistributedLossWrapper, efficient=True),
     "SupConLoss, own anchors": Case(loss=SupConLoss, wrapper=pml_distributed.DistributedLossWrapper, efficient=True),
 }
-# Must end, with finite numbers.
+# These must finish, with finite numbers.
 ENDING = {
     "SupConLoss, a rank without positives": Case(loss=SupConLoss, efficient=True, lengths=[6, 1, 6, 6], lonely_rank=1),
     "a rank without mined pairs": Case(
@@ -233,14 +233,14 @@ def encoder() -> nn.Module:
 
 
 def replicated(module: nn.Module) -> nn.Module:
-    """The module under DDP, if it learns and there are several processes."""
+    """The module in DDP, if it has parameters and there are several processes."""
     if num_processes() == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return DistributedDataParallel(module)
 
 
 def step(case: Case, world: int, rank: int | None) -> dict[str, Tensor]:
-    """One forward and backward: of one rank, or of one process with all rows and without a wrapper."""
+    """One forward and backward pass of one rank, or of one process with all rows and without a wrapper."""
     part = batch_of(case, world).part(rank)
     inner = encoder().to(case.dtype)
     loss = case.loss() if rank is None else case.wrapper(case.loss(), efficient=case.efficient)
@@ -263,7 +263,7 @@ def step(case: Case, world: int, rank: int | None) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Work:
-    """One forward and backward whose operations are watched."""
+    """One forward and backward pass with recorded operations."""
 
     loss: Callable[[], nn.Module] = learnt
     has_references: bool = False
@@ -281,7 +281,7 @@ WORK = {
 
 
 def work(case: Work, world: int, rank: int) -> dict[str, Any]:
-    """The tiles that a process computes, forward and backward, and the largest tensor that it meets."""
+    """The tiles that a process computes, forward and backward, and its largest tensor."""
     part = batch(LARGE[:world]).part(rank)
     rows, ref_rows = part.inputs.requires_grad_(), part.ref_inputs.requires_grad_()
     references = {"ref_emb": ref_rows, "ref_labels": part.ref_labels} if case.has_references else {}
@@ -298,7 +298,7 @@ def work(case: Work, world: int, rank: int) -> dict[str, Any]:
 
 
 def refusal_of_triton(rank: int, world: int) -> str:
-    """What `backend="triton"` says to rows on a CPU."""
+    """The error of `backend="triton"` for rows on a CPU."""
     part = batch(UNEVEN[:world]).part(rank)
     with pytest.raises(RuntimeError) as caught:
         DistributedLossWrapper(fixed(backend="triton"))(part.inputs, part.labels)
@@ -306,17 +306,17 @@ def refusal_of_triton(rank: int, world: int) -> str:
 
 
 def alone_with_matrix(rank: int, world: int) -> Tensor:
-    """The gradient of a matrix that learns, without DistributedDataParallel around it."""
+    """The gradient of a learned matrix outside DistributedDataParallel."""
     part, loss = batch(UNEVEN[:world]).part(rank), learnt()
     DistributedLossWrapper(loss)(part.inputs, part.labels).backward()
     return gradient_of(loss.ldm.matrix)
 
 
-# What must not differ
+# Disagreement between processes
 
 
 def another(rank: int, world: int, *, matrix: Tensor = DISTANCES, **options) -> LabelDistanceContrastiveLoss:
-    """A loss that is another one on the last process."""
+    """A loss that differs on the last process."""
     is_last = rank == world - 1
     loss = LabelDistanceContrastiveLoss(StaticLDM(matrix if is_last else DISTANCES))
     for name, value in options.items() if is_last else ():
@@ -328,7 +328,7 @@ ALMOST = DISTANCES.clone()
 ALMOST[2, 1] += 1e-9
 
 
-# The beginning of what all processes say, with the number of the last one.
+# The beginning of the error on all processes, with the number of the last one.
 REFUSED = {
     "another entry": "must have the same label-distance matrix, got one with checksum",
     "an entry that has changed": "must have the same label-distance matrix, got one with checksum",
@@ -344,7 +344,7 @@ REFUSED = {
 
 
 def refusals(rank: int, world: int) -> dict[str, str]:
-    """What a process says where another one has another matrix, by case; empty where it says nothing."""
+    """The error of a process if another one has a different matrix, by case; empty without an error."""
     part = batch(UNEVEN[:world]).part(rank)
     smaller = another(rank, world, matrix=DISTANCES[:3, :3])
     changed = fixed()
@@ -386,7 +386,7 @@ def refusals(rank: int, world: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MemoryCase:
-    """Steps of training with a queue that goes round in mid-batch."""
+    """Training steps with a queue that wraps around within a batch."""
 
     loss: Callable[[], nn.Module] = fixed
     lengths: list[int] = field(default_factory=lambda: EVEN)
@@ -439,7 +439,7 @@ def memory_steps(case: MemoryCase, world: int, rank: int | None) -> dict[str, An
     }
 
 
-# Parts beside the loss
+# Other components
 
 
 def counts_of(rank: int) -> Tensor:
@@ -460,7 +460,7 @@ def sampler(**options) -> LabelDistanceBatchSampler:
 
 
 def gathered(rank: int) -> dict[str, Any]:
-    """The plain gather: order, types, and the gradient that sums what all processes say."""
+    """The gather: order, dtypes, and the gradient, which is summed over all processes."""
     rows = normal(rank + 1, 2, seed=rank).requires_grad_()
     everything = gather_rows(rows)
     (everything * (rank + 1)).sum().backward()
@@ -476,10 +476,10 @@ def gathered(rank: int) -> dict[str, Any]:
 
 
 def run_checks(rank: int, world: int, folder: str, handed_over: LabelDistanceContrastiveLoss) -> None:
-    """What each process does; `handed_over` was pickled to it."""
+    """The work of each process; `handed_over` was pickled to it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    # A file, not a port: none to be taken by another.
+    # Use a file instead of a port, which another program may use.
     meeting = f"file://{folder}/rendezvous"
     # Processes that wait for each other in vain end with an error.
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=300))
@@ -534,20 +534,20 @@ def test_loss_and_gradients_are_those_of_one_process_for(processes, name):
             assert_near(result["steps"][name][part], alone[part], EQUAL[name].dtype)
 
 
-def test_the_cases_with_a_learnt_matrix_have_a_gradient_for_it():
+def test_the_cases_with_a_learned_matrix_have_a_gradient_for_it():
     case = EQUAL["uneven batches, own anchors"]
     assert (step(case, 2, None)["matrix"] != 0).sum() >= 9
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_a_process_with_nothing_to_learn_does_not_leave_the_others_waiting(processes, name):
+def test_a_process_without_pairs_does_not_block_the_others(processes, name):
     for result in processes:
         assert torch.isfinite(result["steps"][name]["gradient"]).all()
         assert_near(result["steps"][name]["gradient"], processes[0]["steps"][name]["gradient"])
 
 
 @pytest.mark.parametrize("name", ["ours, all anchors", "SupConLoss, all anchors"])
-def test_the_librarys_wrapper_returns_the_loss_times_the_processes_and_its_gradient(processes, name):
+def test_pmls_wrapper_multiplies_loss_and_gradient_by_the_number_of_processes(processes, name):
     alone = step(THEIRS[name], len(processes), None)
     for result in processes:
         assert_near(result["theirs"][name]["loss"], alone["loss"] * len(processes))
@@ -555,7 +555,7 @@ def test_the_librarys_wrapper_returns_the_loss_times_the_processes_and_its_gradi
 
 
 @pytest.mark.parametrize("name", ["ours, own anchors", "SupConLoss, own anchors"])
-def test_with_own_anchors_the_librarys_wrapper_leaves_another_gradient(processes, name):
+def test_with_efficient_pmls_wrapper_gives_a_different_gradient(processes, name):
     # The value is the same, times the processes. But rows get no gradient as references of other processes' anchors,
     # and what they get as anchors comes once too often for each process: neither direction nor length is right.
     alone = step(THEIRS[name], len(processes), None)
@@ -567,13 +567,13 @@ def test_with_own_anchors_the_librarys_wrapper_leaves_another_gradient(processes
         assert cosine_similarity(gradient, alone["gradient"], dim=0) < 0.995
 
 
-def test_a_loss_can_be_handed_to_a_started_process(processes):
+def test_a_loss_can_be_passed_to_a_started_process(processes):
     part = batch(EVEN[: len(processes)])
     for result in processes:
         assert_near(result["handed over"], fixed()(part.inputs, part.labels))
 
 
-def test_a_matrix_that_learns_alone_has_the_gradient_of_one_process_on_all(processes):
+def test_a_learned_matrix_outside_ddp_has_the_gradient_of_one_process_on_all(processes):
     loss, everything = learnt(), batch(UNEVEN[: len(processes)])
     loss(everything.inputs, everything.labels).backward()
     for result in processes:
@@ -609,29 +609,29 @@ def test_no_process_holds_a_tensor_of_all_pairs(processes, name):
         assert found["largest"] < found["all pairs"] / 3
 
 
-def test_another_backend_is_taken_by_each_process_where_it_is_asked_for(processes):
+def test_an_explicit_backend_is_used_by_each_process(processes):
     for result in processes:
         assert result["eager"]["forward"] == result["eager"]["backward"] == []
         assert result["eager"]["largest"] >= result["eager"]["all pairs"]
         assert "backend='triton' needs embeddings on an NVIDIA GPU" in result["triton"]
 
 
-# What must not differ
+# Disagreement between processes
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_all_processes_say_what_differs_for(processes, name):
+def test_all_processes_raise_the_same_error_for(processes, name):
     said = {result["refusals"][name] for result in processes}
     (message,) = said
     assert REFUSED[name].format(last=len(processes) - 1) in message
 
 
-def test_the_message_names_the_cure(processes):
+def test_the_error_says_how_to_fix_it(processes):
     message = processes[0]["refusals"]["another temperature"]
     assert message == (
         f"All processes must have the same temperature, got 1.0 on process 0 and 0.5 on process {len(processes) - 1}. "
-        "Build or load the same loss everywhere, call AdaptiveLDM.update on every process, and put a loss whose matrix "
-        "learns into DistributedDataParallel."
+        "Build or load the same loss on every process, call AdaptiveLDM.update on every process, and put a loss with a "
+        "learned matrix into DistributedDataParallel."
     )
 
 
@@ -656,10 +656,10 @@ def test_all_processes_hold_the_same_queue(processes, name):
         assert_near(result["memory"][name]["rows"], processes[0]["memory"][name]["rows"])
 
 
-# Parts beside the loss
+# Other components
 
 
-def test_each_process_knows_its_place(processes):
+def test_each_process_knows_its_rank(processes):
     assert [result["place"] for result in processes] == [(len(processes), rank) for rank in range(len(processes))]
 
 
@@ -685,7 +685,7 @@ def test_the_adaptive_matrix_is_that_of_all_counts_on_every_process(processes):
         assert torch.equal(result["matrix"], expected)
 
 
-def test_the_sampler_deals_an_epochs_batches_out(processes):
+def test_the_sampler_distributes_the_batches_of_an_epoch(processes):
     world = len(processes)
     for rank, result in enumerate(processes):
         assert result["batches"] == list(sampler(num_replicas=world, rank=rank))
@@ -697,7 +697,7 @@ def test_the_sampler_deals_an_epochs_batches_out(processes):
 
 
 @pytest.mark.parametrize("efficient", [False, True], ids=["all anchors", "own anchors"])
-def test_on_one_process_the_wrappers_are_what_they_wrap(efficient):
+def test_on_one_process_the_wrappers_return_the_wrapped_result(efficient):
     part = batch([9])
     miner = DistributedMinerWrapper(label_distance_miner(), efficient=efficient)
     mined = miner(part.inputs, part.labels)
@@ -710,10 +710,10 @@ def test_on_one_process_the_wrappers_are_what_they_wrap(efficient):
     assert torch.equal(value, plain(part.inputs, part.labels, **references))
 
 
-def test_a_memory_brings_its_own_references():
+def test_a_memory_accepts_no_references():
     part = batch([9])
     wrapped = DistributedLossWrapper(CrossBatchMemory(fixed(), 6))
-    with pytest.raises(ValueError, match="brings its own references"):
+    with pytest.raises(ValueError, match="uses its queue as references"):
         wrapped(part.inputs, part.labels, ref_emb=part.inputs, ref_labels=part.labels)
 
 
@@ -723,6 +723,6 @@ def test_without_other_processes_rows_are_gathered_as_they_are():
 
 
 @pytest.mark.parametrize("wrapped", [nn.Identity(), MultiSimilarityMiner()], ids=["a module", "a miner"])
-def test_what_is_no_loss_is_refused(wrapped):
+def test_an_object_that_is_not_a_loss_is_refused(wrapped):
     with pytest.raises(TypeError, match="must extend BaseMetricLossFunction"):
         DistributedLossWrapper(wrapped)

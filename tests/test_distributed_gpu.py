@@ -70,7 +70,7 @@ CASES: dict[str, Case] = {
     "auto, few rows": Case(FEW),
     "auto, no rows on one": Case(EMPTY),
     "auto, long rows": Case(UNEVEN, dim=384),
-    # So many that the processes share the kernels' pairs.
+    # Enough rows for the processes to divide the pairs of the kernels.
     "auto, many rows": Case(MANY, dim=256),
     "auto, many rows, symmetric": Case(MANY, dim=256, is_symmetric=True),
     "auto, many long rows": Case(MANY, dim=384),
@@ -88,7 +88,7 @@ CASES: dict[str, Case] = {
 
 
 def batch(lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """All rows, in the order of the ranks, and their classes."""
+    """All rows, ordered by rank, and their classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(len(DISTANCES), (sum(lengths),), generator=generator)
     return torch.randn(sum(lengths), 32, generator=generator, dtype=torch.float64), labels
@@ -104,7 +104,7 @@ def replicated(module: nn.Module) -> nn.Module:
 
 
 def step(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Loss and gradients of this process's share of a step; in float64 by the equations alone."""
+    """Loss and gradients of this process's part of a step; in float64 by the equations alone."""
     is_exact = dtype == torch.float64
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, case.dim)).double().to(device(), dtype)
@@ -143,11 +143,11 @@ def gathered() -> dict[str, Tensor]:
     return {"rows": every.detach().cpu(), "labels": gather_rows(labels).cpu(), "gradient": rows.grad.cpu()}
 
 
-# What must not differ
+# Disagreement between processes
 
 
 def refusals() -> list[str]:
-    """What this process says where the last one has another matrix."""
+    """The error of this process if the last one has a different matrix."""
     other = DISTANCES.clone()
     other[0, 1] += process_index()
     loss = LabelDistanceContrastiveLoss(StaticLDM(other)).to(device())
@@ -177,7 +177,7 @@ def refusals() -> list[str]:
 
 @dataclass(frozen=True)
 class Training:
-    """A training of two epochs: its matrix, its chunks, and the Trainer's arguments."""
+    """A training run of two epochs: its matrix, its chunks, and the Trainer's arguments."""
 
     is_adaptive: bool = False
     chunk_size: int | None = None
@@ -260,7 +260,7 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
     assert_close(found.double(), expected, rtol=0, atol=ROUNDING * largest)
 
 
-def test_the_processes_speak_by_nccl(processes):
+def test_the_processes_use_nccl(processes):
     assert [result["backend"] for result in processes] == ["nccl"] * WORLD
 
 
@@ -291,7 +291,7 @@ def test_loss_and_gradient_are_those_of_float64(processes, alone, name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_learnt])
-def test_a_matrix_that_learns_gets_one_gradient(processes, name):
+def test_a_learned_matrix_has_the_same_gradient_on_all_processes(processes, name):
     gradients = [result["steps"][name]["matrix"] for result in processes]
     assert gradients[0].shape == (DISTANCES.numel(),)
     assert gradients[0].abs().max() > 0

@@ -1,4 +1,4 @@
-"""The equations, against plain loops, by hand, and by the laws that they must obey."""
+"""The equations, tested with worked examples, against plain loops, and by their mathematical properties."""
 
 import math
 
@@ -30,7 +30,7 @@ from strategies import (
 WEIGHTINGS: list[functional.Weighting] = ["scale", "log"]
 TEMPERATURES = [0.05, 1.0, 7.0]
 
-# Rows at right angles: the similarity of neighbours is 0.5, that of opposite rows 0.
+# Orthogonal rows: the similarity of neighbors is 0.5, that of opposite rows 0.
 SQUARE = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, -4.0]], dtype=torch.float64)
 SQUARE_LABELS = torch.tensor([0, 0, 1, 1])
 ASYMMETRIC = torch.tensor([[1.0, 2.0], [4.0, 1.0]], dtype=torch.float64)
@@ -53,7 +53,7 @@ def assert_same(actual, expected):
 # Worked examples
 
 
-def test_the_scale_weighting_gives_the_numbers_worked_out_by_hand():
+def test_the_scale_weighting_gives_the_numbers_computed_by_hand():
     # Anchor 0 of class 0: positive 1 has logit 1 * 0.5, negatives 2 and 3 have 2 * 0 and 2 * 0.5:
     #   log(e^0.5 + e^0 + e^1) - 0.5 = log(1.648721 + 1 + 2.718282) - 0.5 = 1.180270; anchor 1 mirrors it.
     # Anchor 2 of class 1: positive 3 has 1 * 0.5, negatives 0 and 1 have 4 * 0 and 4 * 0.5:
@@ -65,8 +65,8 @@ def test_the_scale_weighting_gives_the_numbers_worked_out_by_hand():
     assert_same(losses, torch.tensor([first, first, second, second], dtype=torch.float64))
 
 
-def test_the_log_weighting_gives_the_numbers_worked_out_by_hand():
-    # A pair of distance d counts d times. Anchor 0: e^0.5 + 2 e^0 + 2 e^0.5 = 2 + 3 * 1.648721 = 6.946164,
+def test_the_log_weighting_gives_the_numbers_computed_by_hand():
+    # A pair with entry d counts d times. Anchor 0: e^0.5 + 2 e^0 + 2 e^0.5 = 2 + 3 * 1.648721 = 6.946164,
     #   log 6.946164 - 0.5 = 1.438190. Anchor 2: e^0.5 + 4 e^0 + 4 e^0.5 = 12.243606, its log - 0.5 = 2.005004.
     losses = label_distance_contrastive(SQUARE, SQUARE_LABELS, ASYMMETRIC, weighting="log")
     expected = [math.log(2 + 3 * math.exp(0.5)) - 0.5] * 2 + [math.log(4 + 5 * math.exp(0.5)) - 0.5] * 2
@@ -74,13 +74,13 @@ def test_the_log_weighting_gives_the_numbers_worked_out_by_hand():
     assert_same(losses, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_the_temperature_divides_the_logits_worked_out_by_hand():
+def test_the_temperature_divides_the_logits_computed_by_hand():
     # T = 0.5 doubles every logit: anchor 0 has log(e^1 + e^0 + e^2) - 1 = log 11.107338 - 1 = 1.407606.
     losses = label_distance_contrastive(SQUARE, SQUARE_LABELS, ASYMMETRIC, temperature=0.5)
     assert_same(losses[0], torch.tensor(math.log(math.exp(1) + 1 + math.exp(2)) - 1, dtype=torch.float64))
 
 
-def test_two_positives_are_averaged_and_their_number_is_taken_off():
+def test_two_positives_are_averaged_and_the_log_of_their_number_is_subtracted():
     # Anchor 0 = (2, 0), class 0 with rows 1 and 2 (S 0.5 and 0), row 3 of class 1 (S 0.5), ones everywhere:
     #   log(e^0.5 + e^0 + e^0.5) - (0.5 + 0) / 2 - log 2 = 1.458020 - 0.25 - 0.693147 = 0.514873.
     losses = label_distance_contrastive(SQUARE, torch.tensor([0, 0, 0, 1]), torch.ones(2, 2, dtype=torch.float64))
@@ -89,7 +89,7 @@ def test_two_positives_are_averaged_and_their_number_is_taken_off():
     assert_same(losses[0], torch.tensor(expected, dtype=torch.float64))
 
 
-def test_unit_rows_divides_by_the_length():
+def test_unit_rows_divides_by_the_norm():
     rows = torch.tensor([[3.0, -4.0], [0.0, 3.0]], dtype=torch.float64)
     assert_same(functional.unit_rows(rows), torch.tensor([[0.6, -0.8], [0.0, 1.0]], dtype=torch.float64))
 
@@ -100,12 +100,12 @@ def test_a_row_shorter_than_the_floor_is_divided_by_the_floor():
 
 
 def test_short_rows_above_the_floor_keep_their_direction():
-    # The product of their lengths, 1e-12, lies below the paper's floor; each length does not.
+    # The product of the norms, 1e-12, is below the paper's floor; each norm is not.
     rows = torch.tensor([[1e-6, 0.0], [0.0, -1e-6], [-1e-6, 0.0]], dtype=torch.float64)
     assert_same(functional.cosine_similarity(rows)[0], torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
 
 
-def test_a_zero_row_has_similarity_one_half_with_everything():
+def test_a_zero_row_has_similarity_one_half_to_every_row():
     rows = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     assert_close(functional.cosine_similarity(rows)[0], torch.tensor([0.5, 0.5]))
 
@@ -115,17 +115,17 @@ def test_opposite_rows_have_similarity_zero_and_parallel_ones_one():
     assert_same(similarity, torch.tensor([[1.0, 0.0]], dtype=torch.float64))
 
 
-def test_positive_pairs_share_a_class_and_no_row_is_its_own():
+def test_positive_pairs_share_a_class_and_exclude_the_row_itself():
     expected = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]).bool()
     assert torch.equal(functional.positive_pairs(SQUARE_LABELS), expected)
 
 
-def test_positive_pairs_with_references_keep_the_pair_of_equal_positions():
+def test_positive_pairs_with_references_include_equal_positions():
     positives = functional.positive_pairs(torch.tensor([0, 1]), torch.tensor([0, 1, 0]))
     assert torch.equal(positives, torch.tensor([[True, False, True], [False, True, False]]))
 
 
-def test_class_pair_tables_are_the_two_weightings():
+def test_class_pair_tables_implement_both_weightings():
     scale, bias, *_ = functional.class_pair_tables(ASYMMETRIC, temperature=0.5)
     assert torch.equal(scale, ASYMMETRIC * 2)
     assert torch.equal(bias, torch.zeros(2, 2).double())
@@ -148,7 +148,7 @@ def test_the_joint_objective_is_the_weighted_sum():
     assert total.item() == 0.25 * 2 + 0.75 * 1
 
 
-# Against the plain loops
+# Comparison with plain loops
 
 
 @thorough
@@ -232,8 +232,8 @@ def test_gradients_of_references_are_those_of_finite_differences(weighting):
     assert torch.autograd.gradcheck(function, (embeddings, ref_emb, ldm))
 
 
-def test_a_dropped_pair_gives_its_entry_and_its_row_no_gradient():
-    # Row 3 is alone in class 1, which anchors of class 0 drop, and it has no positive itself.
+def test_a_removed_pair_gives_no_gradient_to_its_entry_and_its_rows():
+    # Row 3 is alone in class 1. The matrix removes its pairs with anchors of class 0, and it has no positive itself.
     embeddings = normal(4, 3).requires_grad_()
     ldm = torch.tensor([[1.0, 0.0], [2.0, 1.0]], dtype=torch.float64, requires_grad=True)
     label_distance_contrastive(embeddings, torch.tensor([0, 0, 0, 1]), ldm, weighting="log").sum().backward()
@@ -261,8 +261,8 @@ def test_a_batch_without_positives_still_has_a_graph():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_an_anchor_that_has_nothing_to_be_compared_with_has_gradient_zero(weighting):
-    # One row, and one row of which the matrix drops every pair.
+def test_an_anchor_without_candidates_has_gradient_zero(weighting):
+    # A batch of one row, and a row whose pairs are all removed by the matrix.
     for labels in (torch.tensor([0]), torch.tensor([0, 1, 1])):
         embeddings = normal(len(labels), 3).requires_grad_()
         ldm = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64, requires_grad=True)
@@ -273,12 +273,12 @@ def test_an_anchor_that_has_nothing_to_be_compared_with_has_gradient_zero(weight
         assert (gradient_of(ldm) == 0).all()
 
 
-# Laws
+# Properties
 
 
 @brief
 @given(problems(min_rows=1), seeds)
-def test_losses_move_with_the_rows_of_the_batch(problem, seed):
+def test_permuting_the_batch_permutes_the_losses(problem, seed):
     order = torch.randperm(len(problem.labels), generator=torch.Generator().manual_seed(seed))
     moved = losses_of(problem, embeddings=problem.embeddings[order], labels=problem.labels[order])
     assert_same(moved, losses_of(problem)[order])
@@ -295,7 +295,7 @@ def test_losses_do_not_depend_on_the_order_of_the_references(problem, seed):
 
 @brief
 @given(problems(), seeds)
-def test_relabelling_the_classes_together_with_the_matrix_changes_nothing(problem, seed):
+def test_relabeling_the_classes_together_with_the_matrix_changes_nothing(problem, seed):
     new_name = torch.randperm(problem.num_classes, generator=torch.Generator().manual_seed(seed))
     renamed = torch.empty_like(problem.ldm)
     renamed[new_name[:, None], new_name[None, :]] = problem.ldm
@@ -304,10 +304,10 @@ def test_relabelling_the_classes_together_with_the_matrix_changes_nothing(proble
 
 @thorough
 @given(problems(min_rows=2), temperatures)
-def test_a_uniform_matrix_gives_supcon_at_twice_the_temperature_less_the_log_of_positives(problem, temperature):
+def test_a_uniform_matrix_gives_supcon_at_twice_the_temperature_minus_the_log_of_positives(problem, temperature):
     labels = problem.labels
     num_positives = (labels[:, None] == labels[None, :]).sum(dim=1) - 1
-    # SupConLoss gives up on a batch that has no positive or no negative.
+    # SupConLoss returns 0 for a batch without positives or without negatives.
     assume(num_positives.any() and len(labels.unique()) > 1)
     supcon = SupConLoss(temperature=2 * temperature, reducer=DoNothingReducer())
     expected = supcon(problem.embeddings, labels)["loss"]["losses"]
@@ -322,14 +322,14 @@ def test_a_uniform_matrix_gives_supcon_at_twice_the_temperature_less_the_log_of_
 
 @brief
 @given(problems(min_rows=1), st.lists(st.floats(-6, 6), min_size=8, max_size=8))
-def test_losses_do_not_depend_on_the_length_of_the_rows(problem, exponents):
+def test_losses_do_not_depend_on_the_norm_of_the_rows(problem, exponents):
     factors = 10 ** torch.tensor(exponents, dtype=torch.float64)[: len(problem.labels), None]
     assert_same(losses_of(problem, embeddings=problem.embeddings * factors), losses_of(problem))
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6, 1e19, 1e25, 1e37])
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_losses_in_float32_do_not_depend_on_a_length_as_extreme_as(factor, weighting):
+def test_losses_in_float32_do_not_depend_on_a_norm_as_extreme_as(factor, weighting):
     embeddings, labels, ldm = normal(9, 4, dtype=torch.float32), torch.arange(9) % 3, torch.full((3, 3), 2.0)
     scaled = label_distance_contrastive(embeddings * factor, labels, ldm, weighting=weighting)
     assert_close(scaled, label_distance_contrastive(embeddings, labels, ldm, weighting=weighting))
@@ -372,8 +372,8 @@ def test_a_batch_of_one_row_repeated_is_finite(row, temperature, weighting):
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_an_embedding_that_is_not_finite_shows_in_the_loss(bad, weighting):
-    # A diverged model must not look like one that trains.
+def test_a_non_finite_embedding_gives_a_non_finite_loss(bad, weighting):
+    # A diverged model must be visible in the loss.
     embeddings = normal(4, 3)
     embeddings[0, 0] = bad
     losses = label_distance_contrastive(embeddings, SQUARE_LABELS, ASYMMETRIC, weighting=weighting)
@@ -389,25 +389,25 @@ def test_row_of_the_matrix_is_the_class_of_the_anchor(problem, weighting):
     assert torch.equal(losses_of(problem, ldm=changed)[other_anchors], losses_of(problem)[other_anchors])
 
 
-def test_an_asymmetric_entry_moves_only_the_anchors_of_its_row():
+def test_an_asymmetric_entry_affects_only_the_anchors_of_its_row():
     before = label_distance_contrastive(SQUARE, SQUARE_LABELS, torch.ones(2, 2).double())
     after = label_distance_contrastive(SQUARE, SQUARE_LABELS, torch.tensor([[1.0, 5.0], [1.0, 1.0]]).double())
     assert (after[SQUARE_LABELS == 0] > before[SQUARE_LABELS == 0]).all()
     assert torch.equal(after[SQUARE_LABELS == 1], before[SQUARE_LABELS == 1])
 
 
-def test_a_zero_diagonal_does_not_bring_the_self_pair_back():
+def test_a_zero_diagonal_does_not_include_the_self_pair():
     # Anchor 0: positive 1 with logit 0 * S = 0, negative 2 with S = 0, so log(1 + 1) - 0 = log 2.
-    # Were the pair (0, 0) let in with its logit 0 * S = 0, this would be log 3.
+    # If the pair (0, 0) were included with its logit 0 * S = 0, this would be log 3.
     zero_diagonal = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     losses = label_distance_contrastive(SQUARE[:3], torch.tensor([0, 0, 1]), zero_diagonal)
     assert_same(losses[0], torch.tensor(math.log(2), dtype=torch.float64))
 
 
-def test_a_zero_distance_drops_the_pair_under_log_and_keeps_it_under_scale():
+def test_an_entry_of_zero_removes_the_pair_under_log_and_keeps_it_under_scale():
     drop = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     labels = torch.tensor([0, 0, 1])
-    # Left with its positive alone, an anchor loses nothing; kept, the negative has logit 0 against 0.5.
+    # With only its positive, an anchor has loss 0. If the negative is kept, it has logit 0 against 0.5.
     assert_same(label_distance_contrastive(SQUARE[:3], labels, drop, weighting="log")[0], torch.zeros(()).double())
     kept = torch.tensor(math.log(math.exp(0.5) + 1) - 0.5, dtype=torch.float64)
     assert_same(label_distance_contrastive(SQUARE[:3], labels, drop)[0], kept)
@@ -426,7 +426,7 @@ def test_a_larger_distance_to_another_class_never_lowers_the_loss(problem, seed)
 @brief
 @given(problems(min_rows=2), st.floats(0.1, 10), st.floats(1.01, 10))
 def test_a_larger_temperature_makes_the_softmax_smoother(problem, temperature, factor):
-    # The entropy of softmax(x / T) never falls as T grows.
+    # The entropy of softmax(x / T) never decreases with T.
     similarity = functional.cosine_similarity(problem.embeddings)
     entropies = []
     for value in (temperature, temperature * factor):
@@ -438,7 +438,7 @@ def test_a_larger_temperature_makes_the_softmax_smoother(problem, temperature, f
 
 @brief
 @given(problems(min_rows=2), st.sampled_from([1.0, 10.0, 1e3, 1e6]))
-def test_a_large_temperature_brings_each_loss_to_that_of_equal_logits(problem, temperature):
+def test_a_large_temperature_gives_the_loss_of_equal_logits(problem, temperature):
     # Logits lie in [0, max(LDM) / T]: the loss is within that of log(candidates / positives).
     labels = problem.labels
     num_positives = (labels[:, None] == labels[None, :]).sum(dim=1) - 1
@@ -467,14 +467,14 @@ def test_the_batch_given_as_references_too_adds_the_self_pairs(problem):
 
 @brief
 @given(problems())
-def test_arguments_are_left_as_they_are(problem):
+def test_arguments_are_not_modified(problem):
     copies = [tensor.clone() for tensor in (problem.embeddings, problem.labels, problem.ldm)]
     losses_of(problem)
     for copy, tensor in zip(copies, (problem.embeddings, problem.labels, problem.ldm), strict=True):
         assert torch.equal(copy, tensor)
 
 
-def test_a_candidate_that_is_none_gives_its_logit_no_gradient():
+def test_a_pair_that_is_not_a_candidate_gives_its_logit_no_gradient():
     logits = normal(2, 3).requires_grad_()
     positives = torch.tensor([[True, False, False], [False, True, True]])
     candidates = torch.tensor([[True, True, False], [True, True, False]])
@@ -483,7 +483,7 @@ def test_a_candidate_that_is_none_gives_its_logit_no_gradient():
     assert (gradient_of(logits)[candidates] != 0).all()
 
 
-def test_a_positive_that_is_no_candidate_does_not_count():
+def test_a_positive_that_is_not_a_candidate_does_not_count():
     losses = functional.contrastive_loss(
         torch.zeros(1, 3), torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]])
     )
@@ -534,7 +534,7 @@ def test_the_largest_float16_rows_do_not_overflow():
     assert_close(losses, torch.full((4,), math.log(3)))
 
 
-def test_a_matrix_of_another_precision_follows_the_embeddings():
+def test_a_matrix_of_another_precision_is_converted_to_that_of_the_embeddings():
     for dtype in (torch.float16, torch.float64, torch.int64):
         losses = label_distance_contrastive(SQUARE.float(), SQUARE_LABELS, ASYMMETRIC.to(dtype))
         assert losses.dtype == torch.float32
@@ -562,7 +562,7 @@ def test_autocast_changes_nothing(dtype, weighting):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
-def test_labels_may_be_any_integers(dtype):
+def test_labels_may_have_any_integer_dtype(dtype):
     losses = label_distance_contrastive(SQUARE, SQUARE_LABELS.to(dtype), ASYMMETRIC)
     assert torch.equal(losses, label_distance_contrastive(SQUARE, SQUARE_LABELS, ASYMMETRIC))
 
@@ -630,7 +630,7 @@ def test_labels_may_be_any_integers(dtype):
         ),
     ],
 )
-def test_a_bad_argument_is_answered_by_one_sentence(changes, error, sentence):
+def test_a_bad_argument_raises_a_clear_error(changes, error, sentence):
     arguments = {"embeddings": SQUARE, "labels": SQUARE_LABELS, "ldm": ASYMMETRIC} | changes
     assert refusal_of(error, label_distance_contrastive, **arguments) == sentence
 

@@ -1,4 +1,4 @@
-"""The joint objective, Eq. 9: its parts, its classification loss, and what it refuses."""
+"""The joint objective, Eq. 9: its parts, its classification loss, and its errors."""
 
 import math
 
@@ -44,11 +44,11 @@ def test_the_joint_objective_is_equation_9(weight):
     assert_same(joint(weight)(logits, embeddings_of(), LABELS), expected)
 
 
-def test_the_default_weight_is_the_papers():
+def test_the_default_weight_is_that_of_the_paper():
     assert JointLoss(LabelDistanceContrastiveLoss(LDM)).ce_weight == 0.5
 
 
-def test_the_parts_are_reported_beside_the_total():
+def test_terms_returns_the_total_and_both_parts():
     logits = normal(7, 4, seed=3)
     total, classification, contrastive = joint(0.25).terms(logits, embeddings_of(), LABELS)
     assert_same(classification, cross_entropy(logits, LABELS))
@@ -65,7 +65,7 @@ def test_logits_of_the_first_view_alone_are_equation_10_literally():
 
 
 @pytest.mark.parametrize("num_rows", [0, 8])
-def test_logits_that_fit_no_labels_are_refused(num_rows):
+def test_logits_that_do_not_match_the_labels_are_refused(num_rows):
     message = refusal_of(ValueError, joint(), normal(num_rows, 4), embeddings_of(), LABELS)
     assert message == f"logits must have between 1 and 7 rows (one per label), got {num_rows}."
 
@@ -77,19 +77,19 @@ def test_the_joint_weight_lies_between_0_and_1(weight):
 
 
 @pytest.mark.parametrize("labels", [LABELS + 1, LABELS - 1])
-def test_labels_out_of_range_are_answered_by_one_sentence_before_the_cross_entropy(labels):
+def test_labels_out_of_range_raise_a_clear_error_before_the_cross_entropy(labels):
     message = refusal_of(ValueError, joint(), normal(7, 4), embeddings_of(), labels)
     assert message.startswith("labels must lie in [0, 4) for an LDM of 4 classes")
 
 
 @pytest.mark.parametrize("other", [StaticLDM.uniform(num_classes=4), torch.ones(4, 4), joint(), None])
-def test_the_joint_objective_takes_a_loss_alone(other):
+def test_the_joint_objective_accepts_only_a_loss(other):
     with pytest.raises(TypeError, match=rf"must be a loss of embeddings and labels, .* got {type(other).__name__}\."):
         JointLoss(other)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
-def test_labels_of_the_joint_objective_may_be_any_integers(dtype):
+def test_labels_of_the_joint_objective_may_have_any_integer_dtype(dtype):
     logits = normal(7, 4, seed=3)
     assert_same(joint()(logits, embeddings_of(), LABELS.to(dtype)), joint()(logits, embeddings_of(), LABELS))
 
@@ -114,7 +114,7 @@ def test_the_joint_objective_is_the_same_under_autocast():
         assert torch.equal(joint()(logits, embeddings, LABELS), plain)
 
 
-def test_another_contrastive_loss_fits():
+def test_another_contrastive_loss_works():
     logits = normal(7, 4, seed=3)
     total = JointLoss(SupConLoss())(logits, embeddings_of(), LABELS)
     assert_same(total, (cross_entropy(logits, LABELS) + SupConLoss()(embeddings_of(), LABELS)) / 2)
@@ -157,7 +157,7 @@ def test_the_classification_loss_is_saved_and_moved_with_the_objective():
     assert objective.double().state_dict()["classification.weight"].dtype == torch.float64
 
 
-def test_a_classification_loss_of_a_row_each_is_refused():
+def test_an_unreduced_classification_loss_is_refused():
     message = refusal_of(ValueError, classification_loss, nn.CrossEntropyLoss(reduction="none"), normal(7, 4), LABELS)
     assert message == ("the classification loss must be reduced to a scalar, got shape (7,). Use reduction='mean'.")
 

@@ -1,4 +1,4 @@
-"""Label-distance matrices: what each builder gives, the laws they share, and Algorithm 1."""
+"""Label-distance matrices: the builders, their common properties, and Algorithm 1."""
 
 import copy
 import math
@@ -38,7 +38,7 @@ def assert_law_abiding(ldm, max_distance):
 # The matrix itself
 
 
-def test_a_matrix_is_kept_as_it_is_asymmetric_too():
+def test_a_matrix_is_stored_unchanged_even_if_asymmetric():
     ldm = StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
     assert ldm.matrix.tolist() == [[1.0, 5.0], [2.0, 1.0]]
     assert ldm.matrix.dtype == torch.get_default_dtype()
@@ -88,7 +88,7 @@ def test_flattened_is_uniform_with_the_same_mean_and_names():
     assert flat.class_names == ldm.class_names
 
 
-def test_flattened_works_for_an_adaptive_matrix_by_way_of_a_static_one():
+def test_an_adaptive_matrix_is_flattened_through_a_static_one():
     ldm = AdaptiveLDM(3)
     ldm.update(COUNTS, progress=0.5)
     assert StaticLDM(ldm.matrix).flattened().mean_off_diagonal == pytest.approx(ldm.mean_off_diagonal)
@@ -109,12 +109,12 @@ def test_print_shows_classes_and_mean():
         ([[1, 1], [1, math.inf]], "Label distances must be finite and non-negative, got inf at row 1, column 1."),
     ],
 )
-def test_a_matrix_that_cannot_be_is_answered_by_one_sentence(matrix, sentence):
+def test_an_invalid_matrix_raises_a_clear_error(matrix, sentence):
     matrix = torch.as_tensor(matrix, dtype=torch.float32)
     assert refusal_of(ValueError, StaticLDM, matrix) == sentence
 
 
-def test_names_that_do_not_fit_the_matrix_are_refused():
+def test_a_wrong_number_of_names_is_refused():
     sentence = "class_names must have 2 entries, got 3."
     assert refusal_of(ValueError, StaticLDM, [[1, 1], [1, 1]], class_names=["a", "b", "c"]) == sentence
 
@@ -128,13 +128,13 @@ def test_uniform_is_one_value_off_the_diagonal():
     assert StaticLDM.uniform(0.0, num_classes=1).matrix.tolist() == [[1.0]]
 
 
-def test_pairs_have_tau_or_a_distance_of_their_own():
+def test_listed_pairs_have_max_distance_or_their_own_entry():
     ldm = StaticLDM.from_pairs([("guns", "politics"), ("hockey", "baseball", 3)], max_distance=4.0, class_names=NAMES)
     assert ldm.matrix.tolist() == [[1, 4, 1, 1], [4, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
     assert ldm.class_names == tuple(NAMES)
 
 
-def test_the_default_tau_is_the_papers():
+def test_the_default_max_distance_is_that_of_the_paper():
     assert StaticLDM.from_pairs([(0, 1)], num_classes=2).distance(0, 1) == 5.0
 
 
@@ -162,16 +162,16 @@ def test_no_pairs_give_ones():
         ),
     ],
 )
-def test_a_pair_that_cannot_be_is_answered_by_one_sentence(pairs, sentence):
+def test_an_invalid_pair_raises_a_clear_error(pairs, sentence):
     assert refusal_of(ValueError, StaticLDM.from_pairs, pairs, class_names=NAMES) == sentence
 
 
 @pytest.mark.parametrize("pair", [("guns",), ("guns", "hockey", 2.0, 3.0)])
-def test_a_pair_of_another_length_is_refused_in_the_users_words(pair):
+def test_a_pair_of_wrong_length_raises_an_error_that_shows_it(pair):
     assert "pair" in refusal_of(ValueError, StaticLDM.from_pairs, [pair], class_names=NAMES)
 
 
-def test_the_mistakes_of_a_confused_pair_are_not_taken_for_its_distance():
+def test_the_mistakes_of_a_confused_pair_are_not_used_as_its_entry():
     pair = ConfusedPair(first=0, second=1, num_mistakes=37, rate=0.2)
     try:
         ldm = StaticLDM.from_pairs([pair], max_distance=5.0, class_names=NAMES)
@@ -180,39 +180,39 @@ def test_the_mistakes_of_a_confused_pair_are_not_taken_for_its_distance():
     assert ldm.distance(0, 1) == 5.0
 
 
-def test_groups_have_tau_inside_and_one_outside():
+def test_groups_have_max_distance_inside_and_one_outside():
     ldm = StaticLDM.from_groups([["guns", "politics"], ["hockey", "baseball"]], max_distance=3.0, class_names=NAMES)
     assert ldm.matrix.tolist() == [[1, 3, 1, 1], [3, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
 
 
-def test_groups_may_overlap_and_leave_classes_out():
+def test_groups_may_overlap_and_omit_classes():
     ldm = StaticLDM.from_groups([[0, 1], [1, 2]], max_distance=3.0, num_classes=4)
     assert ldm.matrix.tolist() == [[1, 3, 1, 1], [3, 1, 3, 1], [1, 3, 1, 1], [1, 1, 1, 1]]
 
 
-def test_an_unknown_class_in_a_group_is_answered_by_the_nearest_name():
+def test_an_unknown_class_in_a_group_gives_an_error_with_the_nearest_name():
     message = refusal_of(ValueError, StaticLDM.from_groups, [["guns", "hokey"]], class_names=NAMES)
     assert message.endswith("Did you mean 'hockey'?")
 
 
-def test_a_hierarchy_puts_tau_between_classes_that_part_deepest():
+def test_classes_with_the_deepest_common_ancestor_have_max_distance():
     # Depths 2 (guns, politics), 0 between the halves, 1 (baseball, hockey): 1 + (5 - 1) * depth / 2.
     tree = {"society": {"conflict": ["guns", "politics"]}, "sport": ["baseball", "hockey"]}
     ldm = StaticLDM.from_hierarchy(tree, max_distance=5.0, class_names=NAMES)
     assert ldm.matrix.tolist() == [[1, 5, 1, 1], [5, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
 
 
-def test_a_flat_hierarchy_says_nothing_and_gives_ones():
+def test_a_flat_hierarchy_gives_ones():
     assert StaticLDM.from_hierarchy(NAMES, class_names=NAMES).matrix.tolist() == [[1.0] * 4] * 4
 
 
-def test_an_unknown_leaf_is_answered_by_the_nearest_name():
+def test_an_unknown_leaf_gives_an_error_with_the_nearest_name():
     message = refusal_of(ValueError, StaticLDM.from_hierarchy, ["guns", "politic"], class_names=NAMES)
     assert message.endswith("Did you mean 'politics'?")
 
 
-def test_confusion_rates_are_averaged_over_both_directions_and_stretched_to_tau():
-    # Rates: 0 as 1 0.4, 1 as 0 0.2, 2 as 1 0.1. Averaged: (0,1) 0.3, (1,2) 0.05, (0,2) 0; the largest becomes 4.
+def test_confusion_rates_are_averaged_over_both_directions_and_scaled_to_max_distance():
+    # Rates: 0 as 1 0.4, 1 as 0 0.2, 2 as 1 0.1. Averaged: (0,1) 0.3, (1,2) 0.05, (0,2) 0; the largest maps to 4.
     near = 1 + 3 * 0.05 / 0.3
     expected = torch.tensor([[1.0, 4.0, 1.0], [4.0, 1.0, near], [1.0, near, 1.0]])
     assert_close(StaticLDM.from_confusion(COUNTS, max_distance=4.0).matrix, expected)
@@ -224,7 +224,7 @@ def test_confusion_may_keep_its_direction_row_as_true_class():
     assert_close(StaticLDM.from_confusion(COUNTS, symmetric=False).matrix, expected)
 
 
-def test_count_is_the_letter_of_the_paper():
+def test_count_is_the_literal_form_of_the_paper():
     assert distances_from_confusion(COUNTS, normalization="count", symmetric=False).tolist() == COUNTS.tolist()
     expected = [[6.0, 3.0, 0.0], [3.0, 8.0, 0.5], [0.0, 0.5, 9.0]]
     assert distances_from_confusion(COUNTS, normalization="count").tolist() == expected
@@ -251,7 +251,7 @@ def test_confusion_distances_agree_with_the_plain_loops(counts, max_distance, no
     [torch.tensor([[1, -1], [0, 1]]), torch.ones(2, 3, dtype=torch.int64), torch.tensor([[1.0, math.nan], [0.0, 1.0]])],
     ids=["negative", "not square", "NaN"],
 )
-def test_counts_that_cannot_be_are_refused_by_their_own_name(counts):
+def test_invalid_counts_raise_an_error_that_names_them(counts):
     assert "counts" in refusal_of(ValueError, StaticLDM.from_confusion, counts)
 
 
@@ -260,7 +260,7 @@ def test_an_unknown_normalization_is_refused():
     assert message == "normalization must be 'rate' or 'count', got 'rates'."
 
 
-def test_vectors_are_stretched_between_the_least_and_the_most_similar_pair():
+def test_entries_are_scaled_between_the_least_and_the_most_similar_pair():
     # Cosines 0 (0, 1), -1 (0, 2) and 0 (1, 2): least -1, most 0.
     ldm = StaticLDM.from_vectors([[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]], max_distance=3.0)
     assert ldm.matrix.tolist() == [[1.0, 3.0, 1.0], [3.0, 1.0, 3.0], [1.0, 3.0, 1.0]]
@@ -287,13 +287,13 @@ def test_only_the_direction_of_a_vector_counts(seed, factor):
 @pytest.mark.parametrize(
     ("vectors", "sentence"),
     [
-        ([[1.0, 0.0], [0.0, 0.0]], "Each class needs a finite vector that is not zero, got another for class 1."),
-        ([[1.0, math.nan], [0.0, 1.0]], "Each class needs a finite vector that is not zero, got another for class 0."),
+        ([[1.0, 0.0], [0.0, 0.0]], "Each class needs a finite, nonzero vector, the vector of class 1 is not."),
+        ([[1.0, math.nan], [0.0, 1.0]], "Each class needs a finite, nonzero vector, the vector of class 0 is not."),
         ([[1, 0], [0, 1]], "vectors must be floating point, (C, D), got torch.int64 (2, 2)."),
         ([1.0, 0.0], "vectors must be floating point, (C, D), got torch.float32 (2,)."),
     ],
 )
-def test_vectors_that_cannot_be_are_answered_by_one_sentence(vectors, sentence):
+def test_invalid_vectors_raise_a_clear_error(vectors, sentence):
     assert refusal_of(ValueError, StaticLDM.from_vectors, torch.tensor(vectors)) == sentence
 
 
@@ -310,13 +310,13 @@ def test_a_class_without_rows_has_no_centroid_and_is_refused_as_a_vector():
 
 
 @pytest.mark.parametrize(("labels", "error"), [([0, 2], ValueError), ([0], ValueError), ([0.0, 1.0], TypeError)])
-def test_centroids_of_labels_that_do_not_fit_are_refused(labels, error):
+def test_labels_that_do_not_match_the_embeddings_are_refused_for_centroids(labels, error):
     with pytest.raises(error, match="labels"):
         class_centroids(torch.ones(2, 2), torch.tensor(labels), 2)
 
 
-def test_an_order_puts_tau_between_neighbours_and_one_between_the_ends():
-    # Steps apart 1, 2, 3, 4 map to 4, 3, 2, 1.
+def test_in_an_order_neighbors_have_max_distance_and_the_ends_one():
+    # Differences 1, 2, 3, 4 map to 4, 3, 2, 1.
     assert StaticLDM.from_order(num_classes=5, max_distance=4.0).matrix[0].tolist() == [1.0, 4.0, 3.0, 2.0, 1.0]
     assert StaticLDM.from_order(num_classes=2, max_distance=4.0).matrix.tolist() == [[1.0, 4.0], [4.0, 1.0]]
     assert StaticLDM.from_order(class_names=["only"]).matrix.tolist() == [[1.0]]
@@ -328,7 +328,7 @@ def test_an_order_puts_tau_between_neighbours_and_one_between_the_ends():
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=5),
 )
 @brief
-def test_pairs_and_groups_and_orders_obey_the_laws(num_classes, max_distance, pairs):
+def test_pairs_and_groups_and_orders_give_valid_matrices(num_classes, max_distance, pairs):
     pairs = [(a % num_classes, b % num_classes) for a, b in pairs if a % num_classes != b % num_classes]
     assert_law_abiding(StaticLDM.from_pairs(pairs, max_distance=max_distance, num_classes=num_classes), max_distance)
     assert_law_abiding(StaticLDM.from_groups(pairs, max_distance=max_distance, num_classes=num_classes), max_distance)
@@ -337,7 +337,7 @@ def test_pairs_and_groups_and_orders_obey_the_laws(num_classes, max_distance, pa
 
 @brief
 @given(confusion_matrices(), taus)
-def test_confusion_obeys_the_laws_and_reaches_tau(counts, max_distance):
+def test_confusion_gives_a_valid_matrix_that_reaches_max_distance(counts, max_distance):
     ldm = StaticLDM.from_confusion(counts, max_distance=max_distance)
     assert_law_abiding(ldm, max_distance)
     if counts.fill_diagonal_(0).any():
@@ -347,14 +347,14 @@ def test_confusion_obeys_the_laws_and_reaches_tau(counts, max_distance):
 
 @brief
 @given(matrices(5, 3, st.integers(-4, 4).map(float)), taus)
-def test_vectors_obey_the_laws(vectors, max_distance):
+def test_vectors_give_a_valid_matrix(vectors, max_distance):
     assume((vectors != 0).any(dim=1).all())
     assert_law_abiding(StaticLDM.from_vectors(vectors, max_distance=max_distance), max_distance)
 
 
 @brief
 @given(st.permutations(range(6)), taus)
-def test_a_hierarchy_obeys_the_laws_and_ignores_the_order_of_children(order, max_distance):
+def test_a_hierarchy_gives_a_valid_matrix_and_ignores_the_order_of_children(order, max_distance):
     names = [str(i) for i in range(6)]
     tree = [["0", ["1", "2"]], [["3"], "4"], "5"]
     shuffled = [names[i] for i in order]
@@ -380,7 +380,7 @@ def test_a_hierarchy_obeys_the_laws_and_ignores_the_order_of_children(order, max
     ],
     ids=["pairs", "groups", "hierarchy", "confusion", "vectors", "order", "adaptive"],
 )
-def test_tau_must_be_finite_and_above_0(build, max_distance):
+def test_max_distance_must_be_finite_and_above_0(build, max_distance):
     assert (
         refusal_of(ValueError, build, max_distance)
         == f"max_distance must be a finite number above 0, got {max_distance}."
@@ -388,7 +388,7 @@ def test_tau_must_be_finite_and_above_0(build, max_distance):
 
 
 @pytest.mark.parametrize("counts", [COUNTS, COUNTS.double()])
-def test_builders_leave_their_arguments_as_they_are(counts):
+def test_builders_do_not_modify_their_arguments(counts):
     before = counts.clone()
     StaticLDM.from_confusion(counts)
     distances_from_confusion(counts, normalization="count", symmetric=False).add_(1)
@@ -399,29 +399,29 @@ def test_builders_leave_their_arguments_as_they_are(counts):
 # Algorithm 1
 
 
-def test_algorithm_1_gives_the_numbers_worked_out_by_hand():
+def test_algorithm_1_gives_the_numbers_computed_by_hand():
     ldm = AdaptiveLDM(3, max_distance=5.0)
     # Rates averaged over both directions: (0,1) 0.3, (1,2) 0.05, (0,2) 0, so LDM' = 5, 1 + 4 / 6 and 1.
-    # At progress 0.5 the matrix goes half the way from 1: 3, 1 + 1 / 3 and 1.
+    # At progress 0.5 the matrix moves halfway from 1: 3, 1 + 1 / 3 and 1.
     assert ldm.update(COUNTS, progress=0.5) is True
     third = 1 / 3
     assert_close(ldm.matrix, torch.tensor([[1, 3, 1], [3, 1, 1 + third], [1, 1 + third, 1]]))
-    # At progress 0.75 it goes a quarter of the way back to ones: 2.5, 1 + 1 / 4 and 1.
+    # At progress 0.75 it moves a quarter of the way back to ones: 2.5, 1 + 1 / 4 and 1.
     assert ldm.update(NO_CONFUSION, progress=0.75) is True
     assert_close(ldm.matrix, torch.tensor([[1, 2.5, 1], [2.5, 1, 1.25], [1, 1.25, 1]]))
 
 
-def test_count_moves_the_matrix_to_the_counts_to_the_letter():
+def test_count_moves_the_matrix_to_the_counts():
     ldm = AdaptiveLDM(3, normalization="count", symmetric=False)
     ldm.update(COUNTS, progress=0.5)
-    # Half the way from 1 to the count: (1 + count) / 2, on the diagonal too.
+    # Halfway from 1 to the count: (1 + count) / 2, on the diagonal too.
     assert ldm.matrix.tolist() == [[3.5, 2.5, 0.5], [1.5, 4.5, 0.5], [0.5, 1.0, 5.0]]
 
 
 def test_an_asymmetric_update_keeps_the_direction_of_confusion():
     ldm = AdaptiveLDM(3, symmetric=False)
     ldm.update(COUNTS, progress=0.5)
-    # Rates 0.4, 0.2, 0.1 become 5, 3, 2; half the way from 1 is 3, 2, 1.5.
+    # Rates 0.4, 0.2, 0.1 map to 5, 3, 2; halfway from 1 is 3, 2, 1.5.
     assert_close(ldm.matrix, torch.tensor([[1.0, 3.0, 1.0], [2.0, 1.0, 1.0], [1.0, 1.5, 1.0]]))
 
 
@@ -453,7 +453,7 @@ def test_every_third_evaluation_moves_the_matrix_and_the_warm_up_counts_too():
     assert moved == [False, False, True, False, False, True, False, False, True]
 
 
-def test_an_evaluation_that_falls_due_in_the_warm_up_is_not_made_up_for():
+def test_an_update_that_is_due_in_the_warm_up_is_not_made_up_for():
     ldm = AdaptiveLDM(3, update_every=2, warmup_fraction=0.5)
     assert [ldm.update(COUNTS, progress=progress) for progress in (0.3, 0.4, 0.6, 0.7)] == [False, False, False, True]
 
@@ -474,7 +474,7 @@ def test_epsilon_falls_linearly_with_progress():
         assert ldm.epsilon == 1 - progress
 
 
-def test_history_keeps_every_update_and_only_those():
+def test_history_holds_every_update_and_nothing_else():
     ldm = AdaptiveLDM(3)
     assert ldm.history == []
     for progress in (0.1, 0.5, 0.75):
@@ -510,7 +510,7 @@ def test_algorithm_1_agrees_with_the_plain_loops(normalization, counts, update_e
 
 @brief
 @given(st.lists(confusion_matrices(max_classes=1), min_size=1, max_size=3))
-def test_one_class_only_stays_at_one(tables):
+def test_a_matrix_of_one_class_stays_at_one(tables):
     ldm = AdaptiveLDM(1)
     for table in tables:
         ldm.update(table, progress=0.5)
@@ -527,7 +527,7 @@ def test_one_class_only_stays_at_one(tables):
         ({"class_names": ["a", "b"]}, "class_names must have 3 entries, got 2."),
     ],
 )
-def test_an_option_that_cannot_be_is_answered_by_one_sentence(options, sentence):
+def test_an_invalid_option_raises_a_clear_error(options, sentence):
     assert refusal_of(ValueError, AdaptiveLDM, 3, **options) == sentence
 
 
@@ -539,14 +539,14 @@ def test_an_option_that_cannot_be_is_answered_by_one_sentence(options, sentence)
         (torch.ones(2, 2), 0.5, "counts must have shape (3, 3), got (2, 2)."),
     ],
 )
-def test_an_update_that_cannot_be_is_refused_and_leaves_no_trace(counts, progress, sentence):
+def test_an_invalid_update_is_refused_and_changes_nothing(counts, progress, sentence):
     ldm = AdaptiveLDM(3)
     before = copy.deepcopy(ldm.state_dict())
     assert refusal_of(ValueError, ldm.update, counts, progress=progress) == sentence
     assert all(torch.equal(before[name], value) for name, value in ldm.state_dict().items())
 
 
-def test_negative_counts_are_refused_and_leave_no_trace():
+def test_negative_counts_are_refused_and_change_nothing():
     ldm = AdaptiveLDM(3)
     assert "counts" in refusal_of(ValueError, ldm.update, -COUNTS, progress=0.5)
     assert (ldm.num_evaluations, ldm.history) == (0, [])
@@ -601,7 +601,7 @@ def test_a_matrix_saved_in_mid_training_continues_identically(tmp_path, round_tr
     assert_identical(train(resumed, EVALUATIONS[stop:]), undisturbed)
 
 
-def test_an_earlier_checkpoint_winds_the_history_back():
+def test_an_earlier_checkpoint_restores_an_earlier_history():
     ldm = train(AdaptiveLDM(3), EVALUATIONS[:4])
     checkpoint = copy.deepcopy(ldm.state_dict())
     train(ldm, EVALUATIONS[4:])
@@ -609,7 +609,7 @@ def test_an_earlier_checkpoint_winds_the_history_back():
     assert_identical(ldm, train(AdaptiveLDM(3), EVALUATIONS[:4]))
 
 
-def test_a_checkpoint_of_other_classes_is_refused():
+def test_a_checkpoint_with_another_number_of_classes_is_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
         AdaptiveLDM(2).load_state_dict(train(AdaptiveLDM(3), EVALUATIONS).state_dict())
 
@@ -626,7 +626,7 @@ def test_a_loaded_checkpoint_is_not_changed_by_further_training():
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda ldm: pickle.loads(pickle.dumps(ldm))], ids=["deepcopy", "pickle"]
 )
-def test_a_copy_continues_identically_and_on_its_own(copied):
+def test_a_copy_continues_identically_and_independently(copied):
     ldm = train(AdaptiveLDM(class_names=["a", "b", "c"], **OPTIONS), EVALUATIONS[:5])
     twin = copied(ldm)
     before = ldm.matrix.clone()
@@ -643,7 +643,7 @@ def test_a_static_matrix_survives_pickle_with_its_names():
     assert twin.class_names == ldm.class_names
 
 
-def test_epsilon_is_recorded_the_pytorch_metric_learning_way():
+def test_epsilon_is_recorded_for_pytorch_metric_learnings_loggers():
     assert "epsilon" in vars(AdaptiveLDM(2))["_record_these"]
 
 
@@ -674,7 +674,7 @@ def test_averaging_the_weights_of_a_module_with_a_matrix_works_while_the_history
     assert ldm.num_updates == 3
 
 
-def test_real_dissimilarities_are_turned_round():
+def test_real_dissimilarities_are_reversed():
     distances = torch.tensor([[0.0, 1.0, 9.0], [1.0, 0.0, 5.0], [9.0, 5.0, 0.0]])
     ldm = StaticLDM.from_distances(distances, max_distance=5.0, class_names=["a", "b", "c"])
     assert torch.equal(ldm.matrix, torch.tensor([[1.0, 5.0, 1.0], [5.0, 1.0, 3.0], [1.0, 3.0, 1.0]]))
@@ -690,7 +690,7 @@ def test_real_dissimilarities_are_turned_round():
         ([[0, 1, 2]], "A matrix of distances must have shape (C, C)"),
     ],
 )
-def test_matrices_that_are_no_distances_are_refused(distances, part):
+def test_matrices_that_are_not_distances_are_refused(distances, part):
     assert part in refusal_of(ValueError, StaticLDM.from_distances, distances)
 
 
@@ -708,14 +708,14 @@ def test_tables_are_cached_until_the_matrix_changes():
     assert torch.equal(ldm.tables(rows, temperature=0.5).scale, torch.full((2, 2), 2.0))
 
 
-def test_tables_that_an_evaluation_makes_serve_a_training_step():
+def test_tables_cached_in_an_evaluation_can_be_used_in_training():
     ldm = StaticLDM([[1.0, 5.0], [5.0, 1.0]])
     with torch.inference_mode():
         tables = ldm.tables(torch.zeros(3, 2))
     assert not tables.scale.is_inference()
 
 
-def test_tables_of_a_learned_matrix_carry_its_gradient():
+def test_tables_of_a_learned_matrix_have_a_gradient():
     ldm = StaticLDM(nn.Parameter(torch.ones(2, 2)))
     ldm.tables(torch.zeros(3, 2), temperature=0.5).scale.sum().backward()
     assert torch.equal(gradient_of(ldm.matrix), torch.full((2, 2), 2.0))

@@ -1,4 +1,4 @@
-"""The loss among pytorch-metric-learning's reducers, miners and wrappers, and the joint objective."""
+"""The loss with pytorch-metric-learning's reducers, miners and wrappers."""
 
 import copy
 import math
@@ -42,7 +42,7 @@ LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])  # classes 2 and 3 have one row: 5 
 LDM = torch.tensor([[1, 5, 2, 1], [3, 1, 1, 0.5], [2, 1, 1, 4], [1, 1, 6, 1]], dtype=torch.float64)
 LONELY = torch.tensor([0, 1, 2, 3])
 
-# What is said of a batch without positives; drawn batches may be such.
+# The warning about a batch without positives, which hypothesis may draw.
 NO_POSITIVES = "No row of this batch has a positive"
 drawn_batches = pytest.mark.filterwarnings(f"ignore:{NO_POSITIVES}")
 
@@ -61,7 +61,7 @@ def assert_same(actual, expected):
 
 
 def expected_mean(problem, pairs=None):
-    """Sum of the plain loops' losses over the number of anchors with a positive."""
+    """The losses of the plain loops, averaged over the anchors with a positive."""
     arguments, options = problem.plain()
     losses = reference.anchor_losses(*arguments, **options, pairs=pairs)
     counted = {name: value for name, value in options.items() if name in ("ref_labels", "weighting")}
@@ -83,11 +83,12 @@ def as_index_tensors(pairs):
 # The value
 
 
-def test_the_loss_is_the_mean_of_the_numbers_worked_out_by_hand():
-    # Rows at right angles: S is 0.5 between neighbours, 0 between opposite rows. A pair of distance d counts d times.
+def test_the_loss_is_the_mean_of_the_losses_computed_by_hand():
+    # Orthogonal rows: S is 0.5 between neighbors, 0 between opposite rows. A pair with entry d counts d times.
     # Anchors 0 and 1: log(e^0.5 + 2 e^0 + 2 e^0.5) - 0.5 = log(2 + 3 * 1.648721) - 0.5 = 1.438190.
     # Anchors 2 and 3: log(e^0.5 + 4 e^0 + 4 e^0.5) - 0.5 = log(4 + 5 * 1.648721) - 0.5 = 2.005004.
-    # Row 4 is dropped by them (d = 0) and alone in its class, so not counted: (1.438190 + 2.005004) / 2 = 1.721597.
+    # Row 4 has entry 0 with all others and is alone in its class, so it does not count:
+    # (1.438190 + 2.005004) / 2 = 1.721597.
     embeddings = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, -4.0], [1.0, 1.0]], dtype=torch.float64)
     ldm = torch.tensor([[1, 2, 0], [4, 1, 0], [1, 1, 1]], dtype=torch.float64)
     loss = LabelDistanceContrastiveLoss(ldm, weighting="log")(embeddings, torch.tensor([0, 0, 1, 1, 2]))
@@ -231,7 +232,7 @@ def test_a_batch_without_a_positive_gives_0_with_the_graph_attached_under(reduce
     assert torch.equal(gradient_of(embeddings), torch.zeros_like(embeddings))
 
 
-def test_a_batch_without_a_positive_is_warned_of_once_by_each_loss():
+def test_each_loss_warns_once_about_a_batch_without_a_positive():
     for loss in (LabelDistanceContrastiveLoss(LDM), LabelDistanceContrastiveLoss(LDM)):
         loss(embeddings_of(), LABELS)
         with pytest.warns(UserWarning, match=NO_POSITIVES):
@@ -241,7 +242,7 @@ def test_a_batch_without_a_positive_is_warned_of_once_by_each_loss():
             loss(embeddings_of(labels), labels)
 
 
-def test_without_validation_a_batch_without_a_positive_passes_in_silence():
+def test_without_validation_a_batch_without_a_positive_raises_no_warning():
     assert LabelDistanceContrastiveLoss(LDM, validate=False)(embeddings_of(LONELY), LONELY) == 0
 
 
@@ -257,7 +258,8 @@ def test_the_default_reducer_averages_the_anchors_that_have_a_positive():
 
 
 def test_a_valid_anchor_whose_loss_is_0_is_counted():
-    # One class of two rows: each anchor has its positive alone, loss 0; the two of class 1 beside it are not 0.
+    # One class of two rows: each anchor has only its positive, so its loss is 0; the two anchors of class 1 have a
+    # larger loss.
     labels, ldm = torch.tensor([0, 0, 1, 1]), torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     losses = label_distance_contrastive(normal(4, 3), labels, ldm, weighting="log")
     assert_same(losses[:2], [0.0, 0.0])
@@ -282,11 +284,11 @@ def test_class_weights_are_those_of_the_anchors():
     assert_same(reduced_by(ClassWeightedReducer(weights)), (anchor_losses() * weights[LABELS]).mean())
 
 
-def test_one_loss_an_anchor_suits_the_per_anchor_reducer():
+def test_one_loss_per_anchor_works_with_the_per_anchor_reducer():
     assert_same(reduced_by(PerAnchorReducer()), anchor_losses().mean())
 
 
-def test_the_raw_losses_come_with_their_anchors_and_a_divisor():
+def test_the_raw_losses_include_anchor_indices_and_a_divisor():
     terms = reduced_by(DoNothingReducer())["loss"]
     assert terms["reduction_type"] == "element"
     assert torch.equal(terms["indices"], torch.arange(7))
@@ -307,7 +309,7 @@ def test_the_default_reducer_averages_losses_that_report_no_divisor():
     assert_same(supcon(normal(7, 5), LABELS), raw.mean())
 
 
-# Among pytorch-metric-learning's parts
+# With other components of pytorch-metric-learning
 
 
 def test_an_embedding_regularizer_is_added():
@@ -352,7 +354,7 @@ def test_the_loss_is_the_same_without_gradients_and_in_evaluation():
 # The matrix
 
 
-def test_the_matrix_is_shared_so_an_update_is_seen_at_the_next_call():
+def test_the_matrix_is_shared_so_the_next_call_uses_an_update():
     ldm = AdaptiveLDM(4, max_distance=9.0)
     loss = LabelDistanceContrastiveLoss(ldm)
     assert loss.ldm is ldm
@@ -364,7 +366,7 @@ def test_the_matrix_is_shared_so_an_update_is_seen_at_the_next_call():
     assert_same(loss(embeddings_of(), LABELS), expected_mean(Problem(embeddings_of(), LABELS, ldm.matrix.double(), {})))
 
 
-def test_an_update_between_forward_and_backward_does_not_spoil_the_gradient():
+def test_an_update_between_forward_and_backward_does_not_change_the_gradient():
     ldm = AdaptiveLDM(4)
     embeddings, untouched = embeddings_of(), embeddings_of()
     loss = LabelDistanceContrastiveLoss(ldm)
@@ -375,7 +377,7 @@ def test_an_update_between_forward_and_backward_does_not_spoil_the_gradient():
     assert torch.equal(gradient_of(embeddings), gradient_of(untouched))
 
 
-def test_a_plain_tensor_becomes_a_static_matrix_of_its_own():
+def test_a_plain_tensor_is_copied_into_a_static_matrix():
     matrix = LDM.clone()
     loss = LabelDistanceContrastiveLoss(matrix)
     matrix.zero_()
@@ -384,14 +386,14 @@ def test_a_plain_tensor_becomes_a_static_matrix_of_its_own():
     assert list(loss.state_dict()) == ["ldm.matrix"]
 
 
-def test_a_tensor_that_is_no_matrix_of_distances_is_refused():
+def test_a_tensor_that_is_not_a_valid_matrix_is_refused():
     message = refusal_of(ValueError, LabelDistanceContrastiveLoss, torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
     assert message == "Label distances must be finite and non-negative, got -1.0 at row 0, column 1."
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_matrix_of_any_precision_suits_embeddings_of_any(dtype, rows):
+def test_a_matrix_of_any_precision_works_with_embeddings_of_any_precision(dtype, rows):
     loss = LabelDistanceContrastiveLoss(StaticLDM(LDM.to(dtype)))(normal(7, 5, dtype=rows), LABELS)
     assert loss.dtype == (torch.float64 if rows == torch.float64 else torch.float32)
     # All entries of LDM are exact in half precision: only the rows are rounded.
@@ -410,7 +412,7 @@ def test_autocast_changes_nothing(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
-def test_labels_may_be_any_integers(dtype):
+def test_labels_may_have_any_integer_dtype(dtype):
     loss = LabelDistanceContrastiveLoss(LDM)
     assert torch.equal(loss(embeddings_of(), LABELS.to(dtype)), loss(embeddings_of(), LABELS))
 
@@ -430,7 +432,7 @@ def test_an_unknown_weighting_is_refused():
 
 
 class Doubled(CosineSimilarity):
-    """A similarity of its own, which the loss would not call."""
+    """A custom similarity, which the loss would not call."""
 
     def compute_mat(self, query_emb, ref_emb):
         return 2 * super().compute_mat(query_emb, ref_emb)
@@ -449,7 +451,7 @@ class Doubled(CosineSimilarity):
     ],
     ids=["Lp", "SNR", "dot product", "batched", "another power", "another norm", "a subclass"],
 )
-def test_a_distance_that_is_no_cosine_is_refused(distance, got):
+def test_a_distance_other_than_cosine_similarity_is_refused(distance, got):
     message = refusal_of(ValueError, LabelDistanceContrastiveLoss, LDM, distance=distance)
     assert message == (
         "LabelDistanceContrastiveLoss is defined on cosines (Eq. 4): distance must be CosineSimilarity(), got " + got
@@ -488,7 +490,7 @@ def test_cosine_similarity_may_be_passed():
         ),
     ],
 )
-def test_bad_labels_are_answered_by_one_sentence(labels, error, sentence):
+def test_bad_labels_raise_a_clear_error(labels, error, sentence):
     assert refusal_of(error, LabelDistanceContrastiveLoss(LDM), embeddings_of(), labels) == sentence
 
 
@@ -502,7 +504,7 @@ def test_references_without_labels_are_refused():
     assert message == "labels are required (and ref_labels with ref_emb): label distance is defined between classes."
 
 
-def test_bad_references_are_refused_by_their_own_name():
+def test_bad_references_give_an_error_that_names_the_argument():
     loss = LabelDistanceContrastiveLoss(LDM)
     options = {"ref_emb": normal(2, 5), "ref_labels": torch.tensor([0, 4])}
     assert refusal_of(ValueError, loss, embeddings_of(), LABELS, **options).startswith("ref_labels must lie in [0, 4)")

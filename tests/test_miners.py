@@ -1,4 +1,4 @@
-"""The miner against plain loops, against pytorch-metric-learning's miners where they coincide, and with its losses."""
+"""The miner, compared with plain loops and pytorch-metric-learning's miners, and used with its losses."""
 
 import copy
 import inspect
@@ -47,7 +47,7 @@ def references() -> dict[str, Tensor]:
 
 
 def as_sets(mined) -> list[set[tuple[int, ...]]]:
-    """Triplets as one set; pairs as a set of positives and one of negatives."""
+    """Triplets as one set; pairs as a set of positive and a set of negative pairs."""
     together = [mined] if len(mined) == 3 else [mined[:2], mined[2:]]
     sets = [set(zip(*(indices.tolist() for indices in part), strict=True)) for part in together]
     assert [len(found) for found in sets] == [len(part[0]) for part in together], "mined twice"
@@ -58,7 +58,7 @@ def same_mined(first, second) -> bool:
     return all(torch.equal(*both) for both in zip(first, second, strict=True))
 
 
-# Against plain loops
+# Comparison with plain loops
 
 
 class Loops:
@@ -110,7 +110,7 @@ class Loops:
 
 
 def rounded(found):
-    """In one order, without the last digits: which of several equally hard pairs is mined is left open."""
+    """Sorted and rounded, because any of several equally hard pairs may be mined."""
     return sorted(tuple(round(number, 9) + 0.0 for number in entry) for entry in found)
 
 
@@ -121,7 +121,7 @@ def mine(problem, **options):
 
 
 numbers = st.sampled_from([None, 1, 2, 5])
-# Not 0, nor what differences of simple numbers come to: there rounding decides.
+# Margins that no difference of simple numbers equals: there, rounding would decide.
 margins = st.sampled_from([None, -0.03717, 0.12343, 1.7173])
 any_problems = st.one_of(problems(), problems_with_references())
 
@@ -156,9 +156,9 @@ def assert_valid(loops, positives, negatives):
     assert all(loops.hardness(i, j) is not None for i, j in positives | negatives)
 
 
-def test_the_hardest_negative_is_the_confusable_one_worked_out_by_hand():
+def test_the_hardest_negative_is_the_confusable_one_computed_by_hand():
     # Anchor (1, 0) of class 0: S = 1 with row 1, 0.8 with row 2 (cos 0.6) and 0.5 with row 3 (cos 0).
-    # LDM[0, 1] = 1 and LDM[0, 2] = 2: g = 0.8 for row 2 and 1.0 for row 3. Their order turns.
+    # LDM[0, 1] = 1 and LDM[0, 2] = 2: g = 0.8 for row 2 and 1.0 for row 3. This reverses their order.
     # Asymmetric: of anchor 2 (class 1), g = 3 * 0.8 for rows 0 and 1 and 1 * 0.9 (cos 0.8) for row 3.
     embeddings = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.6, 0.8], [0.0, 3.0]], dtype=torch.float64)
     ldm = torch.tensor([[1, 1, 2], [3, 1, 1], [1, 1, 1]], dtype=torch.float64)
@@ -171,7 +171,7 @@ def test_the_hardest_negative_is_the_confusable_one_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_another_distance_counts_as_1_over_1_plus_it(seed):
+def test_a_distance_d_gives_similarity_1_over_1_plus_d(seed):
     embeddings = rows(seed).detach()
     for distance in (LpDistance(), LpDistance(p=1, normalize_embeddings=False), LpDistance(power=2), SNRDistance()):
         hardness = LDM[LABELS][:, LABELS] / (1 + distance(embeddings))
@@ -182,11 +182,11 @@ def test_another_distance_counts_as_1_over_1_plus_it(seed):
         assert torch.equal(negatives, expected)
 
 
-# Against the miners of pytorch-metric-learning
+# Comparison with the miners of pytorch-metric-learning
 
 
 def batch_of(seed) -> tuple[Tensor, Tensor]:
-    """Eleven rows of up to four classes; now and then one class, or classes of one row."""
+    """Eleven rows of up to four classes, sometimes with one class only or with classes of one row."""
     generator = torch.Generator().manual_seed(seed)
     num_classes = int(torch.randint(1, 5, (1,), generator=generator))
     return normal(11, 5, seed=seed), torch.randint(num_classes, (11,), generator=generator)
@@ -196,7 +196,7 @@ def batch_of(seed) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("distance", [CosineSimilarity, LpDistance, SNRDistance])
 @brief
 @given(seed=seeds)
-def test_with_distances_of_1_one_of_each_is_batch_hard_mining(distance, options, seed):
+def test_with_a_matrix_of_ones_one_of_each_is_batch_hard_mining(distance, options, seed):
     embeddings, labels = batch_of(seed)
     miner = LabelDistanceMiner(ONES, num_negatives=1, num_positives=1, output="triplets", distance=distance())
     hard = BatchHardMiner(distance=distance())
@@ -207,7 +207,7 @@ def test_with_distances_of_1_one_of_each_is_batch_hard_mining(distance, options,
 @pytest.mark.parametrize("epsilon", [-0.1, 0.1, 0.4])
 @brief
 @given(seed=seeds)
-def test_with_distances_of_1_the_margin_alone_is_multi_similarity_mining(epsilon, options, seed):
+def test_with_a_matrix_of_ones_the_margin_alone_is_multi_similarity_mining(epsilon, options, seed):
     embeddings, labels = batch_of(seed)
     miner = LabelDistanceMiner(ONES, num_negatives=None, margin=epsilon / 2)
     theirs = MultiSimilarityMiner(epsilon=epsilon, distance=CosineSimilarity())
@@ -218,16 +218,16 @@ def test_with_distances_of_1_the_margin_alone_is_multi_similarity_mining(epsilon
 @pytest.mark.parametrize("margin", [-0.1, 0.0, 0.2])
 @brief
 @given(seed=seeds)
-def test_with_distances_of_1_the_margin_alone_is_triplet_margin_mining(margin, options, seed):
+def test_with_a_matrix_of_ones_the_margin_alone_is_triplet_margin_mining(margin, options, seed):
     embeddings, labels = batch_of(seed)
     miner = LabelDistanceMiner(ONES, num_negatives=None, margin=margin / 2, output="triplets")
     theirs = TripletMarginMiner(margin=margin, distance=CosineSimilarity())
     assert as_sets(miner(embeddings, labels, **options)) == as_sets(theirs(embeddings, labels, **options))
 
 
-def test_the_border_of_the_margin_is_that_of_pytorch_metric_learning():
-    # Right angles, so that nothing is rounded: every positive and every negative of anchor 0 has a cosine of 0.
-    # A pair must be harder than the margin, a triplet may be as hard.
+def test_the_boundary_of_the_margin_is_that_of_pytorch_metric_learning():
+    # Orthogonal rows, so that nothing is rounded: every positive and every negative of anchor 0 has a cosine of 0.
+    # A pair must be strictly harder than the margin; a triplet may be equally hard.
     embeddings = torch.eye(3, dtype=torch.float64)
     labels = torch.tensor([0, 0, 1])
     theirs = MultiSimilarityMiner(epsilon=0.0, distance=CosineSimilarity())(embeddings, labels)
@@ -238,7 +238,7 @@ def test_the_border_of_the_margin_is_that_of_pytorch_metric_learning():
     assert as_sets(ours) == as_sets(theirs) == [{(0, 1, 2), (1, 0, 2)}]
 
 
-def test_without_numbers_and_margin_everything_is_mined():
+def test_without_limits_and_margin_all_pairs_are_mined():
     for options in ({}, references()):
         mined = LabelDistanceMiner(LDM, num_negatives=None)(rows(), LABELS, **options)
         assert as_sets(mined) == as_sets(lmu.get_all_pairs_indices(LABELS, options.get("ref_labels")))
@@ -246,7 +246,7 @@ def test_without_numbers_and_margin_everything_is_mined():
         assert as_sets(mined) == as_sets(lmu.get_all_triplets_indices(LABELS, options.get("ref_labels")))
 
 
-# Laws
+# Properties
 
 
 @outputs
@@ -269,7 +269,7 @@ def test_renaming_the_classes_changes_nothing(output):
     assert same_mined(first, LabelDistanceMiner(renamed, num_negatives=2, output=output)(rows(), names[LABELS]))
 
 
-def test_a_dropped_pair_is_never_mined():
+def test_a_removed_pair_is_never_mined():
     ldm = LDM.clone()
     ldm[0, 1] = ldm[2, 2] = 0
     positives, negatives = as_sets(LabelDistanceMiner(ldm, num_negatives=None, weighting="log")(rows(), LABELS))
@@ -279,8 +279,8 @@ def test_a_dropped_pair_is_never_mined():
         assert ((i in {a for a, _ in positives}) is False) == (anchor == 2)
 
 
-def test_a_second_view_under_the_same_labels_is_a_reference_like_any():
-    # As in the loss: row i of the second view is another row, and so a positive of row i.
+def test_a_second_view_with_the_same_labels_counts_as_references():
+    # As in the loss, row i of the second view is a different row, and therefore a positive of row i.
     second = {"ref_emb": rows(1).detach(), "ref_labels": LABELS}
     miner = LabelDistanceMiner(LDM)
     mined = miner(rows(), LABELS, **second)
@@ -291,17 +291,17 @@ def test_a_second_view_under_the_same_labels_is_a_reference_like_any():
 @outputs
 @pytest.mark.parametrize("margin", [None, 0.1])
 @pytest.mark.parametrize("num_negatives", [None, 1])
-def test_a_row_without_a_number_is_mined_and_shows_in_the_loss(num_negatives, margin, output):
+def test_a_row_with_nan_is_mined_and_gives_a_nan_loss(num_negatives, margin, output):
     embeddings = rows().detach()
     embeddings[4] = math.nan
     miner = LabelDistanceMiner(LDM, num_negatives=num_negatives, margin=margin, output=output)
     mined = miner(embeddings, LABELS)
     assert all(4 in indices for indices in mined)
-    # A loss whose reducer takes the mean; that over losses above 0 would leave a NaN out.
+    # The reducer must average all losses: an average over losses above 0 would ignore a NaN.
     assert torch.isnan(pml_losses.MultiSimilarityLoss()(embeddings, LABELS, mined))
 
 
-def test_arguments_are_left_as_they_are():
+def test_arguments_are_not_modified():
     embeddings, labels, ldm = rows().detach(), LABELS.clone(), LDM.clone()
     for distance in (CosineSimilarity(), LpDistance(normalize_embeddings=False)):
         LabelDistanceMiner(ldm, num_negatives=1, margin=0.1, distance=distance)(embeddings, labels)
@@ -310,7 +310,7 @@ def test_arguments_are_left_as_they_are():
     assert torch.equal(ldm, LDM)
 
 
-# Edges
+# Edge cases
 
 
 @outputs
@@ -318,7 +318,7 @@ def test_arguments_are_left_as_they_are():
 @pytest.mark.parametrize("distance", [CosineSimilarity(), LpDistance(), SNRDistance()], ids=lambda d: type(d).__name__)
 @pytest.mark.filterwarnings("ignore:var")  # SNRDistance takes the variance of nothing
 @pytest.mark.parametrize("case", ["no rows", "one row", "no positives", "no negatives", "no references"])
-def test_where_there_is_nothing_the_result_is_empty_tensors_of_indices(case, distance, options, output):
+def test_with_nothing_to_mine_the_result_is_empty_index_tensors(case, distance, options, output):
     labels = {"no rows": [], "one row": [0], "no positives": [0, 1, 2]}.get(case, [0, 0, 0])
     labels = torch.tensor(labels, dtype=torch.int64)
     others = {"ref_emb": torch.zeros(0, 3), "ref_labels": NONE} if case == "no references" else {}
@@ -333,7 +333,7 @@ def test_where_there_is_nothing_the_result_is_empty_tensors_of_indices(case, dis
     assert [len(indices) > 0 for indices in mined] == filled
 
 
-def test_nothing_mined_is_a_loss_of_0_that_can_be_trained_on():
+def test_an_empty_selection_gives_a_loss_of_0_with_a_gradient():
     embeddings = rows()
     labels = torch.zeros(len(embeddings), dtype=torch.int64)
     mined = LabelDistanceMiner(LDM, output="triplets")(embeddings, labels)
@@ -343,7 +343,7 @@ def test_nothing_mined_is_a_loss_of_0_that_can_be_trained_on():
 
 @outputs
 @pytest.mark.parametrize("options", [{}, references()], ids=["the batch itself", "references"])
-def test_no_tensor_is_larger_than_the_pairs(options, output):
+def test_no_tensor_is_larger_than_the_number_of_pairs(options, output):
     class Largest(TorchDispatchMode):
         elements = 0
 
@@ -362,7 +362,7 @@ def test_no_tensor_is_larger_than_the_pairs(options, output):
     assert 99 * num_references <= largest.elements <= 2 * 99 * num_references
 
 
-# Precision and types
+# Precision and dtypes
 
 
 @outputs
@@ -389,14 +389,14 @@ def test_autocast_changes_nothing(distance, dtype):
 
 
 def test_float64_rows_are_compared_in_float64():
-    # Row 2 is nearer to row 0 than row 3 by less than float32 can tell.
+    # Row 2 is nearer to row 0 than row 3, by less than the resolution of float32.
     embeddings = torch.tensor([[1, 0], [1, 0], [1, 1], [1, 1 + 1e-12]], dtype=torch.float64)
     *_, negatives = LabelDistanceMiner(torch.ones(2, 2), num_negatives=1)(embeddings, torch.tensor([0, 0, 1, 1]))
     assert negatives[:2].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32], ids=str)
-def test_labels_may_be_any_integers(dtype):
+def test_labels_may_have_any_integer_dtype(dtype):
     miner = LabelDistanceMiner(LDM, collect_stats=True)
     assert same_mined(miner(rows(), LABELS.to(dtype)), miner(rows(), LABELS))
 
@@ -424,7 +424,7 @@ OF_ROWS = [
     "TripletMarginLoss",
     "TupletMarginLoss",
 ]
-# Losses with a vector a class: what is mined weighs the rows.
+# Losses with one vector per class: the mined pairs determine the weights of the rows.
 OF_CLASSES = [
     "ArcFaceLoss",
     "CosFaceLoss",
@@ -441,11 +441,11 @@ LOSSES: dict[str, dict[str, Any]] = {
     "HistogramLoss": {"n_bins": 5},
     **{name: {"num_classes": 4, "embedding_size": 5} for name in OF_CLASSES},
 }
-# Losses that refuse index tuples or have none.
+# Losses that do not accept an indices_tuple.
 UNMINED = {"InstanceLoss", "ManifoldLoss", "PNPLoss", "P2SGradLoss", "RankedListLoss", "SmoothAPLoss", "VICRegLoss"}
 
 
-def test_no_loss_of_the_library_is_left_out():
+def test_every_loss_of_pml_is_tested():
     losses = {
         name
         for name, value in vars(pml_losses).items()
@@ -456,10 +456,10 @@ def test_no_loss_of_the_library_is_left_out():
 
 @outputs
 @pytest.mark.parametrize("name", LOSSES)
-# pytorch-metric-learning's own, with newer releases of NumPy and torch.
+# Warnings of pytorch-metric-learning with newer releases of NumPy and torch.
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context")
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing")
-def test_a_loss_learns_from_what_is_mined(name, output):
+def test_every_loss_trains_on_the_mined_pairs(name, output):
     torch.manual_seed(0)
     embeddings = rows(dtype=torch.float32)
     loss = getattr(pml_losses, name)(**LOSSES[name])
@@ -510,7 +510,7 @@ def test_a_memory_mines_its_queue(memory_class, output):
 
 @pytest.mark.parametrize("memory_class", [pml_losses.CrossBatchMemory, CrossBatchMemory], ids=["theirs", "ours"])
 @pytest.mark.parametrize("name", sorted(set(pml_losses.CrossBatchMemory.supported_losses()) & LOSSES.keys()))
-def test_every_loss_of_a_memory_learns_from_what_is_mined(name, memory_class):
+def test_every_loss_of_a_memory_trains_on_the_mined_pairs(name, memory_class):
     loss = getattr(pml_losses, name)()
     memory = memory_class(loss, embedding_size=5, memory_size=29, miner=LabelDistanceMiner(LDM, num_negatives=4))
     for embeddings, labels in batches():
@@ -522,7 +522,7 @@ def test_every_loss_of_a_memory_learns_from_what_is_mined(name, memory_class):
 
 @outputs
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
-def test_a_trainer_learns_digits_from_what_is_mined(output):
+def test_a_trainer_learns_digits_with_the_miner(output):
     data = pytest.importorskip("sklearn.datasets").load_digits()
     inputs, labels = torch.tensor(data.data[:600] / 16, dtype=torch.float32), torch.tensor(data.target[:600])
     miner = LabelDistanceMiner(StaticLDM.from_pairs([(3, 8), (1, 7)], num_classes=10), num_negatives=5, output=output)
@@ -559,7 +559,7 @@ CONFUSED = torch.tensor([[9, 0, 0, 9], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]]
 
 
 @outputs
-def test_an_update_of_the_shared_matrix_moves_what_is_mined(output):
+def test_an_update_of_the_shared_matrix_changes_the_mined_pairs(output):
     ldm = AdaptiveLDM(4)
     miner, loss = LabelDistanceMiner(ldm, num_negatives=1, output=output), LabelDistanceContrastiveLoss(ldm)
     assert miner.ldm is loss.ldm is ldm
@@ -575,7 +575,7 @@ def test_an_update_of_the_shared_matrix_moves_what_is_mined(output):
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda miner: pickle.loads(pickle.dumps(miner))], ids=["deepcopy", "pickle"]
 )
-def test_a_copy_has_a_matrix_of_its_own(copied):
+def test_a_copy_has_its_own_matrix(copied):
     miner = LabelDistanceMiner(AdaptiveLDM(4), num_negatives=1)
     other = copied(miner)
     before = miner(rows(), LABELS)
@@ -586,7 +586,7 @@ def test_a_copy_has_a_matrix_of_its_own(copied):
     assert same_mined(other(rows(), LABELS), before)
 
 
-def test_a_learnt_matrix_is_read_without_a_graph():
+def test_a_learned_matrix_is_read_without_a_graph():
     matrix = nn.Parameter(LDM.clone())
     mined = LabelDistanceMiner(StaticLDM(matrix), num_negatives=2)(rows(), LABELS)
     assert same_mined(mined, LabelDistanceMiner(LDM, num_negatives=2)(rows(), LABELS))
@@ -594,7 +594,7 @@ def test_a_learnt_matrix_is_read_without_a_graph():
 
 
 @outputs
-def test_the_mean_distance_of_what_is_mined_is_recorded(output):
+def test_the_mean_entry_of_the_mined_pairs_is_recorded(output):
     miner = LabelDistanceMiner(LDM, num_negatives=2, output=output, collect_stats=True)
     mined = miner(rows(), LABELS)
     anchors, negatives = mined[0 if output == "triplets" else 2], mined[-1]
@@ -623,7 +623,7 @@ def test_the_mean_distance_of_what_is_mined_is_recorded(output):
     ],
     ids=str,
 )
-def test_a_bad_option_is_answered_by_one_sentence(options, sentence):
+def test_a_bad_option_raises_a_clear_error(options, sentence):
     assert refusal_of(ValueError, LabelDistanceMiner, LDM, **options) == sentence
 
 
@@ -674,5 +674,5 @@ OUT_OF_RANGE = (
     ],
     ids=["none of references", "row numbers", "row numbers of references", "other columns", "floats"],
 )
-def test_bad_labels_are_answered_by_one_sentence(labels, options, error, sentence):
+def test_bad_labels_raise_a_clear_error(labels, options, error, sentence):
     assert refusal_of(error, LabelDistanceMiner(LDM), rows(), labels, **options) == sentence

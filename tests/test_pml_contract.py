@@ -1,4 +1,4 @@
-"""The loss with every part of pytorch-metric-learning that a loss meets, `SupConLoss` beside it as the yardstick.
+"""The loss with every component of pytorch-metric-learning that uses a loss, compared with `SupConLoss`.
 
 With distances of 1 between all classes the loss is supervised contrastive learning less the log of the number of
 positives, so that gradients must be equal wherever a sum or a mean over all anchors is taken.
@@ -52,7 +52,7 @@ def references():
 
 
 def plain_losses(pairs=None, **options) -> Tensor:
-    """One number an anchor, from the loops that know no library."""
+    """The loss of each anchor, from plain loops."""
     plain = {name: value.tolist() for name, value in options.items()}
     losses = reference.anchor_losses(rows().tolist(), LABELS.tolist(), LDM.tolist(), **plain, pairs=pairs)
     return torch.tensor(losses, dtype=torch.float64)
@@ -62,7 +62,7 @@ def assert_same(actual, expected):
     assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10)
 
 
-# Reducers: each beside the sum that it stands for, written out
+# Reducers, each compared with its explicit formula
 
 
 def between(losses: Tensor, low=-math.inf, high=math.inf) -> float:
@@ -71,7 +71,7 @@ def between(losses: Tensor, low=-math.inf, high=math.inf) -> float:
 
 
 def over_valid(losses: Tensor) -> Tensor:
-    """Anchors without a positive are the only ones of loss 0 here."""
+    """Here only anchors without a positive have loss 0."""
     return losses.sum() / int((losses != 0).sum())
 
 
@@ -96,14 +96,14 @@ REDUCERS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def test_no_reducer_of_the_library_is_left_out():
+def test_every_reducer_of_pml_is_tested():
     public = {name for name, value in vars(pml_reducers).items() if inspect.isclass(value)} - {"BaseReducer"}
     assert public - {name.split(" of ")[0] for name in REDUCERS} == {"DoNothingReducer"}
 
 
 @pytest.mark.parametrize("options", [{}, references()], ids=["the batch itself", "more references than rows"])
 @pytest.mark.parametrize("name", REDUCERS)
-def test_a_reducer_gives_what_it_says_of_the_plain_losses(name, options):
+def test_a_reducer_gives_its_reduction_of_the_plain_losses(name, options):
     reducer, expected = REDUCERS[name]
     embeddings = rows()
     loss = LabelDistanceContrastiveLoss(LDM, reducer=reducer)(embeddings, LABELS, **options)
@@ -123,15 +123,15 @@ def test_the_raw_losses_are_the_plain_ones(options):
 
 @pytest.mark.parametrize("options", [{}, references()], ids=["the batch itself", "more references than rows"])
 @pytest.mark.parametrize("name", ["ClassWeightedReducer", "MeanReducer", "PerAnchorReducer", "SumReducer"])
-def test_with_distances_of_1_a_reducer_leaves_the_gradient_of_supcon(name, options):
+def test_with_a_matrix_of_ones_a_reducer_gives_the_gradient_of_supcon(name, options):
     ours, theirs = rows(), rows()
     LabelDistanceContrastiveLoss(ONES, temperature=0.2, reducer=REDUCERS[name][0])(ours, LABELS, **options).backward()
     SupConLoss(temperature=0.4, reducer=REDUCERS[name][0])(theirs, LABELS, **options).backward()
     assert_close(gradient_of(ours), gradient_of(theirs), rtol=1e-9, atol=1e-12)
 
 
-def test_references_that_contain_the_batch_are_references_like_any():
-    # The wrappers pass such references and list the pairs; without a list a row is its own copy's positive.
+def test_references_that_contain_the_batch_include_the_self_pairs():
+    # The wrappers pass such references and list the pairs; without a list, a row is a positive of its copy.
     embeddings, copied = rows(), rows().detach()
     loss = LabelDistanceContrastiveLoss(LDM)
     expected = plain_losses(ref_emb=copied, ref_labels=LABELS).mean()
@@ -153,7 +153,8 @@ def test_the_batch_passed_as_its_own_reference_is_the_batch():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["LpRegularizer", "ZeroMeanRegularizer"])
 def test_a_regularizer_of_the_embeddings_is_added_in_every_precision(name, dtype):
-    # pytorch-metric-learning adds the two in the embeddings' precision: float16 is good for 2^-11 of the result.
+    # pytorch-metric-learning adds the two in the precision of the embeddings: float16 has a relative precision of
+    # 2^-11.
     tolerance = {torch.float16: 2e-3, torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
     embeddings = rows().detach().to(dtype)
     exact = LabelDistanceContrastiveLoss(LDM)(embeddings.double(), LABELS)
@@ -215,14 +216,14 @@ def as_pairs(indices_tuple) -> tuple[set, set]:
     return positives, positives | set(zip(negative_anchors, negative, strict=True))
 
 
-def test_no_miner_of_the_library_is_left_out():
+def test_every_miner_of_pml_is_tested():
     public = {name for name, value in vars(pml_miners).items() if inspect.isclass(value)} - {"BaseMiner"}
     assert public - MINERS.keys() == {"EmbeddingsAlreadyPackagedAsTriplets"}
 
 
 @pytest.mark.parametrize("options", [{}, references()], ids=["the batch itself", "more references than rows"])
 @pytest.mark.parametrize("name", MINERS)
-def test_only_mined_pairs_take_part(name, options):
+def test_the_loss_uses_only_mined_pairs(name, options):
     embeddings = rows()
     options = {"ref_emb": options["ref_emb"].clone().requires_grad_(), "ref_labels": REF_LABELS} if options else {}
     mined = mined_by(name, embeddings, options)
@@ -245,7 +246,7 @@ def touched(tensor) -> set[int]:
 
 
 @pytest.mark.parametrize("name", MINERS)
-def test_with_distances_of_1_a_miner_leaves_the_gradient_of_supcon(name):
+def test_with_a_matrix_of_ones_a_miner_gives_the_gradient_of_supcon(name):
     ours, theirs = rows(), rows()
     mined = mined_by(name, ours, {})
     total = pml_reducers.SumReducer()
@@ -255,7 +256,7 @@ def test_with_distances_of_1_a_miner_leaves_the_gradient_of_supcon(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
-def test_indices_of_any_integer_type_are_indices(dtype):
+def test_indices_may_have_any_integer_dtype(dtype):
     mined = mined_by("MultiSimilarityMiner", rows(), {})
     loss = LabelDistanceContrastiveLoss(LDM)
     assert torch.equal(loss(rows(), LABELS, [part.to(dtype) for part in mined]), loss(rows(), LABELS, mined))
@@ -278,13 +279,13 @@ def test_low_precision_is_no_worse_than_float32_on_the_rounded_rows(dtype, weigh
         value.backward()
     error, allowed = (abs(value.item() - values[0].item()) for value in (values[2], values[1]))
     assert error <= allowed + 1e-7
-    # The gradient is rounded once, to the rows' own precision.
+    # The gradient is rounded once, to the precision of the rows.
     exact = gradient_of(truth)
     rounding = torch.finfo(dtype).eps * exact.abs() + torch.finfo(dtype).smallest_normal
     assert ((gradient_of(low).double() - exact).abs() <= rounding + (gradient_of(single) - exact).abs()).all()
 
 
-def test_under_autocast_a_models_rows_are_taken_as_they_come():
+def test_under_autocast_the_loss_accepts_the_rows_of_a_model():
     model, inputs = nn.Linear(6, 5), normal(11, 6, dtype=torch.float32)
     loss = LabelDistanceContrastiveLoss(LDM)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -303,8 +304,8 @@ def test_under_autocast_a_models_rows_are_taken_as_they_come():
 
 @pytest.fixture
 def compiler():
-    """torch's compiler without what it kept of other tests."""
-    # Imported here: it takes a second.
+    """torch's compiler, without its caches of other tests."""
+    # Import it here, because this takes a second.
     import torch._dynamo.testing
 
     torch._dynamo.reset()
@@ -342,7 +343,7 @@ def test_listed_pairs_are_one_graph_too(compiler):
     assert_same(compiled(rows(), LABELS, mined), loss(rows(), LABELS, mined))
 
 
-# torch compiles through parts of its own that it has deprecated.
+# torch.compile uses deprecated parts of torch.
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("options", [{}, single_precision()], ids=["the batch itself", "references"])
@@ -362,7 +363,7 @@ def adapted() -> AdaptiveLDM:
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda loss: pickle.loads(pickle.dumps(loss))], ids=["deepcopy", "pickle"]
 )
-def test_a_copy_has_a_matrix_of_its_own(copied):
+def test_a_copy_has_its_own_matrix(copied):
     ldm = adapted()
     loss = LabelDistanceContrastiveLoss(ldm, temperature=0.3)
     other = copied(loss)
@@ -371,7 +372,7 @@ def test_a_copy_has_a_matrix_of_its_own(copied):
     assert other(rows(), LABELS) != loss(rows(), LABELS)
 
 
-def test_a_loss_takes_up_the_saved_matrix(tmp_path):
+def test_a_loss_loads_the_saved_matrix(tmp_path):
     loss, fresh = (LabelDistanceContrastiveLoss(ldm, temperature=0.3) for ldm in (adapted(), AdaptiveLDM(4)))
     torch.save(loss.state_dict(), tmp_path / "loss.pt")
     assert fresh(rows(), LABELS) != loss(rows(), LABELS)
@@ -379,7 +380,7 @@ def test_a_loss_takes_up_the_saved_matrix(tmp_path):
     assert torch.equal(fresh(rows(), LABELS), loss(rows(), LABELS))
 
 
-def test_a_learnt_matrix_is_a_parameter_that_moves_saves_and_learns():
+def test_a_learned_matrix_is_a_parameter_that_is_moved_saved_and_trained():
     matrix = nn.Parameter(LDM.clone())
     loss = LabelDistanceContrastiveLoss(StaticLDM(matrix))
     assert [name for name, _ in loss.named_parameters()] == ["ldm.matrix"]
@@ -395,7 +396,7 @@ def test_a_learnt_matrix_is_a_parameter_that_moves_saves_and_learns():
     assert loss.ldm.matrix.is_meta
 
 
-def test_the_gradient_of_a_learnt_matrix_is_that_of_finite_differences():
+def test_the_gradient_of_a_learned_matrix_is_that_of_finite_differences():
     def value(embeddings, matrix):
         return label_distance_contrastive(embeddings, LABELS, matrix, temperature=0.5).sum()
 
@@ -410,7 +411,7 @@ def test_the_gradient_of_a_learnt_matrix_is_that_of_finite_differences():
 
 # Trainers and records
 
-# The trainers print a loss that has its graph.
+# The trainers print a loss that is attached to its graph.
 trains = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
 
 
@@ -423,7 +424,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 class Recorder:
-    """What `HookContainer` asks of a record keeper: the last number of each name, `object/attribute`."""
+    """The record keeper that `HookContainer` needs: the last value of each `object/attribute`."""
 
     def __init__(self):
         self.records: dict[str, float] = {}
@@ -464,7 +465,7 @@ def trainer_of(kind, dataset, loss, *, hooks=None, **options):
 
 
 def neighbours_agree(trainer, digits) -> float:
-    """Share of rows whose nearest other row is of their class."""
+    """Fraction of rows whose nearest other row has the same class."""
     inputs, labels = digits
     with torch.no_grad():
         embeddings = trainer.models["embedder"](trainer.models["trunk"](inputs))
@@ -502,7 +503,7 @@ def test_the_trainer_of_a_metric_loss_learns_digits(digits, miner):
 
 @trains
 @pytest.mark.parametrize("miner", [None, "LabelDistanceMiner", "MultiSimilarityMiner"])
-def test_with_distances_of_1_the_trained_model_is_that_of_supcon(digits, miner):
+def test_with_a_matrix_of_ones_the_trained_model_is_that_of_supcon(digits, miner):
     dataset = torch.utils.data.TensorDataset(*digits)
     ours = LabelDistanceContrastiveLoss(torch.ones(10, 10), temperature=0.1, reducer=pml_reducers.MeanReducer())
     theirs = SupConLoss(temperature=0.2, reducer=pml_reducers.MeanReducer())
@@ -544,7 +545,7 @@ def test_the_trainer_with_a_classifier_learns_digits_while_the_matrix_adapts(dig
     assert 0 < records["LabelDistanceContrastiveLoss/num_valid_anchors"] <= 64
     positive = records["LabelDistanceContrastiveLoss/mean_positive_similarity"]
     assert 1 >= positive > records["LabelDistanceContrastiveLoss/mean_negative_similarity"] >= 0
-    # The last iteration met the matrix of the third epoch.
+    # The last iteration used the matrix of the third epoch.
     matrix = ldm.history[-2][1]
     off_diagonal = matrix[~torch.eye(10, dtype=torch.bool)]
     assert records["AdaptiveLDM/mean_off_diagonal"] == pytest.approx(off_diagonal.mean().item())
@@ -553,7 +554,7 @@ def test_the_trainer_with_a_classifier_learns_digits_while_the_matrix_adapts(dig
 
 
 class TwoStreams(torch.utils.data.Dataset):
-    """Each digit beside itself with noise."""
+    """Each digit, paired with itself with noise."""
 
     def __init__(self, digits):
         self.inputs, self.labels = digits
@@ -576,7 +577,7 @@ def test_the_trainer_of_two_streams_learns_digits(digits, is_mined):
     assert after > before + 0.04
 
 
-def test_a_trainers_checkpoint_holds_the_matrix(digits, tmp_path):
+def test_a_trainers_checkpoint_contains_the_matrix(digits, tmp_path):
     hooks = HookContainer(Recorder(), log_freq=1)
     dataset = torch.utils.data.TensorDataset(*digits)
     trainer = trainer_of(pml_trainers.MetricLossOnly, dataset, LabelDistanceContrastiveLoss(AdaptiveLDM(10)))
@@ -592,7 +593,7 @@ def test_a_trainers_checkpoint_holds_the_matrix(digits, tmp_path):
 
 @trains
 @pytest.mark.parametrize("ldm", [StaticLDM.uniform(2.0, num_classes=10), AdaptiveLDM(10)], ids=["static", "adaptive"])
-def test_the_record_keeper_of_the_library_takes_the_records(digits, tmp_path, ldm):
+def test_pmls_record_keeper_saves_the_records(digits, tmp_path, ldm):
     record_keeper = pytest.importorskip("record_keeper")
     keeper = record_keeper.RecordKeeper(
         record_writer=record_keeper.RecordWriter(folder=str(tmp_path)),
@@ -614,7 +615,7 @@ def test_the_record_keeper_of_the_library_takes_the_records(digits, tmp_path, ld
     assert names | {"mean_off_diagonal", "max_off_diagonal"} <= recorded
 
 
-def test_records_are_of_the_pairs_that_take_part():
+def test_records_cover_the_pairs_in_the_loss():
     loss = LabelDistanceContrastiveLoss(LDM, collect_stats=True)
     embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 2])
@@ -630,7 +631,7 @@ def test_records_are_of_the_pairs_that_take_part():
 @pytest.mark.parametrize(
     "labels", [[0, 2, 0, 1, 2, 0, 0], [0, 0, 0, 0, 0, 0, 0], [0, 1, 2]], ids=["mixed", "one", "each"]
 )
-def test_records_of_all_pairs_are_those_of_every_pair_listed(labels, num_references):
+def test_records_of_all_pairs_equal_those_of_listing_every_pair(labels, num_references):
     loss = LabelDistanceContrastiveLoss(LDM, collect_stats=True)
     embeddings, labels = 3 * normal(len(labels), 4), torch.tensor(labels)
     references = {}
@@ -646,7 +647,7 @@ def test_records_of_all_pairs_are_those_of_every_pair_listed(labels, num_referen
     assert found == pytest.approx(expected, abs=1e-12)
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -654,18 +655,18 @@ def test_records_of_all_pairs_are_those_of_every_pair_listed(labels, num_referen
     [lambda loss: pml_losses.SelfSupervisedLoss(loss), lambda loss: pml_losses.CrossBatchMemory(loss, 5)],
     ids=["SelfSupervisedLoss", "CrossBatchMemory"],
 )
-def test_the_librarys_own_wrappers_refuse_a_class_that_they_do_not_know(wrapper):
+def test_pmls_wrappers_refuse_an_unknown_class(wrapper):
     with pytest.raises(Exception, match="not supported for LabelDistanceContrastiveLoss"):
         wrapper(LabelDistanceContrastiveLoss(LDM))
 
 
-def test_ids_of_rows_are_no_classes():
+def test_row_numbers_are_refused_as_labels():
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 4\) .* not ids of rows"):
         LabelDistanceContrastiveLoss(LDM)(rows(), torch.arange(11))
 
 
-def test_without_validation_a_label_out_of_range_is_not_looked_for_on_the_host():
-    # On a CPU the gather itself still answers.
+def test_without_validation_labels_are_not_read_on_the_host():
+    # On a CPU the gather operation still raises an error.
     with pytest.raises(IndexError):
         LabelDistanceContrastiveLoss(LDM, validate=False)(rows(), LABELS + 1)
 
@@ -681,7 +682,7 @@ def test_without_validation_a_label_out_of_range_is_not_looked_for_on_the_host()
     ],
     ids=["size", "too large", "negative", "floats", "lengths"],
 )
-def test_a_bad_indices_tuple_is_answered_by_one_sentence(indices_tuple, error, start):
+def test_a_bad_indices_tuple_raises_a_clear_error(indices_tuple, error, start):
     listed = tuple(torch.tensor(part) for part in indices_tuple)
     with pytest.raises(error) as caught:
         LabelDistanceContrastiveLoss(LDM)(rows(), LABELS, listed)

@@ -1,4 +1,4 @@
-"""The batches of an epoch: that they show every row once, that confusable classes meet, that processes share them."""
+"""The batch sampler: every row occurs once, confusable classes share batches, processes divide the batches."""
 
 import copy
 import itertools
@@ -43,7 +43,7 @@ def all_ranks(labels, ldm, num_replicas, **options) -> list[list[list[int]]]:
 
 
 def partners_meeting(labels, ldm, num_epochs=1, **options) -> float:
-    """Share of the classes of a batch whose partner, c xor 1, stands in the same batch; confusable classes only."""
+    """Fraction of the confusable classes whose partner, c xor 1, is in the same batch."""
     sampler = sampler_of(labels, ldm, **options)
     confusable = {a for a, b in (ldm.matrix > 1).nonzero().tolist() if a != b}
     meetings = []
@@ -55,7 +55,7 @@ def partners_meeting(labels, ldm, num_epochs=1, **options) -> float:
 
 @st.composite
 def data_sets(draw):
-    """Labels in any order: large classes beside classes of one row and of none; a matrix with zeros anywhere."""
+    """Labels in any order, with large classes, classes of one row and empty classes, and a matrix with zeros."""
     sizes = draw(st.lists(st.sampled_from([0, 1, 1, 2, 3, 5, 8, 40]), min_size=1, max_size=7))
     labels = draw(st.permutations([c for c, size in enumerate(sizes) for _ in range(size)]))
     entries = st.sampled_from([0.0, 0.5, 1.0, 5.0])
@@ -75,7 +75,7 @@ def num_groups_of(labels, rows_per_class) -> int:
 
 @thorough
 @given(data_sets(), few, few, st.sampled_from([0.0, 2.0, 9.0]), st.integers(1, 4), seeds)
-def test_every_row_is_seen_once_an_epoch(data_set, classes_per_batch, rows_per_class, sharpness, num_replicas, seed):
+def test_every_row_occurs_once_per_epoch(data_set, classes_per_batch, rows_per_class, sharpness, num_replicas, seed):
     labels, ldm = data_set
     num_groups = num_groups_of(labels, rows_per_class)
     # One group a batch goes round only where the processes divide the groups.
@@ -89,7 +89,7 @@ def test_every_row_is_seen_once_an_epoch(data_set, classes_per_batch, rows_per_c
         sharpness=sharpness,
         seed=seed,
     )
-    # A process's optimizer steps wait for the others': as many batches on each.
+    # Optimizer steps are synchronized, so all processes need the same number of batches.
     assert len({len(batches) for batches in ranks}) == 1
     batches = [batch for batches in ranks for batch in batches]
     assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(labels)))
@@ -104,7 +104,7 @@ def test_every_row_is_seen_once_an_epoch(data_set, classes_per_batch, rows_per_c
 
 @thorough
 @given(data_sets(), few, few, st.integers(1, 4), seeds)
-def test_with_drop_last_all_batches_are_of_whole_groups(data_set, classes_per_batch, rows_per_class, replicas, seed):
+def test_with_drop_last_all_batches_consist_of_full_groups(data_set, classes_per_batch, rows_per_class, replicas, seed):
     labels, ldm = data_set
     num_groups = sum(size // rows_per_class for size in Counter(labels.tolist()).values())
     options = {"classes_per_batch": classes_per_batch, "rows_per_class": rows_per_class, "drop_last": True}
@@ -121,14 +121,14 @@ def test_with_drop_last_all_batches_are_of_whole_groups(data_set, classes_per_ba
         assert all(number % rows_per_class == 0 for number in Counter(labels[batch].tolist()).values())
 
 
-def test_with_classes_of_whole_groups_batches_differ_by_at_most_a_group():
+def test_with_full_groups_batches_differ_by_at_most_one_group():
     # 60 groups in batches of at most 7: 9 batches, 6 of 7 groups and 3 of 6.
     batches = list(sampler_of(classes_per_batch=7))
     assert Counter(len(batch) for batch in batches) == {28: 6, 24: 3}
     assert all(len(set(labels)) == len(labels) / 4 for labels in (BALANCED[batch].tolist() for batch in batches))
 
 
-def test_the_groups_of_a_class_are_equal_but_for_a_row():
+def test_the_groups_of_a_class_differ_by_at_most_one_row():
     # Ten rows are groups of four, three and three, not of four, four and two.
     labels = torch.arange(8).repeat_interleave(10)
     met = [Counter(labels[batch].tolist()) for batch in sampler_of(labels, torch.ones(8, 8), classes_per_batch=2)]
@@ -137,34 +137,34 @@ def test_the_groups_of_a_class_are_equal_but_for_a_row():
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_a_class_too_large_for_one_group_a_batch_is_spread_over_all_batches(drop_last):
+def test_a_class_too_large_for_one_group_per_batch_is_in_all_batches(drop_last):
     # 100 groups of class 0 and 5 each of classes 1 to 10: 38 batches, of which each must hold two or three of class 0.
-    # Left to chance, the last batches were of class 0 alone, without a negative.
+    # With random draws, the last batches would contain only class 0, without a negative.
     labels = torch.cat([torch.zeros(400), torch.arange(1, 11).repeat_interleave(20)]).long()
     for batch in sampler_of(labels, torch.ones(11, 11), drop_last=drop_last):
         assert 2 <= (labels[batch] == 0).sum() / 4 <= 3
 
 
-def test_other_rows_are_left_out_in_each_epoch():
+def test_each_epoch_drops_different_rows():
     labels = torch.arange(7).repeat_interleave(9)  # two groups of four and a row over, in each class
     sampler = sampler_of(labels, torch.ones(7, 7), drop_last=True)
     left_out = [set(range(63)) - set(itertools.chain.from_iterable(sampler)) for _ in range(30)]
-    # 14 groups, of which 12 fill three batches of four; 15 rows of 63 are left out, each row now and then.
+    # 14 groups, of which 12 fill three batches of four; 15 rows of 63 are dropped, different ones in each epoch.
     assert {len(rows) for rows in left_out} == {15}
     assert set().union(*left_out) == set(range(63))
 
 
-def test_rows_of_a_class_come_in_other_company_each_epoch():
+def test_each_epoch_groups_the_rows_of_a_class_differently():
     sampler = sampler_of()
     first, second = ({frozenset(batch) for batch in sampler} for _ in range(2))
     assert not first & second
 
 
-# Which classes meet
+# Which classes share a batch
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_confusable_classes_meet_more_often_the_larger_the_sharpness(seed):
+def test_confusable_classes_share_a_batch_more_often_with_larger_sharpness(seed):
     # Chance is 3 in 19: the partner is any of the other 19 classes, of which a batch holds three.
     shares = [partners_meeting(BALANCED, PARTNERS, 20, sharpness=s, seed=seed) for s in (0, 1, 2, 4, 30)]
     assert shares[0] == pytest.approx(3 / 19, abs=0.06)
@@ -180,15 +180,15 @@ def test_a_sharpness_of_0_ignores_the_matrix():
 @pytest.mark.parametrize("sharpness", [2.0, 60.0])
 @pytest.mark.parametrize("exponent", [-200, 1, 200])
 def test_the_scale_of_the_matrix_does_not_matter(exponent, sharpness):
-    # Their 60th powers leave the range of float64.
+    # Their 60th powers are outside the range of float64.
     scaled = PARTNERS.matrix.double() * 2.0**exponent
     assert list(sampler_of(ldm=scaled, sharpness=sharpness)) == list(sampler_of(sharpness=sharpness))
 
 
-# The 462nd power of 1 / 5 is a few of the least numbers above 0.
+# The 462nd power of 1 / 5 is a small multiple of the smallest positive float64.
 @pytest.mark.parametrize("sharpness", [100.0, 462.0, 1e6])
 @pytest.mark.parametrize("entry", [0.0, 1e-300, 1.0, 1e300])
-def test_extreme_numbers_leave_an_epoch_whole(sharpness, entry):
+def test_with_extreme_entries_an_epoch_still_contains_every_row(sharpness, entry):
     ldm = PARTNERS.matrix.double().clone()
     ldm[5] = entry
     ldm[:, 5] = entry
@@ -197,7 +197,7 @@ def test_extreme_numbers_leave_an_epoch_whole(sharpness, entry):
         assert sorted(itertools.chain.from_iterable(sampler)) == list(range(len(BALANCED)))
 
 
-def test_either_direction_of_confusion_counts():
+def test_both_directions_of_an_asymmetric_matrix_count():
     one_way = torch.ones(20, 20)
     one_way[::2, 1::2].fill_diagonal_(9.0)
     assert partners_meeting(BALANCED, StaticLDM(one_way), 3) > 0.4  # by chance 3 / 19
@@ -205,12 +205,12 @@ def test_either_direction_of_confusion_counts():
         assert list(sampler_of(ldm=matrix)) == list(sampler_of(ldm=one_way))
 
 
-def test_classes_that_are_far_from_all_others_fill_batches_too():
+def test_classes_with_affinity_0_to_all_others_are_drawn_too():
     for batch in sampler_of(ldm=torch.eye(20)):
         assert len(set(BALANCED[batch].tolist())) == 4
 
 
-def test_an_update_of_the_shared_matrix_moves_the_next_epoch():
+def test_an_update_of_the_shared_matrix_affects_the_next_epoch():
     ldm = AdaptiveLDM(20)
     sampler, loss = sampler_of(ldm=ldm, sharpness=4), LabelDistanceContrastiveLoss(ldm)
     assert sampler.ldm is loss.ldm
@@ -222,7 +222,7 @@ def test_an_update_of_the_shared_matrix_moves_the_next_epoch():
     unmoved, moved = begun + list(running), list(sampler)
     sampler.set_epoch(0)
     assert list(sampler) != before
-    # An epoch that has begun keeps its batches.
+    # An epoch that has started keeps its batches.
     meetings = [
         sum(c ^ 1 in set(BALANCED[batch].tolist()) for batch in batches for c in set(BALANCED[batch].tolist())) / 60
         for batches in (before, unmoved, moved)
@@ -233,7 +233,7 @@ def test_an_update_of_the_shared_matrix_moves_the_next_epoch():
 # Seeds and epochs
 
 
-def test_an_epoch_is_known_by_seed_and_number():
+def test_an_epoch_depends_only_on_seed_and_number():
     epochs = {(seed, epoch): epoch_of(seed, epoch) for seed in range(3) for epoch in range(3)}
     for (seed, epoch), batches in epochs.items():
         assert epoch_of(seed, epoch) == batches
@@ -254,7 +254,7 @@ def test_each_iteration_is_the_next_epoch():
     assert list(sampler) == epoch_of(5, 2)
 
 
-def test_the_global_seed_is_neither_read_nor_moved():
+def test_the_global_random_state_is_neither_read_nor_changed():
     torch.manual_seed(1)
     state = torch.get_rng_state()
     batches = list(sampler_of())
@@ -266,7 +266,7 @@ def test_the_global_seed_is_neither_read_nor_moved():
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda sampler: pickle.loads(pickle.dumps(sampler))], ids=["deepcopy", "pickle"]
 )
-def test_a_copy_goes_on_where_the_sampler_stands(copied):
+def test_a_copy_continues_at_the_samplers_epoch(copied):
     sampler = sampler_of()
     list(sampler)
     other = copied(sampler)
@@ -274,7 +274,7 @@ def test_a_copy_goes_on_where_the_sampler_stands(copied):
 
 
 @pytest.mark.parametrize("convert", [list, np.asarray, Tensor.int, Tensor.byte], ids=["list", "numpy", "int", "uint8"])
-def test_labels_may_be_a_list_an_array_or_any_integers(convert):
+def test_labels_may_be_a_list_an_array_or_any_integer_tensor(convert):
     labels = BALANCED.tolist() if convert is list else convert(BALANCED)
     assert list(sampler_of(labels)) == list(sampler_of())
 
@@ -283,7 +283,7 @@ def test_labels_may_be_a_list_an_array_or_any_integers(convert):
 
 
 @pytest.mark.parametrize(("num_workers", "persistent"), [(0, False), (2, False), (2, True)])
-def test_a_data_loader_takes_an_epoch_an_iteration(num_workers, persistent):
+def test_a_data_loader_reads_one_epoch_per_iteration(num_workers, persistent):
     sampler = sampler_of()
     loader = DataLoader(
         TensorDataset(torch.arange(240), BALANCED),
@@ -301,7 +301,7 @@ def test_a_data_loader_takes_an_epoch_an_iteration(num_workers, persistent):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar")
-def test_a_trainer_of_pytorch_metric_learning_takes_it_as_its_sampler():
+def test_a_trainer_of_pytorch_metric_learning_accepts_it_as_sampler():
     model, steps = nn.Linear(8, 4), []
     data_set = TensorDataset(normal(240, 8, dtype=torch.float32) + nn.functional.one_hot(BALANCED % 8, 8), BALANCED)
     sampler = sampler_of()
@@ -323,7 +323,7 @@ def test_a_trainer_of_pytorch_metric_learning_takes_it_as_its_sampler():
 
 
 def shards_of(num_processes, *, even_batches=True, **options) -> list[list[list[int]]]:
-    """The batches of each process where accelerate shares them out."""
+    """The batches of each process if accelerate distributes them."""
     shard = pytest.importorskip("accelerate.data_loader").BatchSamplerShard
     return [
         list(shard(sampler_of(num_replicas=1, rank=0, **options), num_processes, rank, even_batches=even_batches))
@@ -332,7 +332,7 @@ def shards_of(num_processes, *, even_batches=True, **options) -> list[list[list[
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
-def test_accelerate_shares_out_batches_of_one_size(num_processes):
+def test_accelerate_distributes_batches_of_equal_size(num_processes):
     shards = shards_of(num_processes, drop_last=True)
     batches = list(sampler_of(drop_last=True))
     kept = len(batches) // num_processes * num_processes
@@ -342,8 +342,9 @@ def test_accelerate_shares_out_batches_of_one_size(num_processes):
 
 @pytest.mark.parametrize("even_batches", [True, False])
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
-def test_accelerate_loses_no_batch_of_another_size(num_processes, even_batches):
-    # 57 groups in batches of at most 7 are 3 batches of 28 rows and 6 of 24. Told of 28, it would skip some of the 6.
+def test_accelerate_skips_no_batch_of_another_size(num_processes, even_batches):
+    # 57 groups in batches of at most 7 are 3 batches of 28 rows and 6 of 24. With batch_size = 28, it would skip some
+    # of the 6.
     labels = BALANCED[:228]
     shards = shards_of(num_processes, labels=labels, classes_per_batch=7, even_batches=even_batches)
     batches = list(itertools.chain.from_iterable(shards))
@@ -368,7 +369,7 @@ def test_accelerate_prepares_a_loader():
         assert [rows.tolist() for (rows,) in loader] != batches  # the next epoch
 
 
-def test_a_transformers_trainer_takes_a_loader_with_it(tmp_path):
+def test_a_transformers_trainer_accepts_a_loader_with_it(tmp_path):
     transformers = pytest.importorskip("transformers")
 
     class Model(nn.Module):
@@ -457,7 +458,7 @@ def test_a_transformers_trainer_takes_a_loader_with_it(tmp_path):
         *["an empty data set", "too few groups", "groups that go not round", "no whole group"],
     ],
 )
-def test_a_bad_argument_is_answered_by_one_sentence(options, error, sentence):
+def test_a_bad_argument_raises_a_clear_error(options, error, sentence):
     assert refusal_of(error, sampler_of, **options) == sentence
 
 
@@ -465,7 +466,7 @@ def test_a_negative_epoch_is_refused():
     assert refusal_of(ValueError, sampler_of().set_epoch, -1) == "epoch must be at least 0, got -1."
 
 
-def test_a_matrix_that_went_wrong_is_refused_when_an_epoch_starts():
+def test_an_invalid_matrix_is_refused_at_the_start_of_an_epoch():
     matrix = nn.Parameter(torch.ones(20, 20))
     sampler = sampler_of(ldm=StaticLDM(matrix))
     with torch.no_grad():
@@ -474,7 +475,7 @@ def test_a_matrix_that_went_wrong_is_refused_when_an_epoch_starts():
     assert message == "Label distances must be finite and non-negative, got -1.0 at row 1, column 2."
 
 
-def test_names_in_place_of_class_indices_are_refused():
+def test_names_instead_of_class_indices_are_refused():
     ldm = StaticLDM.uniform(num_classes=2)
     assert refusal_of(TypeError, LabelDistanceBatchSampler, ["cat", "dog"], ldm) == (
         "labels must be class indices, one integer for each row of the data set. Look names up in the LDM's "

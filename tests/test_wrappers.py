@@ -1,4 +1,4 @@
-"""The memory of earlier batches and the two views, against plain computations."""
+"""The cross-batch memory and the two-view loss, compared with plain computations."""
 
 import copy
 import pickle
@@ -48,7 +48,7 @@ def memory(size=7, loss: nn.Module | None = None, **options) -> CrossBatchMemory
 
 
 class PlainQueue:
-    """The memory as a list of the rows that are in it, the oldest first."""
+    """A memory as a plain list of rows, oldest first."""
 
     def __init__(self, size: int):
         self.size = size
@@ -60,7 +60,7 @@ class PlainQueue:
         self.labels = [*self.labels, *labels.tolist()][-self.size :]
 
     def loss(self, embeddings: Tensor, labels: Tensor, *, is_own: bool = True) -> Tensor:
-        """The mean loss of the batch against the queue, whose last rows it is if `is_own`."""
+        """The mean loss of the batch against the queue; with `is_own` the batch is the end of the queue."""
         is_candidate = torch.ones(len(labels), len(self.rows), dtype=torch.bool)
         if is_own:
             for row in range(len(labels)):
@@ -110,7 +110,7 @@ def test_rows_that_enter_the_queue_are_references_of_those_that_do_not():
         assert_near(queue(embeddings, labels, enqueue_mask=mask), expected)
 
 
-def test_a_call_that_enqueues_nothing_leaves_the_queue_as_it_is():
+def test_a_call_that_adds_no_row_does_not_change_the_queue():
     queue, plain = memory(), PlainQueue(7)
     embeddings, labels = batch(4, 0)
     queue(embeddings, labels)
@@ -122,8 +122,8 @@ def test_a_call_that_enqueues_nothing_leaves_the_queue_as_it_is():
     assert (queue.queue_idx, queue.has_been_filled) == (4, False)
 
 
-def test_the_librarys_memory_takes_such_a_call_for_a_full_queue():
-    # What is mended: empty slots count as rows of zeros in class 0.
+def test_pmls_memory_treats_the_queue_as_full_after_such_a_call():
+    # The bug in PML: empty slots count as rows of zeros in class 0.
     queue = pml_losses.CrossBatchMemory(SupConLoss(), DIM, memory_size=7)
     embeddings, labels = batch(4, 0)
     queue(embeddings, labels)
@@ -131,7 +131,7 @@ def test_the_librarys_memory_takes_such_a_call_for_a_full_queue():
     assert queue.has_been_filled
 
 
-def test_an_empty_queue_has_nothing_to_teach():
+def test_an_empty_queue_gives_loss_0_and_gradient_0():
     queue = memory()
     embeddings, labels = batch(4, 0)
     with pytest.warns(UserWarning, match=NO_POSITIVES):
@@ -147,14 +147,14 @@ def test_a_batch_of_one_row_is_not_its_own_positive():
     with pytest.warns(UserWarning, match=NO_POSITIVES):
         assert queue(embedding, label) == 0
     other = normal(1, DIM, seed=1)
-    # Two rows of one class: the one positive is the one candidate.
+    # Two rows of one class: the only candidate is the positive.
     assert queue(other, label) == 0
     assert queue(normal(1, DIM, seed=2), torch.tensor([0])) == 0
-    # Now there is a negative beside the two positives.
+    # Now there are two positives and a negative.
     assert queue(normal(1, DIM, seed=3), label) > 0
 
 
-def test_an_empty_batch_gives_0_and_leaves_the_queue():
+def test_an_empty_batch_gives_0_and_does_not_change_the_queue():
     queue = memory()
     queue(*batch(3, 0))
     embeddings = torch.zeros(0, DIM, dtype=torch.float64, requires_grad=True)
@@ -164,11 +164,11 @@ def test_an_empty_batch_gives_0_and_leaves_the_queue():
     assert queue.queue_idx == 3
 
 
-# Tuples from outside
+# A passed indices_tuple
 
 
 def no_pairs(embeddings, labels, ref_emb, ref_labels):
-    """No pair of its own, so that only those from outside are left."""
+    """A miner that returns no pairs, so that only the passed ones remain."""
     nothing = torch.zeros(0, dtype=torch.int64)
     return nothing, nothing, nothing, nothing
 
@@ -178,7 +178,7 @@ def no_triplets(embeddings, labels, ref_emb, ref_labels):
 
 
 class Seen(ContrastiveLoss):
-    """A loss of the library's list by name that keeps what it was handed."""
+    """A loss that PML supports by name and that stores its arguments."""
 
     seen: tuple[tuple[Tensor, ...], Tensor, Tensor]
 
@@ -186,7 +186,7 @@ class Seen(ContrastiveLoss):
         assert indices_tuple is not None
         assert ref_emb is not None
         assert ref_labels is not None
-        # Copies: the library writes into the queue that it handed over.
+        # Copy the arguments, because PML writes into the queue that it passes.
         self.seen = indices_tuple, ref_emb.clone(), ref_labels.clone()
         return embeddings.sum()
 
@@ -195,7 +195,7 @@ Seen.__name__ = "ContrastiveLoss"
 
 
 def handed_over(memory_type: Callable[..., Any], miner, mined_in_batch: Callable) -> list[tuple]:
-    """What a memory of 7 hands to its loss over six batches of 3, mined from outside: it goes round twice."""
+    """The arguments of the loss in a memory of 7, for six batches of 3 with passed pairs: the queue wraps twice."""
     loss = Seen()
     queue = memory_type(loss, DIM, memory_size=7, miner=miner)
     calls = []
@@ -220,7 +220,7 @@ OUTSIDE_IDS = ["pairs", "triplets", "triplets among pairs"]
 
 
 def rows_named(calls) -> list[bool]:
-    """For each call, whether each index names the row that it named in the batch."""
+    """For each call, whether each index refers to the same row as in the batch."""
     named = []
     for embeddings, mined, listed, queue in calls:
         mined = lmu.convert_to_pairs(mined, None) if len(listed) == 4 else mined
@@ -234,17 +234,17 @@ def rows_named(calls) -> list[bool]:
 
 
 @pytest.mark.parametrize(("miner", "mined_in_batch"), OUTSIDE, ids=OUTSIDE_IDS)
-def test_a_tuple_from_outside_names_the_same_rows_in_the_queue_from_the_first_batch_on(miner, mined_in_batch):
+def test_a_passed_tuple_refers_to_the_same_rows_of_the_queue_in_every_batch(miner, mined_in_batch):
     assert rows_named(handed_over(CrossBatchMemory, miner, mined_in_batch)) == [True] * 6
 
 
 @pytest.mark.parametrize(("miner", "mined_in_batch"), OUTSIDE, ids=OUTSIDE_IDS)
-def test_in_the_librarys_memory_it_names_other_rows_from_the_second_batch_on(miner, mined_in_batch):
-    # The fault that is mended; should this fail, the library has mended it, too.
+def test_in_pmls_memory_it_refers_to_other_rows_from_the_second_batch_on(miner, mined_in_batch):
+    # The bug in PML. If this test fails, PML has fixed it.
     assert rows_named(handed_over(pml_losses.CrossBatchMemory, miner, mined_in_batch)) == [True] + [False] * 5
 
 
-def test_positives_from_outside_are_of_the_anchors_class_where_the_librarys_are_not():
+def test_passed_positives_have_the_anchors_class_unlike_in_pmls_memory():
     def wrong_positives(memory_type) -> list[int]:
         loss = Seen()
         queue = memory_type(loss, DIM, memory_size=9, miner=no_pairs)
@@ -261,7 +261,7 @@ def test_positives_from_outside_are_of_the_anchors_class_where_the_librarys_are_
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32], ids=str)
-def test_indices_of_any_integer_type_are_indices(dtype):
+def test_indices_may_have_any_integer_dtype(dtype):
     expected, found = memory(), memory()
     for seed in range(4):
         embeddings, labels = batch(5, seed)
@@ -271,7 +271,7 @@ def test_indices_of_any_integer_type_are_indices(dtype):
 
 
 def as_pairs(indices_tuple, slots: Tensor | None) -> tuple[set, set]:
-    """Positive pairs and all pairs that a tuple lists, without rows that meet themselves in their slot."""
+    """Positive pairs and all pairs of a tuple, without pairs of a row with its own slot."""
     anchors, positives, *rest = (indices.tolist() for indices in indices_tuple)
     is_other = [slots is None or slots[a] != p for a, p in zip(anchors, positives, strict=True)]
     listed = {pair for pair, keep in zip(zip(anchors, positives, strict=True), is_other, strict=True) if keep}
@@ -283,7 +283,7 @@ def as_pairs(indices_tuple, slots: Tensor | None) -> tuple[set, set]:
 
 @pytest.mark.parametrize("mined_in_batch", [in_pairs, in_triplets], ids=["pairs", "triplets"])
 @pytest.mark.parametrize("output", ["pairs", "triplets"])
-def test_pairs_from_outside_are_taken_beside_those_of_the_memorys_miner(output, mined_in_batch):
+def test_passed_pairs_are_used_in_addition_to_those_of_the_memorys_miner(output, mined_in_batch):
     miner = LabelDistanceMiner(LDM, num_negatives=1, num_positives=1, output=output)
     queue, loss = memory(miner=miner), label_distance()
     for seed in range(4):
@@ -316,7 +316,7 @@ def with_dot_products():
 
 
 def gradients(queue, *, is_together: bool) -> list[Tensor]:
-    """Of four batches and of the loss, by one backward for all calls or one for each."""
+    """Gradients of four batches and of the loss, by one backward for all calls or one for each."""
     rows = [batch(4, seed)[0].requires_grad_() for seed in range(4)]
     losses = []
     for seed, row in enumerate(rows):
@@ -336,7 +336,7 @@ def test_several_calls_may_come_before_one_backward(size, loss):
         assert_near(found, expected)
 
 
-def test_in_the_librarys_memory_a_second_call_spoils_the_first_ones_backward():
+def test_in_pmls_memory_a_second_call_breaks_the_backward_of_the_first():
     # What is mended.
     queue = pml_losses.CrossBatchMemory(with_dot_products(), DIM, memory_size=5)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -366,7 +366,7 @@ def through_a_saved_model(queue, fresh, path):
 
 @pytest.mark.parametrize("carry", [through_torch, through_safetensors, through_a_saved_model])
 @pytest.mark.parametrize("num_batches", [1, 4], ids=["before it is full", "in mid-ring"])
-def test_a_memory_goes_on_where_a_saved_one_stood(tmp_path, num_batches, carry):
+def test_a_memory_resumes_from_a_checkpoint(tmp_path, num_batches, carry):
     queue = memory(loss=LabelDistanceContrastiveLoss(AdaptiveLDM(3))).to(torch.float64)
     run_on(queue, range(num_batches))
     fresh = memory(loss=LabelDistanceContrastiveLoss(AdaptiveLDM(3))).to(torch.float64)
@@ -377,7 +377,7 @@ def test_a_memory_goes_on_where_a_saved_one_stood(tmp_path, num_batches, carry):
         assert torch.equal(found, expected)
 
 
-def test_the_librarys_memory_forgets_where_it_stood():
+def test_pmls_memory_does_not_save_the_position_in_its_queue():
     # What is mended.
     queue, fresh = (pml_losses.CrossBatchMemory(SupConLoss(), DIM, memory_size=7) for _ in range(2))
     queue(*batch(3, 0))
@@ -388,7 +388,7 @@ def test_the_librarys_memory_forgets_where_it_stood():
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda queue: pickle.loads(pickle.dumps(queue))], ids=["deepcopy", "pickle"]
 )
-def test_a_copy_has_a_queue_of_its_own(copied):
+def test_a_copy_has_its_own_queue(copied):
     queue = memory()
     run_on(queue, range(4))
     other = copied(queue)
@@ -397,7 +397,7 @@ def test_a_copy_has_a_queue_of_its_own(copied):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_the_queue_takes_the_precision_of_the_rows(dtype):
+def test_the_queue_has_the_precision_of_the_rows(dtype):
     queue, plain = memory(), PlainQueue(7)
     for seed in range(4):
         embeddings, labels = batch(5, seed)
@@ -407,14 +407,14 @@ def test_the_queue_takes_the_precision_of_the_rows(dtype):
     assert queue.embedding_memory.dtype == dtype
 
 
-def test_a_reset_memory_is_a_new_one():
+def test_a_reset_memory_equals_a_new_one():
     queue = memory()
     expected = run_on(queue, range(3))
     queue.reset_queue()
     assert run_on(queue, range(3)) == expected
 
 
-# Losses of the library
+# Losses of PML
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_reset_memory_is_a_new_one():
     [SupConLoss, NTXentLoss, ContrastiveLoss, TripletMarginLoss, pml_losses.MultiSimilarityLoss],
     ids=lambda loss: loss.__name__,
 )
-def test_a_loss_of_the_library_gives_what_it_gives_in_the_librarys_memory(loss):
+def test_a_loss_of_pml_gives_the_same_in_pmls_memory(loss):
     ours = memory(9, loss())
     theirs = pml_losses.CrossBatchMemory(loss(), DIM, memory_size=9)
     for seed in range(6):
@@ -434,7 +434,7 @@ def test_a_loss_of_the_library_gives_what_it_gives_in_the_librarys_memory(loss):
 
 
 @pytest.mark.parametrize("miner", [MultiSimilarityMiner(), TripletMarginMiner(margin=0.5)], ids=["pairs", "triplets"])
-def test_a_miner_of_the_library_mines_the_queue(miner):
+def test_a_miner_of_pml_mines_the_queue(miner):
     ours = memory(9, SupConLoss(), miner=miner)
     theirs = pml_losses.CrossBatchMemory(SupConLoss(), DIM, memory_size=9, miner=miner)
     for seed in range(6):
@@ -442,7 +442,7 @@ def test_a_miner_of_the_library_mines_the_queue(miner):
         assert_near(ours(embeddings, labels), theirs(embeddings, labels))
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize("wrapper", [lambda loss: CrossBatchMemory(loss, DIM), TwoViewLoss], ids=["memory", "views"])
@@ -503,7 +503,7 @@ def test_a_loss_without_references_is_refused(wrapper):
         "pairs and a mask",
     ],
 )
-def test_a_bad_call_is_answered_by_one_sentence(arguments, options, start):
+def test_a_bad_call_raises_a_clear_error(arguments, options, start):
     assert refusal_of(ValueError, memory(), *arguments, **options).startswith(start)
 
 
@@ -523,7 +523,7 @@ def test_two_views_are_stacked():
     loss = label_distance()
     expected = loss(torch.cat([FIRST, SECOND]), LABELS.repeat(2))
     assert torch.equal(TwoViewLoss(loss)(FIRST, SECOND, LABELS), expected)
-    # The paper's 2M rows: each has its other view and its class's rows of both views as positives.
+    # The paper's 2M rows: the positives of a row are its other view and the rows of its class in both views.
     assert_near(
         expected,
         functional.label_distance_contrastive(
@@ -543,7 +543,7 @@ def test_one_view_may_be_the_references_of_the_other():
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["stacked", "references"])
-def test_both_views_learn(symmetric):
+def test_both_views_receive_gradients(symmetric):
     first, second = FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()
     loss = TwoViewLoss(label_distance(), symmetric=symmetric)
     assert torch.autograd.gradcheck(lambda *views: loss(*views, LABELS), (first, second))
@@ -554,7 +554,7 @@ def test_both_views_learn(symmetric):
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["stacked", "references"])
 @pytest.mark.parametrize("loss", [SupConLoss(), NTXentLoss(), ContrastiveLoss()], ids=lambda loss: type(loss).__name__)
-def test_with_an_id_for_each_row_a_loss_of_the_library_gives_what_the_library_gives(loss, symmetric):
+def test_with_row_numbers_as_labels_a_loss_of_pml_gives_the_same_as_in_pml(loss, symmetric):
     ours = TwoViewLoss(loss, symmetric=symmetric)(FIRST, SECOND, torch.arange(5))
     assert_near(ours, pml_losses.SelfSupervisedLoss(loss, symmetric=symmetric)(FIRST, SECOND))
 
@@ -573,11 +573,11 @@ def test_views_without_labels_are_refused():
     ],
     ids=["rows", "columns", "labels"],
 )
-def test_views_that_do_not_fit_are_refused(arguments, got):
+def test_views_with_different_shapes_are_refused(arguments, got):
     message = refusal_of(ValueError, TwoViewLoss(label_distance()), *arguments)
     assert message == f"both views must have shape (M, D) and labels (M,), {got}"
 
 
-def test_ids_of_rows_are_no_classes_for_label_distance():
+def test_row_numbers_are_refused_as_labels():
     with pytest.raises(ValueError, match="not ids of rows"):
         TwoViewLoss(label_distance())(FIRST, SECOND, torch.arange(5))

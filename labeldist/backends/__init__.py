@@ -1,13 +1,13 @@
-"""Faster ways to the numbers of `labeldist.functional`, behind one door that checks and chooses.
+"""Faster implementations of `labeldist.functional`, and the functions that check the inputs and select one.
 
-| backend | what it is | memory | where |
+| backend | implementation | memory | runs on |
 |---|---|---|---|
-| `"eager"` | `labeldist.functional` itself | several `(B, R)` tensors | everywhere; listed pairs, second derivatives |
-| `"blockwise"` | tiles of pairs, analytic gradient | `O((B + R) D)` | everywhere |
+| `"eager"` | `labeldist.functional` itself | several `(B, R)` tensors | all devices; listed pairs, second derivatives |
+| `"blockwise"` | tiles of pairs, analytic gradient | `O((B + R) D)` | all devices |
 | `"triton"` | fused kernels | `O((B + R) D)` | NVIDIA GPUs, with the package triton |
-| `"auto"` | the fastest of them for the batch, by measurement | | |
+| `"auto"` | the fastest one for the batch, according to benchmarks | | |
 
-An explicit backend raises if it cannot be used; only `"auto"` falls back.
+An explicit backend raises an error if it cannot be used; only `"auto"` falls back to another one.
 """
 
 from importlib.util import find_spec
@@ -27,11 +27,11 @@ from labeldist.precision import at_least_float32
 
 __all__ = ["Backend", "anchor_losses", "label_distance_contrastive"]
 
-# `benchmarks/results/loss/cpu-float32.json`: from about this many pairs on, tiles are faster.
+# "blockwise" is faster than "eager" from about this many pairs, see `benchmarks/results/loss/cpu-float32.json`.
 MIN_PAIRS_BLOCKWISE = 2**18
-# Devices without kernels were not measured: there tiles are for what eager would need tens of GiB for.
+# Other devices without fused kernels were not measured. Use tiles where "eager" would need tens of GiB.
 MIN_PAIRS_BLOCKWISE_ELSEWHERE = 2**30
-# From Ampere on a GPU multiplies bfloat16 and tf32.
+# Ampere is the first generation with matrix products in bfloat16 and tf32.
 MIN_CAPABILITY_TRITON = (8, 0)
 
 
@@ -47,9 +47,9 @@ def label_distance_contrastive(
     backend: Backend = "auto",
     validate: bool = True,
 ) -> Tensor:
-    """`labeldist.functional.label_distance_contrastive`, by the fastest backend for the batch.
+    """Compute `labeldist.functional.label_distance_contrastive` with the fastest backend for the batch.
 
-    Arguments, result and errors are those of the function in `functional`; `backend` as in `anchor_losses`.
+    Arguments, result and errors are those of the function in `functional`. `backend` is explained in `anchor_losses`.
 
     Examples:
         >>> embeddings, labels, ldm = torch.randn(4, 8), torch.tensor([0, 1, 0, 1]), torch.ones(2, 2)
@@ -73,25 +73,26 @@ def anchor_losses(
     validate: bool = True,
     group: ProcessGroup | None = None,
 ) -> AnchorLosses:
-    """`labeldist.functional.anchor_losses` by the backend of choice.
+    """Compute `labeldist.functional.anchor_losses` with the selected backend.
 
     Args:
         batch: anchors and references.
-        tables: scale and bias of each class pair, `(C, C)`: float32, float64 for float64 embeddings. What is known of
-            them (`is_symmetric`, `span`) saves a backend from finding out: `"triton"` finds out on the device,
-            `"blockwise"` waits for it.
-        pairs: masks `(B, R)` of the listed positives and of all listed pairs; only `"eager"` takes them.
-        backend: `"auto"` takes what is fastest for the batch; any other backend raises if it cannot be used.
-        validate: check the labels' range, which waits for a GPU.
-        group: the processes that share the pairs, as in `blockwise.anchor_losses`. `"auto"` then takes `"triton"` where
-            it can, and `"blockwise"` for any batch elsewhere. With `"eager"`, listed pairs, or few rows for `"triton"`
-            each process computes all pairs. Either way a row's gradient is the sum of the processes' gradients.
+        tables: scale and bias of each class pair, `(C, C)`: float32, or float64 for float64 embeddings. If
+            `is_symmetric` or `span` is `None`, the backend computes it: `"triton"` on the device, `"blockwise"` with a
+            synchronization.
+        pairs: masks `(B, R)` of the listed positives and of all listed pairs; supported by `"eager"` only.
+        backend: `"auto"` selects the fastest backend for the batch; any other raises an error if it cannot be used.
+        validate: check the range of the labels; on a GPU this synchronizes with the device.
+        group: processes that divide the pairs among themselves, as in `blockwise.anchor_losses`. `"auto"` then selects
+            `"triton"` if it can be used, and `"blockwise"` otherwise. With `"eager"`, with listed pairs, and with too
+            few rows for `"triton"`, each process computes all pairs. In all cases the gradient of a row is the sum of
+            the processes' gradients.
 
     Returns:
-        Losses and validity, each `(B,)`.
+        Losses and the mask of valid anchors, each `(B,)`.
 
     Raises:
-        ValueError: if `backend` is unknown or cannot take `pairs`, shapes disagree, or a label is out of range.
+        ValueError: if `backend` is unknown or does not support `pairs`, shapes differ, or a label is out of range.
         TypeError: if labels are not integers or embeddings not floating point.
         RuntimeError: if `backend="triton"` and the embeddings are not on an NVIDIA GPU.
         ImportError: if `backend="triton"` and triton is not installed.
@@ -103,7 +104,7 @@ def anchor_losses(
         tensor([ True,  True, False])
     """
     chosen = choose_backend(
-        backend, batch, num_classes=tables.num_classes, is_listed=pairs is not None, is_shared=group is not None
+        backend, batch, num_classes=tables.num_classes, is_listed=pairs is not None, is_sharded=group is not None
     )
     check_batch(batch, tables.num_classes, validate=validate)
     if chosen == "eager":
@@ -118,15 +119,15 @@ def anchor_losses(
 
 
 def check_backend(backend: str) -> None:
-    """Raise `ValueError` unless `backend` is known."""
+    """Raise `ValueError` unless `backend` is the name of a backend."""
     if backend not in get_args(Backend):
         raise ValueError(f"backend must be one of {', '.join(map(repr, get_args(Backend)))}, got {backend!r}.")
 
 
 def choose_backend(
-    backend: Backend, batch: Batch, *, num_classes: int, is_listed: bool = False, is_shared: bool = False
+    backend: Backend, batch: Batch, *, num_classes: int, is_listed: bool = False, is_sharded: bool = False
 ) -> Literal["eager", "blockwise", "triton"]:
-    """The backend that a call takes. Arguments and errors as in `anchor_losses`."""
+    """The backend that a call uses. Arguments and errors as in `anchor_losses`."""
     check_backend(backend)
     if backend == "eager":
         return backend
@@ -143,11 +144,11 @@ def choose_backend(
         return backend
     if _is_for_triton(batch, num_classes):
         return "triton"
-    if is_shared:
+    if is_sharded:
         return "blockwise"
     num_pairs = len(batch.embeddings) * len(batch.references[0])
     most_eager = MIN_PAIRS_BLOCKWISE if batch.embeddings.device.type == "cpu" else MIN_PAIRS_BLOCKWISE_ELSEWHERE
-    # Compiled, eager becomes a few kernels, and tiles would be a break in the graph.
+    # torch.compile fuses eager into a few kernels; the tiles would break the graph.
     is_eager = torch.compiler.is_compiling() or num_pairs < most_eager
     return "eager" if is_eager else "blockwise"
 
@@ -162,7 +163,7 @@ def _check_triton(embeddings: Tensor) -> None:
 
 
 def _is_for_triton(batch: Batch, num_classes: int) -> bool:
-    """Whether the kernels take a call, on a GPU that has what they are written for."""
+    """Whether the fused kernels support the device, the dtypes and the number of classes."""
     device = batch.embeddings.device
     if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False

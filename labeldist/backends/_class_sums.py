@@ -1,4 +1,4 @@
-"""Sums over the rows of each class, and back: two functions, each the other's transpose and derivative."""
+"""Sum the rows of each class, and gather the row of each class: two linear functions, each the other's backward."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ class ClassSums(Function):
         ctx.save_for_backward(labels)
         sizes = class_sizes(labels, num_classes)[:, None]
         zeros = values.new_zeros(num_classes, values.shape[1])
-        # A long sum of like rows loses digits: sum what is left of the rows without a first estimate of their mean.
+        # A long sum of similar rows loses digits. Estimate the mean first, then sum the differences from the estimate.
         estimate = add_by_class(zeros.clone(), labels, values) / sizes.clamp_min(1)
         return estimate * sizes + add_by_class(zeros, labels, values - estimate.index_select(0, labels))
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch declares *grads
         (labels,) = ctx.saved_tensors
         return ClassRows.apply(grad, labels), None, None
 
@@ -35,20 +35,20 @@ class ClassRows(Function):
         return table.index_select(0, labels)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch declares *grads
         (labels,) = ctx.saved_tensors
         return ClassSums.apply(grad, labels, ctx.num_classes), None
 
 
 def class_sizes(labels: Tensor, num_classes: int) -> Tensor:
-    """Rows of each class, `(C,)`, int64."""
-    # Not bincount: it reads the largest label, for which a GPU has to be waited for.
+    """Number of rows of each class, `(C,)`, int64."""
+    # Not bincount, which reads the largest label and so synchronizes with a GPU.
     return labels.new_zeros(num_classes).index_add_(0, labels, torch.ones_like(labels))
 
 
 def add_by_class(sums: Tensor, labels: Tensor, values: Tensor) -> Tensor:
-    """`sums[labels[i]] += values[i]` for every row, in an order that does not change from run to run."""
+    """Add `values[i]` to `sums[labels[i]]` for every row, in a deterministic order."""
     if values.device.type == "cpu":
         return sums.index_add_(0, labels, values)
-    # On a GPU index_add_ adds in any order, while index_put_ sorts first.
+    # On a GPU index_add_ is not deterministic; index_put_ is, because it sorts the indices first.
     return sums.index_put_((labels,), values, accumulate=True)

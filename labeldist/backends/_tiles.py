@@ -1,8 +1,8 @@
-"""All pairs of a batch as square tiles: which tiles there are, which process computes each, and the logits of one.
+"""The pairs of a batch, divided into square tiles: the order of the tiles, their processes, and the logits of a tile.
 
-Where the anchors are their own references, a tile above the diagonal also stands for its mirror image below it, so only
-tiles on and above the diagonal are computed. Tiles are numbered, column after column. In a group of P processes that
-all hold the same rows, rank r computes the tiles r, r + P, r + 2 P, ..., so that each tile is computed once.
+If the anchors are their own references, a tile above the diagonal also covers its mirror image below it, so only the
+tiles on and above the diagonal are computed. Tiles are numbered column by column. In a group of P processes, which all
+hold the same rows, rank r computes the tiles r, r + P, r + 2 P, ..., so each tile is computed once.
 """
 
 import math
@@ -20,13 +20,13 @@ __all__ = ["PairGrid", "RowGradients", "Softmax", "Tile", "softmaxes_of", "tile_
 
 LN_2 = math.log(2)
 
-# The fewest tiles per process, where there are pairs enough: in the last round, where some processes have no tile left,
-# at most an eighth of the time is lost.
+# Minimum number of tiles per process, if there are enough pairs. In the last round some processes have no tile left;
+# with this minimum they are idle for at most an eighth of the time.
 MIN_TILES_PER_PROCESS = 8
 
 
 def tile_rows_for(num_rows: int, num_references: int | None, num_processes: int, *, at_most: int) -> int:
-    """Rows and columns of a tile: `at_most`, or as few as give each process several tiles."""
+    """Rows and columns of a tile: `at_most`, or fewer if each process would otherwise get too few tiles."""
     if num_processes == 1:
         return at_most
     num_pairs = num_rows**2 // 2 if num_references is None else num_rows * num_references
@@ -34,12 +34,12 @@ def tile_rows_for(num_rows: int, num_references: int | None, num_processes: int,
 
 
 class PairGrid:
-    """All pairs of anchors and references, cut into tiles, of which this process computes its own.
+    """All pairs of anchors and references, divided into tiles and among the processes of a group.
 
     Args:
-        batch: unit rows, with int64 labels.
+        batch: normalized rows, with int64 labels.
         tile_rows: rows and columns of a tile.
-        group: the processes that share the tiles.
+        group: the processes that divide the tiles among themselves.
     """
 
     def __init__(self, batch: Batch, tile_rows: int, group: ProcessGroup):
@@ -51,32 +51,32 @@ class PairGrid:
 
 
 class Softmax:
-    """The softmax of a tile's anchors: along its rows, or, mirrored, along its columns.
+    """The softmax of the anchors of a tile. The anchors are its rows, or, if mirrored, its columns.
 
-    Where the anchors are their own references, the dot products of tile `(I, J)` are also those of tile `(J, I)`. With
-    transposed tables they give the logits of the anchors `J`, whose references then lie along dimension 0 of the tile.
+    If the anchors are their own references, the dot products of tile `(I, J)` are also those of tile `(J, I)`. With
+    transposed tables they give the logits of the anchors `J`, whose references lie along dimension 0 of the tile.
 
     Args:
         grid: the pairs.
         tables: scale and bias of dot products, in base 2.
-        is_mirrored: whether the tile's columns are the anchors.
+        is_mirrored: whether the columns of the tile are the anchors.
     """
 
     def __init__(self, grid: PairGrid, tables: ClassPairTables, *, is_mirrored: bool = False):
         self.grid = grid
         self.scale, self.bias = (table.T if is_mirrored else table for table in (tables.scale, tables.bias))
         self.is_mirrored = is_mirrored
-        # The dimension of a tile along which the references of one anchor lie.
+        # The dimension of a tile that holds the references of one anchor.
         self.dim = 0 if is_mirrored else 1
 
     def select_columns(self, columns: slice) -> None:
-        """Gather the tables' columns for a column of tiles: each tile then copies whole rows."""
+        """Gather the columns of the tables for one column of tiles, so that each tile only has to gather whole rows."""
         labels = self.grid.ref_labels[columns]
         # Each (C, columns).
         self.column_scale, self.column_bias = (table.index_select(1, labels) for table in (self.scale, self.bias))
 
     def logits(self, tile: "Tile") -> Tensor:
-        """`scale * products + bias`, written to `tile.scratch`; leaves the scale of each pair in `tile.scale`."""
+        """Write `scale * products + bias` to `tile.scratch`, and the scale of each pair to `tile.scale`."""
         labels = self.grid.labels[tile.rows]
         torch.index_select(self.column_scale, 0, labels, out=tile.scale)
         torch.index_select(self.column_bias, 0, labels, out=tile.scratch)
@@ -84,18 +84,18 @@ class Softmax:
         return logits.fill_diagonal_(-torch.inf) if tile.is_diagonal else logits
 
     def anchors_of(self, tile: "Tile") -> slice:
-        """The anchors whose softmax this is."""
+        """The anchors of this softmax in a tile."""
         return tile.columns if self.is_mirrored else tile.rows
 
     def add_by_classes(self, table: Tensor, tile: "Tile", values: Tensor) -> None:
-        """Add each pair's value to the entry of its two classes."""
+        """Add the value of each pair to the table entry of its two classes."""
         by_class = values.new_zeros(len(table), values.shape[1])  # (C, columns)
         add_by_class(by_class, self.grid.labels[tile.rows], values)
         add_by_class(table if self.is_mirrored else table.T, self.grid.ref_labels[tile.columns], by_class.T)
 
 
 def softmaxes_of(grid: PairGrid, tables: ClassPairTables) -> list[Softmax]:
-    """The softmaxes that a tile's pairs take part in: two where the anchors are their own references."""
+    """The softmaxes to which the pairs of a tile contribute: two if the anchors are their own references, else one."""
     softmaxes = [Softmax(grid, tables)]
     return [*softmaxes, Softmax(grid, tables, is_mirrored=True)] if grid.is_self else softmaxes
 
@@ -106,11 +106,11 @@ class Tile(NamedTuple):
     Attributes:
         rows: the anchors.
         columns: the references.
-        is_diagonal: whether these are the pairs of some anchors with themselves, in both orders.
-        products: dot products of the unit rows.
+        is_diagonal: whether rows and columns are the same, so that the tile contains both orders of each pair.
+        products: dot products of the normalized rows.
         scale: the scale of each pair.
-        scratch: for the logits and what becomes of them.
-        weights: for the coefficients of the gradient.
+        scratch: buffer for the logits and for values computed from them.
+        weights: buffer for the coefficients of the gradient.
     """
 
     rows: slice
@@ -125,9 +125,9 @@ class Tile(NamedTuple):
 def tiles(grid: PairGrid, softmaxes: Sequence[Softmax]) -> Iterator[Tile]:
     """This process's tiles, each with its dot products."""
     num_rows, num_columns = len(grid.anchors), len(grid.references)
-    # The same buffers for every tile: allocating new ones costs more than most operations on them.
+    # Reuse the buffers for every tile: allocating new ones takes longer than most operations on them.
     buffers = grid.anchors.new_empty(4, min(num_rows, grid.tile_rows) * min(num_columns, grid.tile_rows))
-    first_number = 0  # of the column's first tile
+    first_number = 0  # number of the first tile in the column
     for columns in _slices(num_columns, grid.tile_rows):
         in_column = _slices(columns.stop if grid.is_self else num_rows, grid.tile_rows)
         of_this_process = in_column[(grid.group.rank - first_number) % grid.group.size :: grid.group.size]
@@ -154,17 +154,17 @@ def _slices(length: int, size: int) -> list[slice]:
 
 
 class RowGradients:
-    """Gradients of the rows, summed over this process's tiles: `weights @ references` and `weights.T @ anchors`."""
+    """Row gradients, summed over this process's tiles: `weights @ references` and `weights.T @ anchors`."""
 
     def __init__(self, grid: PairGrid, needs_anchors: bool, needs_references: bool):
         self.grid = grid
-        self.of_anchors = torch.zeros_like(grid.anchors) if needs_anchors else None
-        self.of_references = torch.zeros_like(grid.references) if needs_references else None
+        self.grad_anchors = torch.zeros_like(grid.anchors) if needs_anchors else None
+        self.grad_references = torch.zeros_like(grid.references) if needs_references else None
 
     def add(self, tile: Tile, weights: Tensor, *, both: bool = True) -> None:
-        """Add one tile's contribution; without `both` only that to its rows."""
-        if self.of_anchors is not None:
-            self.of_anchors[tile.rows].addmm_(weights, self.grid.references[tile.columns], alpha=LN_2)
-        of_columns = self.of_anchors if self.grid.is_self else self.of_references
-        if both and of_columns is not None:
-            of_columns[tile.columns].addmm_(weights.T, self.grid.anchors[tile.rows], alpha=LN_2)
+        """Add the contribution of one tile to its rows and, with `both`, to its columns."""
+        if self.grad_anchors is not None:
+            self.grad_anchors[tile.rows].addmm_(weights, self.grid.references[tile.columns], alpha=LN_2)
+        grad_columns = self.grad_anchors if self.grid.is_self else self.grad_references
+        if both and grad_columns is not None:
+            grad_columns[tile.columns].addmm_(weights.T, self.grid.anchors[tile.rows], alpha=LN_2)

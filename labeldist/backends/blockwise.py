@@ -1,24 +1,25 @@
-r"""The loss of each anchor, one square tile of pairs at a time, with an analytic gradient.
+r"""The loss of each anchor, computed one square tile of pairs at a time, with an analytic gradient.
 
-What it is for: large batches on a CPU, and any device without fused kernels. No `(B, R)` tensor exists at any time:
-memory is $O((B + R) D + C^2)$ and the buffers of one tile. Measured on two cores (`benchmarks/results/loss`), forward
-and backward of 8,192 rows take 0.8 to 0.9 of the time of three plain products of the rows, and 1/52 of the memory of
-eager PyTorch. float32 or float64. `labeldist.functional` is the specification.
+Use it for large batches on a CPU, and on devices without fused kernels. It never allocates a `(B, R)` tensor: memory is
+$O((B + R) D + C^2)$ plus the buffers of one tile. On two CPU cores (`benchmarks/results/loss`), forward and backward of
+8,192 rows take 0.8 to 0.9 of the time of three matrix products of the rows, and 1/52 of the memory of eager PyTorch. It
+computes in float32 or float64. `labeldist.functional` is the specification.
 
-Tables here are those of dot products (`ClassPairTables.for_dot_products`): $\mathrm{logit}_{ij} = \mathrm{scale}_{ab}
-\, u_i^\top v_j + \mathrm{bias}_{ab}$ for an anchor of class $a$ and a reference of class $b$. Eq. 11-13 fall into two
-parts:
+The tables in this module are those of dot products (`ClassPairTables.for_dot_products`):
+$\mathrm{logit}_{ij} = \mathrm{scale}_{ab} \, u_i^\top v_j + \mathrm{bias}_{ab}$ for an anchor of class $a$ and a
+reference of class $b$. The loss (Eq. 11-13) has two parts:
 
-- All positives of an anchor share its class, so the mean of their logits comes from sums over classes: $O((B + R) D)$.
-- $\mathrm{lse}_i = \log \sum_j \exp \mathrm{logit}_{ij}$ needs every pair. For an upstream gradient $g_i$ its gradient
-  is $\partial / \partial \mathrm{logit}_{ij} = g_i \exp(\mathrm{logit}_{ij} - \mathrm{lse}_i)$, computed again from the
-  rows, tile by tile.
+- The mean logit of the positives. All positives of an anchor share its class, so this mean follows from sums over
+  classes in $O((B + R) D)$ time.
+- $\mathrm{lse}_i = \log \sum_j \exp \mathrm{logit}_{ij}$, which needs every pair. For an upstream gradient $g_i$, the
+  gradient of $\mathrm{logit}_{ij}$ is $g_i \exp(\mathrm{logit}_{ij} - \mathrm{lse}_i)$. The backward pass recomputes it
+  from the rows, tile by tile.
 
-Where the anchors are their own references, a tile above the diagonal also stands for its mirror image: one dot product
-for each unordered pair.
+If the anchors are their own references, a tile above the diagonal also covers its mirror image, so each unordered pair
+needs only one dot product.
 
-A process group whose processes all hold the same rows shares the tiles. Sums over pairs are then summed over the group,
-$O(B + C^2)$ numbers; what needs no pairs, each process computes itself.
+The processes of a group, which all hold the same rows, divide the tiles among themselves. Sums over pairs are summed
+over the group, $O(B + C^2)$ numbers. Each process computes the parts without pairs itself.
 """
 
 import math
@@ -37,8 +38,8 @@ from labeldist.pairs import Batch, ClassPairTables
 
 __all__ = ["anchor_losses"]
 
-# Buffers of four float32 tiles of 768 x 768 take 9 MiB: they stay in the last-level cache of most CPUs, and a tile is
-# large enough that the start of an operation costs little.
+# Four float32 buffers of 768 x 768 take 9 MiB. They fit into the last-level cache of most CPUs, and a tile is large
+# enough that the overhead per operation is small.
 TILE_ROWS = 768
 
 
@@ -51,23 +52,24 @@ def anchor_losses(
 ) -> AnchorLosses:
     r"""Loss of each anchor, $\mathrm{lse}_i - \frac{1}{n_i} \sum_{j \in P(i)} \mathrm{logit}_{ij} - \log n_i$.
 
-    The numbers of `functional.anchor_losses` for all pairs. Differentiable once, in rows and tables. Two runs on one
-    machine with the same number of threads give the same bits.
+    Equal to `functional.anchor_losses` for all pairs, up to rounding. Differentiable once, with respect to rows and
+    tables. Results are bitwise reproducible on one machine with the same number of threads.
 
     Args:
-        batch: anchors and references, `(B, D)` and `(R, D)`, of any length (normalized here).
+        batch: anchors and references, `(B, D)` and `(R, D)`; rows are normalized here.
         tables: scale and bias of each class pair, `(C, C)`, in the dtype of the losses: float32, or float64 for float64
-            rows. `is_symmetric` and `span` are only used where the anchors are their own references; unknown ones are
-            read from the tables, which waits for a GPU.
-        tile_rows: rows and columns of a tile, at least 1. A process group uses smaller tiles where there would be too
-            few.
-        group: the processes that share the tiles; `None` for this one alone. Every process passes the same arguments
-            and gets the same losses. In the backward pass the upstream gradients of all processes are summed. The
-            gradient of a row is then this process's *part*, which the owner of the row sums over the group, as
-            `labeldist.distributed.gather_rows` does. That of the tables is whole: the mean over the processes' losses.
+            rows. `is_symmetric` and `span` are used only if the anchors are their own references; if one is `None`, it
+            is computed from the tables, which synchronizes with a GPU.
+        tile_rows: rows and columns of a tile, at least 1. A process group uses smaller tiles if there are too few
+            tiles.
+        group: processes that divide the tiles among themselves; `None` for a single process. Every process passes the
+            same arguments and gets the same losses. The backward pass sums the upstream gradients of all processes. The
+            gradient of a row covers only this process's tiles: the process that owns the row must sum it over the
+            group, as `labeldist.distributed.gather_rows` does. The gradient of the tables is complete, and averaged
+            over the losses of the processes.
 
     Returns:
-        Losses in nats, `(B,)`, 0 for an anchor without a positive, and which anchors have one, boolean `(B,)`.
+        Losses in nats, `(B,)`, 0 for an anchor without a positive, and the boolean mask of valid anchors, `(B,)`.
 
     Raises:
         ValueError: if `tile_rows` is below 1.
@@ -88,13 +90,13 @@ def anchor_losses(
     tile_rows = tile_rows_for(len(batch.embeddings), num_references, group.size, at_most=tile_rows)
     work = Work(tile_rows, group)
     if torch.compiler.is_compiling():
-        # A graph of every tile would be huge, and valid for one size and one kind of tables only: run it uncompiled.
+        # Run uncompiled: a graph of all tiles would be huge, and valid for one batch size and one kind of tables only.
         return torch.compiler.disable(_anchor_losses)(batch, tables, work)  # pyright: ignore[reportCallIssue] # typed as a method
     return _anchor_losses(batch, tables, work)
 
 
 class Work(NamedTuple):
-    """How the pairs are cut and shared."""
+    """The tile size, and the process group that divides the tiles."""
 
     tile_rows: int
     group: ProcessGroup
@@ -109,7 +111,7 @@ def _anchor_losses(batch: Batch, tables: ClassPairTables, work: Work) -> AnchorL
 
 
 def unit_row_losses(batch: Batch, tables: ClassPairTables, work: Work) -> AnchorLosses:
-    """The losses of rows of length 1 (or 0), in the dtype of the tables, with int64 labels."""
+    """The losses of normalized rows, in the dtype of the tables, with int64 labels."""
     anchors = batch.embeddings
     with torch.autocast(anchors.device.type, enabled=False):
         shift = _common_shift(tables) if batch.is_self and len(anchors) else None
@@ -124,14 +126,14 @@ def unit_row_losses(batch: Batch, tables: ClassPairTables, work: Work) -> Anchor
 
 
 def _common_shift(tables: ClassPairTables) -> Tensor | None:
-    """One number to subtract from every logit, so that a pair's exponential serves both its rows; `None` if none fits.
+    """One shift for all logits, so that one exponential per pair serves both of its rows; `None` if not possible.
 
-    That needs symmetric tables, and logits whose exponentials neither overflow nor vanish under one shift.
+    It is possible if the tables are symmetric and, with one shift for all logits, no exponential overflows or vanishes.
     """
     if tables.is_symmetric is None or tables.span is None:
         tables = tables.inspect()
-    # A quarter of the exponent's range is for the sum over the references and for the upstream gradient, which a
-    # gradient scaler may have multiplied by 2^16.
+    # Reserve a quarter of the exponent's range for the sum over the references and for the upstream gradient, which a
+    # gradient scaler may multiply by 2^16.
     largest_span = 0.75 * math.log(torch.finfo(tables.scale.dtype).max)
     if not tables.is_symmetric or tables.span is None or not tables.span <= largest_span:
         return None
@@ -139,11 +141,11 @@ def _common_shift(tables: ClassPairTables) -> Tensor | None:
     return torch.where(highest == -torch.inf, torch.zeros_like(highest), highest)
 
 
-# Positives: sums over classes
+# The mean logit of the positives, from sums over classes
 
 
 def _positives(batch: Batch, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
-    """How many positives each anchor has, `(B,)`, and the mean of their logits, `(B,)`, undefined where it has none."""
+    """Number of positives of each anchor, `(B,)`, and their mean logit, `(B,)`, undefined for an anchor with none."""
     references, ref_labels = batch.references
     diagonals = torch.stack([tables.scale.diagonal(), tables.bias.diagonal()], dim=1)  # (C, 2)
     scale, bias = ClassRows.apply(diagonals, batch.labels).unbind(dim=1)  # (B,) each
@@ -156,11 +158,11 @@ def _positives(batch: Batch, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
     return num_positives.masked_fill(bias == -torch.inf, 0), scale * mean_products + bias
 
 
-# The partition function: every pair
+# The log-partition function, from all pairs
 
 
 class _ForwardState(NamedTuple):
-    """The tensors that the backward pass reads. Tables, maxima and shift are in base 2."""
+    """The tensors that the forward pass saves for the backward pass. Tables, maxima and shift are in base 2."""
 
     anchors: Tensor
     ref_emb: Tensor | None
@@ -182,7 +184,7 @@ class _ForwardState(NamedTuple):
 
 
 class _LogPartition(Function):
-    """The log-sum-exp of each anchor over all references, `(B,)`; over the other anchors where there are none."""
+    """Log-sum-exp of each anchor's logits, `(B,)`: over the references, or over the other anchors if there are none."""
 
     @staticmethod
     def forward(
@@ -196,7 +198,7 @@ class _LogPartition(Function):
         ref_labels: Tensor | None,
         shift: Tensor | None,
     ) -> Tensor:
-        # In base 2: a CPU takes a third of exp's time for exp2, and not forty times as long below -87.
+        # In base 2, because on a CPU exp2 takes a third of the time of exp, which is forty times slower below -87.
         tables = ClassPairTables(scale / LN_2, bias / LN_2)
         grid = PairGrid(Batch(anchors, labels, ref_emb, ref_labels), work.tile_rows, work.group)
         if shift is None:
@@ -212,14 +214,14 @@ class _LogPartition(Function):
         return (maxima + sums.log2()) * LN_2
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
+    def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch declares *grads
         needed = ctx.needs_input_grad[1:5]
         gradients = _LogPartitionGradient.apply(grad, ctx.work, needed, *ctx.saved_tensors)
         return None, *gradients, None, None, None
 
 
 class _LogPartitionGradient(Function):
-    """The backward of `_LogPartition`; a function of its own, so that a second derivative says what is wrong."""
+    """The backward pass of `_LogPartition`, as a function whose own backward pass raises a clear error."""
 
     @staticmethod
     def forward(
@@ -229,27 +231,27 @@ class _LogPartitionGradient(Function):
         grid = PairGrid(state.batch, work.tile_rows, work.group)
         rows = RowGradients(grid, *needed[:2])
         needs_tables = any(needed[2:])
-        # Not exp(logit - lse): every weight would carry the rounding of a large lse. An anchor that is compared with
-        # nothing has no weights.
+        # Divide by the sum instead of using exp(logit - lse), where the rounding error of a large lse would affect
+        # every weight. The sum is 0 for an anchor that is compared with nothing.
         grad_over_sum = (work.group.sum(grad) / state.sums).masked_fill(state.sums == 0, 0)
-        # autocast may be on where backward is called.
+        # autocast may be enabled where backward is called.
         with torch.autocast(grad.device.type, enabled=False):
             if state.shift is None or needs_tables:
-                of_tables = _gradient(grid, state, grad_over_sum, rows, needs_tables)
+                grad_tables = _gradient(grid, state, grad_over_sum, rows, needs_tables)
             else:
-                of_tables = _symmetric_gradient(grid, state, grad_over_sum, rows)
-        grad_scale, grad_bias = (None, None) if of_tables is None else work.group.sum(of_tables) / work.group.size
-        return rows.of_anchors, rows.of_references, grad_scale, grad_bias
+                grad_tables = _symmetric_gradient(grid, state, grad_over_sum, rows)
+        grad_scale, grad_bias = (None, None) if grad_tables is None else work.group.sum(grad_tables) / work.group.size
+        return rows.grad_anchors, rows.grad_references, grad_scale, grad_bias
 
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(
-            "The blockwise loss can be differentiated once, got a second derivative. Take that from eager."
+            "The blockwise loss can be differentiated once, got a second derivative. Use backend='eager' for that."
         )
 
 
 def _symmetric_sums(grid: PairGrid, tables: ClassPairTables, shift: Tensor) -> Tensor:
-    """Each anchor's sum of `exp2(logit - shift)`, where one exponential serves both rows of a pair."""
+    """Sum of `exp2(logit - shift)` for each anchor, with one exponential for both rows of a pair."""
     sums = grid.anchors.new_zeros(len(grid.anchors))
     softmax = Softmax(grid, tables._replace(bias=tables.bias - shift))
     for tile in tiles(grid, [softmax]):
@@ -261,20 +263,20 @@ def _symmetric_sums(grid: PairGrid, tables: ClassPairTables, shift: Tensor) -> T
 
 
 def _symmetric_gradient(grid: PairGrid, state: _ForwardState, grad_over_sum: Tensor, rows: RowGradients) -> None:
-    """Add weights `scale * exp2(logit - shift) * (grad / sum of one row + grad / sum of the other)` times the rows."""
+    """Add the row gradients, with weights `scale * exp2(logit - shift) * (grad_i / sum_i + grad_j / sum_j)`."""
     assert state.shift is not None
     softmax = Softmax(grid, ClassPairTables(state.scale, state.bias - state.shift))
     for tile in tiles(grid, [softmax]):
         weights = softmax.logits(tile).exp2_().mul_(tile.scale)
-        of_rows, of_columns = grad_over_sum[tile.rows, None], grad_over_sum[None, tile.columns]
-        weights.mul_(torch.add(of_rows, of_columns, out=tile.weights))
-        # A tile on the diagonal holds both orders of its pairs.
+        row_factors, column_factors = grad_over_sum[tile.rows, None], grad_over_sum[None, tile.columns]
+        weights.mul_(torch.add(row_factors, column_factors, out=tile.weights))
+        # A diagonal tile contains both orders of its pairs.
         rows.add(tile, weights, both=not tile.is_diagonal)
 
 
 def _sums(grid: PairGrid, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
-    """For any tables: each anchor's largest logit, and its sum of `exp2(logit - largest)`."""
-    # Not -inf, which would give NaN where it meets itself.
+    """The largest logit of each anchor and its sum of `exp2(logit - largest)`, for any tables."""
+    # Not -inf, because -inf - -inf is NaN.
     maxima = grid.anchors.new_full((len(grid.anchors),), torch.finfo(tables.scale.dtype).min)
     sums = torch.zeros_like(maxima)
     softmaxes = softmaxes_of(grid, tables)
@@ -292,13 +294,13 @@ def _sums(grid: PairGrid, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
 def _gradient(
     grid: PairGrid, state: _ForwardState, grad_over_sum: Tensor, rows: RowGradients, needs_tables: bool
 ) -> Tensor | None:
-    """Add weights `scale * exp2(logit - largest) * grad / sum`, and those of the mirrored pairs, times the rows.
+    """Add the row gradients, with weights `scale * exp2(logit - largest) * grad / sum` plus those of mirrored pairs.
 
     Returns:
-        Gradients of scale and bias, `(2, C, C)`, if needed.
+        Gradients of scale and bias, `(2, C, C)`, or `None` if not needed.
     """
     softmaxes = softmaxes_of(grid, state.tables)
-    grad_scale, grad_bias = of_tables = state.scale.new_zeros(2, *state.scale.shape)
+    grad_scale, grad_bias = grad_tables = state.scale.new_zeros(2, *state.scale.shape)
     for tile in tiles(grid, softmaxes):
         tile.weights.zero_()
         for softmax in softmaxes[:1] if tile.is_diagonal else softmaxes:
@@ -310,12 +312,12 @@ def _gradient(
                 softmax.add_by_classes(grad_bias, tile, weights)
                 softmax.add_by_classes(grad_scale, tile, weights.mul_(tile.products))
         rows.add(tile, tile.weights)
-    return of_tables if needs_tables else None
+    return grad_tables if needs_tables else None
 
 
 def _exp2_(logits: Tensor) -> Tensor:
-    """Power of two in place, of logits minus their largest; 0 where it is below the rounding of their sum.
+    """In-place `exp2` of logits minus their maximum; results below the rounding error of the sum become 0.
 
-    Near the end of the dtype's range it would be a subnormal number, on which a CPU takes many times as long.
+    This avoids subnormal numbers, which are many times slower on a CPU.
     """
     return threshold(logits, 4 * math.log2(torch.finfo(logits.dtype).eps), -torch.inf, inplace=True).exp2_()

@@ -1,4 +1,4 @@
-"""The Chinese tables. As in English, 不, 没, 就, 才, 会, 了 and the order of the clauses decide, not the words."""
+"""The Chinese tables. As in English, 不, 没, 就, 才, 会, 了 and clause order decide the label, not vocabulary."""
 
 from labeldist.demo.grammar import Language, Pair, Topic
 

@@ -1,4 +1,4 @@
-"""The English tables. What a sentence means is decided by negation, word order, tense and clause, not by its words."""
+"""The English tables. Negation, word order, tense and clause structure decide the label, not the vocabulary."""
 
 from labeldist.demo.grammar import Language, Pair, Topic
 

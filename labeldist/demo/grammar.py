@@ -1,4 +1,4 @@
-"""How a message is drawn: a repeatable source of choices, and the order in which the tables of a language are used."""
+"""Generation of sentences: a reproducible random source, and the procedure that combines the tables of a language."""
 
 import random
 import re
@@ -9,7 +9,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 
-# How often a message of each act is built in each way; `Language.templates` holds the sentences of each way.
+# Probability of each sentence style, for each act. `Language.templates` holds the sentences of each style.
 _STYLES = {
     "praise": {"plain": 0.40, "turn": 0.13, "contrast": 0.12, "shared": 0.07, "event": 0.28},
     "complaint": {"plain": 0.40, "turn": 0.13, "contrast": 0.12, "shared": 0.07, "event": 0.28},
@@ -19,9 +19,9 @@ _STYLES = {
 
 
 class Draw:
-    """Random choices from one seed, the same on every Python version.
+    """Random choices from a seed, with the same results on every Python version.
 
-    Only `random.Random.random` is used: the one method whose sequence Python promises to keep.
+    Uses only `random.Random.random`, the one method whose sequence Python guarantees.
 
     Args:
         seed: any integer.
@@ -31,38 +31,38 @@ class Draw:
         self._random = random.Random(seed)
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Return `True` with the given probability."""
         return self._random.random() < probability
 
     def pick(self, options: Sequence[_T]) -> _T:
-        """One of the options, all equally likely."""
+        """Return one of the options, all with equal probability."""
         return options[int(self._random.random() * len(options))]
 
     def weighted(self, weights: Mapping[_T, float]) -> _T:
-        """One key, with probability proportional to its weight."""
+        """Return one of the keys, with probability proportional to its weight."""
         remaining = self._random.random() * sum(weights.values())
         for option, weight in weights.items():
             remaining -= weight
             if remaining < 0:
                 return option
-        # rounding can leave a remainder of one ulp
+        # Rounding can leave a remainder of one ulp.
         return next(reversed(list(weights)))
 
     def shuffled(self, items: Sequence[_T]) -> list[_T]:
-        """The items in a random order."""
+        """Return the items in random order."""
         keys = [self._random.random() for _ in items]
         return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A word of praise and its opposite.
+    """A positive adjective and its opposite.
 
     Attributes:
-        good: the praising word.
-        bad: the blaming word.
-        good_form: its comparative (English) or its A-not-A question form (Chinese).
-        bad_form: the same for the blaming word.
+        good: the positive word.
+        bad: the negative word.
+        good_form: comparative (English) or A-not-A question form (Chinese) of the positive word.
+        bad_form: the same form of the negative word.
     """
 
     good: str
@@ -73,13 +73,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Topic:
-    """What a topic is called, what can be said of it and what can happen to it.
+    """The words of a topic.
 
     Attributes:
-        subjects: what is judged ("the delivery was slow").
-        pairs: the words of judgement that suit these subjects.
-        things: to what something happens ("my parcel has arrived").
-        verbs: base form, past participle and past tense, in the order in which they happen; Chinese repeats one form.
+        subjects: subjects of judgments ("the delivery" was slow).
+        pairs: adjectives for these subjects.
+        things: subjects of events ("my parcel" has arrived).
+        verbs: events in chronological order, each as base form, past participle and past tense; Chinese repeats one
+            form.
     """
 
     subjects: tuple[str, ...]
@@ -92,19 +93,19 @@ class Topic:
 class Language:
     """The tables of one language.
 
-    A template names fields in braces and writes free choices as `[one|other]`. Fields: `{S}` subject; `{A}` the word
-    with the wanted polarity, `{O}` its opposite; `{gA}`, `{gO}` the same with a degree ("very slow"); `{fA}`, `{fO}`
-    their second forms; `{S2}`, `{E2}` the same for another topic; `{C}` a whole judgement on the topic, `{C2}` an
-    opposite one on another topic; `{E}` a thing, `{base}`, `{pp}`, `{past}` a verb, `{first_pp}` and `{last_base}`
-    the first and the last step of its topic.
+    A template has fields in braces and random choices written as `[one|other]`. The fields are: `{S}` a subject; `{A}`
+    an adjective with the drawn polarity, `{O}` its opposite; `{gA}`, `{gO}` the same with a degree ("very slow");
+    `{fA}`, `{fO}` their second forms; `{C}` a whole judgment on the topic; `{E}` a thing; `{base}`, `{pp}`, `{past}`
+    the forms of a verb; `{first_pp}` and `{last_base}` the first and the last verb of the topic. `{S2}` and `{E2}` are
+    a subject and a thing of another topic, `{C2}` is an opposite judgment on another topic.
 
     Attributes:
-        topics: by name.
-        common_pairs: words of judgement that suit every topic.
-        degrees: templates with `{A}` for the word.
-        undegreed: words that take no degree.
-        templates: sentences by way of building; keys as in the code below.
-        events: sentences by topic and act.
+        topics: the topics, by name.
+        common_pairs: adjectives for all topics.
+        degrees: templates of degrees, with `{A}` for the adjective.
+        undegreed: adjectives that take no degree.
+        templates: sentences, by style; `write` and `_judgment` show the keys.
+        events: sentences about events, by topic and act.
     """
 
     topics: Mapping[str, Topic]
@@ -116,16 +117,16 @@ class Language:
 
 
 def write(draw: Draw, language: Language, topic: str, act: str) -> str:
-    """One sentence, without its final mark unless the mark alone decides the act.
+    """Generate a sentence. It has a final punctuation mark only if the mark decides the act.
 
     Args:
-        draw: source of the choices.
-        language: tables.
+        draw: source of randomness.
+        language: tables of the language.
         topic: one of `language.topics`.
         act: "praise", "complaint", "question" or "status".
 
     Returns:
-        The sentence, not capitalised.
+        The sentence, not capitalized.
     """
     style = draw.weighted(_STYLES[act])
     other = draw.pick([name for name in language.topics if name != topic])
@@ -133,30 +134,30 @@ def write(draw: Draw, language: Language, topic: str, act: str) -> str:
         return _fill(draw, draw.pick(language.events[topic][act]), _event_fields(draw, language, topic, other))
     is_good = draw.chance(0.6) if act == "question" else act == "praise"
     if style == "plain" and act != "question":
-        return _judgement(draw, language, topic, is_good=is_good)
+        return _judgment(draw, language, topic, is_good=is_good)
     key = style if act != "question" else f"question_{style}"
     if style == "shared":
         pair = draw.pick(_shared_pairs(language, topic, other))
     else:
         pair = draw.pick(language.topics[topic].pairs + language.common_pairs)
-    fields = _judgement_fields(draw, language, topic, pair, is_good=is_good)
+    fields = _judgment_fields(draw, language, topic, pair, is_good=is_good)
     fields["S2"] = draw.pick(language.topics[other].subjects)
-    fields["C"] = _judgement(draw, language, topic, is_good=is_good, is_short=True)
-    fields["C2"] = _judgement(draw, language, other, is_good=not is_good, is_short=True)
+    fields["C"] = _judgment(draw, language, topic, is_good=is_good, is_short=True)
+    fields["C2"] = _judgment(draw, language, other, is_good=not is_good, is_short=True)
     return _fill(draw, draw.pick(language.templates[key]), fields)
 
 
-def _judgement(draw: Draw, language: Language, topic: str, *, is_good: bool, is_short: bool = False) -> str:
-    """A clause that praises or blames a topic, directly or by denying the opposite; short inside a longer one."""
+def _judgment(draw: Draw, language: Language, topic: str, *, is_good: bool, is_short: bool = False) -> str:
+    """A positive or negative clause on a topic, stated directly or as a negated opposite; short within a longer one."""
     way = draw.weighted({"affirm": 0.85, "deny": 0.15} if is_short else {"affirm": 0.62, "deny": 0.34, "rare": 0.04})
     rare = "rare_praise" if is_good else "rare_complaint"
     key = rare if way == "rare" else f"short_{way}" if is_short else way
     pair = draw.pick(language.topics[topic].pairs + language.common_pairs)
-    fields = _judgement_fields(draw, language, topic, pair, is_good=is_good)
+    fields = _judgment_fields(draw, language, topic, pair, is_good=is_good)
     return _fill(draw, draw.pick(language.templates[key]), fields)
 
 
-def _judgement_fields(draw: Draw, language: Language, topic: str, pair: Pair, *, is_good: bool) -> dict[str, str]:
+def _judgment_fields(draw: Draw, language: Language, topic: str, pair: Pair, *, is_good: bool) -> dict[str, str]:
     wanted, opposite = (pair.good, pair.good_form), (pair.bad, pair.bad_form)
     if not is_good:
         wanted, opposite = opposite, wanted
@@ -177,7 +178,7 @@ def _with_degree(draw: Draw, language: Language, word: str) -> str:
 
 
 def _shared_pairs(language: Language, first: str, second: str) -> tuple[Pair, ...]:
-    """Words of judgement that suit both topics."""
+    """Adjectives that fit both topics."""
     of_second = language.topics[second].pairs
     return language.common_pairs + tuple(pair for pair in language.topics[first].pairs if pair in of_second)
 
@@ -197,5 +198,5 @@ def _event_fields(draw: Draw, language: Language, topic: str, other: str) -> dic
 
 
 def _fill(draw: Draw, template: str, fields: Mapping[str, str]) -> str:
-    """Resolves `[one|other]`, then the fields: a field's own text is never searched for choices."""
+    """Resolve choices such as `[one|other]`, then insert the fields. Brackets in the fields' text stay as they are."""
     return _ALTERNATIVES.sub(lambda match: draw.pick(match[1].split("|")), template).format(**fields)

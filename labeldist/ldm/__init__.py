@@ -1,9 +1,10 @@
-r"""Label-distance matrices: set by hand (`StaticLDM`) or learned from confusion counts (`AdaptiveLDM`).
+r"""Label-distance matrices (LDMs): set before training (`StaticLDM`) or learned from confusion counts (`AdaptiveLDM`).
 
-A matrix has one row and one column a class. **Row = the anchor's class, column = the other's**, the orientation of
-confusion counts (row = true, column = predicted). Entries are non-negative and dimensionless; 1 is neutral. A larger
-entry between two classes pushes their pairs apart harder. `LDM[a, a]` scales the positives of class `a` and is best
-left at 1.
+An LDM has one row and one column per class. **Rows are the anchor's class, columns the reference's class**, as in
+confusion counts (row = true class, column = predicted class). An entry is a weight, not a dissimilarity: a larger entry
+pushes the pairs of its two classes apart harder, so easily confused classes have large entries. Entries are
+non-negative and dimensionless; 1 is neutral. `LDM[a, a]` scales the positives of class `a`; leave it at 1 unless you
+need a different scale.
 """
 
 from labeldist.ldm.adaptive import AdaptiveLDM

@@ -1,4 +1,4 @@
-"""Label distances learned from confusion counts while the classifier trains."""
+"""A label-distance matrix that is learned from confusion counts during training."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,29 +13,31 @@ from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import check_max_distance, check_normalization, distances_from_confusion
 from labeldist.options import Normalization
 
-# The history's bound, in updates and in bytes of float32.
+# Limits of the history: number of updates, and bytes of float32.
 MAX_KEPT_UPDATES, MAX_KEPT_BYTES = 100, 64 << 20
 
 
 class AdaptiveLDM(LabelDistanceMatrix):
-    r"""Label distances learned from the validation set's confusion counts while the classifier trains.
+    r"""A label-distance matrix that is learned from validation confusion counts during training.
 
-    Algorithm 1: the matrix starts at 1. After a warm-up, every `update_every` evaluations,
+    Algorithm 1: all entries start at 1. After a warm-up, every `update_every` evaluations,
 
     $$\varepsilon = 1 - \mathrm{progress}, \qquad
     \mathrm{LDM} \leftarrow \mathrm{LDM} + \varepsilon\,(\mathrm{LDM}' - \mathrm{LDM})$$
 
-    with `LDM'` from the confusion counts: see `distances_from_confusion`. The latest updates are kept in `history`.
+    where `LDM'` is computed from the confusion counts: see `distances_from_confusion`. `history` holds the latest
+    updates. An entry is a weight, not a dissimilarity: the classes that are confused most get the largest entries.
 
-    Choice: the paper updates every 10 evaluations of unstated length; the default here is each one.
+    Choice: the paper updates every 10 evaluations, but does not say how often it evaluates. The default here is an
+    update at each evaluation.
 
     Args:
-        num_classes: `C`; this or `class_names`.
+        num_classes: `C`; pass this or `class_names`.
         class_names: one name per class.
-        warmup_fraction: no update before this fraction of training is over, in [0, 1]; 0.2 in the paper.
-        update_every: evaluations from one update to the next, >= 1; 10 in the paper.
-        max_distance: distance of the most confused pair under `"rate"`, > 0.
-        normalization: `"rate"` (default) or `"count"` (literally as in the paper).
+        warmup_fraction: fraction of training without updates at the start, in [0, 1]; 0.2 in the paper.
+        update_every: number of evaluations per update, >= 1; 10 in the paper.
+        max_distance: entry of the most confused pair with `normalization="rate"`, > 0.
+        normalization: `"rate"`, or `"count"` for the paper's literal form.
         symmetric: average both directions of confusion.
 
     Raises:
@@ -85,22 +87,22 @@ class AdaptiveLDM(LabelDistanceMatrix):
 
     @torch.no_grad()
     def update(self, counts: ArrayLike, *, progress: float, is_local: bool = True) -> bool:
-        """Take in the confusion counts of one evaluation; move the matrix if one is due.
+        """Process the confusion counts of one evaluation, and update the matrix if an update is due.
 
-        Under `torch.distributed` every process calls this, with the counts of its own rows. They are summed before
-        they are normalised, so that all processes hold the same matrix.
+        Under `torch.distributed` every process must call this with the counts of its own rows. The counts are summed
+        over the processes before normalization, so that all processes hold the same matrix.
 
         Args:
-            counts: `(C, C)`, non-negative, row = true class, column = predicted.
-            progress: fraction of training done, in [0, 1]: `step / total_steps`.
-            is_local: whether the counts are of this process's rows. `False` where every process holds the counts of all
-                rows: nothing is summed.
+            counts: `(C, C)`, non-negative, row = true class, column = predicted class.
+            progress: completed fraction of training, in [0, 1]: `step / total_steps`.
+            is_local: whether `counts` covers only this process's rows. Pass `False` if every process holds the counts
+                of all rows; then nothing is summed.
 
         Returns:
-            Whether the matrix moved.
+            Whether the matrix was updated.
 
         Raises:
-            ValueError: if `counts` has another shape or a negative entry, or `progress` lies outside [0, 1]; on all
+            ValueError: if `counts` has the wrong shape or a negative entry, or `progress` lies outside [0, 1]; on all
                 processes if their matrices have different numbers of classes.
         """
         if not 0 <= progress <= 1:
@@ -135,9 +137,9 @@ class AdaptiveLDM(LabelDistanceMatrix):
     def get_extra_state(self) -> Tensor:
         """The counters and the history as one tensor, for `state_dict`.
 
-        Not buffers: what averages or broadcasts a module's buffers must find the same shapes in each copy, and must not
-        average counters. A tensor, because safetensors stores nothing else. Row 0 holds both counters, each other row
-        the progress and the entries of one update.
+        They are not buffers, because tools that average or broadcast buffers need the same shapes in each copy and
+        would average the counters. They are a tensor, because safetensors stores only tensors. Row 0 holds the two
+        counters; each other row holds the progress and the entries of one update.
         """
         width = 1 + self.num_classes**2
         state = torch.zeros(1 + len(self._history), width, dtype=self.matrix.dtype)
@@ -147,17 +149,17 @@ class AdaptiveLDM(LabelDistanceMatrix):
         return state
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take up counters and history from `state_dict`."""
+        """Restore the counters and the history from `state_dict`."""
         if state.shape[1:] != (1 + self.num_classes**2,):
-            return  # of another number of classes: PyTorch says so of the matrix
+            return  # for a different number of classes, load_state_dict raises an error about the matrix
         state = state.detach().cpu()
         self.num_evaluations, self.num_updates = (int(number) for number in state[0, :2])
         self._history.clear()
         for row in state[1:]:
-            # float32 has seven digits, of which six are kept.
+            # Keep six of the seven digits of float32.
             self._history.append((round(row[0].item(), 6), row[1:].reshape(self.matrix.shape).to(self.matrix.dtype)))
 
 
 def _num_kept(num_classes: int) -> int:
-    """How many updates the history keeps."""
+    """Maximum number of updates in the history."""
     return min(MAX_KEPT_UPDATES, MAX_KEPT_BYTES // (4 * num_classes**2))

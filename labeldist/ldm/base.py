@@ -1,4 +1,4 @@
-"""What every label-distance matrix has: a `(C, C)` buffer, the classes' names, and the tables of its class pairs."""
+"""The base class of label-distance matrices: a `(C, C)` buffer, the class names, and the class-pair tables."""
 
 import zlib
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from labeldist.options import Weighting
 from labeldist.pairs import ClassPairTables
 from labeldist.precision import at_least_float32
 
-# Tables of more classes, 8 MiB and above, are made anew for each call.
+# With more classes, the tables take over 8 MiB. They are rebuilt in each call instead of cached.
 MAX_CACHED_CLASSES = 1024
-# Tables are cached for so many temperatures, weightings and dtypes: those of a loss and a miner, in two dtypes.
+# Number of cached tables: enough for the temperature and weighting of a loss and of a miner, in two dtypes.
 MAX_CACHED_TABLES = 4
 
 
 class _TableCache:
-    """Tables of one matrix in its present state, for each temperature, weighting and dtype that was asked for."""
+    """The class-pair tables of the current matrix, for each requested temperature, weighting and dtype."""
 
     def __init__(self):
         self._state: tuple[Tensor | None, int, int] = (None, 0, 0)
         self._tables: dict[tuple[float, str, torch.dtype], ClassPairTables] = {}
 
     def tables(self, matrix: Tensor, dtype: torch.dtype, temperature: float, weighting: Weighting) -> ClassPairTables:
-        # The matrix itself too: another one may come to lie at the address of one that is gone.
+        # Compare the tensor object as well: a new tensor may reuse the address of a deleted one.
         state = (matrix, matrix.data_ptr(), matrix._version)
         if self._state[0] is not matrix or self._state[1:] != state[1:]:
             self._state, self._tables = state, {}
@@ -41,7 +41,7 @@ class _TableCache:
         if known is not None:
             return tables._replace(is_symmetric=known.is_symmetric, span=known.span)
         tables = tables.inspect()
-        # Of large tables only what is known of them is kept.
+        # For large tables, cache only is_symmetric and span.
         is_small = len(matrix) <= MAX_CACHED_CLASSES
         kept = tables if is_small else tables._replace(scale=matrix.new_empty(0), bias=matrix.new_empty(0))
         self._tables = dict([*self._tables.items(), (key, kept)][-MAX_CACHED_TABLES:])
@@ -49,14 +49,15 @@ class _TableCache:
 
 
 class LabelDistanceMatrix(ModuleWithRecords):
-    """A `(C, C)` matrix of label distances with the classes' names: the base of the static and the adaptive one.
+    """A `(C, C)` label-distance matrix with class names: the base class of `StaticLDM` and `AdaptiveLDM`.
 
-    An entry is a weight, not a dissimilarity: the larger it is, the harder pairs of the two classes are pushed apart,
-    so easily confused classes have large entries. Real dissimilarities go through `StaticLDM.from_distances`.
+    An entry is a weight, not a dissimilarity: a larger entry pushes the pairs of its two classes apart harder, so
+    easily confused classes have large entries. Use `StaticLDM.from_distances` to convert real dissimilarities.
 
     Attributes:
-        matrix: the distances, `(C, C)`, a buffer or a parameter; moves with `.to(device)`, stands in `state_dict`.
-        class_names: one name per class, `"0"`, `"1"`, ... unless given.
+        matrix: the entries, `(C, C)`, non-negative, row = anchor's class. A buffer or a parameter: it moves with
+            `.to(device)` and is part of `state_dict`.
+        class_names: one name per class; `"0"`, `"1"`, ... by default.
         num_classes: `C`.
     """
 
@@ -82,18 +83,19 @@ class LabelDistanceMatrix(ModuleWithRecords):
         return self.matrix
 
     def tables(self, rows: Tensor, *, temperature: float = 1.0, weighting: Weighting = "scale") -> ClassPairTables:
-        """The tables that make logits of similarities: see `labeldist.functional.class_pair_tables`.
+        """The class-pair tables of this matrix: see `labeldist.functional.class_pair_tables`.
 
-        Cached with what is known of them until the matrix changes. Tables that need a gradient, or that are made while
-        `torch.compile` or a CUDA graph only records, are neither cached nor read.
+        The tables are cached, together with `is_symmetric` and `span`, until the matrix changes. If the matrix needs a
+        gradient, inside `torch.compile`, and during CUDA graph capture, the tables are rebuilt in each call, and
+        `is_symmetric` and `span` are `None`.
 
         Args:
-            rows: the embeddings. The tables are in their dtype, at least float32, and the matrix moves to their device.
+            rows: the embeddings. The tables have their dtype, but at least float32. The matrix moves to their device.
             temperature: softmax temperature, > 0.
             weighting: `"scale"` or `"log"`.
 
         Returns:
-            Scale and bias, each `(C, C)`.
+            `scale` and `bias`, each `(C, C)`, with `is_symmetric` and `span`.
 
         Examples:
             >>> from labeldist import StaticLDM
@@ -102,14 +104,14 @@ class LabelDistanceMatrix(ModuleWithRecords):
             (tensor([ 2., 10.]), True, 10.0)
         """
         if self.matrix.device != rows.device:
-            # In evaluations too the matrix must stay one that can be updated.
+            # Outside inference mode: a tensor that is created in it could not be updated later.
             with torch.inference_mode(False):
                 self.to(rows.device)
         matrix, dtype = self.matrix, at_least_float32(rows).dtype
         needs_gradient = torch.is_grad_enabled() and matrix.requires_grad
         if not can_read_values(matrix) or needs_gradient or matrix.is_inference():
             return functional.class_pair_tables(matrix.to(dtype), temperature=temperature, weighting=weighting)
-        # Tables that an evaluation makes must also serve a training step.
+        # Outside inference mode, so that tables built during evaluation can be used in training.
         with torch.inference_mode(False), torch.no_grad():
             return self._cache.tables(matrix, dtype, temperature, weighting)
 
@@ -118,7 +120,7 @@ class LabelDistanceMatrix(ModuleWithRecords):
         return {**self.__dict__, "_cache": _TableCache()}
 
     def agreement(self) -> dict[str, object]:
-        """What all processes must agree on, by name: see `labeldist.distributed.check_agreement`."""
+        """Values that must be equal on all processes, by name: see `labeldist.distributed.check_agreement`."""
         entries = self.matrix.detach().cpu().contiguous().view(torch.uint8)  # numpy has no bfloat16
         checksum = zlib.crc32(entries.numpy().tobytes())
         return {
@@ -127,7 +129,7 @@ class LabelDistanceMatrix(ModuleWithRecords):
         }
 
     def distance(self, anchor: Class, other: Class) -> float:
-        """The entry for two classes, by name or index: row `anchor`, column `other`.
+        """The entry of two classes, given by name or index: row `anchor`, column `other`. Large = easily confused.
 
         Examples:
             >>> from labeldist import StaticLDM
@@ -138,7 +140,7 @@ class LabelDistanceMatrix(ModuleWithRecords):
 
     @property
     def mean_off_diagonal(self) -> float:
-        """Mean entry between two different classes; 1 where there is one class only. Recorded by PML's loggers."""
+        """Mean entry between two different classes; 1 if there is only one class. Recorded by PML's loggers."""
         if self.num_classes == 1:
             return 1.0
         off_diagonal = self.matrix.sum() - self.matrix.diagonal().sum()
@@ -146,12 +148,12 @@ class LabelDistanceMatrix(ModuleWithRecords):
 
     @property
     def max_off_diagonal(self) -> float:
-        """Largest entry between two different classes; 1 where there is one class only. Recorded by PML's loggers."""
+        """Largest entry between two different classes; 1 if there is only one class. Recorded by PML's loggers."""
         if self.num_classes == 1:
             return 1.0
         same = torch.eye(self.num_classes, dtype=torch.bool, device=self.matrix.device)
         return self.matrix.masked_fill(same, 0).max().item()
 
     def extra_repr(self) -> str:
-        """Classes and range, for `print`."""
+        """Number of classes and mean off-diagonal entry, for `print`."""
         return f"num_classes={self.num_classes}, mean_off_diagonal={self.mean_off_diagonal:.3g}"

@@ -1,4 +1,7 @@
-"""From what is known of the classes to distances: closeness is stretched to [1, max_distance]."""
+"""Entries of a label-distance matrix from confusion counts and from measures of closeness.
+
+Closeness (larger = more easily confused) is mapped linearly to entries between 1 and `max_distance`.
+"""
 
 import math
 
@@ -14,22 +17,22 @@ from labeldist.options import Normalization
 def distances_from_confusion(
     counts: ArrayLike, *, max_distance: float = 5.0, normalization: Normalization = "rate", symmetric: bool = True
 ) -> Tensor:
-    r"""Turn confusion counts into label distances: `COUNT(CM)` of Algorithm 1.
+    r"""Turn confusion counts into the entries of an LDM: `COUNT(CM)` of Algorithm 1.
 
-    - `"rate"` (Choice): the off-diagonal confusion rate $r_{ab}$ per true class, averaged over both directions, scaled
-      so that no confusion is 1 and the most confused pair `max_distance`; the diagonal is 1. Without any confusion,
-      ones.
-    - `"count"`: the counts themselves, literally as in the paper. They grow with the validation set and put its correct
-      predictions on the diagonal.
+    - `"rate"` (Choice): uses the off-diagonal confusion rates $r_{ab}$ per true class, averaged over both directions. A
+      pair without confusion gets 1, the most confused pair `max_distance`; the diagonal is 1. Without any confusion,
+      all entries are 1.
+    - `"count"`: uses the counts themselves, the paper's literal form. They grow with the size of the validation set,
+      and the diagonal holds the correct predictions.
 
     Args:
-        counts: `(C, C)`, non-negative, row = true class, column = predicted.
-        max_distance: distance of the most confused pair, > 0; unused by `"count"`.
+        counts: `(C, C)`, non-negative, row = true class, column = predicted class.
+        max_distance: entry of the most confused pair, > 0; ignored for `"count"`.
         normalization: `"rate"` or `"count"`.
-        symmetric: average both directions; otherwise row `a`, column `b` speaks of `a` predicted as `b`.
+        symmetric: average both directions. Otherwise row `a`, column `b` only counts class `a` predicted as `b`.
 
     Returns:
-        `(C, C)`, the default floating-point type.
+        `(C, C)`, in the default floating-point dtype.
 
     Raises:
         ValueError: if `counts` is not square or has a negative entry, or an option is unknown.
@@ -49,7 +52,7 @@ def distances_from_confusion(
 
 
 def class_centroids(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean unit row of each class, for `StaticLDM.from_vectors`.
+    """Mean of the normalized embeddings of each class, for `StaticLDM.from_vectors`.
 
     Args:
         embeddings: `(N, D)`, floating point.
@@ -57,7 +60,7 @@ def class_centroids(embeddings: Tensor, labels: Tensor, num_classes: int) -> Ten
         num_classes: `C`.
 
     Returns:
-        `(C, D)`; a class without rows has a row of NaN.
+        `(C, D)`; NaN for a class without rows.
 
     Examples:
         >>> class_centroids(torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0]), 1)
@@ -70,7 +73,16 @@ def class_centroids(embeddings: Tensor, labels: Tensor, num_classes: int) -> Ten
 
 
 def stretch(closeness: Tensor, max_distance: float, *, lowest: float | None = None) -> Tensor:
-    """Map off-diagonal closeness linearly to [1, max_distance], `lowest` (or the minimum) to 1; the diagonal is 1."""
+    """Map off-diagonal closeness linearly to [1, max_distance].
+
+    Args:
+        closeness: `(C, C)`, floating point; larger values for classes that are more easily confused.
+        max_distance: entry of the largest closeness, > 0.
+        lowest: closeness that maps to 1; `None` uses the off-diagonal minimum.
+
+    Returns:
+        `(C, C)`, with ones on the diagonal. All entries are 1 if all values are equal up to rounding.
+    """
     matrix = torch.ones_like(closeness)
     off_diagonal = ~torch.eye(len(closeness), dtype=torch.bool, device=closeness.device)
     values = closeness[off_diagonal]
@@ -78,7 +90,7 @@ def stretch(closeness: Tensor, max_distance: float, *, lowest: float | None = No
         return matrix
     low = values.min() if lowest is None else torch.as_tensor(lowest).to(values)
     span = values.max() - low
-    # Cosines that are equal but for rounding must not be stretched to the whole range.
+    # Do not stretch the rounding errors of equal cosines to the whole range.
     if span > 16 * torch.finfo(values.dtype).eps * closeness.abs().max():
         matrix[off_diagonal] = 1 + (max_distance - 1) * (values - low) / span
     return matrix
@@ -91,6 +103,6 @@ def check_max_distance(max_distance: float) -> None:
 
 
 def check_normalization(normalization: str) -> None:
-    """Raise `ValueError` unless `normalization` is known."""
+    """Raise `ValueError` unless `normalization` is `"rate"` or `"count"`."""
     if normalization not in ("rate", "count"):
         raise ValueError(f"normalization must be 'rate' or 'count', got {normalization!r}.")

@@ -9,7 +9,7 @@ from torch import Tensor
 from labeldist.class_names import class_indices
 from labeldist.messages import shown
 
-# Union, not |: a name in quotes has no operator.
+# Union instead of |, which a forward reference in quotes does not support.
 Hierarchy = Union[str, Sequence["Hierarchy"], Mapping[str, "Hierarchy"]]  # noqa: UP007
 
 # A list that holds itself would go down forever.
@@ -17,7 +17,7 @@ _MAX_DEPTH = 100_000
 
 
 def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tensor:
-    r"""Depth of the lowest common ancestor (LCA) of each two classes, the root at 0.
+    r"""Depth of the lowest common ancestor (LCA) of each pair of classes; the root has depth 0.
 
     In the order in which the tree names the leaves, the LCA of leaves $i < j$ is as deep as the shallowest LCA of two
     neighbors between them, so one running minimum per row gives all depths, in `O(C^2)`.
@@ -27,10 +27,10 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
         class_names: one name per class.
 
     Returns:
-        `(C, C)`, the default floating-point type; the diagonal is 0.
+        `(C, C)`, in the default floating-point dtype; the diagonal is 0.
 
     Raises:
-        ValueError: if a leaf is no class or stands twice, a class is missing, or a list holds itself.
+        ValueError: if a leaf is not a class or appears twice, a class is missing, or a list contains itself.
 
     Examples:
         >>> common_ancestor_depths({"x": ["a", "b"], "y": "c"}, ["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""Label distances that stay as they are set, and their builders."""
+"""A label-distance matrix that does not change during training, and functions that build one."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -19,24 +19,25 @@ _StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
 
 
 class StaticLDM(LabelDistanceMatrix):
-    r"""Label distances that stay as they are set.
+    r"""A label-distance matrix that does not change during training.
 
-    An entry is a weight, not a dissimilarity: the larger it is, the harder pairs of its two classes are pushed apart,
-    so easily confused classes have large entries. Real dissimilarities go through `from_distances`.
+    An entry is a weight, not a dissimilarity: a larger entry pushes the pairs of its two classes apart harder, so
+    easily confused classes have large entries. Use `from_distances` to convert real dissimilarities.
 
-    The constructor takes a matrix; the `from_...` builders make one from what is known about the classes. Builders map
-    closeness to an entry between 1 and `max_distance`: 1 for classes that are easily told apart, `max_distance` for the
-    most confusable ones. The diagonal is 1.
+    The constructor takes the matrix itself. The class methods build one from prior knowledge about the classes: classes
+    that are easy to tell apart get the entry 1, the most confusable classes get `max_distance`, and others lie in
+    between. The diagonal is 1.
 
-    Choice: the paper gives only "tau = 5.0" and "manually selecting confusing classes" for the static matrix.
+    Choice: for the static matrix, the paper says only "tau = 5.0" and "manually selecting confusing classes".
 
     Args:
-        matrix: `(C, C)`, non-negative and finite, row = anchor's class; may be asymmetric. Copied, unless it is an
-            `nn.Parameter`: that is kept, to be learned. Integers become the default floating-point type.
+        matrix: `(C, C)`, non-negative and finite, row = anchor's class; may be asymmetric. The matrix is copied, unless
+            it is an `nn.Parameter`, which is then learned. Integers are converted to the default floating-point dtype.
         class_names: one name per class.
 
     Raises:
-        ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or the names do not fit it.
+        ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or does not have one name per
+            class.
 
     Examples:
         >>> StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
@@ -59,15 +60,15 @@ class StaticLDM(LabelDistanceMatrix):
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
     ) -> _StaticLDM:
-        """The same distance between all classes: plain supervised contrastive learning for `value = 1`.
+        """The same entry for all pairs of different classes; `value=1` gives plain supervised contrastive learning.
 
         Args:
             value: every off-diagonal entry, non-negative.
-            class_names: one name per class; this or `num_classes`.
+            class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
 
         Returns:
-            `value` off the diagonal, 1 on it.
+            A matrix with `value` off the diagonal and 1 on the diagonal.
 
         Examples:
             >>> StaticLDM.uniform(2.0, num_classes=2).matrix
@@ -87,17 +88,17 @@ class StaticLDM(LabelDistanceMatrix):
         num_classes: int | None = None,
         symmetric: bool = True,
     ) -> _StaticLDM:
-        """`max_distance` between listed pairs of confusable classes, 1 elsewhere: the paper's static matrix.
+        """`max_distance` for listed pairs of confusable classes, 1 for all others: the paper's static matrix.
 
         Args:
-            pairs: `(a, b)`, or `(a, b, distance)` for a distance of its own; classes by name or index.
-            max_distance: distance of a listed pair, > 0; 5 in the paper.
-            class_names: one name per class; this or `num_classes`.
+            pairs: `(a, b)`, or `(a, b, entry)` to set a different entry; classes by name or index.
+            max_distance: entry of a listed pair, > 0; 5 in the paper.
+            class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
-            ValueError: for an unknown class (the nearest name is offered) or a class paired with itself.
+            ValueError: for an unknown class (the message suggests the most similar name) or a class paired with itself.
 
         Examples:
             >>> StaticLDM.from_pairs([(0, 1)], num_classes=3).matrix
@@ -129,12 +130,12 @@ class StaticLDM(LabelDistanceMatrix):
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
     ) -> _StaticLDM:
-        """`max_distance` between classes of the same group, 1 elsewhere.
+        """`max_distance` between classes of the same group, 1 between all others.
 
         Args:
             groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
-            max_distance: distance within a group, > 0.
-            class_names: one name per class; this or `num_classes`.
+            max_distance: entry of two classes of the same group, > 0.
+            class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
 
         Raises:
@@ -164,20 +165,20 @@ class StaticLDM(LabelDistanceMatrix):
     def from_hierarchy(
         cls: type[_StaticLDM], tree: Hierarchy, *, max_distance: float = 5.0, class_names: Sequence[str]
     ) -> _StaticLDM:
-        r"""Distances from the depth of the lowest common ancestor (LCA) in a tree of classes.
+        r"""Entries from the depth of the lowest common ancestor (LCA) in a tree of classes.
 
-        $d_{ab} = 1 + (\tau - 1)\, l_{ab} / \max_{a \ne b} l_{ab}$ with $l_{ab}$ the depth of their LCA: classes that
-        part at the root (depth 0) have 1, those that part deepest have `max_distance`.
+        $1 + (m - 1)\, l_{ab} / \max_{a \ne b} l_{ab}$ with $l_{ab}$ the depth of the LCA and $m$ = `max_distance`: two
+        classes whose only common ancestor is the root (depth 0) get 1, those with the deepest LCA get `max_distance`.
 
         Args:
             tree: nested mappings and sequences whose leaves are the class names, each exactly once:
                 `{"recreation": {"sport": ["baseball", "hockey"], "autos": "autos"}, "politics": ["guns", "mideast"]}`.
                 The keys only name inner nodes.
-            max_distance: distance of the classes that part deepest, > 0.
+            max_distance: entry of the classes with the deepest LCA, > 0.
             class_names: one name per class.
 
         Raises:
-            ValueError: if a leaf is no class, stands twice, or a class is missing.
+            ValueError: if a leaf is not a class, a class appears twice, or a class is missing.
 
         Examples:
             >>> tree = {"sport": {"ball": ["soccer", "rugby"], "water": ["rowing"]}, "other": ["chess"]}
@@ -199,13 +200,13 @@ class StaticLDM(LabelDistanceMatrix):
         symmetric: bool = True,
         class_names: Sequence[str] | None = None,
     ) -> _StaticLDM:
-        """Distances from a classifier's confusion counts: see `distances_from_confusion`.
+        """Entries from a classifier's confusion counts: see `distances_from_confusion`.
 
-        Count on rows that the classifier was not trained on: on its own training rows it hardly errs.
+        Use counts from rows that the classifier was not trained on. It makes few mistakes on its training rows.
 
         Args:
-            counts: `(C, C)`, non-negative, row = true class, column = predicted.
-            max_distance: distance of the most confused pair, > 0.
+            counts: `(C, C)`, non-negative, row = true class, column = predicted class.
+            max_distance: entry of the most confused pair, > 0.
             normalization: `"rate"` or `"count"`.
             symmetric: average both directions.
             class_names: one name per class.
@@ -229,14 +230,15 @@ class StaticLDM(LabelDistanceMatrix):
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
     ) -> _StaticLDM:
-        r"""Distances from one vector per class, such as the embedded label texts or `class_centroids`.
+        r"""Entries from one vector per class, such as embeddings of the class names or `class_centroids`.
 
-        $d_{ab} = 1 + (\tau - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$, extremes over different classes:
-        the two most similar classes have `max_distance`, the two least similar 1. Where all are equally similar, 1.
+        $1 + (m - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$ with $m$ = `max_distance` and the extremes
+        taken over different classes. The two most similar classes get `max_distance`, the two least similar 1. If all
+        pairs are equally similar, all entries are 1.
 
         Args:
-            vectors: `(C, D)`, finite.
-            max_distance: distance of the most similar pair, > 0.
+            vectors: `(C, D)`, floating point, finite.
+            max_distance: entry of the most similar pair, > 0.
             class_names: one name per class.
 
         Raises:
@@ -255,7 +257,7 @@ class StaticLDM(LabelDistanceMatrix):
         unusable = ~torch.isfinite(vectors).all(dim=1) | (vectors == 0).all(dim=1)
         if unusable.any():
             row = int(unusable.nonzero()[0])
-            raise ValueError(f"Each class needs a finite vector that is not zero, got another for class {row}.")
+            raise ValueError(f"Each class needs a finite, nonzero vector, the vector of class {row} is not.")
         rows = unit_rows(vectors)
         return cls(stretch(rows @ rows.T, max_distance), class_names=class_names)
 
@@ -267,12 +269,12 @@ class StaticLDM(LabelDistanceMatrix):
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
     ) -> _StaticLDM:
-        r"""Entries from real dissimilarities $d_{ab}$ of the classes, which are small for easily confused ones.
+        r"""Entries from real dissimilarities $d_{ab}$, which are *small* for easily confused classes.
 
-        The opposite of an LDM's entries, which are *large* for easily confused classes:
+        The entries of an LDM are *large* for easily confused classes, so the order is reversed:
         $1 + (m - 1) \frac{\max d - d_{ab}}{\max d - \min d}$ with $m$ = `max_distance` and the extremes taken over
-        different classes. The nearest two classes get `max_distance`, the farthest 1; where all are equally far, all
-        entries are 1.
+        different classes. The two nearest classes get `max_distance`, the two farthest 1. If all pairs are equally far
+        apart, all entries are 1.
 
         Args:
             distances: `(C, C)`, symmetric, finite, non-negative, 0 on the diagonal, in any unit.
@@ -280,8 +282,8 @@ class StaticLDM(LabelDistanceMatrix):
             class_names: one name per class.
 
         Raises:
-            ValueError: if the matrix is not square or symmetric, has a negative, NaN or infinite entry, or an entry on
-                the diagonal that is not 0.
+            ValueError: if the matrix is not square or symmetric, has a negative, NaN or infinite entry, or a nonzero
+                entry on the diagonal.
 
         Examples:
             >>> StaticLDM.from_distances([[0, 1, 9], [1, 0, 5], [9, 5, 0]]).matrix
@@ -297,8 +299,8 @@ class StaticLDM(LabelDistanceMatrix):
         if distances.diagonal().any():
             value = next(value for value in distances.diagonal().tolist() if value)
             raise ValueError(
-                f"The distance of a class to itself must be 0, got {value}. Similarities go through "
-                "StaticLDM.from_vectors, or StaticLDM takes the entries themselves."
+                f"The distance of a class to itself must be 0, got {value}. Use StaticLDM.from_vectors for one vector "
+                "per class, or StaticLDM(matrix) for the entries themselves."
             )
         if not torch.allclose(distances, distances.T):
             row, column = divmod(int((distances - distances.T).abs().argmax()), len(distances))
@@ -316,11 +318,13 @@ class StaticLDM(LabelDistanceMatrix):
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
     ) -> _StaticLDM:
-        """Distances for ordered classes (star ratings): `max_distance` for neighbors, linearly down to 1 at the ends.
+        """Entries for ordered classes, such as star ratings.
+
+        Neighbors get `max_distance`, the first and the last class 1, and other pairs lie on the line in between.
 
         Args:
-            max_distance: distance of neighbours, > 0.
-            class_names: one name per class, in order; this or `num_classes`.
+            max_distance: entry of neighbors, > 0.
+            class_names: one name per class, in order; pass this or `num_classes`.
             num_classes: `C`.
 
         Examples:
@@ -334,9 +338,10 @@ class StaticLDM(LabelDistanceMatrix):
         return cls(stretch(-apart, max_distance, lowest=-max(len(names) - 1.0, 2.0)), class_names=names)
 
     def flattened(self) -> "StaticLDM":
-        """This matrix with its off-diagonal distances replaced by their mean: the control for it. The diagonal stays.
+        """A control for this matrix: every off-diagonal entry is replaced by their mean. The diagonal is unchanged.
 
-        It separates what the distances between *particular* classes do from what a larger weight on all negatives does.
+        Training with both separates the effect of *which* pairs have large entries from the effect of a larger weight
+        on all negatives.
 
         Examples:
             >>> StaticLDM.from_pairs([(0, 1)], max_distance=4.0, num_classes=3).flattened().matrix[0]

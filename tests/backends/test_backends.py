@@ -1,4 +1,4 @@
-"""The door: what it chooses, what it refuses, and that every choice gives the same numbers."""
+"""The selection of a backend, its errors, and the agreement of all backends."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def batch(num_rows=6, dim=3, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("backend", CHOICES)
 @brief
 @given(problem=problems())
-def test_every_backend_gives_the_numbers_of_functional(backend, problem):
+def test_every_backend_agrees_with_functional(backend, problem):
     tables = functional.class_pair_tables(problem.ldm, **problem.options)
     rows = Batch(problem.embeddings, problem.labels)
     expected = functional.anchor_losses(rows, tables)
@@ -31,7 +31,7 @@ def test_every_backend_gives_the_numbers_of_functional(backend, problem):
 @pytest.mark.parametrize("backend", CHOICES)
 @brief
 @given(problem=problems_with_references())
-def test_every_backend_takes_references(backend, problem):
+def test_every_backend_supports_references(backend, problem):
     expected = functional.label_distance_contrastive(problem.embeddings, problem.labels, problem.ldm, **problem.options)
     found = backends.label_distance_contrastive(
         problem.embeddings, problem.labels, problem.ldm, **problem.options, backend=backend
@@ -42,7 +42,7 @@ def test_every_backend_takes_references(backend, problem):
 @pytest.mark.parametrize("backend", CHOICES)
 @pytest.mark.parametrize("weighting", ["scale", "log"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_gradients_of_embeddings_and_matrix_are_those_of_functional(backend, weighting, dtype):
+def test_gradients_of_embeddings_and_matrix_agree_with_functional(backend, weighting, dtype):
     def gradients(function, **options):
         embeddings, labels, ldm = batch(dtype=dtype)
         embeddings.requires_grad_()
@@ -66,7 +66,7 @@ def test_gradients_of_embeddings_and_matrix_are_those_of_functional(backend, wei
         (0, None, "eager"),
     ],
 )
-def test_auto_takes_tiles_where_there_are_many_pairs(num_rows, num_references, expected):
+def test_auto_selects_blockwise_for_many_pairs(num_rows, num_references, expected):
     rows = Batch(torch.empty(num_rows, 1), torch.empty(num_rows))
     if num_references is not None:
         rows = rows._replace(ref_emb=torch.empty(num_references, 1), ref_labels=torch.empty(num_references))
@@ -74,18 +74,18 @@ def test_auto_takes_tiles_where_there_are_many_pairs(num_rows, num_references, e
 
 
 @pytest.mark.parametrize(("num_rows", "expected"), [(2**14, "eager"), (2**15, "blockwise")])
-def test_auto_takes_tiles_on_other_devices_only_where_eager_would_need_a_lot_of_memory(num_rows, expected):
+def test_auto_selects_blockwise_on_other_devices_only_if_eager_would_need_much_memory(num_rows, expected):
     rows = Batch(torch.empty(num_rows, 1, device="meta"), torch.empty(num_rows, device="meta"))
     assert backends.choose_backend("auto", rows, num_classes=3) == expected
 
 
-def test_auto_takes_eager_for_listed_pairs():
+def test_auto_selects_eager_for_listed_pairs():
     rows = Batch(torch.empty(4096, 1), torch.empty(4096))
     assert backends.choose_backend("auto", rows, num_classes=3, is_listed=True) == "eager"
 
 
 @pytest.mark.parametrize("backend", ["blockwise", "triton"])
-def test_listed_pairs_are_refused_by_name(backend):
+def test_other_backends_refuse_listed_pairs(backend):
     labels = torch.tensor([0, 0, 1])
     tuples = tuple(torch.tensor([index]) for index in (0, 1, 2))
     loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(num_classes=2), backend=backend)
@@ -107,20 +107,20 @@ def test_an_unknown_backend_is_refused_by_function_and_loss():
 
 
 @pytest.mark.parametrize("backend", CHOICES)
-def test_bad_labels_are_told_by_every_backend(backend):
+def test_every_backend_refuses_bad_labels(backend):
     embeddings, labels, ldm = batch()
     sentence = refusal_of(ValueError, backends.label_distance_contrastive, embeddings, labels + 1, ldm, backend=backend)
     assert sentence.startswith("labels must lie in [0, 3) for an LDM of 3 classes, got values from 1 to 3.")
 
 
 @pytest.mark.parametrize("backend", CHOICES)
-def test_the_loss_goes_through_the_door(backend):
+def test_the_loss_uses_the_selected_backend(backend):
     embeddings, labels, ldm = batch(num_rows=9, dtype=torch.float32)
     expected = LabelDistanceContrastiveLoss(ldm, backend="eager")(embeddings, labels)
     torch.testing.assert_close(LabelDistanceContrastiveLoss(ldm, backend=backend)(embeddings, labels), expected)
 
 
-def test_the_loss_does_not_hold_all_pairs_of_a_large_batch():
+def test_the_loss_does_not_allocate_all_pairs_of_a_large_batch():
     embeddings, labels, ldm = batch(num_rows=4096, dim=4, dtype=torch.float32)
     with torch.profiler.profile(profile_memory=True) as profile:
         LabelDistanceContrastiveLoss(ldm)(embeddings.requires_grad_(), labels).backward()

@@ -1,4 +1,4 @@
-"""The loss by tiles, against the equations in one piece: losses, gradients, accuracy, memory."""
+"""The blockwise loss, compared with the equations: losses, gradients, accuracy, memory."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ def eager(anchors, labels, references, ref_labels, scale, bias):
 def tiled(
     anchors, labels, references, ref_labels, scale, bias, *, is_symmetric=None, span=None, **options
 ) -> AnchorLosses:
-    """The blockwise losses of the same arguments, with what is known of the tables."""
+    """The blockwise losses of the same arguments, with the properties of the tables."""
     tables = ClassPairTables(scale, bias, is_symmetric, span)
     return blockwise.anchor_losses(Batch(anchors, labels, references, ref_labels), tables, **options)
 
@@ -97,7 +97,7 @@ def assert_as_eager(arguments, **options):
             assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
 
-# Against the specification
+# Comparison with the specification
 
 
 @thorough
@@ -108,7 +108,7 @@ def test_losses_and_gradients_are_those_of_the_equations(problem, tile_rows):
 
 @brief
 @given(problems(), tile_sizes)
-def test_symmetric_tables_give_the_same_by_one_exponential_per_pair(problem, tile_rows):
+def test_symmetric_tables_give_the_same_with_one_exponential_per_pair(problem, tile_rows):
     assert_as_eager(mirrored(arguments_of(problem)), tile_rows=tile_rows)
 
 
@@ -145,7 +145,7 @@ def test_no_rows_and_no_classes_give_no_losses():
     assert losses.shape == is_valid.shape == (0,)
 
 
-def test_the_positives_of_a_dropped_class_leave_no_loss_and_no_gradient():
+def test_a_class_with_removed_positives_has_no_loss_and_no_gradient():
     rows, labels, _, _, scale, _ = batch(9, 2, 3)
     bias = torch.tensor([[-INFINITY, 0.0], [0.0, 0.0]], dtype=torch.float64)
     assert_as_eager((rows, labels, None, None, scale, bias), tile_rows=4)
@@ -156,11 +156,11 @@ def test_the_positives_of_a_dropped_class_leave_no_loss_and_no_gradient():
 
 @pytest.mark.parametrize("span", [None, math.inf])
 @pytest.mark.parametrize("is_symmetric", [None, False])
-def test_the_slower_way_gives_the_same(is_symmetric, span):
+def test_the_general_path_gives_the_same(is_symmetric, span):
     assert_as_eager(mirrored(batch(21, 3, 4)), is_symmetric=is_symmetric, span=span, tile_rows=8)
 
 
-def test_known_tables_are_not_read_again():
+def test_tables_with_known_properties_are_not_read_again():
     assert_as_eager(mirrored(batch(21, 3, 4)), is_symmetric=True, span=40.0, tile_rows=8)
 
 
@@ -176,7 +176,7 @@ def test_gradients_are_those_of_finite_differences(is_mirrored):
     assert torch.autograd.gradcheck(lambda rows: function(rows, *learned[1:]), learned[:1])
 
 
-def test_only_what_needs_a_gradient_gets_one():
+def test_only_inputs_that_need_a_gradient_get_one():
     arguments = batch(9, 3, 4, num_references=7)
     wanted = results_of(eager, arguments)[2:]
     for position, expected in zip((0, 2, 4, 5), wanted, strict=True):
@@ -187,18 +187,18 @@ def test_only_what_needs_a_gradient_gets_one():
         assert_close(gradient, expected)
 
 
-# Numbers
+# Numerical accuracy
 
 
 def eager_of_unit_rows(anchors, labels, references, ref_labels, scale, bias):
-    """The specification without the division by the rows' lengths."""
+    """The specification without the division by the norms."""
     logits = functional.pair_logits((anchors @ anchors.T + 1) / 2, labels, labels, ClassPairTables(scale, bias))
     pairs = functional.positive_pairs(labels), functional.other_rows(labels)
     return AnchorLosses(functional.contrastive_loss(logits, *pairs), functional.valid_anchors(logits, *pairs))
 
 
 def tiled_unit_rows(anchors, labels, references, ref_labels, scale, bias):
-    """The blockwise losses without that division, whose rounding both share."""
+    """The blockwise losses without that division, whose rounding errors are common to both."""
     work = blockwise.Work(tile_rows=256, group=SingleProcess())
     return blockwise.unit_row_losses(Batch(anchors, labels), ClassPairTables(scale, bias), work)
 
@@ -217,12 +217,12 @@ LIKE_ROWS = functional.unit_rows(normal(1, 16) + 0.01 * normal(700, 16, seed=1))
         pytest.param(LIKE_ROWS[:1].expand(700, -1), 1, id="one row repeated"),
     ],
 )
-def test_float32_is_as_near_to_float64_as_the_equations_in_float32(rows, num_classes, is_mirrored, temperature):
+def test_float32_is_as_accurate_as_the_equations_in_float32(rows, num_classes, is_mirrored, temperature):
     scale = (1 + 4 * normal(num_classes, num_classes, seed=3).abs().clamp_max(1)) / temperature
     scale = torch.maximum(scale, scale.T) if is_mirrored else scale
     arguments = rows, torch.arange(700) * 7 % num_classes, None, None, scale, torch.zeros_like(scale)
     single = converted(arguments, torch.float32)
-    # The rounding of the inputs is no error of either.
+    # The rounding of the inputs is not an error of either implementation.
     truth = results_of(eager_of_unit_rows, converted(single, torch.float64))
     # Terms as large as the scale make up a loss and, times the gradient from above, the gradient of a row; that of a
     # table adds the gradients from above of all rows.
@@ -245,7 +245,7 @@ def test_float32_is_as_near_to_float64_as_the_equations_in_float32(rows, num_cla
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
-def test_logits_far_beyond_the_range_of_exp_are_right(is_mirrored, dtype):
+def test_logits_far_beyond_the_range_of_exp_give_correct_losses(is_mirrored, dtype):
     arguments = batch(40, 3, 4, largest_scale=2000.0, dtype=dtype)
     arguments = mirrored(arguments) if is_mirrored else arguments
     expected = results_of(eager, arguments)
@@ -274,7 +274,7 @@ def test_a_bias_common_to_all_pairs_changes_nothing(offset):
 
 
 @pytest.mark.parametrize("is_symmetric", [None, False])
-def test_an_embedding_that_is_not_finite_shows_in_the_loss(is_symmetric):
+def test_a_non_finite_embedding_gives_a_non_finite_loss(is_symmetric):
     rows, labels = normal(6, 3), torch.arange(6) % 2
     rows[0, 0] = math.nan
     tables = torch.ones(2, 2).double(), torch.zeros(2, 2).double()
@@ -284,7 +284,7 @@ def test_an_embedding_that_is_not_finite_shows_in_the_loss(is_symmetric):
 
 @brief
 @given(problems(min_rows=1))
-def test_arguments_are_left_as_they_are(problem):
+def test_arguments_are_not_modified(problem):
     arguments = arguments_of(problem)
     copies = [argument.clone() if torch.is_tensor(argument) else argument for argument in arguments]
     tiled(*arguments, tile_rows=2)
@@ -293,7 +293,7 @@ def test_arguments_are_left_as_they_are(problem):
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
-def test_two_runs_give_the_same_bits(is_mirrored):
+def test_two_runs_give_bitwise_equal_results(is_mirrored):
     arguments = batch(300, 4, 16, dtype=torch.float32)
     arguments = mirrored(arguments) if is_mirrored else arguments
     first, second = (results_of(tiled, arguments, tile_rows=64) for _ in range(2))
@@ -302,7 +302,7 @@ def test_two_runs_give_the_same_bits(is_mirrored):
 
 @pytest.fixture
 def nan_in_new_memory():
-    """`new_empty` gives NaN: memory that is read before it is written shows."""
+    """Let `new_empty` return NaN, so that reading uninitialized memory is visible."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -318,7 +318,7 @@ def test_no_memory_is_read_before_it_is_written(num_references):
         assert_as_eager(mirrored(arguments), tile_rows=8)
 
 
-# A group
+# A process group
 
 
 def results_of_process_group(size, arguments, **options) -> list[tuple[Tensor, ...]]:
@@ -337,38 +337,38 @@ def assert_group_as_eager(arguments, size, **options):
             for actual, wanted in zip(process[2 + len(of_rows) :], of_tables, strict=learn_tables):
                 assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
         for position, wanted in enumerate(of_rows, start=2):
-            # The processes' parts add up to the gradient of the sum of their losses.
+            # The gradients of the processes add up to the gradient of the sum of their losses.
             whole = sum(process[position] for process in found) / size
             assert_close(whole, wanted, rtol=1e-9, atol=1e-9)
 
 
 @thorough
 @given(problems(), st.sampled_from([2, 3, 5]))
-def test_a_process_group_has_the_losses_and_gradients_of_one(problem, size):
+def test_a_process_group_has_the_losses_and_gradients_of_one_process(problem, size):
     assert_group_as_eager(arguments_of(problem), size)
 
 
 @brief
 @given(problems(), st.sampled_from([2, 3, 5]))
-def test_a_process_group_with_symmetric_tables_has_the_losses_and_gradients_of_one(problem, size):
+def test_a_process_group_with_symmetric_tables_has_the_losses_and_gradients_of_one_process(problem, size):
     assert_group_as_eager(mirrored(arguments_of(problem)), size)
 
 
 @brief
 @given(problems_with_references(), st.sampled_from([2, 3, 5]))
-def test_a_process_group_with_references_has_the_losses_and_gradients_of_one(problem, size):
+def test_a_process_group_with_references_has_the_losses_and_gradients_of_one_process(problem, size):
     assert_group_as_eager(arguments_of(problem), size)
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("tile_rows", [3, 100])
-def test_a_process_group_takes_tiles_of_any_size(tile_rows, is_mirrored):
+def test_a_process_group_supports_tiles_of_any_size(tile_rows, is_mirrored):
     arguments = batch(37, 4, 5)
     assert_group_as_eager(mirrored(arguments) if is_mirrored else arguments, 4, tile_rows=tile_rows)
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True], ids=["asymmetric", "symmetric"])
-def test_all_processes_of_a_group_have_the_same_bits(is_mirrored):
+def test_all_processes_of_a_group_have_bitwise_equal_results(is_mirrored):
     arguments = batch(200, 4, 16, dtype=torch.float32)
     arguments = mirrored(arguments) if is_mirrored else arguments
     first, *others = results_of_process_group(3, arguments)
@@ -378,12 +378,12 @@ def test_all_processes_of_a_group_have_the_same_bits(is_mirrored):
         assert all(torch.equal(first[position], other[position]) for position in (0, 1, 3, 4))
 
 
-def test_logits_far_beyond_the_range_of_exp_are_right_in_a_process_group():
+def test_logits_far_beyond_the_range_of_exp_give_correct_losses_in_a_process_group():
     assert_group_as_eager(batch(40, 3, 4, largest_scale=2000.0), 3)
     assert_group_as_eager(mirrored(batch(40, 3, 4, largest_scale=2000.0)), 3)
 
 
-def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_processes():
+def test_a_non_finite_embedding_gives_non_finite_losses_on_all_processes():
     rows, *others = batch(9, 3, 4)
     rows[0, 0] = math.nan
     for process in results_of_process_group(3, (rows, *others)):
@@ -395,7 +395,7 @@ def test_an_embedding_that_is_not_finite_shows_in_the_losses_of_all_processes():
 
 @pytest.mark.parametrize("num_references", [None, 600])
 @pytest.mark.parametrize("learn_tables", [False, True])
-def test_no_tensor_is_as_large_as_all_pairs(learn_tables, num_references):
+def test_no_tensor_has_the_size_of_all_pairs(learn_tables, num_references):
     arguments = batch(600, 5, 8, num_references=num_references)
     with LargestTensor() as largest:
         results_of(tiled, arguments, learn_tables=learn_tables, tile_rows=32)
@@ -405,7 +405,7 @@ def test_no_tensor_is_as_large_as_all_pairs(learn_tables, num_references):
     assert largest.num_elements <= 600 * 8
 
 
-# In the company of torch
+# With other features of torch
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -431,7 +431,9 @@ def test_a_second_derivative_is_refused():
     loss = tiled(rows, *others).losses.sum()
     (gradient,) = torch.autograd.grad(loss, rows, create_graph=True)
     message = refusal_of(RuntimeError, gradient.sum().backward)
-    assert message == "The blockwise loss can be differentiated once, got a second derivative. Take that from eager."
+    assert message == (
+        "The blockwise loss can be differentiated once, got a second derivative. Use backend='eager' for that."
+    )
 
 
 def test_autocast_changes_nothing():
@@ -444,7 +446,7 @@ def test_autocast_changes_nothing():
 
 # torch.compile asks tensors for their gradient where it resumes after a break.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_a_compiled_caller_gets_the_same():
+def test_a_compiled_caller_gets_the_same_result():
     rows, *others = mirrored(batch(17, 3, 4))
     plain, compiled = rows.clone().requires_grad_(), rows.clone().requires_grad_()
 

@@ -1,4 +1,4 @@
-"""Which tiles there are, and that the processes of a group compute each of them once."""
+"""The division of pairs into tiles, and of tiles among the processes of a group."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ BATCHES = [(1, None), (7, None), (16, None), (17, None), (53, None), (9, 4), (4,
 
 @dataclass
 class SilentProcess:
-    """A process of a group that is never asked for sums."""
+    """A process group without collective operations."""
 
     size: int
     rank: int
@@ -49,7 +49,7 @@ def test_each_pair_is_in_one_tile_of_one_process(num_rows, num_references, size)
 
 @pytest.mark.parametrize("size", [2, 3, 8, 64, 512])
 @pytest.mark.parametrize(("num_rows", "num_references"), [(1024, None), (1021, None), (512, 700)])
-def test_no_process_has_an_eighth_more_than_the_mean(num_rows, num_references, size):
+def test_no_process_has_more_than_an_eighth_above_the_mean(num_rows, num_references, size):
     shape = num_rows, num_references
     tile_rows = tile_rows_for(*shape, size, at_most=768)
     numbers = [len(dealt(*shape, tile_rows, SilentProcess(size, rank))) for rank in range(size)]
@@ -57,7 +57,7 @@ def test_no_process_has_an_eighth_more_than_the_mean(num_rows, num_references, s
     assert max(numbers) <= 1.125 * sum(numbers) / size
 
 
-def test_tiles_are_never_larger_than_asked_for_and_never_empty():
+def test_tiles_are_never_larger_than_requested_and_never_empty():
     assert tile_rows_for(10**6, None, 512, at_most=768) == 768
     assert tile_rows_for(10, None, 1, at_most=768) == 768
     assert [tile_rows_for(number, None, 64, at_most=768) for number in (0, 1, 10)] == [1, 1, 1]

@@ -12,13 +12,13 @@ NAMES = ["soccer", "rugby", "rowing", "chess"]
 TREE = {"sport": {"ball": ["soccer", "rugby"], "water": ["rowing"]}, "other": ["chess"]}
 
 
-def test_classes_that_part_deeper_have_a_deeper_common_ancestor():
-    # soccer and rugby part below sport/ball (2), rowing leaves them below sport (1), chess at the root (0).
+def test_classes_that_separate_deeper_have_a_deeper_common_ancestor():
+    # soccer and rugby separate below sport/ball (2), rowing separates below sport (1), chess at the root (0).
     expected = [[0, 2, 1, 0], [2, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
     assert common_ancestor_depths(TREE, NAMES).tolist() == expected
 
 
-def test_lists_and_mappings_may_be_mixed_and_keys_name_nothing():
+def test_lists_and_mappings_may_be_mixed_and_keys_are_ignored():
     as_lists = [[["soccer", "rugby"], ["rowing"]], ["chess"]]
     assert torch.equal(common_ancestor_depths(as_lists, NAMES), common_ancestor_depths(TREE, NAMES))
 
@@ -52,13 +52,13 @@ def test_a_tree_of_one_leaf_is_one_class():
         ({"sport": None}, "A hierarchy is made of mappings, sequences and class names, got NoneType."),
     ],
 )
-def test_a_tree_that_does_not_fit_is_answered_by_one_sentence(tree, sentence):
+def test_an_invalid_tree_raises_a_clear_error(tree, sentence):
     assert refusal_of(ValueError, common_ancestor_depths, tree, NAMES) == sentence
 
 
 @st.composite
 def trees(draw, num_leaves=6):
-    """A nested list of the leaves "0", "1", ... cut at drawn places."""
+    """A nested list of the leaves "0", "1", ... split at random places."""
 
     def grow(leaves):
         if len(leaves) == 1:
@@ -78,5 +78,5 @@ def test_depths_are_symmetric_and_ultrametric(tree):
         for b in range(6):
             for c in range(6):
                 if len({a, b, c}) == 3:
-                    # Of three classes, the two that part last are equally far from the third.
+                    # Of three classes, the two that separate last are equally far from the third.
                     assert depths[a, c] >= min(depths[a, b], depths[b, c])
