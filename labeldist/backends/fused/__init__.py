@@ -7,7 +7,7 @@ forward and backward. `labeldist.functional` is the specification.
 | module | what it does |
 |---|---|
 | `small` | few rows: two launches forward, one backward |
-| `medium` | up to 8,192 rows of 16 bits: three launches forward, two backward |
+| `medium` | up to 4,096 rows of 16 bits: three launches forward, two backward |
 | `large` | more rows, float32, and learnable tables: sorted by class, pairs by one of the next two |
 | `narrow` | up to 128 dimensions of 16 bits: all of a tile in registers |
 | `wide` | others: pair weights go through memory, and the library multiplies them by the rows |

@@ -1,13 +1,13 @@
 """Batches of some thousand rows of 16 bits: three launches forward, two backward.
 
-What it gains: 4,096 x 384 in bfloat16 took 1.66 ms as called, where the path of large batches took 2.69 ms; 8,192 x 384
-took 1.93 instead of 3.17 ms, both by Triton's public launches. The device alone needed as long at 4,096 rows (0.24 and
-0.22 ms) and 1.5 times as long at 8,192. One run on an H200 (docs/fast-path.md), in which the last launch of the
-backward still was two and a product of the library.
+What it gains: 4,096 x 384 in bfloat16 takes 1.11 ms as called, where the path of large batches takes 1.87 ms and eager
+under `torch.compile` 1.34 ms; 4,096 x 768 takes 1.43 instead of 2.06 and 2.13 ms. The device alone needs 0.31 instead of
+0.23 ms there. At 8,192 rows the gain as called is gone or small, and the device needs twice as long. One run on an H200
+(docs/fast-path.md).
 
 Such a batch waits for the host's launches. Rows are normalized and sorted in one kernel. Pairs are not mirrored, and
 positives are subtracted pair by pair: both save launches, for more work on the device. The pair weights of the whole
-batch are one matrix, which bounds the size: 128 MiB at 8,192 rows. Products are of float16, as in `wide.py`.
+batch are one matrix: 32 MiB at 4,096 rows. Products are of float16, as in `wide.py`.
 
 The choice of a path must not depend on whether a CUDA graph captures the call: the warm-up before a capture, which
 compiles and loads the kernels, runs eagerly.
@@ -28,8 +28,8 @@ from labeldist.pairs import Batch, ClassPairTables
 
 __all__ = ["is_medium", "medium_losses"]
 
-# Most rows and references, so that the matrix of pair weights takes at most 128 MiB.
-MAX_ROWS = 8192
+# Most rows and references: beyond, the large path takes less device time, and the matrix of pair weights over 32 MiB.
+MAX_ROWS = 4096
 # Rows of a program that reads each whole; labels and dimensions that it takes at a time.
 ROWS_PER_PROGRAM, LABELS_PER_STEP, DIMS_PER_STEP = 8, 512, 256
 # Rows of a program that finishes losses, and tiles whose sums it adds at a time; upstream gradients at a time.

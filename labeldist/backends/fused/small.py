@@ -1,8 +1,8 @@
 """Small batches: two launches forward and one backward, for rows that are not sorted.
 
-What it gains: 256 x 384 in bfloat16 took 0.058 ms of the device, where the path of medium batches took 0.100 ms and
-that of large ones 0.136 ms; as called, by Triton's public launches, 1.19, 1.60 and 2.72 ms (one run on an H200,
-docs/fast-path.md). Every launch more costs so small a batch more than better kernels would save.
+What it gains: 256 x 384 in bfloat16 takes 0.062 ms of the device, where the path of medium batches takes 0.106 ms and
+that of large ones 0.140 ms; as called 1.06, 1.05 and 1.93 ms. From 2,048 x 384 on its small tiles cost more than the
+other paths' launches (one run on an H200, docs/fast-path.md).
 """
 
 from functools import lru_cache
@@ -25,8 +25,8 @@ __all__ = ["is_small", "small_losses"]
 # Most multiply-adds of all pairs, by dtype: beyond it, small tiles and a table look-up for every pair take more time
 # than the other paths' launches. float32 takes six products where the others take one, and has no medium path.
 MAX_WORK: dict[torch.dtype, int] = {
-    torch.bfloat16: 2048 * 2048 * 768,
-    torch.float16: 2048 * 2048 * 768,
+    torch.bfloat16: 2048 * 2048 * 128,
+    torch.float16: 2048 * 2048 * 128,
     torch.float32: 2048 * 2048 * 128,
 }
 # How `tl.dot` keeps float32's accuracy: by six products of bfloat16. It takes less shared memory than three of tf32.
