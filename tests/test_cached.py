@@ -69,7 +69,7 @@ def contrastive(**options) -> LabelDistanceContrastiveLoss:
     return LabelDistanceContrastiveLoss(StaticLDM(DISTANCES), temperature=0.3, **options)
 
 
-def learnt() -> LabelDistanceContrastiveLoss:
+def learned() -> LabelDistanceContrastiveLoss:
     """The loss with a learned matrix."""
     return LabelDistanceContrastiveLoss(StaticLDM(nn.Parameter(DISTANCES.clone())), temperature=0.3)
 
@@ -124,13 +124,13 @@ def by_name(loss, outputs):
 
 OBJECTIVES: dict[str, tuple[str, Callable[[], nn.Module], Callable]] = {
     "the loss": ("tensor", contrastive, of_embeddings),
-    "a learnt matrix": ("tensor", learnt, of_embeddings),
+    "a learned matrix": ("tensor", learned, of_embeddings),
     "a mined loss": ("tensor", contrastive, with_a_miner),
     "SupConLoss": ("tensor", SupConLoss, of_embeddings),
     "mined triplets": ("tensor", TripletMarginLoss, with_a_miner),
     "a memory": ("tensor", lambda: CrossBatchMemory(contrastive(), 5, memory_size=20), of_embeddings),
-    "the joint objective": ("tuple", lambda: JointLoss(learnt()), by_position),
-    "the joint objective by name": ("mapping", lambda: JointLoss(learnt()), by_name),
+    "the joint objective": ("tuple", lambda: JointLoss(learned()), by_position),
+    "the joint objective by name": ("mapping", lambda: JointLoss(learned()), by_name),
     "logits alone": ("tuple", contrastive, lambda loss, outputs: loss(outputs[0], LABELS)),
 }
 
@@ -178,8 +178,8 @@ def test_the_objective_of_a_frozen_model_receives_its_gradient():
     def make():
         return Encoder().requires_grad_(False)
 
-    found = step(make, learnt(), of_embeddings, 4, INPUTS)
-    assert_same_gradients(found[1], step(make, learnt(), of_embeddings, None, INPUTS)[1])
+    found = step(make, learned(), of_embeddings, 4, INPUTS)
+    assert_same_gradients(found[1], step(make, learned(), of_embeddings, None, INPUTS)[1])
 
 
 def test_parameters_that_model_and_objective_share_get_both_parts():
@@ -563,7 +563,7 @@ LENGTHS = {"even rows": [6, 6], "uneven rows, and chunks": [9, 4], "unused param
 def distributed_step(name: str, *, efficient: bool, rank: int | None) -> dict[str, Any]:
     """Two accumulated steps of one rank, or of one process with all rows and without chunks."""
     lengths, has_unused = LENGTHS[name], name == "unused parameters"
-    model, loss = Encoder(), learnt()
+    model, loss = Encoder(), learned()
     if has_unused:
         model.register_parameter("unused", nn.Parameter(torch.zeros(2, dtype=torch.float64)))
     reductions = []

@@ -23,7 +23,7 @@ from runs import CLASSES, QUICK, ROOT, contents, labeldist, messages, read, writ
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
-DISTANCES = "Label distances: learnt from the validation set's confusions.\n"
+DISTANCES = "Label distances: learned from the validation set's confusions.\n"
 UNMOVED = "The label distances had not moved before the best epoch: the model is that of plain contrast.\n"
 
 

@@ -78,7 +78,7 @@ def batch(lengths: list[int], *, seed: int = 0, lonely_rank: int | None = None) 
     return Batch(normal(number, 6, seed=seed), labels, normal(number, 6, seed=seed + 100), ref_labels, lengths)
 
 
-def learnt(matrix: Tensor = DISTANCES, **options) -> LabelDistanceContrastiveLoss:
+def learned(matrix: Tensor = DISTANCES, **options) -> LabelDistanceContrastiveLoss:
     """The loss with a learned matrix."""
     return LabelDistanceContrastiveLoss(StaticLDM(nn.Parameter(matrix.clone())), temperature=0.3, **options)
 
@@ -91,7 +91,7 @@ def fixed(**options) -> LabelDistanceContrastiveLoss:
 class Case:
     """One training step: the wrappers of loss and miner, and the rows."""
 
-    loss: Callable[[], nn.Module] = learnt
+    loss: Callable[[], nn.Module] = learned
     wrapper: Callable[..., nn.Module] = DistributedLossWrapper
     efficient: bool = False
     miner: Callable[[], nn.Module] | None = None
@@ -126,18 +126,18 @@ def both_modes(name: str, **options) -> dict[str, Case]:
 
 
 def dropping():
-    return learnt(DROPPING, weighting="log")
+    return learned(DROPPING, weighting="log")
 
 
 def logarithmic():
-    return learnt(weighting="log")
+    return learned(weighting="log")
 
 
 SYMMETRIC = DISTANCES + DISTANCES.T
 
 
 def symmetric(**options):
-    return learnt(SYMMETRIC, **options)
+    return learned(SYMMETRIC, **options)
 
 
 def fixed_symmetric():
@@ -150,11 +150,11 @@ def unbounded():
 
 
 def eager():
-    return learnt(backend="eager")
+    return learned(backend="eager")
 
 
 def by_blocks():
-    return learnt(backend="blockwise")
+    return learned(backend="blockwise")
 
 
 def reduced():
@@ -195,7 +195,7 @@ EQUAL: dict[str, Case] = {
     "a fixed symmetric matrix": Case(loss=fixed_symmetric, lengths=UNEVEN),
     "a fixed symmetric matrix with references": Case(loss=fixed_symmetric, lengths=UNEVEN, has_references=True),
     "logits of any size": Case(loss=unbounded, lengths=UNEVEN),
-    "an empty batch and a learnt matrix": Case(lengths=[6, 0, 5, 7]),
+    "an empty batch and a learned matrix": Case(lengths=[6, 0, 5, 7]),
     "an empty batch with references": Case(lengths=[6, 0, 5, 7], has_references=True),
     "a row or few a process": Case(loss=fixed, lengths=[3, 1, 1, 1]),
     "float32": Case(lengths=UNEVEN, dtype=torch.float32),
@@ -265,7 +265,7 @@ def step(case: Case, world: int, rank: int | None) -> dict[str, Tensor]:
 class Work:
     """One forward and backward pass with recorded operations."""
 
-    loss: Callable[[], nn.Module] = learnt
+    loss: Callable[[], nn.Module] = learned
     has_references: bool = False
 
 
@@ -307,7 +307,7 @@ def refusal_of_triton(rank: int, world: int) -> str:
 
 def alone_with_matrix(rank: int, world: int) -> Tensor:
     """The gradient of a learned matrix outside DistributedDataParallel."""
-    part, loss = batch(UNEVEN[:world]).part(rank), learnt()
+    part, loss = batch(UNEVEN[:world]).part(rank), learned()
     DistributedLossWrapper(loss)(part.inputs, part.labels).backward()
     return gradient_of(loss.ldm.matrix)
 
@@ -574,7 +574,7 @@ def test_a_loss_can_be_passed_to_a_started_process(processes):
 
 
 def test_a_learned_matrix_outside_ddp_has_the_gradient_of_one_process_on_all(processes):
-    loss, everything = learnt(), batch(UNEVEN[: len(processes)])
+    loss, everything = learned(), batch(UNEVEN[: len(processes)])
     loss(everything.inputs, everything.labels).backward()
     for result in processes:
         assert_near(result["matrix alone"], gradient_of(loss.ldm.matrix))

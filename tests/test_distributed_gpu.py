@@ -56,7 +56,7 @@ class Case:
     lengths: list[int]
     backend: Backend = "auto"
     dim: int = 96
-    is_learnt: bool = False
+    is_learned: bool = False
     is_symmetric: bool = False
     efficient: bool = False
     chunk_size: int | None = None
@@ -75,15 +75,15 @@ CASES: dict[str, Case] = {
     "auto, many rows, symmetric": Case(MANY, dim=256, is_symmetric=True),
     "auto, many long rows": Case(MANY, dim=384),
     "auto, many long rows, symmetric": Case(MANY, dim=384, is_symmetric=True),
-    "auto, learnt": Case(UNEVEN, is_learnt=True),
-    "auto, learnt, long rows": Case(UNEVEN, dim=384, is_learnt=True),
+    "auto, learned": Case(UNEVEN, is_learned=True),
+    "auto, learned, long rows": Case(UNEVEN, dim=384, is_learned=True),
     "auto, own anchors": Case(UNEVEN, efficient=True),
     "auto, in chunks": Case(UNEVEN, chunk_size=50),
     "triton": Case(UNEVEN, "triton"),
     "eager": Case(UNEVEN, "eager"),
-    "eager, learnt": Case(UNEVEN, "eager", is_learnt=True),
+    "eager, learned": Case(UNEVEN, "eager", is_learned=True),
     "blockwise": Case(UNEVEN, "blockwise"),
-    "blockwise, learnt": Case(UNEVEN, "blockwise", is_learnt=True),
+    "blockwise, learned": Case(UNEVEN, "blockwise", is_learned=True),
 }
 
 
@@ -109,7 +109,7 @@ def step(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, case.dim)).double().to(device(), dtype)
     matrix = (DISTANCES + DISTANCES.T if case.is_symmetric else DISTANCES).to(device(), dtype)
-    ldm = StaticLDM(nn.Parameter(matrix) if case.is_learnt else matrix)
+    ldm = StaticLDM(nn.Parameter(matrix) if case.is_learned else matrix)
     backend: Backend = "eager" if is_exact else case.backend
     loss = LabelDistanceContrastiveLoss(ldm, temperature=0.3, backend=backend).to(device())
     objective: nn.Module = DistributedLossWrapper(loss, efficient=case.efficient and not is_exact)
@@ -290,7 +290,7 @@ def test_loss_and_gradient_are_those_of_float64(processes, alone, name):
             assert_near(result["steps"][name][part], expected)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_learnt])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_learned])
 def test_a_learned_matrix_has_the_same_gradient_on_all_processes(processes, name):
     gradients = [result["steps"][name]["matrix"] for result in processes]
     assert gradients[0].shape == (DISTANCES.numel(),)

@@ -72,7 +72,7 @@ class LabelDistanceCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that all processes have the same matrix: `DistributedDataParallel` would silently use the first."""
         if stage == "fit":
-            # The strategy broadcasts matrices that are learnt, like any weight.
+            # The strategy broadcasts matrices that are learned, like any weight.
             fixed = [matrix for matrix in matrices_in(pl_module) if not list(matrix.parameters())]
             check_agreement(nn.ModuleList(fixed))
 

@@ -18,7 +18,7 @@ from labeldist import functional
 from labeldist.checks import check_count, check_labels
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement, sum_over_processes
-from labeldist.integrations._shared.gradients import call_with_mean_gradients, learnt_weights, weights_from_main
+from labeldist.integrations._shared.gradients import call_with_mean_gradients, learned_weights, weights_from_main
 from labeldist.integrations._shared.losses import (
     call_without_change,
     check_classification,
@@ -173,9 +173,9 @@ class SentenceLabelDistanceLoss(nn.Module):
         return rows
 
     def _begin_alike(self) -> None:
-        """Take the main process's classifier, and whatever else is learnt in the loss; the rest must be the same."""
+        """Take the main process's classifier, and whatever else is learned in the loss; the rest must be the same."""
         if not self._has_begun:
-            weights = learnt_weights(self)
+            weights = learned_weights(self)
             weights_from_main(weight for name, weight in weights if not name.startswith("model."))
             check_agreement(self.joint)
             cure = "Wrap it: DistributedLossWrapper(CrossBatchMemory(...))."

@@ -123,7 +123,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
             return False
         self.matrix += self.epsilon * (target - self.matrix)
         self.num_updates += 1
-        self._history.append((progress, self.matrix.detach().cpu().clone()))
+        self._history.append((round(progress, 6), self.matrix.detach().cpu().clone()))
         return True
 
     @property

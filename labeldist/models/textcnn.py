@@ -13,7 +13,7 @@ __all__ = ["TextCNN"]
 class TextCNN(nn.Module):
     """Encode token ids by convolutions of several widths and the maximum over time.
 
-    Kim (2014), *Convolutional Neural Networks for Sentence Classification*, the variant with learnt embeddings
+    Kim (2014), *Convolutional Neural Networks for Sentence Classification*, the variant with learned embeddings
     ("CNN-rand"): windows of 3, 4 and 5 tokens with 100 maps each, ReLU, maximum over time, dropout 0.5 on the result.
     The output does not depend on how far a batch is padded.
 

@@ -33,11 +33,6 @@ class SavedClassifier:
     Args:
         model: is put into evaluation mode.
         tokenizer: its own.
-
-    Examples:
-        >>> from labeldist.demo import generate
-        >>> [len(window) for window in windows(generate(1000))]
-        [256, 256, 488]
     """
 
     def __init__(self, model: TwoHeads, tokenizer: _Tokenizes):
@@ -102,7 +97,12 @@ class SavedClassifier:
 
 
 def windows(texts: Iterable[Any]) -> Iterator[list[Any]]:
-    """Cut a stream into lists that grow to `MAX_WINDOW`: the first answers come soon, and long streams are fast."""
+    """Cut a stream into lists that grow to `MAX_WINDOW`: the first answers come soon, and long streams are fast.
+
+    Examples:
+        >>> [len(window) for window in windows(range(1000))]
+        [256, 256, 488]
+    """
     texts = iter(texts)
     taken, size = 0, BATCH_SIZE
     while window := list(islice(texts, size)):

@@ -93,7 +93,7 @@ def first_line(error: Exception) -> str:
     r"""The first line of another library's error, without its full stop.
 
     Examples:
-        >>> first_line(ValueError("It failed.\\nAnd more."))
+        >>> first_line(ValueError("It failed.\nAnd more."))
         'It failed'
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

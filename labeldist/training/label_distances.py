@@ -82,8 +82,8 @@ def choose_matrix(
         symmetric=matrix.symmetric,
     )
     if matrix.confusion_from == "validation":
-        return MatrixChoice(ldm, "learnt from the validation set's confusions")
-    return MatrixChoice(ldm, f"learnt from confusions in {matrix.folds}-fold cross-validation", count())
+        return MatrixChoice(ldm, "learned from the validation set's confusions")
+    return MatrixChoice(ldm, f"learned from confusions in {matrix.folds}-fold cross-validation", count())
 
 
 def needs_counting(objective: Objective, settings: RunSettings) -> bool:

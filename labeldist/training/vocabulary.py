@@ -31,7 +31,7 @@ _UNSPACED = r"[\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 # Signs of commerce are pictographs by their property only.
 _EMOJI = r"[\p{Extended_Pictographic}&&[^©®™]][\x{1F3FB}-\x{1F3FF}]?|[\x{1F1E6}-\x{1F1FF}]{2}"
 _LATIN_MARKS = r"(?<=\p{Latin})\p{Mn}+"
-# They choose between a coloured and a plain picture of the same character.
+# They choose between a colored and a plain picture of the same character.
 _VARIATION_SELECTORS = r"[\x{FE00}-\x{FE0F}]"
 
 _WORD = re.compile(r"[^\W\d_]+")

@@ -54,7 +54,7 @@ def memory() -> nn.Module:
     return DistributedLossWrapper(CrossBatchMemory(static(), embedding_size=16, memory_size=40))
 
 
-def learnt() -> nn.Module:
+def learned() -> nn.Module:
     matrix = nn.Parameter(torch.ones(NUM_CLASSES, NUM_CLASSES))
     return DistributedLossWrapper(LabelDistanceContrastiveLoss(StaticLDM(matrix), temperature=0.3))
 
@@ -77,7 +77,7 @@ CASES: dict[str, Case] = {
     "two views": Case(views=2),
     "a classifier": Case(has_classifier=True),
     "accumulated": Case(has_classifier=True, options={"gradient_accumulation_steps": 2}),
-    "learnt distances": Case(learnt, has_classifier=True),
+    "learned distances": Case(learned, has_classifier=True),
     "a memory": Case(memory, has_classifier=True),
     "adaptive": Case(adaptive, has_classifier=True, is_evaluated=True, views=2),
 }

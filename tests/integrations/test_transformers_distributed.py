@@ -52,8 +52,8 @@ def memory() -> nn.Module:
     return CrossBatchMemory(static(), embedding_size=8, memory_size=64)
 
 
-def learnt() -> nn.Module:
-    """Distances that are learnt; each process begins with others, of which the main process's are taken."""
+def learned() -> nn.Module:
+    """Distances that are learned; each process begins with others, of which the main process's are taken."""
     matrix = nn.Parameter(torch.ones(NUM_CLASSES, NUM_CLASSES) + process_index())
     return LabelDistanceContrastiveLoss(StaticLDM(matrix), temperature=0.3)
 
@@ -89,10 +89,10 @@ CASES: dict[str, Case] = {
     "items of each process": Case(options={"average_tokens_across_devices": False}),
     "a memory": Case(memory),
     "a memory and evaluations": Case(memory, num_dev=30),
-    "learnt distances": Case(learnt),
-    "learnt distances, accumulated": Case(learnt, options={"gradient_accumulation_steps": 3}),
+    "learned distances": Case(learned),
+    "learned distances, accumulated": Case(learned, options={"gradient_accumulation_steps": 3}),
     "proxies": Case(proxies),
-    "in chunks, learnt distances": Case(learnt, chunk_size=3),
+    "in chunks, learned distances": Case(learned, chunk_size=3),
     "adaptive": Case(adaptive, num_dev=30),
     "adaptive, few rows to evaluate": Case(adaptive, num_dev=3),
     "checkpointed": Case(options={"gradient_checkpointing": True}),
@@ -141,7 +141,7 @@ def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
     found = {
         "log": [{name: row[name] for name in names if name in row} for row in trainer.state.log_history],
         "weights": torch.cat([weight.detach().flatten() for weight in model.parameters()]),
-        # What the loss has learnt or holds in a queue, of which there must be one on all processes.
+        # What the loss has learned or holds in a queue, of which there must be one on all processes.
         "loss": dict(objective.losses.state_dict()),
     }
     if counted is not None:

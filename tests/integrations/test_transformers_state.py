@@ -37,7 +37,7 @@ def memory_of(loss: nn.Module) -> CrossBatchMemory:
     return CrossBatchMemory(loss, embedding_size=8, memory_size=64)
 
 
-def learnt() -> LabelDistanceContrastiveLoss:
+def learned() -> LabelDistanceContrastiveLoss:
     return LabelDistanceContrastiveLoss(StaticLDM(nn.Parameter(torch.ones(NUM_CLASSES, NUM_CLASSES))))
 
 
@@ -205,10 +205,10 @@ def test_a_model_whose_evaluations_see_no_labels_is_told(tmp_path):
 # Weights of the loss itself
 
 WITH_WEIGHTS = {
-    "learnt distances": learnt,
+    "learned distances": learned,
     "proxies": lambda: pml.ProxyAnchorLoss(NUM_CLASSES, 8),
     "class directions": lambda: pml.ArcFaceLoss(NUM_CLASSES, 8),
-    "learnt distances in a memory": lambda: memory_of(learnt()),
+    "learned distances in a memory": lambda: memory_of(learned()),
 }
 
 
@@ -242,7 +242,7 @@ def test_weights_of_the_loss_are_trained_saved_and_restored(tmp_path, kind):
 
 def test_gradients_of_the_loss_do_not_pile_up_over_steps(tmp_path):
     # With plain gradient descent a weight moves by the sum of its gradients, each taken once.
-    loss = learnt()
+    loss = learned()
     steps: list[torch.Tensor] = []
 
     class Watch(TrainerCallback):
@@ -260,7 +260,7 @@ def test_gradients_of_the_loss_do_not_pile_up_over_steps(tmp_path):
 
 def test_weights_of_the_loss_outside_of_the_optimizer_are_refused(tmp_path):
     model = bert()
-    objective = TrainerObjective(learnt(), model)
+    objective = TrainerObjective(learned(), model)
     with pytest.raises(RuntimeError, match=r"optimizer has no 'contrastive\.ldm\.matrix'\. Call objective\.attach"):
         trainer_of(model, objective, tmp_path, dev=None).train()
 
@@ -272,7 +272,7 @@ def test_the_best_models_weights_of_the_loss_come_back_with_it(tmp_path):
         def on_evaluate(self, args, state, control, metrics: Any = None, **kwargs):
             metrics["eval_score"] = -state.global_step
 
-    model, loss = bert(dropout=0.1), learnt()
+    model, loss = bert(dropout=0.1), learned()
     objective = TrainerObjective(loss, model)
     trainer = trainer_of(
         model, objective, tmp_path, save_strategy="epoch", load_best_model_at_end=True,
@@ -492,7 +492,7 @@ def test_a_classification_loss_that_is_no_module_is_refused():
 def test_a_classification_loss_of_each_row_is_refused():
     model = bert().eval()
     objective = TrainerObjective(None, model, classification=nn.CrossEntropyLoss(reduction="none"))
-    with pytest.raises(ValueError, match=r"must return the batch's mean, a scalar, got shape \(30,\)"):
+    with pytest.raises(ValueError, match=r"must be reduced to a scalar, got shape \(30,\)"):
         objective(model(**DEV.batch()), DEV.labels)
 
 

@@ -10,11 +10,11 @@ from torch.autograd.function import once_differentiable
 from labeldist.distributed import broadcast_from_first, num_processes, sum_over_processes
 
 
-def learnt_weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def learned_weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Name and value of each weight of a loss that takes a gradient.
 
     Examples:
-        >>> learnt_weights(nn.CrossEntropyLoss())
+        >>> learned_weights(nn.CrossEntropyLoss())
         []
     """
     return [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
@@ -33,7 +33,7 @@ def call_with_mean_gradients(module: nn.Module, *inputs: Any) -> Tensor:
     Returns:
         What the module returns, a tensor.
     """
-    weights = learnt_weights(module) if num_processes() > 1 and torch.is_grad_enabled() else []
+    weights = learned_weights(module) if num_processes() > 1 and torch.is_grad_enabled() else []
     if not weights:
         return module(*inputs)
     names, values = zip(*weights, strict=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from labeldist.integrations._shared.gradients import learnt_weights
+from labeldist.integrations._shared.gradients import learned_weights
 from labeldist.integrations._shared.matrices import main_matrix
 from labeldist.integrations._shared.state import load_state, read_notes, read_state, state_of, write_state
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
@@ -98,7 +98,7 @@ class LossCallback(TrainerCallback):
             self._report({"ldm_epsilon": ldm.epsilon, "ldm_mean": ldm.mean_off_diagonal}, state)
 
     def on_predict(self, args, state, control, metrics=None, **kwargs):
-        """Predictions are of rows that nothing is learnt from."""
+        """Predictions are of rows that nothing is learned from."""
         self._take_counts()
 
     def on_save(self, args, state, control, train_dataloader=None, **kwargs):
@@ -143,7 +143,7 @@ class LossCallback(TrainerCallback):
     def _weights(self) -> list[tuple[str, nn.Parameter]]:
         """The weights of the loss itself, with their names."""
         kept = state_of(self._loss, without=self._without)
-        return [(name, weight) for name, weight in learnt_weights(self._loss) if name in kept]
+        return [(name, weight) for name, weight in learned_weights(self._loss) if name in kept]
 
     def _without_weights(self) -> dict[str, Any]:
         parameters = dict(self._loss.named_parameters())

@@ -10,7 +10,7 @@ from transformers.utils.generic import find_labels
 
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement, num_processes, process_index, sum_over_processes
-from labeldist.integrations._shared.gradients import learnt_weights
+from labeldist.integrations._shared.gradients import learned_weights
 from labeldist.integrations._shared.trainer_callback import STATE_FILE, LossCallback
 from labeldist.ldm import AdaptiveLDM
 
@@ -156,7 +156,7 @@ class LabelDistanceCallback(LossCallback):
         """Raise unless the weights of the loss itself are trained."""
         groups = [] if optimizer is None else optimizer.param_groups
         trained = {id(weight) for group in groups for weight in group["params"]}
-        left_out = [name for name, weight in learnt_weights(self._objective.losses) if id(weight) not in trained]
+        left_out = [name for name, weight in learned_weights(self._objective.losses) if id(weight) not in trained]
         if left_out:
             raise RuntimeError(
                 f"The weights of the loss itself must be trained, and the Trainer's optimizer has no {left_out[0]!r}. "

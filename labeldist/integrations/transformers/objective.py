@@ -11,7 +11,7 @@ from labeldist import functional
 from labeldist.cached import CachedGradients
 from labeldist.checks import check_ce_weight, check_count, check_labels
 from labeldist.distributed import check_agreement, gather_rows, num_processes, require_same
-from labeldist.integrations._shared.gradients import call_with_mean_gradients, learnt_weights, weights_from_main
+from labeldist.integrations._shared.gradients import call_with_mean_gradients, learned_weights, weights_from_main
 from labeldist.integrations._shared.losses import (
     call_without_change,
     check_classification,
@@ -48,7 +48,7 @@ class TrainerObjective:
     `DistributedLossWrapper`, and each training step checks that all have the same matrix.
 
     Evaluations leave the loss as it was: their rows never enter the queue of a `CrossBatchMemory`. A loss with weights
-    of its own (distances that are learnt, proxies) needs `attach`.
+    of its own (distances that are learned, proxies) needs `attach`.
 
     Args:
         contrastive: $L_s$, such as a `LabelDistanceContrastiveLoss`; `None` for the classification loss alone.
@@ -136,7 +136,7 @@ class TrainerObjective:
         callbacks[:] = [self.callback, *(callback for callback in callbacks if callback is not self.callback)]
         self.callback.trainer = trainer
         self.callback.use_arguments(trainer.args)
-        weights = [weight for _, weight in learnt_weights(self.losses)]
+        weights = [weight for _, weight in learned_weights(self.losses)]
         if not weights:
             return
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -266,7 +266,7 @@ class TrainerObjective:
             return
         self._has_begun = True
         contrastive = None if self.joint is None else self.joint.contrastive
-        weights = learnt_weights(self.losses)
+        weights = learned_weights(self.losses)
         require_same(
             {
                 "contrastive loss": type(contrastive).__name__ if contrastive is not None else None,
