@@ -323,9 +323,9 @@ def _check_replayed(outputs: _Outputs, rows: list[Tensor]) -> None:
         # NaN compares false: it was in the first rows as well, and the loss shows it.
         if (second - first).norm() > tolerance * first.norm():
             raise RuntimeError(
-                f"The second encoding must give the rows of the first, output {name!r} differs by more than "
-                f"{tolerance:.0%}: the gradient would be wrong. Draw random numbers from torch's own generators alone, "
-                "keep the model's mode and weights between forward and backward, and no state that forward reads."
+                f"The second encoding must give the same rows as the first, output {name!r} differs by more than "
+                f"{tolerance:.0%}: the gradient would be wrong. Use only torch's own random number generators, do not "
+                "change the model's mode or weights between forward and backward, and keep no state that forward reads."
             )
 
 

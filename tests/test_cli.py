@@ -475,7 +475,7 @@ def test_a_matrix_file_that_does_not_fit(refusal, tickets, matrix, names, part):
     write("ldm.json", json.dumps({"class_names": names, "matrix": matrix}))
     for command in (["train", "--objective", "static"], ["compare"]):
         message = refusal(*command, "--data", tickets, "--matrix-file", "ldm.json")
-        assert message.startswith("ldm.json: ")
+        assert "ldm.json: " in message
         assert part in message
 
 
@@ -503,14 +503,15 @@ def test_an_encoder_that_nobody_knows(refusal, tickets):
 def test_a_folder_that_is_no_encoder(refusal, tickets, finished_run):
     for folder in (tickets, finished_run, finished_run / "model"):
         message = refusal("train", "--data", tickets, "--encoder", folder, "-o", "run")
-        assert message.startswith(f"The folder {folder} holds no Hugging Face encoder")
+        assert str(folder) in message
+        assert "encoder" in message
 
 
 def test_an_encoder_whose_weights_are_damaged(refusal, tickets, tiny_bert_folder):
     shutil.copytree(tiny_bert_folder, "bert")
     weights = Path("bert/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert refusal("train", "--data", tickets, "--encoder", "bert").startswith("The folder bert holds no Hugging Face")
+    assert refusal("train", "--data", tickets, "--encoder", "bert").startswith("The weights of bert are damaged: ")
 
 
 def test_texts_longer_than_the_encoder_takes(refusal, tickets, tiny_bert_folder):
@@ -638,7 +639,7 @@ def test_a_full_disk_in_a_comparison_or_prediction_names_the_way_on(capsys, tick
 def test_evaluate_gives_the_runs_own_metrics(capsys, tickets, finished_run):
     assert main(["evaluate", str(finished_run), "--data", str(tickets / "test.jsonl"), "-o", "metrics.json"]) == 0
     assert read(Path("metrics.json")) == {"format": 1, **read(finished_run / "metrics.json")["test"]}
-    assert f"{finished_run.name} on {tickets / 'test.jsonl'}: accuracy" in capsys.readouterr().out
+    assert f"{finished_run.name} on {tickets / 'test.jsonl'}: accuracy" in " ".join(capsys.readouterr().out.split())
     assert main(["evaluate", str(finished_run), "--data", str(tickets)]) == 0
 
 

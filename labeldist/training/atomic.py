@@ -50,7 +50,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing.") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read: it is nested too deeply.") from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 

@@ -85,7 +85,9 @@ class FocalLoss(nn.Module):
             Scalar, in nats; with class weights divided by their sum over the rows, as in `cross_entropy`.
         """
         losses = cross_entropy(logits, labels, reduction="none")
-        losses = (1 - (-losses).exp()) ** self.gamma * losses
+        # Clamped: where a row is certain, the power's derivative is infinite for gamma < 1.
+        errors = (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).eps)
+        losses = errors**self.gamma * losses
         if self.weight is None:
             return losses.mean()
         weights = self.weight.to(losses.dtype)[labels]

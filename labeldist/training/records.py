@@ -107,11 +107,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     Raises:
         UserError: if the file is missing or broken, has another format, or is not exactly such a record.
     """
-    try:
-        value = read_json(path)
-    except RecursionError as error:
-        raise UserError(f"{path} does not hold {kind.title}: it is nested too deeply.") from error
-    return record_from_json(kind, value, source=path)
+    return record_from_json(kind, read_json(path), source=path)
 
 
 @dataclass(frozen=True)

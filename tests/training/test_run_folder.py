@@ -43,18 +43,18 @@ def test_a_config_comes_back_as_it_was(finished_run):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["objective"], "foo", "objective must be one of ce, .*, got 'foo'"),
-        (["seed"], "0", r"seed must be int, got '0'"),
+        (["objective"], "foo", "objective must be one of 'ce', .*, got 'foo'"),
+        (["seed"], "0", "seed must be a whole number, got '0'"),
         (["seed"], -1, "--seed must be a whole number"),
         (["optim", "epochs"], 0, "--epochs must be at least 1, got 0"),
-        (["optim", "epochs"], 2.5, "epochs must be int, got 2.5"),
-        (["loss", "temperature"], None, "temperature must be float, got None"),
-        (["loss", "weighting"], "linear", "weighting must be one of scale, log"),
-        (["matrix", "symmetric"], "yes", "symmetric must be bool"),
-        (["data", "data"], "demo", "data must be tuple"),
+        (["optim", "epochs"], 2.5, "epochs must be a whole number, got 2.5"),
+        (["loss", "temperature"], None, "temperature must be a number, got null"),
+        (["loss", "weighting"], "linear", "weighting must be one of 'scale', 'log', got 'linear'"),
+        (["matrix", "symmetric"], "yes", "symmetric must be true or false"),
+        (["data", "data"], "demo", "data must be a list"),
         (["class_names"], ["only"], "at least two classes, got 1"),
-        (["class_names"], [1, 2], "class_names must be str, got 1"),
-        (["num_processes"], True, "num_processes must be int"),
+        (["class_names"], [1, 2], r"class_names\[0\] must be text, got 1"),
+        (["num_processes"], True, "num_processes must be a whole number, got true"),
         (["format_version"], FORMAT_VERSION + 1, f"its format_version is {FORMAT_VERSION + 1}"),
         (["model"], [], "model must be an object"),
     ],
@@ -77,19 +77,20 @@ def test_json_of_another_shape_is_refused(run, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "part"),
     [
-        ("metrics.json", "[]"),
-        ("metrics.json", '{"test": 3, "ldm": "x"}'),
-        ("history.json", "{}"),
-        ("history.json", '{"log": {}, "seconds": 1}'),
+        ("metrics.json", "[]", "must hold the metrics of a run as a JSON object"),
+        ("metrics.json", '{"test": 3, "ldm": "x"}', "must hold the metrics of a run with its format"),
+        ("metrics.json", '{"format": 1, "test": 3}', "does not hold the metrics of a run as labeldist writes it"),
+        ("history.json", "{}", "cannot be read"),
+        ("history.json", '{"log": {}, "seconds": 1}', "cannot be read"),
     ],
 )
-def test_damaged_results_are_one_sentence(finished_run, tmp_path, capsys, name, content):
+def test_damaged_results_are_one_sentence(finished_run, tmp_path, capsys, name, content, part):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     (folder / name).write_text(content)
     assert main(["train", "--resume", str(folder)]) == 2
-    assert f"{name} cannot be read" in capsys.readouterr().err
+    assert f"{name} {part}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("matrix", [[[1.0, 2.0]], [[1.0, "2"], [1.0, 1.0]], [1.0, 2.0], [[True]], 3])

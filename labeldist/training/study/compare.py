@@ -179,7 +179,9 @@ def check_spec(spec: CompareSpec, *, jobs: int = 1) -> None:
 
 def check_folder(spec: CompareSpec, folder: Path) -> None:
     """Raise `UserError` unless `folder` is new, or holds a comparison with the same settings."""
-    if not (folder / COMPARE_CONFIG).exists():
+    with writing_to(folder):
+        is_begun = (folder / COMPARE_CONFIG).exists()
+    if not is_begun:
         check_new_folder(folder)
         return
     stored, wanted = read_json(folder / COMPARE_CONFIG), to_json(spec.settings.with_absolute_paths())

@@ -201,9 +201,9 @@ def spied(monkeypatch) -> dict[str, int]:
         tokenizer.__class__ = type("Spied", (type(tokenizer),), {"__call__": tokenizing})
         return model, tokenizer
 
-    def reading(path):
+    def reading(path, **options):
         calls["read"] += 1
-        return rows(path)
+        return rows(path, **options)
 
     for module_ in (run, label_distances):
         monkeypatch.setattr(module_, "build_classifier", building)
