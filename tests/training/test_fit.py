@@ -69,7 +69,7 @@ def fitted(folder, epochs: int, *, dropout: float = 0.5, dtype: torch.dtype = to
         optim=OptimSettings(epochs=epochs, batch_size=16, **options),
     )
     model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
-    model.to(dtype=dtype)
+    model.type(dtype)
     loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4))
     split = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128))
     fitted = fit(
