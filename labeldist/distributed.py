@@ -13,7 +13,7 @@ __all__ = [
     "ProcessGroup",
     "SingleProcess",
     "WorldGroup",
-    "broadcast_from_first",
+    "broadcast",
     "check_agreement",
     "gather_objects",
     "gather_rows",
@@ -199,7 +199,7 @@ def check_agreement(module: nn.Module) -> None:
         )
 
 
-def broadcast_from_first(tensor: Tensor) -> Tensor:
+def broadcast(tensor: Tensor) -> Tensor:
     """Broadcast the tensor of rank 0 to all processes, without gradient.
 
     Args:
@@ -209,7 +209,7 @@ def broadcast_from_first(tensor: Tensor) -> Tensor:
         A new tensor of the same shape.
 
     Examples:
-        >>> broadcast_from_first(torch.tensor([1, 2]))
+        >>> broadcast(torch.tensor([1, 2]))
         tensor([1, 2])
     """
     copy = tensor.detach().clone()

@@ -96,7 +96,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.mean_negative_similarity = 0.0
         self._has_warned = False
         self._group: ProcessGroup | None = None
-        self._known_positions: Tensor | None = None
+        self._cached_positions: Tensor | None = None
         self.add_to_recordable_attributes(list_of_names=["temperature"], is_stat=False)
         self.add_to_recordable_attributes(
             list_of_names=["num_valid_anchors", "mean_positive_similarity", "mean_negative_similarity"], is_stat=True
@@ -168,14 +168,19 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
 
     def _positions(self, losses: Tensor) -> Tensor:
         """The row number of each loss, `(B,)`: made once for batches of one size, which saves a launch."""
-        known = self._known_positions
-        if not can_read_values(losses) or known is None or known.device != losses.device or len(known) != len(losses):
-            # What an evaluation makes must also serve a training step.
+        cached = self._cached_positions
+        if (
+            not can_read_values(losses)
+            or cached is None
+            or cached.device != losses.device
+            or len(cached) != len(losses)
+        ):
+            # Outside inference mode, so that training can reuse it.
             with torch.inference_mode(False):
-                known = torch.arange(len(losses), device=losses.device)
+                cached = torch.arange(len(losses), device=losses.device)
             if can_read_values(losses):
-                self._known_positions = known
-        return known
+                self._cached_positions = cached
+        return cached
 
     def _warn_without_positives(self, num_valid: Tensor) -> None:
         """Warn once, at the first training batch without a positive: its gradient is zero."""

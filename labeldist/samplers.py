@@ -123,16 +123,16 @@ class LabelDistanceBatchSampler(BatchSampler):
         num_groups = int(self._num_groups.sum())
         if self.drop_last:
             num_batches = num_groups // self.classes_per_batch // self.num_replicas * self.num_replicas
-            needed, cure = self.num_replicas * self.classes_per_batch, ", or set drop_last=False"
+            needed, hint = self.num_replicas * self.classes_per_batch, ", or set drop_last=False"
         else:
             num_batches = -(-num_groups // (self.classes_per_batch * self.num_replicas)) * self.num_replicas
             # After rounding up to a multiple of the processes, there may be more batches than groups.
-            needed, cure = max(num_batches, self.num_replicas), ""
+            needed, hint = max(num_batches, self.num_replicas), ""
         if num_groups < needed:
             raise ValueError(
                 f"an epoch needs at least {needed} groups of {self.rows_per_class} rows of a class for a batch on each "
                 f"of {self.num_replicas} processes, got {num_groups} from {len(self.labels)} rows. Make groups and "
-                f"batches smaller{cure}."
+                f"batches smaller{hint}."
             )
         return num_batches
 

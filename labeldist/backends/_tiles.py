@@ -51,7 +51,7 @@ class PairGrid:
 
 
 class Softmax:
-    """The softmax of the anchors of a tile. The anchors are its rows, or, if mirrored, its columns.
+    """The softmax of the anchors of a tile. The anchors are its rows, or, if transposed, its columns.
 
     If the anchors are their own references, the dot products of tile `(I, J)` are also those of tile `(J, I)`. With
     transposed tables they give the logits of the anchors `J`, whose references lie along dimension 0 of the tile.
@@ -59,15 +59,15 @@ class Softmax:
     Args:
         grid: the pairs.
         tables: scale and bias of dot products, in base 2.
-        is_mirrored: whether the columns of the tile are the anchors.
+        is_transposed: whether the columns of the tile are the anchors.
     """
 
-    def __init__(self, grid: PairGrid, tables: ClassPairTables, *, is_mirrored: bool = False):
+    def __init__(self, grid: PairGrid, tables: ClassPairTables, *, is_transposed: bool = False):
         self.grid = grid
-        self.scale, self.bias = (table.T if is_mirrored else table for table in (tables.scale, tables.bias))
-        self.is_mirrored = is_mirrored
+        self.scale, self.bias = (table.T if is_transposed else table for table in (tables.scale, tables.bias))
+        self.is_transposed = is_transposed
         # The dimension of a tile that holds the references of one anchor.
-        self.dim = 0 if is_mirrored else 1
+        self.dim = 0 if is_transposed else 1
 
     def select_columns(self, columns: slice) -> None:
         """Gather the columns of the tables for one column of tiles, so that each tile only has to gather whole rows."""
@@ -85,19 +85,19 @@ class Softmax:
 
     def anchors_of(self, tile: "Tile") -> slice:
         """The anchors of this softmax in a tile."""
-        return tile.columns if self.is_mirrored else tile.rows
+        return tile.columns if self.is_transposed else tile.rows
 
     def add_by_classes(self, table: Tensor, tile: "Tile", values: Tensor) -> None:
         """Add the value of each pair to the table entry of its two classes."""
         by_class = values.new_zeros(len(table), values.shape[1])  # (C, columns)
         add_by_class(by_class, self.grid.labels[tile.rows], values)
-        add_by_class(table if self.is_mirrored else table.T, self.grid.ref_labels[tile.columns], by_class.T)
+        add_by_class(table if self.is_transposed else table.T, self.grid.ref_labels[tile.columns], by_class.T)
 
 
 def softmaxes_of(grid: PairGrid, tables: ClassPairTables) -> list[Softmax]:
     """The softmaxes to which the pairs of a tile contribute: two if the anchors are their own references, else one."""
     softmaxes = [Softmax(grid, tables)]
-    return [*softmaxes, Softmax(grid, tables, is_mirrored=True)] if grid.is_self else softmaxes
+    return [*softmaxes, Softmax(grid, tables, is_transposed=True)] if grid.is_self else softmaxes
 
 
 class Tile(NamedTuple):
@@ -163,6 +163,7 @@ class RowGradients:
 
     def add(self, tile: Tile, weights: Tensor, *, both: bool = True) -> None:
         """Add the contribution of one tile to its rows and, with `both`, to its columns."""
+        # `weights` use the base-2 scale; LN_2 converts back.
         if self.grad_anchors is not None:
             self.grad_anchors[tile.rows].addmm_(weights, self.grid.references[tile.columns], alpha=LN_2)
         grad_columns = self.grad_anchors if self.grid.is_self else self.grad_references

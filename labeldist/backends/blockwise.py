@@ -88,36 +88,36 @@ def anchor_losses(
     group = group or SingleProcess()
     num_references = None if batch.ref_emb is None else len(batch.ref_emb)
     tile_rows = tile_rows_for(len(batch.embeddings), num_references, group.size, at_most=tile_rows)
-    work = Work(tile_rows, group)
+    options = TileOptions(tile_rows, group)
     if torch.compiler.is_compiling():
         # Run uncompiled: a graph of all tiles would be huge, and valid for one batch size and one kind of tables only.
-        return torch.compiler.disable(_anchor_losses)(batch, tables, work)  # pyright: ignore[reportCallIssue] # typed as a method
-    return _anchor_losses(batch, tables, work)
+        return torch.compiler.disable(_anchor_losses)(batch, tables, options)  # pyright: ignore[reportCallIssue] # typed as a method
+    return _anchor_losses(batch, tables, options)
 
 
-class Work(NamedTuple):
+class TileOptions(NamedTuple):
     """The tile size, and the process group that divides the tiles."""
 
     tile_rows: int
     group: ProcessGroup
 
 
-def _anchor_losses(batch: Batch, tables: ClassPairTables, work: Work) -> AnchorLosses:
+def _anchor_losses(batch: Batch, tables: ClassPairTables, options: TileOptions) -> AnchorLosses:
     anchors = unit_rows(batch.embeddings)
     if batch.ref_emb is None or batch.ref_labels is None:
-        return unit_row_losses(Batch(anchors, batch.labels.long()), tables, work)
+        return unit_row_losses(Batch(anchors, batch.labels.long()), tables, options)
     references = unit_rows(batch.ref_emb).to(anchors.dtype)
-    return unit_row_losses(Batch(anchors, batch.labels.long(), references, batch.ref_labels.long()), tables, work)
+    return unit_row_losses(Batch(anchors, batch.labels.long(), references, batch.ref_labels.long()), tables, options)
 
 
-def unit_row_losses(batch: Batch, tables: ClassPairTables, work: Work) -> AnchorLosses:
+def unit_row_losses(batch: Batch, tables: ClassPairTables, options: TileOptions) -> AnchorLosses:
     """The losses of normalized rows, in the dtype of the tables, with int64 labels."""
     anchors = batch.embeddings
     with torch.autocast(anchors.device.type, enabled=False):
         shift = _common_shift(tables) if batch.is_self and len(anchors) else None
         tables = tables.for_dot_products()
         log_partition = _LogPartition.apply(
-            work, anchors, batch.ref_emb, tables.scale, tables.bias, batch.labels, batch.ref_labels, shift
+            options, anchors, batch.ref_emb, tables.scale, tables.bias, batch.labels, batch.ref_labels, shift
         )
         num_positives, mean_positive = _positives(batch, tables)
         is_valid = num_positives > 0
@@ -189,7 +189,7 @@ class _LogPartition(Function):
     @staticmethod
     def forward(
         ctx,
-        work: Work,
+        options: TileOptions,
         anchors: Tensor,
         ref_emb: Tensor | None,
         scale: Tensor,
@@ -200,23 +200,23 @@ class _LogPartition(Function):
     ) -> Tensor:
         # In base 2, because on a CPU exp2 takes a third of the time of exp, which is forty times slower below -87.
         tables = ClassPairTables(scale / LN_2, bias / LN_2)
-        grid = PairGrid(Batch(anchors, labels, ref_emb, ref_labels), work.tile_rows, work.group)
+        grid = PairGrid(Batch(anchors, labels, ref_emb, ref_labels), options.tile_rows, options.group)
         if shift is None:
             own_maxima, sums = _sums(grid, tables)
-            maxima = work.group.max(own_maxima)
-            sums = work.group.sum(sums * (own_maxima - maxima).exp2())
+            maxima = options.group.max(own_maxima)
+            sums = options.group.sum(sums * (own_maxima - maxima).exp2())
         else:
             shift = shift / LN_2
-            sums = work.group.sum(_symmetric_sums(grid, tables, shift))
+            sums = options.group.sum(_mirrored_sums(grid, tables, shift))
             maxima = shift.expand_as(sums)
         ctx.save_for_backward(anchors, ref_emb, *tables[:2], labels, ref_labels, shift, maxima, sums)
-        ctx.work = work
+        ctx.options = options
         return (maxima + sums.log2()) * LN_2
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride] # torch declares *grads
         needed = ctx.needs_input_grad[1:5]
-        gradients = _LogPartitionGradient.apply(grad, ctx.work, needed, *ctx.saved_tensors)
+        gradients = _LogPartitionGradient.apply(grad, ctx.options, needed, *ctx.saved_tensors)
         return None, *gradients, None, None, None
 
 
@@ -225,22 +225,24 @@ class _LogPartitionGradient(Function):
 
     @staticmethod
     def forward(
-        ctx, grad: Tensor, work: Work, needed: tuple[bool, bool, bool, bool], *saved: Tensor
+        ctx, grad: Tensor, options: TileOptions, needed: tuple[bool, bool, bool, bool], *saved: Tensor
     ) -> tuple[Tensor | None, ...]:
         state = _ForwardState(*saved)
-        grid = PairGrid(state.batch, work.tile_rows, work.group)
+        grid = PairGrid(state.batch, options.tile_rows, options.group)
         rows = RowGradients(grid, *needed[:2])
         needs_tables = any(needed[2:])
         # Divide by the sum instead of using exp(logit - lse), where the rounding error of a large lse would affect
         # every weight. The sum is 0 for an anchor that is compared with nothing.
-        grad_over_sum = (work.group.sum(grad) / state.sums).masked_fill(state.sums == 0, 0)
+        grad_over_sum = (options.group.sum(grad) / state.sums).masked_fill(state.sums == 0, 0)
         # autocast may be enabled where backward is called.
         with torch.autocast(grad.device.type, enabled=False):
             if state.shift is None or needs_tables:
                 grad_tables = _gradient(grid, state, grad_over_sum, rows, needs_tables)
             else:
-                grad_tables = _symmetric_gradient(grid, state, grad_over_sum, rows)
-        grad_scale, grad_bias = (None, None) if grad_tables is None else work.group.sum(grad_tables) / work.group.size
+                grad_tables = _mirrored_gradient(grid, state, grad_over_sum, rows)
+        grad_scale, grad_bias = (
+            (None, None) if grad_tables is None else options.group.sum(grad_tables) / options.group.size
+        )
         return rows.grad_anchors, rows.grad_references, grad_scale, grad_bias
 
     @staticmethod
@@ -250,7 +252,7 @@ class _LogPartitionGradient(Function):
         )
 
 
-def _symmetric_sums(grid: PairGrid, tables: ClassPairTables, shift: Tensor) -> Tensor:
+def _mirrored_sums(grid: PairGrid, tables: ClassPairTables, shift: Tensor) -> Tensor:
     """Sum of `exp2(logit - shift)` for each anchor, with one exponential for both rows of a pair."""
     sums = grid.anchors.new_zeros(len(grid.anchors))
     softmax = Softmax(grid, tables._replace(bias=tables.bias - shift))
@@ -262,7 +264,7 @@ def _symmetric_sums(grid: PairGrid, tables: ClassPairTables, shift: Tensor) -> T
     return sums
 
 
-def _symmetric_gradient(grid: PairGrid, state: _ForwardState, grad_over_sum: Tensor, rows: RowGradients) -> None:
+def _mirrored_gradient(grid: PairGrid, state: _ForwardState, grad_over_sum: Tensor, rows: RowGradients) -> None:
     """Add the row gradients, with weights `scale * exp2(logit - shift) * (grad_i / sum_i + grad_j / sum_j)`."""
     assert state.shift is not None
     softmax = Softmax(grid, ClassPairTables(state.scale, state.bias - state.shift))

@@ -77,7 +77,7 @@ class Compare(_Trains):
 
     objectives: Annotated[tuple[Objective, ...], arg(help=f"At least two. {HELP}")] = DEFAULT_COMPARED
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each seed is one split, one draw of shots, one initialisation, the same for every objective."""
+    """Each seed is one split, one draw of shots, one initialization, the same for every objective."""
     jobs: Annotated[int, arg(aliases=["-j"])] = 1
     """Runs at a time, each on its part of the cores."""
     margin: float = 0.005
@@ -98,7 +98,7 @@ class Compare(_Trains):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained run on other labelled rows.
+    """Measure a trained run on other labeled rows.
 
     $ labeldist evaluate runs/demo-textcnn-adaptive-seed0 --data more.csv
     """
@@ -106,7 +106,7 @@ class Evaluate:
     run: Positional[Path]
     """The run folder."""
     data: str
-    """A labelled file, a folder (its test file), or `demo`."""
+    """A labeled file, a folder (its test file), or `demo`."""
     text_column: str | None = None
     """Column of the texts; found by name if not given."""
     label_column: str | None = None

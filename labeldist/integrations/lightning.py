@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement
-from labeldist.integrations._shared.losses import QueuesOf
+from labeldist.integrations._shared.losses import QueueSnapshot
 from labeldist.integrations._shared.matrices import check_class_names, main_matrix, matrices_in
 from labeldist.integrations._shared.versions import imports_of
 from labeldist.ldm import AdaptiveLDM
@@ -67,7 +67,7 @@ class LabelDistanceCallback(Callback):
         self._ldm: AdaptiveLDM | None = None
         self._counts: Tensor | None = None
         self._batches_of_epoch = 0
-        self._queues: QueuesOf | None = None
+        self._queues: QueueSnapshot | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that all processes have the same matrix: `DistributedDataParallel` would silently use the first."""
@@ -95,7 +95,7 @@ class LabelDistanceCallback(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the queues of the loss, should `validation_step` call it."""
-        self._queues = QueuesOf(pl_module)
+        self._queues = QueueSnapshot(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the validation rows out of the queues."""

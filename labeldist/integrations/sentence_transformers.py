@@ -158,7 +158,7 @@ class SentenceLabelDistanceLoss(nn.Module):
         if self.classifier is None:
             return contrastive
         logits = call_with_mean_gradients(self.classifier, self._checked_rows(rows))
-        check_num_classes(self.ldm, logits.shape[1], what="classifier", cure="Give it as many outputs.")
+        check_num_classes(self.ldm, logits.shape[1], what="classifier", hint="Give it as many outputs.")
         classification = classification_loss(self.classification, logits, labels.long())
         ce_weight = self.joint.ce_weight
         return _Parts(cross_entropy=ce_weight * classification, contrastive=(1 - ce_weight) * contrastive)
@@ -178,8 +178,8 @@ class SentenceLabelDistanceLoss(nn.Module):
             weights = learned_weights(self)
             weights_from_main(weight for name, weight in weights if not name.startswith("model."))
             check_agreement(self.joint)
-            cure = "Wrap it: DistributedLossWrapper(CrossBatchMemory(...))."
-            check_one_queue(self.joint.contrastive, is_gathered=False, cure=cure)
+            hint = "Wrap it: DistributedLossWrapper(CrossBatchMemory(...))."
+            check_one_queue(self.joint.contrastive, is_gathered=False, hint=hint)
         self._has_begun = True
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -358,7 +358,7 @@ class LabelDistanceCallback(LossCallback):
         *,
         update_from: str = "eval",
     ):
-        super().__init__(loss, without="model", update_from=update_from)
+        super().__init__(loss, exclude="model", update_from=update_from)
         ldm = self.ldm
         if isinstance(ldm, AdaptiveLDM) and evaluator is None:
             raise ValueError(

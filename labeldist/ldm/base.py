@@ -34,12 +34,12 @@ class _TableCache:
         if self._state[0] is not matrix or self._state[1:] != state[1:]:
             self._state, self._tables = state, {}
         key = (temperature, weighting, dtype)
-        known = self._tables.get(key)
-        if known is not None and len(matrix) <= MAX_CACHED_CLASSES:
-            return known
+        cached = self._tables.get(key)
+        if cached is not None and len(matrix) <= MAX_CACHED_CLASSES:
+            return cached
         tables = functional.class_pair_tables(matrix.to(dtype), temperature=temperature, weighting=weighting)
-        if known is not None:
-            return tables._replace(is_symmetric=known.is_symmetric, span=known.span)
+        if cached is not None:
+            return tables._replace(is_symmetric=cached.is_symmetric, span=cached.span)
         tables = tables.inspect()
         # For large tables, cache only is_symmetric and span.
         is_small = len(matrix) <= MAX_CACHED_CLASSES

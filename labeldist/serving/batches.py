@@ -26,8 +26,8 @@ class Predictions(NamedTuple):
     Attributes:
         probabilities: of each class, `(N, C)`.
         embeddings: the projection's output, `(N, D)`, in which contrast is taken.
-        vectors: the encoder's output, `(N, hidden_size)`, which both heads read. Every objective trains it, where
-            cross-entropy alone leaves the projection as it was drawn.
+        vectors: the encoder's output, `(N, hidden_size)`, which both heads read. Every objective trains it.
+            Cross-entropy alone does not train the projection.
     """
 
     probabilities: Tensor

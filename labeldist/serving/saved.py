@@ -28,7 +28,7 @@ class _Tokenizes(Protocol):
 
 
 class SavedClassifier:
-    """A trained classifier at work.
+    """A trained classifier, for prediction.
 
     Args:
         model: is put into evaluation mode.

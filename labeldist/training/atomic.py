@@ -132,12 +132,12 @@ def _umask() -> int:
 
 
 @contextmanager
-def writing_to(folder: Path, *, again: str = "give the same command again") -> Iterator[None]:
+def writing_to(folder: Path, *, resume_hint: str = "give the same command again") -> Iterator[None]:
     """Turn a failed write below `folder` into one clear sentence, whichever library failed.
 
     Args:
         folder: what is written.
-        again: how to go on once there is room.
+        resume_hint: how to go on once there is room.
 
     Raises:
         UserError: if the disk is full or the folder may not be written.
@@ -151,7 +151,7 @@ def writing_to(folder: Path, *, again: str = "give the same command again") -> I
         if number in _REFUSED:
             raise UserError(f"{folder} cannot be written: {os.strerror(number)}. Choose another --output.") from error
         if number in _FULL or _tells_of_full_disk(error) or _no_room(folder):
-            raise UserError(f"The disk that holds {folder} is full. Free some room, then {again}.") from error
+            raise UserError(f"The disk that holds {folder} is full. Free some room, then {resume_hint}.") from error
         raise
 
 

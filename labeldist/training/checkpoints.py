@@ -14,32 +14,42 @@ from labeldist.integrations.transformers.callback import STATE_FILE
 __all__ = ["newest_checkpoint"]
 
 _WEIGHTS = "model.safetensors"
+_STATE = "trainer_state.json"
 
 
 def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:
-    """The newest checkpoint from which training goes on to the same result, or `None`.
+    """The newest checkpoint from which training goes on to the same result, or `None`; its best path is repaired.
 
     A kill in the middle of a save or a removal leaves a checkpoint without some of its files, and a disk may lose a
-    part of one; then the one before is taken. So it is where the best checkpoint until then is gone: the run ends with
-    its weights.
+    part of one; then the one before is taken. A checkpoint is also skipped if its best checkpoint is missing, because
+    the run ends with those weights.
 
     Args:
         folder: that holds the checkpoints.
         needs_matrix: whether a label-distance matrix belongs to each.
     """
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True):
-        state = _read_state(checkpoint / "trainer_state.json")
+        state = _read_state(checkpoint)
         if state is None or not _is_whole(checkpoint, needs_matrix=needs_matrix):
             continue
-        if best := state.get("best_model_checkpoint"):
-            # The folder may have moved since.
-            moved = folder / Path(str(best)).name
-            if not _are_tensors(moved / _WEIGHTS):
-                continue
-            state["best_model_checkpoint"] = str(moved)
-            (checkpoint / "trainer_state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        return checkpoint
+        best = _best_checkpoint(folder, state)
+        if best is None or _are_tensors(best / _WEIGHTS):
+            _repair_best_path(checkpoint, state, best)
+            return checkpoint
     return None
+
+
+def _best_checkpoint(folder: Path, state: dict[str, Any]) -> Path | None:
+    """Where the best checkpoint until then is now: the folder may have moved since."""
+    best = state.get("best_model_checkpoint")
+    return folder / Path(str(best)).name if best else None
+
+
+def _repair_best_path(checkpoint: Path, state: dict[str, Any], best: Path | None) -> None:
+    """Write into the state of a checkpoint where its best checkpoint is now."""
+    if best is not None:
+        repaired = {**state, "best_model_checkpoint": str(best)}
+        (checkpoint / _STATE).write_text(json.dumps(repaired, indent=2), encoding="utf-8")
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -47,9 +57,9 @@ def _step_of(checkpoint: Path) -> int:
     return int(step) if step.isdecimal() else -1
 
 
-def _read_state(path: Path) -> dict[str, Any] | None:
+def _read_state(checkpoint: Path) -> dict[str, Any] | None:
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     is_state = isinstance(state, dict) and isinstance(state.get("log_history"), list) and "global_step" in state

@@ -1,6 +1,5 @@
 """One training by the Hugging Face Trainer: a classifier, a corpus, an objective."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,11 +94,11 @@ class Fitted:
     """What one training left beside the model's weights.
 
     Attributes:
-        history: the Trainer's log.
+        log_history: that of the Trainer.
         diverged_at: the step whose loss was no finite number, where training stopped for it; `None` if it never was.
     """
 
-    history: list[dict[str, Any]]
+    log_history: list[dict[str, Any]]
     diverged_at: int | None = None
 
 
@@ -148,32 +147,27 @@ def fit(
     if options.resume and processes.is_main():
         checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None)
     checkpoint = processes.broadcast(checkpoint)
-    diverged_at = None
+    diverged_at, has_good_weights = None, True
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except LossNotFiniteError:
         diverged_at = trainer.state.global_step + 1
         # Trackers and bars end as after any training.
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
-        _take_best_weights(model, trainer.state.best_model_checkpoint)
+        best = trainer.state.best_model_checkpoint
+        # Without it no epoch ended, so there are no good weights to restore.
+        has_good_weights = best is not None
+        if best is not None:
+            model.load_state_dict(load_file(Path(best) / "model.safetensors"))
     # The main process may delete the checkpoints next, and others still read the best one.
     processes.barrier()
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+    if not has_good_weights or not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise DivergedError(
             f"Training diverged at step {diverged_at or trainer.state.global_step}, before any epoch ended well: its "
             "loss or weights are NaN or infinite. Try a smaller --learning-rate, a larger --temperature, or "
             "--precision fp32."
         )
     return Fitted(trainer.state.log_history, diverged_at)
-
-
-def _take_best_weights(model: ContrastiveClassifier, checkpoint: str | None) -> None:
-    if checkpoint is None:
-        # No epoch has ended: these are weights of no evaluation, and the caller says so.
-        for parameter in model.parameters():
-            parameter.data.fill_(math.nan)
-        return
-    model.load_state_dict(load_file(Path(checkpoint) / "model.safetensors"))
 
 
 @contextmanager

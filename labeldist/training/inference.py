@@ -1,4 +1,4 @@
-"""A trained run at work: predictions for texts as they come, and metrics on other labelled rows."""
+"""A trained run at work: predictions for texts as they come, and metrics on other labeled rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -75,7 +75,7 @@ class Predictor:
                 }
 
     def evaluate(self, split: "Split") -> "PredictionMetrics":
-        """Metrics on labelled rows: see `labeldist.training.metrics.evaluate_predictions`."""
+        """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`."""
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
         from labeldist.training.metrics import evaluate_predictions
 

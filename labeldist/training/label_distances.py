@@ -36,7 +36,7 @@ class MatrixChoice:
     Attributes:
         ldm: `None` for cross-entropy alone.
         source: a sentence that says what was taken.
-        confusion: fixed counts that refresh an adaptive matrix; `None` where the validation set's do.
+        confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
     """
 
     ldm: LabelDistanceMatrix | None
@@ -100,6 +100,7 @@ def check_matrix(objective: Objective, settings: RunSettings, corpus: Corpus, se
         UserError: for the first mistake found.
     """
     if takes_given_matrix(objective):
+        # Placeholder counts: only given pairs and files are checked.
         num_classes = len(corpus.class_names)
         choose_matrix(objective, settings, corpus, lambda: torch.zeros(num_classes, num_classes).long())
     if needs_counting(objective, settings) and settings.matrix.confusion_from == "cross-validation":
@@ -133,13 +134,13 @@ def count_confusions(
     return counts
 
 
-def confusions(
+def load_or_count_confusions(
     settings: RunSettings, corpus: Corpus, seed: int, path: Path, tokens: TokenCache | None = None
 ) -> Tensor:
     """Confusion counts of short cross-entropy runs: from `path` where an earlier run of the same split left them."""
     if path.exists() and (counts := _stored_counts(path, corpus)) is not None:
         return counts
-    # Every process trains for them; one set of them is taken.
+    # Every process counts; keep the main process's counts.
     scratch = path.with_suffix("")
     counts = processes.broadcast(count_confusions(settings, corpus, seed, scratch, tokens))
     if not processes.is_main():

@@ -1,4 +1,8 @@
-"""What can be trained: one entry for each objective. A new objective is a new entry here."""
+"""What can be trained: one entry for each objective.
+
+To add an objective: extend `Objective` and `OBJECTIVES`. A new matrix kind also needs a branch in
+`label_distances.choose_matrix`; a new loss, one in `run.make_objective`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -46,12 +50,44 @@ class ObjectiveSpec:
 OBJECTIVES: dict[Objective, ObjectiveSpec] = {
     spec.name: spec
     for spec in (
-        ObjectiveSpec("ce", 1, "none", True, False, "cross-entropy", is_default=False),
-        ObjectiveSpec("ce-two-views", 2, "none", True, True, "cross-entropy on two dropout views of each text"),
-        ObjectiveSpec("contrastive", 2, "ones", True, True, "cross-entropy and contrast without label distances"),
-        ObjectiveSpec("uniform", 2, "spread", True, True, "the static distances spread evenly over all classes"),
-        ObjectiveSpec("static", 2, "static", False, False, "fixed label distances"),
-        ObjectiveSpec("adaptive", 2, "adaptive", False, False, "label distances learned from validation confusions"),
+        ObjectiveSpec(
+            "ce", views=1, matrix="none", is_control=True, is_required=False, summary="cross-entropy", is_default=False
+        ),
+        ObjectiveSpec(
+            "ce-two-views",
+            views=2,
+            matrix="none",
+            is_control=True,
+            is_required=True,
+            summary="cross-entropy on two dropout views of each text",
+        ),
+        ObjectiveSpec(
+            "contrastive",
+            views=2,
+            matrix="ones",
+            is_control=True,
+            is_required=True,
+            summary="cross-entropy and contrast without label distances",
+        ),
+        ObjectiveSpec(
+            "uniform",
+            views=2,
+            matrix="spread",
+            is_control=True,
+            is_required=True,
+            summary="the static distances spread evenly over all classes",
+        ),
+        ObjectiveSpec(
+            "static", views=2, matrix="static", is_control=False, is_required=False, summary="fixed label distances"
+        ),
+        ObjectiveSpec(
+            "adaptive",
+            views=2,
+            matrix="adaptive",
+            is_control=False,
+            is_required=False,
+            summary="label distances learned from validation confusions",
+        ),
     )
 }
 assert tuple(OBJECTIVES) == get_args(Objective)

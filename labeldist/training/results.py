@@ -109,7 +109,7 @@ class TrainedRun:
     def evaluate(
         self, data: Any, labels: Any = None, *, text_column: str | None = None, label_column: str | None = None
     ) -> PredictionMetrics:
-        """Measure the classifier on other labelled rows.
+        """Measure the classifier on other labeled rows.
 
         Args:
             data: a list of texts, with `labels`; a data frame or data set; or a file, a folder (its test file) or

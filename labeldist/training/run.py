@@ -34,7 +34,7 @@ from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
     choose_matrix,
-    confusions,
+    load_or_count_confusions,
     needs_counting,
 )
 from labeldist.training.machine import describe_machine, versions
@@ -56,9 +56,10 @@ class RunOptions:
         pictures: whether pictures are drawn.
         confusion_file: where counted confusions are kept for other runs of the same split; in the run folder if `None`.
         tokens: of the corpus's texts, shared with other runs of the same split.
-        say: receives each sentence that a user must know: which label distances were taken, what befell the test set.
+        say: receives each sentence that a user must know: which label distances were taken, what happened to the
+            test set.
         note: receives the rest of what was decided.
-        again: how the user goes on after a full disk; by --resume if `None`.
+        resume_hint: how the user goes on after a full disk; by --resume if `None`.
     """
 
     show_progress: bool = False
@@ -67,7 +68,7 @@ class RunOptions:
     tokens: TokenCache | None = None
     say: Callable[[str], None] = lambda sentence: None
     note: Callable[[str], None] = lambda sentence: None
-    again: str | None = None
+    resume_hint: str | None = None
 
 
 def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
@@ -144,7 +145,7 @@ def resume_run(folder: Path, options: RunOptions, corpus: Corpus | None = None) 
     spec = config.spec
     if run.is_finished:
         options.say(f"{folder} is finished already.")
-        run.tidy()
+        run.remove_checkpoints()
         return run.read_metrics()
     run.check_can_go_on()
     if config.num_processes != processes.num_started():
@@ -220,7 +221,7 @@ def _carry_out_or_say(
 ) -> RunMetrics | None:
     """Carry out a run, or say in one sentence why it cannot go on and how it can."""
     try:
-        with writing_to(run.path, again=options.again or f"go on with --resume {run}"):
+        with writing_to(run.path, resume_hint=options.resume_hint or f"go on with --resume {run}"):
             metrics = _carry_out(spec, corpus, run, options, resume=resume)
         processes.stop_listening()
         return metrics
@@ -246,12 +247,15 @@ def _carry_out(
     if needs_counting(spec.objective, settings) and not confusion_file.exists():
         options.note("Counting confusions by a short cross-entropy run ...")
     choice = choose_matrix(
-        spec.objective, settings, corpus, lambda: confusions(settings, corpus, spec.seed, confusion_file, tokens)
+        spec.objective,
+        settings,
+        corpus,
+        lambda: load_or_count_confusions(settings, corpus, spec.seed, confusion_file, tokens),
     )
     if choice.ldm is not None:
         options.say(f"Label distances: {choice.source}.")
 
-    # Counting is shared by several objectives, and so counts for none.
+    # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()
     seed_everything(spec.seed)
     model, tokenizer = build_classifier(settings.model, corpus.train.texts, len(classes))
@@ -280,7 +284,7 @@ def _carry_out(
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
     )
-    matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.history)
+    matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.log_history)
     results = evaluate_predictions(
         corpus.test.labels,
         predictions.probabilities,
@@ -289,8 +293,8 @@ def _carry_out(
         vectors=predictions.vectors,
         matrix=None if matrix is None else matrix.tolist(),
     )
-    _say_what_befell(spec, fitted, num_updates, options.say)
-    evaluations = [entry for entry in fitted.history if "eval_accuracy" in entry]
+    _say_what_happened(spec, fitted, num_updates, options.say)
+    evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
     metrics = RunMetrics(
         objective=spec.objective,
         seed=spec.seed,
@@ -309,14 +313,14 @@ def _carry_out(
     write_predictions(corpus, predictions.probabilities, run.predictions)
     # The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
-    write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.history})
+    write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
     if options.pictures:
-        draw_pictures(run.path, corpus, metrics, fitted.history, matrix, predictions.embeddings)
+        draw_pictures(run.path, corpus, metrics, fitted.log_history, matrix, predictions.embeddings)
     run.finish(metrics)
     return metrics
 
 
-def _say_what_befell(spec: RunSpec, fitted: Fitted, num_updates: int, say: Callable[[str], None]) -> None:
+def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Callable[[str], None]) -> None:
     if fitted.diverged_at is not None:
         say(
             f"Training stopped at step {fitted.diverged_at}: its loss was NaN or infinite. The weights are those of "

@@ -93,7 +93,7 @@ class RunConfig:
         settings = {name: rest.pop(name) for name in sections if name in rest}
         spec = {"settings": settings, **{name: rest.pop(name) for name in ("objective", "seed") if name in rest}}
         config = from_json(cls, {**rest, "spec": spec})
-        # A folder's word that code may run counts for nothing.
+        # Never trust a folder's `trust_remote_code`.
         model = replace(config.spec.settings.model, trust_remote_code=False)
         settings = replace(config.spec.settings, model=model)
         config = replace(config, spec=replace(config.spec, settings=settings))
@@ -252,10 +252,10 @@ class RunFolder:
         """Write the last file, and remove what only an unfinished run needs."""
         make_readable_like_others(self.model)
         write_record(self.metrics, metrics)
-        self.tidy()
+        self.remove_checkpoints()
 
-    def tidy(self) -> None:
-        """Remove what a kill in the last moment of a finished run left."""
+    def remove_checkpoints(self) -> None:
+        """Delete the checkpoints of a finished run."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
@@ -274,7 +274,7 @@ def _are_numbers(row: list[Any]) -> bool:
 def check_new_folder(folder: Path) -> None:
     """Raise `UserError` if `folder` exists with anything in it."""
     with writing_to(folder):
-        # What a kill left of the very first file is nobody's, nor is the lock of this process.
+        # Ignore a partial first file left by a killed run, and this process's own lock.
         free = (".json.partial", LOCK_FILE)
         is_taken = folder.exists() and (
             not folder.is_dir() or any(not path.name.endswith(free) for path in folder.iterdir())

@@ -199,8 +199,8 @@ def eager_of_unit_rows(anchors, labels, references, ref_labels, scale, bias):
 
 def tiled_unit_rows(anchors, labels, references, ref_labels, scale, bias):
     """The blockwise losses without that division, whose rounding errors are common to both."""
-    work = blockwise.Work(tile_rows=256, group=SingleProcess())
-    return blockwise.unit_row_losses(Batch(anchors, labels), ClassPairTables(scale, bias), work)
+    options = blockwise.TileOptions(tile_rows=256, group=SingleProcess())
+    return blockwise.unit_row_losses(Batch(anchors, labels), ClassPairTables(scale, bias), options)
 
 
 LIKE_ROWS = functional.unit_rows(normal(1, 16) + 0.01 * normal(700, 16, seed=1))

@@ -305,7 +305,7 @@ def test_the_trainer_finds_the_model_under_its_name(model, tmp_path):
     parts = loss([features(model, TRAIN["sentence"][:4])], torch.tensor(TRAIN["label"][:4]))
     assert set(parts) == {"cross_entropy", "contrastive"}
     # The model stays out of what the callback stores, however it is wrapped.
-    assert set(state_of(loss, without="model")) == {
+    assert set(state_of(loss, exclude="model")) == {
         "joint.contrastive.ldm.matrix", "classifier.weight", "classifier.bias",
     }  # fmt: skip
 

@@ -72,13 +72,13 @@ def test_a_file_of_another_kind_is_told(tmp_path):
 def test_a_state_is_a_copy_and_leaves_a_part_out():
     last = nn.Linear(2, 2)
     linear = nn.Sequential(nn.Linear(2, 2), last)
-    state = state_of(linear, without="0")
+    state = state_of(linear, exclude="0")
     assert set(state) == {"1.weight", "1.bias"}
     before = state["1.weight"].clone()
     with torch.no_grad():
         last.weight.zero_()
     assert torch.equal(state["1.weight"], before)
-    load_state(linear, state, source="it", without="0")
+    load_state(linear, state, source="it", exclude="0")
     assert torch.equal(last.weight, before)
 
 

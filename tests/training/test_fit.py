@@ -75,7 +75,7 @@ def fitted(folder, epochs: int, *, dropout: float = 0.5, dtype: torch.dtype = to
     fitted = fit(
         model, TrainerObjective(loss, model), (split, split), tokenizer, settings, FitOptions(folder, 0, epochs)
     )
-    return model, tokenizer, fitted.history
+    return model, tokenizer, fitted.log_history
 
 
 def test_the_model_ends_with_its_best_epoch(tmp_path):

@@ -1,15 +1,15 @@
 r"""The loss of each anchor in Triton kernels, one tile of pairs at a time.
 
-For CUDA devices. No `(B, R)` tensor exists at any time but one of bounded size: memory is $O((B + R) D + C^2)$ and at
-most 128 MiB, in float32 256. Two runs give the same bits, nothing waits for the device, and a CUDA graph can capture
-forward and backward. `labeldist.functional` is the specification.
+For CUDA devices. Pair buffers have a bounded size: at most 128 MiB (256 for float32). Other memory is
+$O((B + R) D + C^2)$. Two runs give the same bits, nothing waits for the device, and a CUDA graph can capture forward
+and backward. `labeldist.functional` is the specification.
 
 | module | what it does |
 |---|---|
 | `small` | few rows: two launches forward, one backward |
-| `medium` | up to 4,096 rows of 16 bits: three launches forward, two backward |
+| `medium` | up to 4,096 bfloat16 or float16 rows: three launches forward, two backward |
 | `large` | more rows, float32, and learnable tables: sorted by class, pairs by one of the next two |
-| `narrow` | up to 128 dimensions of 16 bits: all of a tile in registers |
+| `narrow` | bfloat16 or float16 rows of up to 128 dimensions: all of a tile in registers |
 | `wide` | others: pair weights go through memory, and the library multiplies them by the rows |
 | `rows`, `state` | what `large` does once a row, and what passes between its steps |
 | `operators` | how the paths become calls that autograd and `torch.compile` know |
@@ -73,7 +73,7 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
     if not tables_learn and group is None and is_medium(batch):
         return AnchorLosses(*medium_losses(batch, tables))
     if group is not None:
-        # The processes must add up sums of one kind: what the host does not know of the tables counts as false.
+        # All processes must use the same mode, so treat unknown `is_symmetric` as false and unknown `span` as infinite.
         span = torch.inf if tables.span is None else tables.span
         tables = tables._replace(is_symmetric=bool(tables.is_symmetric), span=span)
     return AnchorLosses(*large_losses(batch, tables, group=group))

@@ -327,6 +327,7 @@ def gradient_at_unit_rows(
     for split in range(num_splits):
         at = (tl.cast(split, tl.int64) * padded_rows + row_ids.to(tl.int64))[:, None] * WIDTH + dims[None, :]
         total += tl.load(partials + at, mask=inside, other=0.0)
+    # Plane scale times loss scale, divided out here.
     total /= product_scale
     pull = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     at = label.to(tl.int64)[:, None] * WIDTH + dims[None, :]

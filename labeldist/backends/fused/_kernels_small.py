@@ -127,7 +127,7 @@ def anchor_terms(statistics, upstream, stride, row_ids, num_rows):
 def pair_weights(logits, scale, is_positive, maximum, normalizer, count, gradient):
     """`dL / d dot` of pairs of an anchor and a reference: `scale / 2 * g * (q - t / n)`.
 
-    The last four are values of the anchors.
+    This includes the positives' part, with t = 1 for a positive. The last four are values of the anchors.
     """
     softmax = tl.exp2(logits - maximum) * normalizer
     return 0.5 * scale * gradient * (softmax - is_positive.to(tl.float32) / tl.maximum(count, 1.0))

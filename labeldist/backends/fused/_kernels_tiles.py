@@ -52,7 +52,7 @@ def mixed_entries(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Factor and bias of each pair of a tile with several classes on both sides.
+    """Scale and bias of each pair of a tile with several classes on both sides.
 
     A load for each pair would take several times as long as its exponential, and have another layout than the products.
     So entries are loaded for `NUM_CLASSES` classes and each column, and a product with the rows' one-hot classes
@@ -85,7 +85,7 @@ def pair_entries(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Factor and bias of a tile's pairs: `(BLOCK_ROWS, 1)`, values of a row, where its columns are of one class."""
+    """Scale and bias of a tile's pairs: `(BLOCK_ROWS, 1)`, values of a row, where its columns are of one class."""
     row_classes = tl.load(row_labels + first_row + tl.arange(0, BLOCK_ROWS))
     if IS_MIXED:
         first_class, last_class = tl.load(row_labels + first_row), tl.load(row_labels + first_row + BLOCK_ROWS - 1)
@@ -179,7 +179,7 @@ def pair_weights(
     """The pair weights A of a tile: how much of each column goes into the gradient of each row.
 
     `A_ij = scale_ab q_ij g_i + scale_ba q_ji g_j`: one exponential a pair if MIRRORED, two otherwise. Symmetric where
-    the batch is its own reference.
+    the batch is its own reference. The softmax's part only: `scatter_gradient` subtracts that of the positives.
     """
     row_ids = first_row + tl.arange(0, BLOCK_ROWS)
     column_ids = first_column + tl.arange(0, BLOCK_COLUMNS)

@@ -7,8 +7,9 @@ With $\mathrm{logit}_{ij} = \mathrm{scale}_{ab}\, u_i^\top v_j + \mathrm{bias}_{
 2. $\mathrm{lse}_i$ comes from all pairs. Where the batch is its own reference, the tables are symmetric and one shift
    fits all logits, each unordered pair is computed once ("mirrored"). Otherwise a running maximum keeps any span right
    ("dense").
-3. The gradient is $A V$ with $A_{ij} = \mathrm{scale}_{ab}\, q_{ij} g_i + \mathrm{scale}_{ba}\, q_{ji} g_j$ for the
-   upstream gradient g and the softmax q: one product, since that A is symmetric whatever the tables.
+3. The softmax gives $A V$ with $A_{ij} = \mathrm{scale}_{ab}\, q_{ij} g_i + \mathrm{scale}_{ba}\, q_{ji} g_j$ for the
+   upstream gradient g and the softmax q: one product, since that A is symmetric whatever the tables. The gradient is
+   $A V$ minus the positives' term, which `rows.scatter_gradient` computes from class sums.
 
 The passes over pairs are those of `narrow.py` or `wide.py`.
 """

@@ -1,4 +1,6 @@
-"""Batches of some thousand rows of 16 bits: three launches forward, two backward.
+"""Batches of some thousand bfloat16 or float16 rows: three launches forward, two backward.
+
+With separate references there is one launch more in each.
 
 What it gains: 4,096 x 384 in bfloat16 takes 1.11 ms as called, where the path of large batches takes 1.87 ms and eager
 under `torch.compile` 1.34 ms; 4,096 x 768 takes 1.43 instead of 2.06 and 2.13 ms. The device alone needs 0.31 instead

@@ -1,4 +1,4 @@
-"""Passes over the pairs of narrow rows: up to 128 dimensions of 16 bits.
+"""Passes over the pairs of narrow rows: bfloat16 or float16, up to 128 dimensions.
 
 What it gains over the kernels for wide rows, bfloat16 on an H200 (one run, docs/fast-path.md): at 64 dimensions 1.3 to
 1.9 times from 65,536 rows on; at 128 dimensions 1.2 to 1.4 times; at 16,384 rows 1.5 to 1.9 times as called, by
@@ -34,7 +34,7 @@ MAX_COLUMNS_IN_ONE_LAUNCH = 2048
 
 
 class _Launch(NamedTuple):
-    """One launch over tiles: those with columns of one class, those of several, or all of them as if of several."""
+    """One launch over tiles: those with columns of one class, those of several, or all tiles, treated as mixed."""
 
     is_mixed: bool
     is_first: bool
@@ -187,7 +187,7 @@ def _parts_of(problem: Problem, terms: AnchorTerms, *, is_anchor: bool) -> Tenso
     rows, columns = problem.anchors, problem.references
     if not is_anchor:
         rows, columns = columns, rows
-    # The kernel reads the anchors' on whichever side they are.
+    # Pass the anchors' shifts and coefficients for both sides; the kernel reads only the anchors' side.
     of_anchors = problem.state.shifts, terms.coefficients
     shard, (padded, width) = problem.shard, rows.rows.shape
     tiling = _tiling("gradient", rows.rows)

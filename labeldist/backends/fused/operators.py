@@ -197,7 +197,7 @@ def _input_gradients(ctx, upstream: Tensor | None, run: Callable) -> tuple[Tenso
     found: list[Tensor | None] = [None] * NUM_INPUTS
     if upstream is None:
         return tuple(found)
-    # Read once: checkpointing recomputes them for the first look, and refuses a second.
+    # Read `saved_tensors` once: checkpointing frees them after the first access.
     *tensors, workspace = ctx.saved_tensors
     needed = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
     gradients = run(needed, upstream, workspace, *tensors, *ctx.known_of_tables)
@@ -218,7 +218,7 @@ class _Losses(Function):
 
     @staticmethod
     def backward(ctx, upstream, _):  # pyright: ignore[reportIncompatibleMethodOverride] # torch leaves it open
-        # Only a gradient that may be differentiated again needs a node that says why it cannot be.
+        # With create_graph, use a node whose backward raises a clear error.
         backward = _Gradient.apply if torch.is_grad_enabled() else _run_backward
 
         def run(*arguments):

@@ -29,8 +29,8 @@ __all__ = [
 # Nats that the logits may span under one shift: `_kernels_tables.MAX_SPAN` is in base 2.
 MAX_SPAN = 118.0
 
-# Whether one exponential serves both orders of a pair. That takes a batch that is its own reference, symmetric tables,
-# and logits that one shift fits.
+# "mirrored": one exponential serves both orders of a pair (self-references, symmetric tables, one shift). "dense": one
+# per order.
 PairMode = Literal["mirrored", "dense"]
 
 
@@ -105,7 +105,7 @@ class Problem(NamedTuple):
         anchors: the anchors by class.
         references: the references by class; the anchors where the batch is its own reference.
         state: what the forward finds.
-        modes: how pairs may have to be computed: one mode, or both where only the device knows which of them.
+        modes: the possible modes; with both, the device picks one.
         shard: which of the pairs to compute.
         group: the processes that hold the other shards.
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from labeldist.distributed import broadcast_from_first, num_processes, sum_over_processes
+from labeldist.distributed import broadcast, num_processes, sum_over_processes
 
 
 def learned_weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -60,4 +60,4 @@ def weights_from_main(weights: Iterable[nn.Parameter]) -> None:
     """Give all processes the main process's weights."""
     with torch.no_grad():
         for weight in weights:
-            weight.copy_(broadcast_from_first(weight))
+            weight.copy_(broadcast(weight))

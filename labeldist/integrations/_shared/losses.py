@@ -55,7 +55,7 @@ def classification_loss(
 
 
 def call_without_change(loss: nn.Module, *inputs: Any) -> Tensor:
-    """Call a loss so that it is afterwards as before: rows of an evaluation stay out of a queue of training rows.
+    """Call a loss without changing its state: rows of an evaluation stay out of a queue of training rows.
 
     Args:
         loss: any loss. Its matrices and weights are not copied, the rest of its state is.
@@ -76,7 +76,7 @@ def call_without_change(loss: nn.Module, *inputs: Any) -> Tensor:
     return copy.deepcopy(loss, {id(part): part for part in shared})(*inputs)
 
 
-class QueuesOf:
+class QueueSnapshot:
     """The queues in a module as they are now, to be put back after an evaluation that calls the loss by itself.
 
     Args:
@@ -99,7 +99,7 @@ class QueuesOf:
             part.queue_idx, part.has_been_filled = index, is_filled
 
 
-def check_one_queue(loss: nn.Module | None, *, is_gathered: bool, cure: str) -> None:
+def check_one_queue(loss: nn.Module | None, *, is_gathered: bool, hint: str) -> None:
     """Raise `ValueError` if each of several processes would fill a queue of its own, of which checkpoints hold one."""
     if num_processes() == 1 or is_gathered or loss is None:
         return
@@ -109,5 +109,5 @@ def check_one_queue(loss: nn.Module | None, *, is_gathered: bool, cure: str) -> 
         if isinstance(part, CrossBatchMemory):
             raise ValueError(
                 f"All processes must have the same queue, which a checkpoint holds once, and each of "
-                f"{num_processes()} processes would fill a CrossBatchMemory with its own rows. {cure}"
+                f"{num_processes()} processes would fill a CrossBatchMemory with its own rows. {hint}"
             )

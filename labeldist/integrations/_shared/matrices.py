@@ -33,11 +33,11 @@ def main_matrix(module: nn.Module | None, owner: str) -> LabelDistanceMatrix | N
     return next(iter(adaptive or matrices), None)
 
 
-def check_num_classes(ldm: LabelDistanceMatrix | None, num_classes: int | None, *, what: str, cure: str) -> None:
+def check_num_classes(ldm: LabelDistanceMatrix | None, num_classes: int | None, *, what: str, hint: str) -> None:
     """Raise `ValueError` unless `what` scores the classes of the matrix."""
     if ldm is not None and num_classes != ldm.num_classes:
         raise ValueError(
-            f"{what} must have one output per class of the LDM, {ldm.num_classes}, got {num_classes}. {cure}"
+            f"{what} must have one output per class of the LDM, {ldm.num_classes}, got {num_classes}. {hint}"
         )
 
 

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 _LAYOUT = "layout"
 
 
-def state_of(module: nn.Module, *, without: str | None = None) -> dict[str, Any]:
+def state_of(module: nn.Module, *, exclude: str | None = None) -> dict[str, Any]:
     """A copy of a module's state, tensors and extra state.
 
     Args:
         module: a loss.
-        without: a part that has a file of its own, by name.
+        exclude: a part that has a file of its own, by name.
 
     Examples:
-        >>> sorted(state_of(nn.Linear(2, 2), without="bias"))
+        >>> sorted(state_of(nn.Linear(2, 2), exclude="bias"))
         ['weight']
     """
-    prefix = None if without is None else f"{without}."
+    prefix = None if exclude is None else f"{exclude}."
     return {
         name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
         for name, value in module.state_dict().items()
@@ -32,19 +32,19 @@ def state_of(module: nn.Module, *, without: str | None = None) -> dict[str, Any]
     }
 
 
-def load_state(module: nn.Module, state: Mapping[str, Any], *, source: str, without: str | None = None) -> None:
+def load_state(module: nn.Module, state: Mapping[str, Any], *, source: str, exclude: str | None = None) -> None:
     """Give a module the state that `state_of` took.
 
     Args:
         module: a loss like the one that the state was taken of.
         state: what `state_of` returned.
         source: where the state comes from, for the message.
-        without: as in `state_of`.
+        exclude: as in `state_of`.
 
     Raises:
         ValueError: if the state is not one of such a module.
     """
-    expected = set(state_of(module, without=without))
+    expected = set(state_of(module, exclude=exclude))
     if different := sorted(expected ^ set(state)):
         raise ValueError(
             f"{source} must hold the state of this loss, and one of the two has no {different[0]!r}. Make the loss as "

@@ -22,25 +22,25 @@ RECORD = "label_distance"
 class LossCallback(TrainerCallback):
     """Updates an adaptive matrix from one evaluation, and keeps the state of a loss in the Trainer's checkpoints.
 
-    A training that begins anew begins with the matrix and the queue that the first one began with. A training that is
-    resumed takes them, and the weights of the loss, from the checkpoint, and so do its batches by label distance.
+    A new training restores the initial matrix and queue. A resumed training restores them, the loss's weights, and the
+    batch sampler from the checkpoint.
 
     A subclass says where confusion counts come from (`_take_counts`, `_sum_counts`) and where logs go (`_report`).
 
     Args:
         loss: the loss whose state is kept.
-        without: a part of the loss that the Trainer saves itself, by name.
+        exclude: a part of the loss that the Trainer saves itself, by name.
         update_from: the evaluation that updates an adaptive matrix, by its `metric_key_prefix`. Others do not count.
     """
 
-    def __init__(self, loss: nn.Module, *, without: str | None = None, update_from: str = "eval"):
+    def __init__(self, loss: nn.Module, *, exclude: str | None = None, update_from: str = "eval"):
         self._loss = loss
-        self._without = without
+        self._exclude = exclude
         self._update_from = update_from
         self._in_training = False
-        # Before the first training. None: there was none yet.
-        self._fresh: dict[str, Any] | None = None
-        self._record: _Record = _Record.begin(Path(), resumed=None)
+        # State before the first training; `None` until it begins.
+        self._initial_state: dict[str, Any] | None = None
+        self._record: _TrainingRecord = _TrainingRecord.begin(Path(), resumed=None)
         self._file_name = STATE_FILE
         self._began: tuple[int, float] = 0, 0.0
         self._updated_at: int | None = None
@@ -61,16 +61,16 @@ class LossCallback(TrainerCallback):
         self._began = state.global_step, state.epoch or 0.0
         self._updated_at, self._other_evaluations = None, []
         self._take_counts()
-        number = self._sign_in(args, state)
+        number = self._register(args, state)
         self._file_name = STATE_FILE if number == 1 else STATE_FILE.replace(".", f"-{number}.")
-        begun_before = self._fresh is not None
-        if self._fresh is None:
-            self._fresh = self._without_weights()
+        begun_before = self._initial_state is not None
+        if self._initial_state is None:
+            self._initial_state = self._without_weights()
         if state.global_step:
             self._resume(args, state, train_dataloader)
         elif begun_before:
-            whole = {**state_of(self._loss, without=self._without), **self._fresh}
-            load_state(self._loss, whole, source="The state before training", without=self._without)
+            whole = {**state_of(self._loss, exclude=self._exclude), **self._initial_state}
+            load_state(self._loss, whole, source="The state before training", exclude=self._exclude)
 
     def on_step_begin(self, args, state, control, **kwargs):
         """See that the evaluation that updates the matrix is among those that run."""
@@ -78,7 +78,7 @@ class LossCallback(TrainerCallback):
         self._check_evaluations(args, state)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Update an adaptive matrix from the confusion counts of an evaluation, if it is the one that decides."""
+        """Update an adaptive matrix from the confusion counts of the evaluation named `update_from`."""
         counts, ldm = self._take_counts(), self.ldm
         if not self._in_training or not isinstance(ldm, AdaptiveLDM):
             return
@@ -103,7 +103,7 @@ class LossCallback(TrainerCallback):
 
     def on_save(self, args, state, control, train_dataloader=None, **kwargs):
         """Store the state of the loss beside the Trainer's own files."""
-        saved = state_of(self._loss, without=self._without)
+        saved = state_of(self._loss, exclude=self._exclude)
         if args.should_save and saved:
             samplers = [sampler.epoch_state() for sampler in _samplers_in(train_dataloader)]
             path = _checkpoint_of(args, state) / self._file_name
@@ -117,10 +117,10 @@ class LossCallback(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint and weights:
             path = Path(state.best_model_checkpoint) / self._file_name
             best = read_state(path)["loss"]
-            whole = {**state_of(self._loss, without=self._without), **{name: best[name] for name in weights}}
-            load_state(self._loss, whole, source=str(path), without=self._without)
+            whole = {**state_of(self._loss, exclude=self._exclude), **{name: best[name] for name in weights}}
+            load_state(self._loss, whole, source=str(path), exclude=self._exclude)
 
-    # What a subclass says
+    # Hooks for subclasses
 
     def _take_counts(self) -> Tensor | None:
         """This process's confusion counts of the evaluation that just ended, and forget them."""
@@ -142,29 +142,29 @@ class LossCallback(TrainerCallback):
 
     def _weights(self) -> list[tuple[str, nn.Parameter]]:
         """The weights of the loss itself, with their names."""
-        kept = state_of(self._loss, without=self._without)
+        kept = state_of(self._loss, exclude=self._exclude)
         return [(name, weight) for name, weight in learned_weights(self._loss) if name in kept]
 
     def _without_weights(self) -> dict[str, Any]:
         parameters = dict(self._loss.named_parameters())
-        return {n: value for n, value in state_of(self._loss, without=self._without).items() if n not in parameters}
+        return {n: value for n, value in state_of(self._loss, exclude=self._exclude).items() if n not in parameters}
 
-    def _sign_in(self, args: Any, state: Any) -> int:
+    def _register(self, args: Any, state: Any) -> int:
         """Enter this callback in the training's record, in the Trainer's own state; returns its number, from 1."""
         record = state.stateful_callbacks.get(RECORD)
-        if not isinstance(record, _Record):
+        if not isinstance(record, _TrainingRecord):
             # What stands there was read from the checkpoint that is resumed.
-            record = _Record.begin(Path(args.output_dir), resumed=record)
+            record = _TrainingRecord.begin(Path(args.output_dir), resumed=record)
             state.stateful_callbacks[RECORD] = record
         self._record = record
         record.num_callbacks += 1
         return record.num_callbacks
 
     def _resume(self, args: Any, state: Any, train_dataloader: Any) -> None:
-        if not state_of(self._loss, without=self._without):
+        if not state_of(self._loss, exclude=self._exclude):
             return
         saved = read_state(self._resumed_file(args, state))
-        load_state(self._loss, saved["loss"], source="The checkpoint", without=self._without)
+        load_state(self._loss, saved["loss"], source="The checkpoint", exclude=self._exclude)
         for sampler, sampler_state in zip(_samplers_in(train_dataloader), saved["samplers"], strict=False):
             sampler.restore_epoch(sampler_state)
 
@@ -213,7 +213,7 @@ class LossCallback(TrainerCallback):
         )
 
 
-class _Record(dict):
+class _TrainingRecord(dict):
     """One training, in the form in which the Trainer stores the state of callbacks. JSON makes it a plain `dict`.
 
     Attributes:
@@ -223,7 +223,7 @@ class _Record(dict):
     resumed: dict[str, Any] | None = None
 
     @classmethod
-    def begin(cls, folder: Path, *, resumed: Any) -> "_Record":
+    def begin(cls, folder: Path, *, resumed: Any) -> "_TrainingRecord":
         """The record of a training that begins in `folder`."""
         about = {"run": uuid.uuid4().hex, "folder": str(folder.resolve()), "num_callbacks": 0}
         record = cls(args={}, attributes=about)

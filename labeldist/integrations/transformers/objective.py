@@ -251,8 +251,8 @@ class TrainerObjective:
     def _attach_hooks(self, model: nn.Module) -> ModelHooks:
         hooks = ModelHooks(model, reads_embeddings=self.joint is not None)
         ldm = self.ldm
-        cure = "" if ldm is None else f"Load it with num_labels={ldm.num_classes}, or build the LDM for its classes."
-        check_num_classes(ldm, hooks.num_classes, what="The model", cure=cure)
+        hint = "" if ldm is None else f"Load it with num_labels={ldm.num_classes}, or build the LDM for its classes."
+        check_num_classes(ldm, hooks.num_classes, what="The model", hint=hint)
         check_class_names(model, ldm)
         hooks.attach(self.views)
         return hooks
@@ -279,13 +279,13 @@ class TrainerObjective:
             },
             "Make the same TrainerObjective everywhere.",
         )
-        check_one_queue(contrastive, is_gathered=self.gather, cure="Leave gather=True.")
+        check_one_queue(contrastive, is_gathered=self.gather, hint="Leave gather=True.")
         weights_from_main(weight for _, weight in weights)
 
     def _contrast(
         self, outputs: Any, logits: Tensor, labels: Tensor, num_texts: int
     ) -> tuple[Tensor | None, float | int]:
-        """The contrastive loss of the rows it sees, and how many texts of each process these are, on average."""
+        """The contrastive loss of the rows it sees, and the mean number of texts per process."""
         if self.joint is None:
             return None, num_texts
         contrastive = self.joint.contrastive

@@ -81,7 +81,7 @@ class Unread:
 
 @dataclass(frozen=True)
 class Table:
-    """Labelled texts, as they were read.
+    """Labeled texts, as they were read.
 
     Attributes:
         place: where they come from.

@@ -35,7 +35,7 @@ TEST_FRACTION = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled texts.
+    """Labeled texts.
 
     Attributes:
         texts: one a row.
@@ -197,7 +197,7 @@ def load_corpus(
 def read_split(
     path: str | Path, class_names: Sequence[str], *, text_column: str | None = None, label_column: str | None = None
 ) -> Split:
-    """Read labelled rows for a model that is already trained.
+    """Read labeled rows for a model that is already trained.
 
     Args:
         path: a file, or anything else that `load_corpus` takes, of which the test part is read.

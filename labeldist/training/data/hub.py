@@ -36,7 +36,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def hub_splits(name: str) -> dict[str, Callable[[], Rows]]:
-    """The labelled splits of a hub data set, by the hub's name of the split.
+    """The labeled splits of a hub data set, by the hub's name of the split.
 
     Class indices become class names. A split whose labels are all hidden (-1) is left out. Columns that can hold
     neither texts nor labels, such as images, are not read.

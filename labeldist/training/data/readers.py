@@ -222,13 +222,13 @@ def _table_rows(lines: Lines, path: Path, usual: str, note: Note) -> Rows:
             _check_header(header, path, first)
             continue
         if len(fields) != len(header):
-            cure = (
+            hint = (
                 "Quotes are read as part of the text here, so no field may contain the separator."
                 if dialect.quoting == "none"
                 else "Quote fields that contain the separator, a quote or a line break."
             )
             raise UserError(
-                f"{path}, line {first}: {_counted(len(fields), 'field')} where the header has {len(header)}. {cure}"
+                f"{path}, line {first}: {_counted(len(fields), 'field')} where the header has {len(header)}. {hint}"
             )
         if number - first > 1:
             joined.check(fields, first)

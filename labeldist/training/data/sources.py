@@ -165,7 +165,7 @@ def _hub_parts(name: str) -> dict[str, Part]:
             if split in splits and part not in parts:
                 parts[part] = Part(Place(f"{name} ({split})", "row"), lambda note, rows=splits[split]: rows())
     if not parts:
-        raise UserError(f"The hub data set {name} has no labelled train split; its splits are {listed(splits)}.")
+        raise UserError(f"The hub data set {name} has no labeled train split; its splits are {listed(splits)}.")
     return parts
 
 

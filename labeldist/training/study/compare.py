@@ -14,7 +14,7 @@ from labeldist.training.config import RunSettings, check_settings, to_json
 from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
-from labeldist.training.label_distances import check_matrix, confusions, needs_counting
+from labeldist.training.label_distances import check_matrix, load_or_count_confusions, needs_counting
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.objectives import Objective, takes_given_matrix
 from labeldist.training.output import pictures
@@ -294,7 +294,7 @@ def _as_finished(
 def _count(study: _Study, seed: int) -> None:
     """Count one seed's confusions for the runs that share them."""
     with writing_to(study.folder):
-        confusions(study.settings, study.corpora[seed], seed, study.confusion_file(seed), study.tokens)
+        load_or_count_confusions(study.settings, study.corpora[seed], seed, study.confusion_file(seed), study.tokens)
 
 
 def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
@@ -304,7 +304,7 @@ def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
         pictures=False,
         confusion_file=study.confusion_file(seed),
         tokens=study.tokens,
-        again="give the same command again",
+        resume_hint="give the same command again",
     )
     if run.is_begun:
         metrics = resume_run(run.path, options, corpus)

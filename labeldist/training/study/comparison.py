@@ -68,8 +68,8 @@ def build_comparison(
     names = controls + [name for name in table if name not in CONTROLS]
     baseline = baseline or choose_baseline(names) or names[0]
     if baseline not in table:
-        cure = f"Choose one of {', '.join(names)}."
-        raise ValueError(f"baseline must be an objective that was run, got {baseline!r}. {cure}")
+        hint = f"Choose one of {', '.join(names)}."
+        raise ValueError(f"baseline must be an objective that was run, got {baseline!r}. {hint}")
     seeds = sorted({seed for by_seed in table.values() for seed in by_seed})
     differences = {name: _differences(table, name, dict.fromkeys([*controls, baseline])) for name in names}
     severity_matrix, matrix_name = _severity_matrix(table)
