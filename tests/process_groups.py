@@ -34,7 +34,7 @@ class ThreadOfGroup:
 
 def results_of_group(size: int, call: Callable[[ThreadOfGroup], Any]) -> list[Any]:
     """The result of `call` on each rank."""
-    tensors, meeting, turn = [torch.zeros(0)] * size, Barrier(size, timeout=60), Lock()
+    tensors, meeting, turn = [torch.zeros(0)] * size, Barrier(size, timeout=600), Lock()
 
     def work(rank: int) -> Any:
         # On a GPU the backward passes of all threads run in one other thread, where they would deadlock.

@@ -293,6 +293,16 @@ def test_medium_batches_agree_for_tables_of_all_kinds(steepness, symmetric, num_
     assert_agrees(case, tolerance=tolerance, tables_learn=False, dtype=torch.float16)
 
 
+def test_each_process_of_a_group_computes_all_pairs_of_a_medium_batch(as_medium, monkeypatch):
+    case = case_of(41)
+    leaves, upstream = case.leaves(torch.float16, DEVICE, tables_learn=False), case.upstream.to(DEVICE)
+    monkeypatch.setattr(fused, "large_losses", None)
+    alone = results_of(fused_losses, leaves, upstream)
+    for found in results_of_group(2, lambda group: results_of(fused_losses, leaves, upstream, group=group)):
+        for actual, expected in zip([found[0], *found[2]], [alone[0], *alone[2]], strict=True):
+            assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("path", ["small", "narrow", "wide"])
 def test_rows_of_any_length_have_gradients_through_their_normalization(path, monkeypatch):
     limit_small_batches(monkeypatch, 10**12 if path == "small" else -1)

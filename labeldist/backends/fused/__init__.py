@@ -46,8 +46,8 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
         tables: scale and bias of the similarity, float32, on the same device; C at most 32767. With `is_symmetric` or
             `span` unknown (`None`) the device finds out, at the price of some launches. They matter only where the
             anchors are their own references.
-        group: processes that share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small one each
-            process computes all pairs. The tables' gradient is the same on all processes, 1 / P of the whole.
+        group: processes that share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small or medium
+            one each process computes all pairs. The tables' gradient is the same on all processes, 1 / P of the whole.
 
     Returns:
         Losses in nats, float32 `(B,)`, 0 for an anchor without a positive, and which anchors have one, boolean `(B,)`.
@@ -70,7 +70,7 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
     tables_learn = torch.is_grad_enabled() and (tables.scale.requires_grad or tables.bias.requires_grad)
     if not tables_learn and is_small(batch):
         return AnchorLosses(*small_losses(batch, tables))
-    if not tables_learn and group is None and is_medium(batch):
+    if not tables_learn and is_medium(batch):
         return AnchorLosses(*medium_losses(batch, tables))
     if group is not None:
         # All processes must use the same mode, so treat unknown `is_symmetric` as false and unknown `span` as infinite.
