@@ -200,13 +200,13 @@ def similarities(monkeypatch) -> list[Tensor]:
 
 
 @st.composite
-def labelled_rows(draw):
+def labeled_rows(draw):
     num_rows = draw(st.integers(1, 11))
     return normal(num_rows, 3, seed=draw(seeds)), draw(label_vectors(num_rows, 3))
 
 
 @brief
-@given(labelled_rows(), st.sampled_from([1, 3, 256]))
+@given(labeled_rows(), st.sampled_from([1, 3, 256]))
 def test_metrics_agree_with_their_definitions_whatever_the_block(rows, block_rows):
     embeddings, labels = rows
     assume_no_near_tie(embeddings, embeddings)
@@ -218,7 +218,7 @@ def test_metrics_agree_with_their_definitions_whatever_the_block(rows, block_row
 
 
 @brief
-@given(labelled_rows(), labelled_rows(), st.sampled_from([1, 3, 256]))
+@given(labeled_rows(), labeled_rows(), st.sampled_from([1, 3, 256]))
 def test_metrics_against_references_agree_with_their_definitions(rows, others, block_rows):
     (embeddings, labels), (ref_emb, ref_labels) = rows, others
     assume_no_near_tie(embeddings, ref_emb)
@@ -237,7 +237,7 @@ def test_several_blocks_of_the_usual_size():
 
 
 @brief
-@given(labelled_rows(), st.randoms(use_true_random=False))
+@given(labeled_rows(), st.randoms(use_true_random=False))
 def test_order_of_rows_names_of_classes_and_lengths_do_not_matter(rows, random):
     embeddings, labels = rows
     assume_no_near_tie(embeddings, embeddings)

@@ -128,7 +128,7 @@ class Predict:
     """Classify texts with a trained run.
 
     $ labeldist predict runs/demo-textcnn-adaptive-seed0 "the delivery was not slow"
-    $ labeldist predict runs/demo-textcnn-adaptive-seed0 --file messages.csv --output labelled.jsonl
+    $ labeldist predict runs/demo-textcnn-adaptive-seed0 --file messages.csv --output labeled.jsonl
     $ cat messages.txt | labeldist predict runs/demo-textcnn-adaptive-seed0
 
     Writes one JSON object per text; on a terminal, one line per text. Files of any size are read as they come.

@@ -19,7 +19,7 @@ __all__ = [
     "Unread",
     "find_text_column",
     "is_text",
-    "labelled_table",
+    "labeled_table",
     "text_of",
 ]
 
@@ -109,7 +109,7 @@ class Table:
         return Table(self.place, texts, labels, [self.numbers[i] for i in index], self.columns, self.notes)
 
 
-def labelled_table(
+def labeled_table(
     rows: Iterable[tuple[int, dict[str, Any]]],
     place: Place,
     *,
@@ -130,7 +130,7 @@ def labelled_table(
         UserError: for a missing column, an empty text or a missing label.
 
     Examples:
-        >>> table = labelled_table([(1, {"Sentence": "where is it?", "intent": 3})], Place("train.jsonl"))
+        >>> table = labeled_table([(1, {"Sentence": "where is it?", "intent": 3})], Place("train.jsonl"))
         >>> table.texts, table.labels, table.columns
         (['where is it?'], ['3'], ('Sentence', 'intent'))
     """

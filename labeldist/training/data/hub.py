@@ -71,7 +71,7 @@ def hub_splits(name: str) -> dict[str, Callable[[], Rows]]:
     return {
         str(split): lambda rows=dataset: _named_rows(rows)
         for split, dataset in loaded.items()
-        if not _is_unlabelled(dataset)
+        if not _is_unlabeled(dataset)
     }
 
 
@@ -146,7 +146,7 @@ def _class_labels(dataset: Any) -> dict[str, list[str]]:
     return {column: feature.names for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
 
 
-def _is_unlabelled(dataset: Any) -> bool:
+def _is_unlabeled(dataset: Any) -> bool:
     return any(dataset.unique(column) == [-1] for column in _class_labels(dataset))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labeldist.class_names import nearest_name
 from labeldist.messages import listed, shown
-from labeldist.training.data.columns import Place, Table, labelled_table
+from labeldist.training.data.columns import Place, Table, labeled_table
 from labeldist.training.data.hub import hub_splits, is_hub_id
 from labeldist.training.data.lines import path_kind
 from labeldist.training.data.readers import SUFFIXES, Note, Rows, data_suffix, place_of, read_rows
@@ -64,9 +64,7 @@ class Source:
             )
         found = self.parts[part]
         notes: list[str] = []
-        table = labelled_table(
-            found.rows(notes.append), found.place, text_column=text_column, label_column=label_column
-        )
+        table = labeled_table(found.rows(notes.append), found.place, text_column=text_column, label_column=label_column)
         if not len(table):
             raise UserError(f"{found.place.name} holds no rows.")
         return replace(table, notes=(*notes, *table.notes))

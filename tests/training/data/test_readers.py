@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from labeldist.training.data import columns
-from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, Place, find_text_column, labelled_table
+from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, Place, find_text_column, labeled_table
 from labeldist.training.data.readers import read_rows, read_texts
 from labeldist.training.errors import UserError
 
@@ -159,7 +159,7 @@ def test_parquet_columns_that_hold_neither_texts_nor_labels_are_not_read(tmp_pat
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     (_, first), _ = read_rows(tmp_path / "a.parquet")
     assert {name: first[name] for name in ("text", "label", "score")} == {"text": "a", "label": "x", "score": 0.5}
-    assert labelled_table(read_rows(tmp_path / "a.parquet"), Place("here")).labels == ["x", "y"]
+    assert labeled_table(read_rows(tmp_path / "a.parquet"), Place("here")).labels == ["x", "y"]
     with pytest.raises(
         UserError, match=r"row 1: the text \(column 'day'\) must be a string, got a value of type date32"
     ):
@@ -184,9 +184,9 @@ def test_class_indices_of_a_parquet_file_become_the_names_that_datasets_keeps_th
     datasets.disable_progress_bars()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
     datasets.enable_progress_bars()
-    assert labelled_table(read_rows(tmp_path / "a.parquet"), Place("here")).labels == ["good", "bad"]
+    assert labeled_table(read_rows(tmp_path / "a.parquet"), Place("here")).labels == ["good", "bad"]
     pq.write_table(pa.table(rows), tmp_path / "b.parquet")
-    assert labelled_table(read_rows(tmp_path / "b.parquet"), Place("here")).labels == ["1", "0"]
+    assert labeled_table(read_rows(tmp_path / "b.parquet"), Place("here")).labels == ["1", "0"]
 
 
 def test_a_json_key_that_stands_twice_is_told(tmp_path):
@@ -198,7 +198,7 @@ def test_a_json_key_that_stands_twice_is_told(tmp_path):
 def test_a_text_that_no_model_reads_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "MAX_TEXT", 1000)
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a" * 1000, "label": "x"}, {"text": "a" * 1001, "label": "x"}])
-    for read in (lambda: list(read_texts(path)), lambda: labelled_table(read_rows(path), Place("here"))):
+    for read in (lambda: list(read_texts(path)), lambda: labeled_table(read_rows(path), Place("here"))):
         with pytest.raises(
             UserError, match=r"line 2: the text has 1001 characters, more than 1000. Split it, or cut it"
         ):
@@ -298,16 +298,16 @@ def test_known_text_columns_are_found_in_either_case(name):
 
 @pytest.mark.parametrize("name", LABEL_COLUMNS)
 def test_known_label_columns_are_found_in_either_case(name):
-    table = labelled_table([(1, {name.title(): 1, "text": "a"})], Place("here"))
+    table = labeled_table([(1, {name.title(): 1, "text": "a"})], Place("here"))
     assert table.columns == ("text", name.title())
 
 
 def test_named_columns_win_over_known_ones():
     row = {"text": "a", "label": "b", "subject": "c", "topic": "d"}
-    table = labelled_table([(1, row)], Place("here"), text_column="subject", label_column="topic")
+    table = labeled_table([(1, row)], Place("here"), text_column="subject", label_column="topic")
     assert (table.texts, table.labels) == (["c"], ["d"])
     # `text` is the label here, so the text is looked for elsewhere.
-    assert labelled_table([(1, {"text": "a", "body": "b"})], Place("here"), label_column="text").texts == ["b"]
+    assert labeled_table([(1, {"text": "a", "body": "b"})], Place("here"), label_column="text").texts == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -346,12 +346,12 @@ def test_named_columns_win_over_known_ones():
 )
 def test_unusable_columns_and_values_are_told_with_their_line(rows, named, expected):
     with pytest.raises(UserError, match=expected):
-        labelled_table(enumerate(rows, start=1), Place("here"), **named)
+        labeled_table(enumerate(rows, start=1), Place("here"), **named)
 
 
 def test_labels_become_stripped_strings():
     rows = [{"text": "a", "label": label} for label in (" x ", 3, True)]
-    assert labelled_table(enumerate(rows), Place("here")).labels == ["x", "3", "True"]
+    assert labeled_table(enumerate(rows), Place("here")).labels == ["x", "3", "True"]
 
 
 @pytest.mark.data
