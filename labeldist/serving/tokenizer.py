@@ -36,6 +36,10 @@ class TextTokenizer:
         # The library raises nothing more special.
         except Exception as error:
             raise ValueError(f"{folder / 'tokenizer.json'} is damaged: {error}") from error
+        stands_for_unknown = getattr(self.tokenizer.model, "unk_token", None)
+        if stands_for_unknown is not None and self.tokenizer.model.token_to_id(stands_for_unknown) is None:
+            # It would fail at the first unknown word.
+            raise ValueError(f"{folder / 'tokenizer.json'} is damaged: its vocabulary lacks {stands_for_unknown}.")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length, direction=options.get("truncation_side", "right"))
         self._pad_id = self._id_of("pad_token", options)

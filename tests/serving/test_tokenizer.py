@@ -53,6 +53,15 @@ def test_a_damaged_tokenizer_is_told(folder, name, content, message):
         TextTokenizer(folder, 8)
 
 
+def test_a_vocabulary_without_its_unknown_token_is_told(folder):
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    # It still stands among the added tokens.
+    del definition["model"]["vocab"]["[UNK]"]
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(ValueError, match=r"its vocabulary lacks \[UNK\]"):
+        TextTokenizer(folder, 8)
+
+
 def test_a_token_may_be_saved_with_how_it_is_matched(folder):
     options = json.loads((folder / "tokenizer_config.json").read_text())
     expected = TextTokenizer(folder, 8).encode(TEXTS)
