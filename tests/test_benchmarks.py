@@ -38,7 +38,8 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     import tyro
 
     from labeldist.cli.commands import Compare
-    from labeldist.training.config import RunSettings, to_json
+    from labeldist.training.config import RunSettings
+    from labeldist.training.record_json import to_json
 
     settings = tables.load(name).provenance.settings
     words = shlex.split(tables.command(settings))

@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from labeldist.training.config import RunSettings, to_json
+from labeldist.training.config import RunSettings
 from labeldist.training.objectives import DEFAULT_COMPARED
 from labeldist.training.output.words import points, verdict_sentences
+from labeldist.training.record_json import to_json
 from labeldist.training.records import record_from_json
 from labeldist.training.study.results import Comparison, Provenance
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from labeldist.options import Normalization, Pooling, Projection, Weighting
 from labeldist.training.errors import UserError
-from labeldist.training.record_json import from_json, to_json
 
 __all__ = [
     "DataSettings",
@@ -20,9 +19,7 @@ __all__ = [
     "RunSettings",
     "check_settings",
     "option_names",
-    "run_settings_from_json",
     "section_of",
-    "to_json",
 ]
 
 
@@ -241,17 +238,3 @@ def check_settings(settings: RunSettings) -> None:
         raise UserError("Give the static matrix either by --confusable or by --matrix-file, not by both.")
     if loss.focal_gamma and loss.label_smoothing:
         raise UserError("Give either --focal-gamma or --label-smoothing: no focal loss is defined for smoothed labels.")
-
-
-def run_settings_from_json(stored: dict[str, Any]) -> RunSettings:
-    """The inverse of `to_json` for `RunSettings`.
-
-    Raises:
-        UserError: if the dictionary is not one that this version wrote.
-    """
-    try:
-        settings = from_json(RunSettings, stored)
-    except ValueError as error:
-        raise UserError(f"The settings of this run were not written by this version of labeldist: {error}.") from error
-    # A folder's word that code may run counts for nothing.
-    return replace(settings, model=replace(settings.model, trust_remote_code=False))

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from labeldist.training.atomic import make_readable_like_others, read_json, write_json, writing_to
-from labeldist.training.config import RunSettings, check_settings, to_json
+from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import LOCK_FILE
 from labeldist.training.objectives import Objective
-from labeldist.training.record_json import from_json
+from labeldist.training.record_json import from_json, to_json
 from labeldist.training.records import RunMetrics, read_record, write_record
 
 __all__ = ["FORMAT_VERSION", "MAX_SEED", "RunConfig", "RunFolder", "RunSpec", "check_new_folder", "check_seed"]

@@ -13,10 +13,9 @@ from labeldist.training.config import (
     OptimSettings,
     RunSettings,
     check_settings,
-    run_settings_from_json,
-    to_json,
 )
 from labeldist.training.errors import UserError
+from labeldist.training.record_json import from_json, to_json
 
 OTHER = RunSettings(
     data=DataSettings(("a.csv", "b.csv"), text_column="t", shots=5),
@@ -51,23 +50,23 @@ def test_short_runs_take_a_fifth_of_the_epochs_but_three_at_least(epochs, given,
 
 @pytest.mark.parametrize("settings", [RunSettings(), OTHER])
 def test_settings_come_back_from_json(settings):
-    assert run_settings_from_json(json.loads(json.dumps(to_json(settings)))) == settings
+    assert from_json(RunSettings, json.loads(json.dumps(to_json(settings)))) == settings
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "entry"),
     [
-        lambda stored: stored.pop("optim"),
-        lambda stored: stored["matrix"].pop("confusable"),
-        lambda stored: stored["model"].update(colour="red"),
-        lambda stored: stored.update(data=None),
+        (lambda stored: stored.pop("optim"), "optim"),
+        (lambda stored: stored["matrix"].pop("confusable"), "matrix.confusable"),
+        (lambda stored: stored["model"].update(colour="red"), "model.colour"),
+        (lambda stored: stored.update(data=None), "data"),
     ],
 )
-def test_settings_of_another_version_are_told(spoil):
+def test_settings_of_another_version_are_told(spoil, entry):
     stored = to_json(RunSettings())
     spoil(stored)
-    with pytest.raises(UserError, match="not written by this version of labeldist"):
-        run_settings_from_json(stored)
+    with pytest.raises(ValueError, match=f"^{entry}"):
+        from_json(RunSettings, stored)
 
 
 def test_every_setting_has_help_and_one_name(capsys):

@@ -1,6 +1,7 @@
 """What a loss needs between the steps of a Hugging Face Trainer, which sentence-transformers uses as well."""
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ STATE_FILE = "label_distance.safetensors"
 RECORD = "label_distance"
 
 
-class LossCallback(TrainerCallback):
+class LossCallback(TrainerCallback, ABC):
     """Updates an adaptive matrix from one evaluation, and keeps the state of a loss in the Trainer's checkpoints.
 
     A new training restores the initial matrix and queue. A resumed training restores them, the loss's weights, and the
@@ -122,13 +123,13 @@ class LossCallback(TrainerCallback):
 
     # Hooks for subclasses
 
+    @abstractmethod
     def _take_counts(self) -> Tensor | None:
-        """This process's confusion counts of the evaluation that just ended, and forget them."""
-        raise NotImplementedError
+        """Return this process's confusion counts of the evaluation that just ended, and forget them."""
 
+    @abstractmethod
     def _sum_counts(self, counts: Tensor | None, args: Any, state: Any) -> Tensor:
         """The counts of all processes; every process calls this."""
-        raise NotImplementedError
 
     def _is_deciding(self, metrics: Mapping[str, float]) -> bool:
         """Whether these are the metrics of the evaluation that updates the matrix."""

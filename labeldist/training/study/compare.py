@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from labeldist.training.atomic import read_json, write_json, writing_to
-from labeldist.training.config import RunSettings, check_settings, to_json
+from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
@@ -20,6 +20,7 @@ from labeldist.training.machine import describe_machine, versions
 from labeldist.training.objectives import Objective, takes_given_matrix
 from labeldist.training.output import pictures
 from labeldist.training.output.words import percent
+from labeldist.training.record_json import to_json
 from labeldist.training.records import write_record
 from labeldist.training.run import (
     RunOptions,
