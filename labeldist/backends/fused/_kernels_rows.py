@@ -316,7 +316,7 @@ def softmax_coefficients(
 
 @triton.jit
 def gradient_at_unit_rows(
-    partials, unit_rows, source_ids, row_ids, label, dims, inside, count, scale, gradient, product_scale,
+    partials, unit_rows, source_ids, row_ids, label, dims, inside, count, scale, gradient, partials_scale,
     ref_sums, anchor_sums, num_splits, padded_rows, dim,
     ROWS_ARE_ANCHORS: tl.constexpr, COLUMNS_ARE_ANCHORS: tl.constexpr, IS_SELF: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -328,7 +328,7 @@ def gradient_at_unit_rows(
         at = (tl.cast(split, tl.int64) * padded_rows + row_ids.to(tl.int64))[:, None] * WIDTH + dims[None, :]
         total += tl.load(partials + at, mask=inside, other=0.0)
     # Plane scale times loss scale, divided out here.
-    total /= product_scale
+    total /= partials_scale
     pull = tl.zeros([BLOCK, BLOCK_D], tl.float32)
     at = label.to(tl.int64)[:, None] * WIDTH + dims[None, :]
     if ROWS_ARE_ANCHORS:
@@ -379,15 +379,15 @@ def scatter_gradient(
     if IS_SELF:
         count -= 1
     scale, _ = table_entries(tables, label * num_classes + label)
-    product_scale = plane_scale * 1.0
+    partials_scale = plane_scale * 1.0
     if loss_scale is not None:
-        product_scale *= tl.load(loss_scale)
+        partials_scale *= tl.load(loss_scale)
     radial = tl.zeros([BLOCK], tl.float32)
     for start in range(0, dim, BLOCK_D):
         dims = start + tl.arange(0, BLOCK_D)
         inside = is_row[:, None] & (dims < dim)[None, :]
         at_unit, row = gradient_at_unit_rows(
-            partials, unit_rows, source_ids, row_ids, label, dims, inside, count, scale, arriving, product_scale,
+            partials, unit_rows, source_ids, row_ids, label, dims, inside, count, scale, arriving, partials_scale,
             ref_sums, anchor_sums, num_splits, padded_rows, dim,
             ROWS_ARE_ANCHORS, COLUMNS_ARE_ANCHORS, IS_SELF, WIDTH, BLOCK, BLOCK_D,
         )  # fmt: skip
@@ -399,7 +399,7 @@ def scatter_gradient(
         dims = start + tl.arange(0, BLOCK_D)
         inside = is_row[:, None] & (dims < dim)[None, :]
         at_unit, row = gradient_at_unit_rows(
-            partials, unit_rows, source_ids, row_ids, label, dims, inside, count, scale, arriving, product_scale,
+            partials, unit_rows, source_ids, row_ids, label, dims, inside, count, scale, arriving, partials_scale,
             ref_sums, anchor_sums, num_splits, padded_rows, dim,
             ROWS_ARE_ANCHORS, COLUMNS_ARE_ANCHORS, IS_SELF, WIDTH, BLOCK, BLOCK_D,
         )  # fmt: skip
