@@ -37,8 +37,11 @@ pytestmark = [
 # Of the largest entry. The kernels are held to 1e-5 of it on a GPU (tests/backends/test_fused.py); what the encoder and
 # the exchange round in float32 comes on top.
 ROUNDING = 3e-5
+# The same for rows of bfloat16, whose numbers have 8 bits.
+BFLOAT16_ROUNDING = 1e-2
 DISTANCES = torch.tensor([[1, 5, 2], [3, 1, 0.5], [2, 1, 1]], dtype=torch.float64)
-EVEN, UNEVEN, FEW, EMPTY, MANY = [256, 256], [257, 130], [5, 8], [9, 0], [2048, 2049]
+EVEN, UNEVEN, FEW, EMPTY = [256, 256], [257, 130], [5, 8], [9, 0]
+EVEN_MEDIUM, MANY = [1024, 1024], [2048, 2049]
 
 
 def device() -> torch.device:
@@ -60,6 +63,7 @@ class Case:
     is_symmetric: bool = False
     efficient: bool = False
     chunk_size: int | None = None
+    in_bfloat16: bool = False
 
 
 # Kernels for few rows, for rows of up to 256 dimensions, and for longer ones.
@@ -79,6 +83,12 @@ CASES: dict[str, Case] = {
     "auto, learned, long rows": Case(UNEVEN, dim=384, is_learned=True),
     "auto, own anchors": Case(UNEVEN, efficient=True),
     "auto, in chunks": Case(UNEVEN, chunk_size=50),
+    # 16 bits: all pairs on each process up to 4096 rows, and divided above.
+    "bfloat16": Case(UNEVEN, in_bfloat16=True),
+    "bfloat16, long rows": Case(UNEVEN, dim=768, in_bfloat16=True),
+    "bfloat16, medium": Case(EVEN_MEDIUM, dim=384, in_bfloat16=True),
+    "bfloat16, medium, symmetric": Case(EVEN_MEDIUM, dim=384, is_symmetric=True, in_bfloat16=True),
+    "bfloat16, many rows": Case(MANY, dim=384, in_bfloat16=True),
     "triton": Case(UNEVEN, "triton"),
     "eager": Case(UNEVEN, "eager"),
     "eager, learned": Case(UNEVEN, "eager", is_learned=True),
@@ -117,7 +127,8 @@ def step(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     model: Any = replicated(encoder)
     if case.chunk_size is not None and not is_exact:
         model = CachedGradients(model, chunk_size=case.chunk_size)
-    value = replicated(objective)(model(rows.to(dtype)), labels)
+    embeddings = model(rows.to(dtype))
+    value = replicated(objective)(embeddings.bfloat16() if case.in_bfloat16 and not is_exact else embeddings, labels)
     value.backward()
     gradients = {"encoder": encoder.parameters(), "matrix": loss.parameters()}
     return {
@@ -254,10 +265,11 @@ def alone(tmp_path_factory) -> dict[str, Any]:
     return started(__file__, world=1, folder=tmp_path_factory.mktemp("alone"))[0]
 
 
-def assert_near(found: Tensor, expected: Tensor) -> None:
+def assert_near(found: Tensor, expected: Tensor, name: str) -> None:
     expected = expected.double()
     largest = expected.abs().max().item() if expected.numel() else 0.0
-    assert_close(found.double(), expected, rtol=0, atol=ROUNDING * largest)
+    rounding = BFLOAT16_ROUNDING if CASES[name].in_bfloat16 else ROUNDING
+    assert_close(found.double(), expected, rtol=0, atol=rounding * largest)
 
 
 def test_the_processes_use_nccl(processes):
@@ -280,14 +292,14 @@ def test_a_row_gets_the_gradients_of_all_processes(processes):
 def test_loss_and_gradient_are_those_of_one_process(processes, alone, name):
     for result in processes:
         for part, expected in alone["steps"][name].items():
-            assert_near(result["steps"][name][part], expected)
+            assert_near(result["steps"][name][part], expected, name)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradient_are_those_of_float64(processes, alone, name):
     for result in processes:
         for part, expected in alone["exact"][name].items():
-            assert_near(result["steps"][name][part], expected)
+            assert_near(result["steps"][name][part], expected, name)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_learned])
