@@ -1,7 +1,7 @@
 """Small batches of unsorted rows: two launches forward, one backward (one more each with separate references).
 
-What it gains: 256 x 384 in bfloat16 takes 0.062 ms of the device, where the path of medium batches takes 0.106 ms and
-that of large ones 0.140 ms; as called 1.06, 1.05 and 1.93 ms. From 2,048 x 384 on its small tiles cost more than the
+What it gains: 256 x 384 in bfloat16 takes 0.061 ms of the device, where the path of medium batches takes 0.108 ms and
+that of large ones 0.136 ms; as called 0.90, 0.99 and 1.67 ms. From 2,048 x 384 on its small tiles cost more than the
 other paths' launches (one run on an H200, docs/fast-path.md).
 """
 
