@@ -11,21 +11,29 @@ from labeldist.messages import escape_controls
 from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
 from labeldist.training.errors import UserError
+from labeldist.training.recipes import RecipeName
 
 __all__ = ["HANDLERS", "carry_out"]
 
 
-def carry_out(command: Any) -> None:
+def carry_out(command: Any, under_few_labels: Any = None) -> None:
     """Do what a command says.
+
+    Args:
+        command: as it was parsed.
+        under_few_labels: a command that trains, parsed with the defaults of the recipe of few labels.
 
     Raises:
         UserError: for any mistake of the user.
     """
-    HANDLERS[type(command)](command)
+    if isinstance(command, Train | Compare):
+        HANDLERS[type(command)](command, under_few_labels)
+    else:
+        HANDLERS[type(command)](command)
 
 
-def _train(command: Train) -> None:
-    from labeldist.training.api import carry_out_run, check_matrix_is_used, resume_run_in
+def _train(command: Train, under_few_labels: Train) -> None:
+    from labeldist.training.api import by_recipe, carry_out_run, resume_run_in
     from labeldist.training.data.sources import find_source
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.run import RunOptions
@@ -40,9 +48,15 @@ def _train(command: Train) -> None:
         _check_resume_alone(command)
         resume_run_in(folder, options)
     else:
-        spec = RunSpec(command.settings(), command.objective, command.seed)
-        check_matrix_is_used(spec)
-        carry_out_run(spec, lambda: find_source(command.data.data), folder, options)
+        commands: dict[RecipeName, Train] = {"standard": command, "few-labels": under_few_labels}
+        wanted = by_recipe({name: RunSpec(one.settings(), one.objective, one.seed) for name, one in commands.items()})
+
+        def folder_of(spec: RunSpec) -> Path:
+            nonlocal folder
+            folder = (under_few_labels if spec.settings.optim.recipe == "few-labels" else command).folder()
+            return folder
+
+        carry_out_run(wanted, lambda: find_source(command.data.data), folder_of, options)
     if not processes.is_main():
         return
     run = RunFolder(folder)
@@ -52,8 +66,8 @@ def _train(command: Train) -> None:
     print(train_summary(metrics.test, title=title, seconds=seconds, folder=str(folder), stream=sys.stdout))
 
 
-def _compare(command: Compare) -> None:
-    from labeldist.training.api import carry_out_comparison
+def _compare(command: Compare, under_few_labels: Compare) -> None:
+    from labeldist.training.api import by_recipe, carry_out_comparison
     from labeldist.training.data.sources import find_source
     from labeldist.training.output.terminal import comparison_table
     from labeldist.training.study.compare import CompareSpec
@@ -61,8 +75,11 @@ def _compare(command: Compare) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("labeldist compare starts processes of its own: give --jobs, and no launcher such as torchrun.")
     folder = command.folder()
+    commands: dict[RecipeName, Compare] = {"standard": command, "few-labels": under_few_labels}
     comparison = carry_out_comparison(
-        CompareSpec(command.settings(), command.objectives, command.seeds, command.margin),
+        by_recipe(
+            {name: CompareSpec(one.settings(), one.objectives, one.seeds, one.margin) for name, one in commands.items()}
+        ),
         lambda: find_source(command.data.data),
         folder,
         jobs=command.jobs,

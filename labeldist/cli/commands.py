@@ -8,8 +8,9 @@ from tyro.conf import Positional, arg
 
 from labeldist.training.config import RunSettings
 from labeldist.training.objectives import DEFAULT_COMPARED, HELP, Objective
+from labeldist.training.recipes import RECIPES
 
-__all__ = ["COMMANDS", "Compare", "Evaluate", "Predict", "Train"]
+__all__ = ["COMMANDS", "Compare", "Evaluate", "Predict", "Train", "with_few_labels"]
 
 Verbose = Annotated[bool, arg(aliases=["-v"])]
 Output = Annotated[Path | None, arg(aliases=["-o"])]
@@ -152,6 +153,15 @@ class Predict:
     def how_to_go_on(self) -> str:
         """What to say after an interruption."""
         return ""
+
+
+def with_few_labels(kind: type) -> Any:
+    """A command that trains, with the defaults of the recipe of few labels; `None` for other commands."""
+    recipe = RECIPES["few-labels"]
+    sections = {section.name: getattr(recipe.settings, section.name) for section in fields(RunSettings)}
+    if kind is Train:
+        return Train(**sections, objective=recipe.objective)
+    return Compare(**sections, objectives=recipe.objectives) if kind is Compare else None
 
 
 COMMANDS: dict[str, Any] = {"train": Train, "compare": Compare, "evaluate": Evaluate, "predict": Predict}

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"labeldist {__version__}")
             return 0
         command = _parsed(argv)
-        return _carried_out(command)
+        return _carried_out(command, _parsed_with_few_labels(command, argv))
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing is left to say, not even at exit.
         _forget_output()
@@ -69,18 +69,36 @@ def _parsed(argv: list[str]) -> Any:
         prog="labeldist",
         description="Train text classifiers whose classes are easily confused, by label-distance contrastive learning.",
         args=argv or ["--help"],
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        config=_configuration(),
     )
 
 
-def _carried_out(command: Any) -> int:
+def _configuration() -> tuple[Any, ...]:
+    import tyro
+
+    return (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+
+
+def _parsed_with_few_labels(command: Any, argv: list[str]) -> Any:
+    """The same arguments with the defaults of the recipe of few labels: what was given is equal in both."""
+    from labeldist.cli.commands import with_few_labels
+
+    defaults = with_few_labels(type(command))
+    if defaults is None:
+        return None
+    import tyro
+
+    return tyro.cli(type(command), default=defaults, args=argv[1:], config=_configuration())
+
+
+def _carried_out(command: Any, under_few_labels: Any) -> int:
     from labeldist.training.errors import LostProcessError, UserError
 
     try:
         with _quiet(verbose=command.verbose):
             from labeldist.cli.actions import carry_out
 
-            carry_out(command)
+            carry_out(command, under_few_labels)
             # Here, where a failure can still be told: at exit it cannot.
             sys.stdout.flush()
     except UserError as error:

@@ -3,10 +3,11 @@
 The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 """
 
+import dataclasses
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -15,9 +16,11 @@ from labeldist.training import processes
 from labeldist.training.arguments import FindSource, found, plain, settings_of
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import RawCorpus, read_source
+from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
-from labeldist.training.objectives import DEFAULT_COMPARED, OBJECTIVES, Objective, spec_of, takes_given_matrix
+from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
+from labeldist.training.recipes import RECIPES, ByRecipe, Recipe, RecipeName
 from labeldist.training.record_json import typed
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
@@ -32,6 +35,7 @@ __all__ = ["compare", "load", "train"]
 Say = Callable[[str], None]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+Spec = TypeVar("Spec", RunSpec, CompareSpec)
 
 
 def _says_it_in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
@@ -65,7 +69,8 @@ def train(
     *,
     test: Any = None,
     validation: Any = None,
-    objective: Objective = "adaptive",
+    objective: Objective | None = None,
+    label_texts: str | Path | LabelTexts | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
@@ -87,14 +92,20 @@ def train(
             file, a file. Without it a fifth of the rows is drawn.
         validation: the rows for early stopping and confusion counts, likewise. Without it a tenth of what is left to
             train on is drawn (`validation_fraction`).
-        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"` or `"adaptive"`.
+        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"logistic"` or
+            `"centroid"`; see `labeldist train --help`. `None` takes the recipe's: `"adaptive"`, or `"contrastive"` with
+            few labels.
+        label_texts: more rows to train on, that say what each class is: `"names"` (the class names, written out), a
+            mapping from class names to one sentence or several, a file of such, or `"none"`. `None` takes the recipe's:
+            none, or `"names"` with few labels.
         seed: decides the split, the drawn shots, initial weights and the order of rows; from 0 to 2**32 - 1.
         output: the run folder: new or empty. `None` takes a temporary one, deleted with the object that is returned:
             `TrainedRun.save` keeps it.
         resume: whether to go on with a run in `output` that was interrupted, if there is one, with its own settings.
         progress: whether a progress bar is drawn; where standard error is a terminal if `None`.
         say: receives each sentence that one must know, such as `print`.
-        **settings: as on the command line, with underscores: `encoder="minilm"`, `epochs=5`, `max_distance=3.0`, ...
+        **settings: as on the command line, with underscores: `encoder="minilm"`, `epochs=5`, `max_distance=3.0`,
+            `recipe="few-labels"`, ...
 
     Returns:
         The run.
@@ -113,16 +124,22 @@ def train(
         >>> run.predict("is it?")[0]["label"] in run.class_names
         True
     """
-    _check_objectives(objective)
+    _check_objectives(*() if objective is None else (objective,))
     find, names = found(data, labels, test, validation)
-    spec = RunSpec(settings_of(names, settings), objective, typed(int, plain(seed), "seed"))
-    check_matrix_is_used(spec)
+    texts = _as_setting(label_texts, settings)
+    seed = typed(int, plain(seed), "seed")
+    wanted = by_recipe(
+        {
+            name: RunSpec(settings_of(names, settings, recipe.settings), objective or recipe.objective, seed)
+            for name, recipe in RECIPES.items()
+        }
+    )
     options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
-            resume_run_in(folder, options, find)
+            resume_run_in(folder, options, find, texts)
         else:
-            carry_out_run(spec, find, folder, options)
+            carry_out_run(wanted, find, lambda spec: folder, options, texts)
         return TrainedRun(folder, temporary=temporary)
 
 
@@ -133,7 +150,8 @@ def compare(
     *,
     test: Any = None,
     validation: Any = None,
-    objectives: Sequence[Objective] = DEFAULT_COMPARED,
+    objectives: Sequence[Objective] | None = None,
+    label_texts: str | Path | LabelTexts | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     margin: float = 0.005,
     jobs: int = 1,
@@ -149,7 +167,8 @@ def compare(
         labels: as in `train`.
         test: as in `train`.
         validation: as in `train`.
-        objectives: at least two.
+        objectives: at least two; `None` takes the recipe's.
+        label_texts: as in `train`.
         seeds: each is one split, one draw of shots, one initialization, the same for every objective.
         margin: smallest gain of accuracy worth having, as a fraction in (0, 1).
         jobs: runs at a time, >= 1. Above 1 the runs are shared by processes, which import the calling script: keep its
@@ -174,17 +193,25 @@ def compare(
         >>> list(found.accuracy)
         ['ce', 'contrastive']
     """
-    _check_objectives(*objectives)
+    _check_objectives(*(objectives or ()))
     find, names = found(data, labels, test, validation)
-    spec = CompareSpec(
-        settings_of(names, settings),
-        tuple(objectives),
-        typed(tuple[int, ...], [plain(seed) for seed in seeds], "seeds"),
-        typed(float, plain(margin), "margin"),
-    )
+    texts = _as_setting(label_texts, settings)
+    all_seeds = typed(tuple[int, ...], [plain(seed) for seed in seeds], "seeds")
+    least_gain = typed(float, plain(margin), "margin")
+
+    def under(recipe: Recipe) -> CompareSpec:
+        compared = recipe.objectives if objectives is None else tuple(objectives)
+        return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain)
+
     with _folder_for(output) as (folder, temporary), global_state_restored():
         comparison = carry_out_comparison(
-            spec, find, folder, jobs=jobs, show_progress=_shows(progress), say=say or _nothing
+            by_recipe({name: under(recipe) for name, recipe in RECIPES.items()}),
+            find,
+            folder,
+            jobs=jobs,
+            show_progress=_shows(progress),
+            say=say or _nothing,
+            label_texts=texts,
         )
         return FinishedComparison(folder, comparison, temporary=temporary)
 
@@ -220,24 +247,72 @@ def check_matrix_is_used(spec: RunSpec) -> None:
         )
 
 
-def carry_out_run(spec: RunSpec, find: FindSource, folder: Path, options: RunOptions) -> None:
+def by_recipe(under: Mapping[RecipeName, Spec]) -> ByRecipe[Spec]:
+    """What is wanted of a run or a comparison under each recipe."""
+    return ByRecipe(
+        under["standard"],
+        under["few-labels"],
+        lambda spec: spec.settings,
+        lambda spec, settings: dataclasses.replace(spec, settings=settings),
+    )
+
+
+def carry_out_run(
+    wanted: ByRecipe[RunSpec],
+    find: FindSource,
+    folder_of: Callable[[RunSpec], Path],
+    options: RunOptions,
+    label_texts: LabelTexts | None = None,
+) -> None:
     """Read the data and carry out a run in a new folder; what shows without data is checked before they are read.
+
+    Args:
+        wanted: the run; where its recipe is `auto`, the data may decide on it.
+        find: finds the data.
+        folder_of: the folder of a run.
+        options: of this execution.
+        label_texts: that were given as a mapping.
 
     Raises:
         UserError: see `labeldist.training.run.start_run`.
     """
-    begin_processes(spec)
-    processes.on_main(lambda: check_new_folder(folder))
+    known = wanted.decided
+
+    def check(spec: RunSpec) -> None:
+        begin_processes(spec)
+        check_matrix_is_used(spec)
+        processes.on_main(lambda: check_new_folder(folder_of(spec)))
+
+    check(known or wanted.standard)
+    raw = processes.on_all(lambda: _read(find, wanted.standard.settings))
+    spec = _chosen(wanted, raw, options.say)
+    if known is None:
+        check(spec)
     data = spec.settings.data
 
-    def read_and_draw():
-        raw = _read(find, spec.settings)
-        return raw.draw(seed=spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
+    def draw():
+        named = with_label_texts(raw, data.label_texts, label_texts)
+        return named.draw(seed=spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
 
-    start_run(spec, processes.on_all(read_and_draw), folder, options)
+    start_run(spec, processes.on_all(draw), folder_of(spec), options)
 
 
-def resume_run_in(folder: Path, options: RunOptions, find: FindSource | None = None) -> None:
+def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
+    """What is wanted under the recipe that these data ask for; said where the data decided."""
+    asked = wanted.standard.settings
+    labels = raw.labels_per_class(asked.data.shots)
+    spec = wanted.chosen(labels)
+    if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
+        say(
+            f"{labels:.3g} labels per class: recipe few-labels, with {spec.settings.data.label_texts} as label texts "
+            "(--recipe standard: as with many labels; --label-texts none: without them)."
+        )
+    return spec
+
+
+def resume_run_in(
+    folder: Path, options: RunOptions, find: FindSource | None = None, label_texts: LabelTexts | None = None
+) -> None:
     """Go on with a run; its data are read from the files that it names, or found by `find` if they were in memory.
 
     Raises:
@@ -248,30 +323,54 @@ def resume_run_in(folder: Path, options: RunOptions, find: FindSource | None = N
     if find is None or settings.data.data or RunFolder(folder).is_finished:
         resume_run(folder, options)
         return
-    raw, data = _read(find, settings), settings.data
+    data = settings.data
+    raw = with_label_texts(_read(find, settings), data.label_texts, label_texts)
     corpus = raw.draw(seed=config.spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
     resume_run(folder, options, corpus)
 
 
 def carry_out_comparison(
-    spec: CompareSpec, find: FindSource, folder: Path, *, jobs: int, show_progress: bool, say: Say
+    wanted: ByRecipe[CompareSpec],
+    find: FindSource,
+    folder: Path,
+    *,
+    jobs: int,
+    show_progress: bool,
+    say: Say,
+    label_texts: LabelTexts | None = None,
 ) -> Comparison:
     """Read the data once and compare; what shows without data is checked before they are read.
 
     Raises:
         UserError: see `labeldist.training.study.compare.compare`.
     """
+    known = wanted.decided
+    check_spec(known or wanted.standard, jobs=jobs)
+    if known is not None:
+        check_folder(known, folder)
+    raw = _read(find, wanted.standard.settings)
+    spec = _chosen(wanted, raw, say)
     check_spec(spec, jobs=jobs)
     check_folder(spec, folder)
     names = spec.settings.data.data
     name = data_name(names) if names else None
-    raw = _read(find, spec.settings)
+    raw = with_label_texts(raw, spec.settings.data.label_texts, label_texts)
     return compare_runs(spec, raw, folder, name=name, jobs=jobs, show_progress=show_progress, say=say)
 
 
 def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
     data = settings.data
     return read_source(find(), text_column=data.text_column, label_column=data.label_column)
+
+
+def _as_setting(label_texts: str | Path | LabelTexts | None, settings: dict[str, Any]) -> LabelTexts | None:
+    """Put label texts into the settings; a mapping is returned, and named there."""
+    if isinstance(label_texts, Mapping):
+        settings["label_texts"] = "given"
+        return label_texts
+    if label_texts is not None:
+        settings["label_texts"] = str(label_texts)
+    return None
 
 
 def _check_objectives(*objectives: str) -> None:

@@ -44,8 +44,9 @@ def found(data: Any, labels: Any, test: Any, validation: Any) -> tuple[FindSourc
     return (lambda: source), ()
 
 
-def settings_of(names: tuple[str, ...], options: Mapping[str, Any]) -> RunSettings:
-    """Flat options as settings."""
+def settings_of(names: tuple[str, ...], options: Mapping[str, Any], defaults: RunSettings | None = None) -> RunSettings:
+    """Flat options as settings; the rest has the defaults."""
+    defaults = RunSettings() if defaults is None else defaults
     sections: dict[str, dict[str, Any]] = {}
     allowed = [name for name in option_names() if name != "data"]
     for name, value in options.items():
@@ -58,10 +59,10 @@ def settings_of(names: tuple[str, ...], options: Mapping[str, Any]) -> RunSettin
         sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
     made = {}
     for section in dataclasses.fields(RunSettings):
-        kind = section.default_factory
-        hints = get_type_hints(kind)
+        hints = get_type_hints(section.default_factory)
         given = sections.get(section.name, {})
-        made[section.name] = kind(**{name: typed(hints[name], plain(value), name) for name, value in given.items()})  # type: ignore[operator]
+        values = {name: typed(hints[name], plain(value), name) for name, value in given.items()}
+        made[section.name] = dataclasses.replace(getattr(defaults, section.name), **values)
     return RunSettings(**made)
 
 

@@ -11,6 +11,7 @@ from labeldist.options import Normalization, Pooling, Projection, Weighting
 from labeldist.training.errors import UserError
 
 __all__ = [
+    "LABEL_TEXTS",
     "DataSettings",
     "LossSettings",
     "MatrixSettings",
@@ -21,6 +22,10 @@ __all__ = [
     "option_names",
     "section_of",
 ]
+
+
+LABEL_TEXTS = ("none", "names", "given")
+"""What `label_texts` may be beside a file; `given` stands for a mapping that was passed in Python."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,13 @@ class DataSettings:
     label_column: str | None = None
     """Column of the labels; found by name (label, intent, category, ...) if not given."""
     validation_fraction: float = 0.1
-    """Share of train that becomes the validation set where the data brings none, stratified by class."""
+    """Share of train that becomes the validation set where the data brings none, stratified by class. 0: none is drawn,
+    training runs to its end, and the last weights are kept."""
     shots: int | None = None
     """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
+    label_texts: str = "none"
+    """More rows to train on, that say what each class is: `names` (the class names, written out), a file (JSON with one
+    sentence or several per class, or a table with text and label), or `none`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class ModelSettings:
     """Size of the projected embedding."""
     dropout: float = 0.5
     """Dropout before the class layer of a transformer, or on TextCNN's output."""
+    class_layer: Literal["trained", "logistic"] = "trained"
+    """The class layer in the end: as it was trained, or a logistic regression on the trained encoder's vectors."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,13 @@ class MatrixSettings:
 class OptimSettings:
     """Training: AdamW with a linear decay, early stopping on validation accuracy."""
 
+    recipe: Literal["auto", "standard", "few-labels"] = "auto"
+    """Defaults of all settings: `standard`, or `few-labels` (see the guide on few labels). `auto` takes few-labels for
+    a pretrained encoder and at most 20 labels per class, and says so."""
     epochs: int = 50
     """Most epochs."""
+    steps: int | None = None
+    """Optimizer steps, in place of epochs."""
     patience: int = 10
     """Stop after this many epochs without a better validation accuracy."""
     batch_size: int = 128
@@ -121,6 +137,8 @@ class OptimSettings:
     """Encode a step's texts this many at a time, for batches that memory does not hold; all at once if not given."""
     learning_rate: float | None = None
     """2e-5 for transformers and 1e-3 for textcnn if not given."""
+    head_learning_rate: float | None = None
+    """Learning rate of class layer and projection; that of the encoder if not given."""
     weight_decay: float = 0.1
     """AdamW's decoupled weight decay."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -161,13 +179,15 @@ class RunSettings:
             True
         """
         data = tuple(name if name == "demo" else _absolute(name) for name in self.data.data)
+        texts = self.data.label_texts
+        texts = texts if texts in LABEL_TEXTS else _absolute(texts)
         encoder = self.model.encoder
         if encoder not in ("textcnn", "minilm"):
             encoder = _absolute(encoder)
         matrix_file = self.matrix.matrix_file
         return replace(
             self,
-            data=replace(self.data, data=data),
+            data=replace(self.data, data=data, label_texts=texts),
             model=replace(self.model, encoder=encoder),
             matrix=replace(self.matrix, matrix_file=None if matrix_file is None else matrix_file.absolute()),
         )
@@ -204,17 +224,24 @@ def option_names() -> list[str]:
 def check_settings(settings: RunSettings) -> None:
     """Raise `UserError` for a value outside its range, named as on the command line."""
     data, model, loss, matrix, optim = settings.data, settings.model, settings.loss, settings.matrix, settings.optim
+    head_rate = settings.learning_rate if optim.head_learning_rate is None else optim.head_learning_rate
     inside: list[tuple[str, Any, bool, str]] = [
         ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),
         ("--label-smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "at least 0 and below 1"),
         ("--focal-gamma", loss.focal_gamma, 0 <= loss.focal_gamma < float("inf"), "0 or more"),
         ("--max-distance", matrix.max_distance, 0 < matrix.max_distance < float("inf"), "a number above 0"),
-        ("--validation-fraction", data.validation_fraction, 0 < data.validation_fraction < 1, "between 0 and 1"),
+        (
+            "--validation-fraction",
+            data.validation_fraction,
+            0 <= data.validation_fraction < 1,
+            "at least 0 and below 1",
+        ),
         ("--warmup-fraction", matrix.warmup_fraction, 0 <= matrix.warmup_fraction <= 1, "between 0 and 1"),
         ("--dropout", model.dropout, 0 <= model.dropout < 1, "at least 0 and below 1"),
         ("--weight-decay", optim.weight_decay, 0 <= optim.weight_decay < float("inf"), "0 or more"),
         ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < float("inf"), "a number above 0"),
+        ("--head-learning-rate", head_rate, 0 < head_rate < float("inf"), "a number above 0"),
         ("--folds", matrix.folds, matrix.folds >= 2, "at least 2"),
     ]
     at_least_one = {
@@ -223,6 +250,7 @@ def check_settings(settings: RunSettings) -> None:
         "--embedding-dim": model.embedding_dim,
         "--projection-dim": model.projection_dim,
         "--epochs": optim.epochs,
+        "--steps": optim.steps,
         "--patience": optim.patience,
         "--batch-size": optim.batch_size,
         "--chunk-size": optim.chunk_size,

@@ -1,5 +1,6 @@
 """One training by the Hugging Face Trainer: a classifier, a corpus, an objective."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from labeldist.training.tokenized import EncodedSplit, Encodings, encode
 from labeldist.training.trainers import LossNotFiniteError, QuietProgress, StoppingCachedTrainer, StoppingTrainer
 
 EVAL_BATCH_SIZE = BATCH_SIZE
+# Of a training by steps: how often validation rows are looked at, checkpoints kept without them, and losses logged.
+EVALUATIONS_OF_STEPS, CHECKPOINTS_OF_STEPS, LOGS_OF_STEPS = 5, 2, 10
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class FitOptions:
         folder: receives the checkpoints.
         seed: of shuffling and dropout.
         epochs: most epochs.
+        steps: optimizer steps in place of epochs.
         show_progress: whether a progress bar is drawn.
         resume: whether to go on from the newest whole checkpoint in `folder`.
         report_to: experiment trackers of the Trainer.
@@ -55,6 +59,7 @@ class FitOptions:
     folder: Path
     seed: int
     epochs: int
+    steps: int | None = None
     show_progress: bool = False
     resume: bool = False
     report_to: tuple[str, ...] = ()
@@ -110,14 +115,14 @@ def fit(
     settings: RunSettings,
     options: FitOptions,
 ) -> Fitted:
-    """Train `model` in place, to its best validation accuracy.
+    """Train `model` in place, to its best validation accuracy; to the end where there are no validation rows.
 
     Training whose loss becomes NaN or infinite stops there, and the model ends with its best weights until then.
 
     Args:
-        model: trained in place; ends with the weights of its best epoch.
+        model: trained in place; ends with the weights of its best evaluation, or its last ones.
         objective: the loss, with its callback.
-        splits: train and validation.
+        splits: train and validation; the latter may be empty.
         tokenizer: pads the batches.
         settings: of the run.
         options: of this training.
@@ -125,19 +130,23 @@ def fit(
     Raises:
         DivergedError: if there are no such weights.
     """
+    has_validation = len(splits[1]) > 0
     size = settings.optim.chunk_size
     make = StoppingTrainer if size is None else partial(StoppingCachedTrainer, chunk_size=size)
     with _tensorboard_logs_in(options.folder.with_name("tensorboard")):
         trainer = make(
             model=model,
-            args=training_arguments(settings, options),
+            args=training_arguments(settings, options, has_validation=has_validation),
             train_dataset=splits[0],
-            eval_dataset=splits[1],
+            eval_dataset=splits[1] if has_validation else None,
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_loss_func=objective,
             compute_metrics=validation_metrics,
-            callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.optim.patience)],
+            callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.optim.patience)]
+            if has_validation
+            else [],
         )
+    trainer.head_learning_rate = settings.optim.head_learning_rate
     objective.attach(trainer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -184,29 +193,40 @@ def _tensorboard_logs_in(folder: Path) -> Iterator[None]:
         del os.environ[variable]
 
 
-def training_arguments(settings: RunSettings, options: FitOptions) -> TrainingArguments:
-    """The Trainer's arguments for a run."""
+def training_arguments(settings: RunSettings, options: FitOptions, *, has_validation: bool = True) -> TrainingArguments:
+    """The Trainer's arguments for a run.
+
+    With validation rows they are evaluated each epoch, or five times in a number of steps. Without them a checkpoint is
+    kept for going on after an interruption.
+    """
     optim = settings.optim
     device = resolve_device(optim)
     half = optim.precision
     if half == "auto":
         half = "fp32" if device == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    unit = "epoch" if options.steps is None else "steps"
+    every = EVALUATIONS_OF_STEPS if has_validation else CHECKPOINTS_OF_STEPS
+    interval = max(1, math.ceil(options.steps / every)) if options.steps else 500
     arguments = TrainingArguments(
         output_dir=str(options.folder),
         num_train_epochs=options.epochs,
+        max_steps=options.steps or -1,
         # Processes share a batch: a run's settings mean the same on any number of them.
         per_device_train_batch_size=optim.batch_size // num_processes(),
         per_device_eval_batch_size=EVAL_BATCH_SIZE,
         learning_rate=settings.learning_rate,
         weight_decay=optim.weight_decay,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
+        eval_strategy=unit if has_validation else "no",
+        save_strategy=unit,
+        logging_strategy=unit,
+        eval_steps=interval,
+        save_steps=interval,
+        logging_steps=max(1, (options.steps or 500) // LOGS_OF_STEPS),
         # The newest and the best, and one more should a kill fall into a save.
         save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model="accuracy",
-        greater_is_better=True,
+        load_best_model_at_end=has_validation,
+        metric_for_best_model="accuracy" if has_validation else None,
+        greater_is_better=True if has_validation else None,
         restore_callback_states_from_checkpoint=options.resume,
         seed=options.seed,
         data_seed=options.seed,

@@ -16,7 +16,7 @@ from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
 from labeldist.training import processes
 from labeldist.training.atomic import read_json, write_json
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, Split
+from labeldist.training.data.corpus import Corpus, Split, joined
 from labeldist.training.data.splits import stratified_folds
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
@@ -93,12 +93,24 @@ def needs_counting(objective: Objective, settings: RunSettings) -> bool:
     return OBJECTIVES[objective].matrix == "adaptive" and settings.matrix.confusion_from == "cross-validation"
 
 
+def moves_at_evaluations(objective: Objective) -> bool:
+    """Whether the objective's matrix is updated at evaluations on validation rows."""
+    return OBJECTIVES[objective].matrix == "adaptive"
+
+
 def check_matrix(objective: Objective, settings: RunSettings, corpus: Corpus, seed: int) -> None:
     """Find a mistake in given pairs, a matrix file or the number of folds, before any training.
 
     Raises:
         UserError: for the first mistake found.
     """
+    counts_held_out = needs_counting(objective, settings) and settings.matrix.confusion_from == "validation"
+    if not len(corpus.validation) and (counts_held_out or moves_at_evaluations(objective)):
+        cures = "--confusion-from cross-validation, or " if counts_held_out else ""
+        raise UserError(
+            f"--objective {objective} learns from validation rows, and there are none. Give {cures}"
+            "--validation-fraction 0.1, or another objective."
+        )
     if takes_given_matrix(objective):
         # Placeholder counts: only given pairs and files are checked.
         num_classes = len(corpus.class_names)
@@ -123,12 +135,13 @@ def count_confusions(
         `(C, C)`, int64, row = true class: on the validation set, or over the held-out parts of a cross-validation.
     """
     if settings.matrix.confusion_from == "validation":
-        return _count_once(settings, corpus, (corpus.train, corpus.validation), seed, scratch, tokens)
+        return _count_once(settings, corpus, (corpus.training_rows(), corpus.validation), seed, scratch, tokens)
     everything = np.arange(len(corpus.train))
     counts = torch.zeros(len(corpus.class_names), len(corpus.class_names), dtype=torch.int64)
     for held_out in draw_folds(settings, corpus, seed):
         kept = np.setdiff1d(everything, held_out)
-        parts = (_rows(corpus.train, kept), _rows(corpus.train, held_out))
+        # Label texts are no rows of anyone: they are trained on, and never counted.
+        parts = (joined(_rows(corpus.train, kept), corpus.label_texts), _rows(corpus.train, held_out))
         # Each fold has a vocabulary of its own: its tokens are of use to no other training.
         counts += _count_once(settings, corpus, parts, seed, scratch, None)
     return counts
@@ -226,8 +239,9 @@ def _count_once(
     steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
     epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
     processes.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
+    steps = settings.optim.steps and max(MIN_COUNTING_STEPS, settings.optim.steps // 5)
     try:
-        fit(model, objective, splits, tokenizer, settings, FitOptions(scratch, seed, epochs))
+        fit(model, objective, splits, tokenizer, settings, FitOptions(scratch, seed, epochs, steps))
     finally:
         if processes.is_main():
             shutil.rmtree(scratch, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 __all__ = [
     "CONTROLS",
     "DEFAULT_COMPARED",
+    "FROZEN",
     "HELP",
     "OBJECTIVES",
     "Objective",
@@ -18,9 +19,21 @@ __all__ = [
     "takes_given_matrix",
 ]
 
-Objective = Literal["ce", "ce-two-views", "contrastive", "uniform", "static", "adaptive"]
+Objective = Literal[
+    "ce",
+    "ce-two-views",
+    "contrastive",
+    "uniform",
+    "static",
+    "adaptive",
+    "logistic",
+    "logistic-label-texts",
+    "centroid",
+    "centroid-label-texts",
+]
 
 Matrix = Literal["none", "ones", "spread", "static", "adaptive"]
+FrozenHead = Literal["logistic", "centroid"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +45,15 @@ class ObjectiveSpec:
         views: dropout views of each text.
         matrix: the label distances: none (no contrastive loss), ones (plain contrast), the static ones spread evenly
             over all classes, the static ones themselves, or adaptive ones.
-        is_control: whether it uses no label distance, so that a claim about label distance is measured against it.
+        is_control: whether it trains the encoder without label distance, so that a claim about label distance is
+            measured against it.
         is_required: whether "label distance helps" may only be said where this control was run.
         is_default: whether a comparison takes it unless told otherwise.
         summary: one line for people.
+        frozen_head: what is fitted on the vectors of the frozen encoder, in place of any training; `None` where the
+            encoder is trained.
+        label_texts: whether the class names, or the label texts given, join the rows of a frozen head. Training takes
+            the label texts of the settings, whatever the objective.
     """
 
     name: Objective
@@ -45,6 +63,14 @@ class ObjectiveSpec:
     is_required: bool
     summary: str
     is_default: bool = True
+    frozen_head: FrozenHead | None = None
+    label_texts: bool = False
+
+
+def _frozen(name: Objective, head: FrozenHead, summary: str, *, label_texts: bool = False) -> ObjectiveSpec:
+    return ObjectiveSpec(
+        name, 1, "none", False, False, summary, is_default=False, frozen_head=head, label_texts=label_texts
+    )
 
 
 OBJECTIVES: dict[Objective, ObjectiveSpec] = {
@@ -88,12 +114,19 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             is_required=False,
             summary="label distances learned from validation confusions",
         ),
+        _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
+        _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
+        _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),
+        _frozen("centroid-label-texts", "centroid", "the same with label texts among its rows", label_texts=True),
     )
 }
 assert tuple(OBJECTIVES) == get_args(Objective)
 
 CONTROLS: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_control)
-"""The objectives without label distance."""
+"""The objectives that train without label distance."""
+
+FROZEN: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.frozen_head is not None)
+"""The objectives that train no encoder: what training has to beat."""
 
 DEFAULT_COMPARED: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_default)
 """What a comparison compares unless told otherwise."""

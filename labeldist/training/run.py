@@ -8,16 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
+from labeldist.label_texts import label_text_rows
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.classification import classification_loss
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, read_corpus
+from labeldist.training.data.corpus import Corpus, Split, joined, read_corpus
+from labeldist.training.data.label_texts import with_label_texts
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
@@ -30,6 +33,7 @@ from labeldist.training.fit import (
     resolve_device,
 )
 from labeldist.training.folder_lock import owning
+from labeldist.training.frozen import fit_class_layer
 from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
@@ -39,7 +43,7 @@ from labeldist.training.label_distances import (
 )
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.metrics import evaluate_predictions
-from labeldist.training.objectives import OBJECTIVES
+from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.records import RunMetrics
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
 from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions
@@ -81,6 +85,7 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
     if not data.data:
         raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
     raw = read_corpus(data.data, text_column=data.text_column, label_column=data.label_column)
+    raw = with_label_texts(raw, data.label_texts)
     return raw.draw(seed=seed, validation_fraction=data.validation_fraction, shots=data.shots)
 
 
@@ -191,7 +196,17 @@ def check_run(spec: RunSpec, corpus: Corpus) -> None:
         UserError: for the first mistake found.
     """
     check_matrix(spec.objective, spec.settings, corpus, spec.seed)
+    check_frozen(spec.objective, spec.settings)
     check_encoder(spec.settings, corpus)
+
+
+def check_frozen(objective: Objective, settings: RunSettings) -> None:
+    """Raise `UserError` for an objective on the frozen encoder where there is none that has learned anything."""
+    if OBJECTIVES[objective].frozen_head is not None and settings.model.encoder == "textcnn":
+        raise UserError(
+            f"--objective {objective} needs a pretrained encoder, such as --encoder minilm: the weights of a textcnn "
+            "are random until it is trained."
+        )
 
 
 def check_encoder(settings: RunSettings, corpus: Corpus) -> None:
@@ -201,7 +216,7 @@ def check_encoder(settings: RunSettings, corpus: Corpus) -> None:
         UserError: if the encoder is unknown, cannot be reached, or does not take such texts.
     """
     if settings.model.encoder != "textcnn":
-        build_classifier(settings.model, corpus.train.texts, len(corpus.class_names))
+        build_classifier(settings.model, corpus.training_rows().texts, len(corpus.class_names))
 
 
 @contextmanager
@@ -239,8 +254,9 @@ def _carry_out(
     spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, *, resume: bool
 ) -> RunMetrics | None:
     for note in corpus.notes:
-        # A test set that was drawn, or that shares texts with train, decides what the numbers mean.
-        (options.say if note.startswith("test:") else options.note)(note)
+        # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts are
+        # rows that nobody wrote into the data.
+        (options.say if note.startswith(("test:", "label texts:")) else options.note)(note)
     settings, classes = spec.settings, corpus.class_names
     tokens = options.tokens or TokenCache()
     confusion_file = options.confusion_file or run.confusion
@@ -258,28 +274,36 @@ def _carry_out(
     # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()
     seed_everything(spec.seed)
-    model, tokenizer = build_classifier(settings.model, corpus.train.texts, len(classes))
-    objective = make_objective(spec, choice, model, corpus)
+    rows = rows_of(spec.objective, corpus)
+    model, tokenizer = build_classifier(settings.model, corpus.training_rows().texts, len(classes))
     train, validation, test = (
         EncodedSplit(split, tokens.encode(split.texts, tokenizer, settings, corpus))
-        for split in (corpus.train, corpus.validation, corpus.test)
+        for split in (rows, corpus.validation, corpus.test)
     )
-    fit_options = FitOptions(
-        run.checkpoints,
-        spec.seed,
-        settings.optim.epochs,
-        show_progress=options.show_progress,
-        resume=resume,
-        report_to=settings.optim.report_to,
-    )
-    try:
-        fitted = fit(model, objective, (train, validation), tokenizer, settings, fit_options)
-    except DivergedError as error:
-        sentence = f"{run}: {error}"
-        processes.on_main(lambda: run.fail(sentence))
-        raise UserError(sentence) from error
+    frozen_head = OBJECTIVES[spec.objective].frozen_head
+    fitted = Fitted([])
+    if frozen_head is None:
+        objective = make_objective(spec, choice, model, corpus)
+        fit_options = FitOptions(
+            run.checkpoints,
+            spec.seed,
+            settings.optim.epochs,
+            settings.optim.steps,
+            show_progress=options.show_progress,
+            resume=resume,
+            report_to=settings.optim.report_to,
+        )
+        try:
+            fitted = fit(model, objective, (train, validation), tokenizer, settings, fit_options)
+        except DivergedError as error:
+            sentence = f"{run}: {error}"
+            processes.on_main(lambda: run.fail(sentence))
+            raise UserError(sentence) from error
     if not processes.is_main():
         return None
+    if frozen_head is not None or settings.model.class_layer == "logistic":
+        known = predict_batches(model, tokenizer, rows.texts, settings.model.max_length, encodings=train.encodings)
+        fit_class_layer(model, known.vectors, rows.labels, frozen_head or "logistic")
 
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
@@ -301,7 +325,7 @@ def _carry_out(
         matrix_source=choice.source,
         num_ldm_updates=num_updates,
         best_validation_accuracy=max((entry["eval_accuracy"] for entry in evaluations), default=None),
-        num_epochs=max((entry["epoch"] for entry in evaluations), default=0.0),
+        num_epochs=max((entry["epoch"] for entry in evaluations or fitted.log_history), default=0.0),
         num_parameters=parameter_count(model),
         test=results,
     )
@@ -330,11 +354,29 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
         say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
 
 
+def rows_of(objective: Objective, corpus: Corpus) -> Split:
+    """The rows that an objective learns from.
+
+    Every training takes the label texts of the corpus. Of the objectives on the frozen encoder those named so do, with
+    the class names where the corpus has none, and the others never.
+    """
+    spec = OBJECTIVES[objective]
+    if spec.frozen_head is None:
+        return corpus.training_rows()
+    if not spec.label_texts:
+        return corpus.train
+    if len(corpus.label_texts):
+        return corpus.training_rows()
+    texts, labels = label_text_rows(corpus.class_names)
+    return joined(corpus.train, Split(texts, np.asarray(labels, dtype=np.int64)))
+
+
 def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, corpus: Corpus) -> TrainerObjective:
     """The loss that a run trains with."""
     settings, views = spec.settings.loss, OBJECTIVES[spec.objective].views
     options: dict[str, Any] = {}
-    classification = classification_loss(settings, torch.as_tensor(corpus.train.labels), len(corpus.class_names))
+    labels = torch.as_tensor(corpus.training_rows().labels)
+    classification = classification_loss(settings, labels, len(corpus.class_names))
     if classification is not None:
         options["classification"] = classification
     if choice.ldm is None:
@@ -347,12 +389,19 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     )
 
 
+def _num_rows(corpus: Corpus) -> dict[str, int]:
+    """Of each split; of label texts where there are any."""
+    rows = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
+    extra = {"label texts": corpus.label_texts} if len(corpus.label_texts) else {}
+    return {name: len(split) for name, split in {**rows, **extra}.items()}
+
+
 def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
     return RunConfig(
         spec=spec,
         data_name=corpus.name,
         class_names=corpus.class_names,
-        num_rows={"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        num_rows=_num_rows(corpus),
         notes=corpus.notes,
         fingerprint=digest,
         num_processes=num_processes(),

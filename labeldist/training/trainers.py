@@ -19,7 +19,27 @@ class LossNotFiniteError(Exception):
 
 
 class StoppingTrainer(Trainer):
-    """Stops at the first loss that is NaN or infinite: no later step makes up for it."""
+    """Stops at the first loss that is NaN or infinite: no later step makes up for it.
+
+    Attributes:
+        head_learning_rate: of everything but the encoder; that of the encoder if `None`.
+    """
+
+    head_learning_rate: float | None = None
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's optimizer, with groups of their own for what is not the encoder."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.head_learning_rate is not None:
+            model = self.accelerator.unwrap_model(self.model)
+            encoder = {id(parameter) for parameter in model.encoder.parameters()}
+            for group in list(optimizer.param_groups):
+                heads = [parameter for parameter in group["params"] if id(parameter) not in encoder]
+                if heads:
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) in encoder]
+                    optimizer.add_param_group({**group, "params": heads, "lr": self.head_learning_rate})
+        return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step; raises `LossNotFiniteError` before the weights change."""

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,12 @@ from labeldist.training.data.splits import draw_shots, stratified_split
 from labeldist.training.errors import UserError
 
 __all__ = [
+    "NO_ROWS",
     "TEST_FRACTION",
     "Corpus",
     "RawCorpus",
     "Split",
+    "joined",
     "load_corpus",
     "natural_order",
     "read_corpus",
@@ -49,6 +51,21 @@ class Split:
         return len(self.texts)
 
 
+NO_ROWS = Split([], np.zeros(0, dtype=np.int64))
+"""A split without rows."""
+
+
+def joined(*splits: Split) -> Split:
+    """All rows of some splits, one split after the other.
+
+    Examples:
+        >>> joined(Split(["a"], np.array([1])), NO_ROWS, Split(["b"], np.array([0]))).texts
+        ['a', 'b']
+    """
+    texts = [text for split in splits for text in split.texts]
+    return Split(texts, np.concatenate([split.labels for split in splits]))
+
+
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """Everything that a run reads.
@@ -57,9 +74,10 @@ class Corpus:
         name: a short name.
         class_names: the class of each index, in natural order.
         train: rows to train on.
-        validation: rows for early stopping and confusion counts.
+        validation: rows for early stopping and confusion counts; empty where none were wanted.
         test: rows for the final figures.
-        fingerprint: SHA-256 over the class names and all three splits, in order.
+        label_texts: more rows to train on, that say what each class is.
+        fingerprint: SHA-256 over the class names, all three splits and the label texts, in order.
         notes: what was decided, one sentence each.
     """
 
@@ -68,8 +86,13 @@ class Corpus:
     train: Split
     validation: Split
     test: Split
+    label_texts: Split
     fingerprint: str
     notes: tuple[str, ...]
+
+    def training_rows(self) -> Split:
+        """All rows that training sees: those of train, then the label texts."""
+        return joined(self.train, self.label_texts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +104,19 @@ class RawCorpus:
         class_names: the class of each index, in natural order: the classes of train.
         tables: train, and those of test and validation that the data brings.
         notes: what was found while reading, one sentence each.
+        label_texts: more rows to train on, that say what each class is.
     """
 
     name: str
     class_names: tuple[str, ...]
     tables: Mapping[str, Table]
     notes: tuple[str, ...]
+    label_texts: Split = field(default_factory=lambda: NO_ROWS)
+
+    def labels_per_class(self, shots: int | None = None) -> float:
+        """Training labels of a class, on average, of at most `shots` each."""
+        counts = Counter(self.tables["train"].labels).values()
+        return sum(min(count, shots or count) for count in counts) / len(self.class_names)
 
     def draw(self, *, seed: int = 0, validation_fraction: float = 0.1, shots: int | None = None) -> Corpus:
         """Draw the splits that the data does not bring.
@@ -96,7 +126,8 @@ class RawCorpus:
 
         Args:
             seed: seed of the draws, >= 0.
-            validation_fraction: share of train that becomes the validation set where none is given, in (0, 1).
+            validation_fraction: share of train that becomes the validation set where none is given, in [0, 1); 0 draws
+                none.
             shots: rows per class to train on, all unless given; a class with fewer gives what it has.
 
         Raises:
@@ -112,17 +143,25 @@ class RawCorpus:
         if "test" not in tables:
             notes += _draw(tables, "test", TEST_FRACTION, seed, self.class_names)
             notes += _overlap_notes(tables)
-        if "validation" not in tables:
+        if "validation" not in tables and validation_fraction:
             notes += _draw(tables, "validation", validation_fraction, seed, self.class_names)
-        notes += _absence_notes(tables["validation"], self.class_names)
+        if "validation" in tables:
+            notes += _absence_notes(tables["validation"], self.class_names)
         if shots is not None:
             notes += _draw_shots(tables, shots, seed, self.class_names)
         splits = {part: split_of_table(table, self.class_names) for part, table in tables.items()}
+        train, test, validation = splits["train"], splits["test"], splits.get("validation", NO_ROWS)
+        label_texts, left_out = _without_texts_of(self.label_texts, (test, validation))
+        notes += left_out
+        parts = (train, validation, test, label_texts) if len(label_texts) else (train, validation, test)
         return Corpus(
             name=self.name,
             class_names=self.class_names,
-            **splits,
-            fingerprint=_fingerprint(self.class_names, (splits["train"], splits["validation"], splits["test"])),
+            train=train,
+            validation=validation,
+            test=test,
+            label_texts=label_texts,
+            fingerprint=_fingerprint(self.class_names, parts),
             notes=tuple(notes),
         )
 
@@ -248,8 +287,8 @@ def _natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def _check_options(validation_fraction: float, seed: int, shots: int | None) -> None:
-    if not 0 < validation_fraction < 1:
-        raise UserError(f"--validation-fraction must lie between 0 and 1, got {validation_fraction}.")
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"--validation-fraction must be at least 0 and below 1, got {validation_fraction}.")
     if seed < 0:
         raise UserError(f"A seed must not be negative, got {seed}.")
     if shots is not None and shots < 1:
@@ -304,6 +343,17 @@ def _overlap_notes(tables: dict[str, Table]) -> list[str]:
     return (
         [f"test: {shared} of {len(tables['test'])} texts also stand in train, case and spacing aside"] if shared else []
     )
+
+
+def _without_texts_of(label_texts: Split, held_out: Iterable[Split]) -> tuple[Split, list[str]]:
+    """Leave out label texts that a held-out row repeats: the model would have seen it in training."""
+    seen = {_plain(text) for split in held_out for text in split.texts}
+    kept = [row for row, text in enumerate(label_texts.texts) if _plain(text) not in seen]
+    left_out = len(label_texts) - len(kept)
+    if not left_out:
+        return label_texts, []
+    rows = Split([label_texts.texts[row] for row in kept], label_texts.labels[kept])
+    return rows, [f"test: {left_out} label texts also stand in test or validation and were left out of training"]
 
 
 def _plain(text: str) -> str:

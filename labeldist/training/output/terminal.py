@@ -14,6 +14,7 @@ from labeldist.training.output.words import (
     percent,
     points,
     short_duration,
+    training_sentence,
     verdict_sentence,
     verdict_sentences,
 )
@@ -139,6 +140,8 @@ def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> st
     if len(comparison.verdict.objectives) > 1:
         for sentence in verdict_sentences(comparison):
             lines += [*wrap(escape_controls(sentence), width, INDENT), ""]
+    if (training := training_sentence(comparison)) is not None:
+        lines += [*wrap(escape_controls(training), width), ""]
     answer = ANSWER_STYLES[comparison.verdict.answer]
     lines += [style(line, answer, stream) for line in wrap(escape_controls(verdict_sentence(comparison)), width)]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ __all__ = [
     "percent",
     "points",
     "short_duration",
+    "training_sentence",
     "verdict_sentence",
     "verdict_sentences",
 ]
@@ -98,6 +99,21 @@ def verdict_sentence(comparison: Comparison) -> str:
     are = "is" if len(unknown) == 1 else "are"
     parts += [f"{_listed(unknown)} {are} inconclusive with these seeds"] if unknown else []
     return f"{subject}: {'; '.join(parts)}."
+
+
+def training_sentence(comparison: Comparison) -> str | None:
+    """Whether training was worth it, beside what is fitted on the frozen encoder; None where one was not run."""
+    worth = comparison.training
+    if worth is None:
+        return None
+    difference = worth.difference
+    if difference.low is not None and difference.low > 0:
+        answer = "training was worth it"
+    elif difference.high is not None and difference.high < comparison.margin:
+        answer = f"training was not worth it: a gain of {100 * comparison.margin:g} points is ruled out"
+    else:
+        answer = "whether training was worth it is open" + (" with one seed" if difference.num_pairs == 1 else "")
+    return f"The best trained objective, {worth.trained}: {_difference(worth.frozen, difference)}; {answer}."
 
 
 def _listed(names: Sequence[str]) -> str:

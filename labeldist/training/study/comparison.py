@@ -9,7 +9,7 @@ from scipy import sparse
 
 from labeldist.ldm.distances import distances_from_confusion
 from labeldist.training.metrics import severity_under, tells_pairs_apart
-from labeldist.training.objectives import CONTROLS
+from labeldist.training.objectives import CONTROLS, FROZEN
 from labeldist.training.study.pair_changes import pair_changes
 from labeldist.training.study.results import (
     Answer,
@@ -20,6 +20,7 @@ from labeldist.training.study.results import (
     SeedScores,
     StudyVerdict,
     Verdict,
+    WorthOfTraining,
 )
 from labeldist.training.study.statistics import MARGIN, decide, holm, paired_difference
 
@@ -58,14 +59,15 @@ def build_comparison(
         margin: smallest gain worth having, as a fraction.
 
     Returns:
-        The comparison, controls first, without provenance.
+        The comparison, what trains nothing first, then the controls, without provenance.
 
     Raises:
         ValueError: if there is no run, a run occurs twice, runs have different classes, or the baseline was not run.
     """
     table = _by_objective_and_seed(runs)
     controls = [name for name in CONTROLS if name in table]
-    names = controls + [name for name in table if name not in CONTROLS]
+    frozen = [name for name in FROZEN if name in table]
+    names = frozen + controls + [name for name in table if name not in (*CONTROLS, *FROZEN)]
     baseline = baseline or choose_baseline(names) or names[0]
     if baseline not in table:
         hint = f"Choose one of {', '.join(names)}."
@@ -84,7 +86,12 @@ def build_comparison(
         severity_matrix=matrix_name,
         differences=differences,
         verdict=_verdict(table, differences, controls, margin),
-        pairs={n: pairs for n in names if n != baseline and (pairs := _pairs(table[n], table[baseline]))},
+        pairs={
+            name: pairs
+            for name in names
+            if name not in (baseline, *FROZEN) and (pairs := _pairs(table[name], table[baseline]))
+        },
+        training=_worth_of_training(table),
     )
 
 
@@ -125,7 +132,7 @@ def _verdict(
     same_matrix = {
         name: [control for control in controls if _have_same_matrix(table[name], table[control])]
         for name in table
-        if name not in CONTROLS
+        if name not in (*CONTROLS, *FROZEN)
     }
     judged = {
         name: {
@@ -140,6 +147,18 @@ def _verdict(
         for name, corrected_p in _corrected(judged).items()
     }
     return StudyVerdict(_overall(list(verdicts.values())), verdicts)
+
+
+def _worth_of_training(table: Mapping[str, Runs]) -> WorthOfTraining | None:
+    """The best trained objective beside the best frozen one, on the seeds that both have."""
+    best: list[str] = []
+    for names in ([n for n in table if n not in FROZEN], [n for n in table if n in FROZEN]):
+        if not names:
+            return None
+        best.append(max(names, key=lambda n: np.mean([run.metrics.accuracy for run in table[n].values()])))
+    trained, frozen = best
+    difference = _differences(table, trained, [frozen]).get(frozen)
+    return None if difference is None else WorthOfTraining(trained, frozen, difference)
 
 
 def _have_same_matrix(runs: Runs, others: Runs) -> bool:

@@ -21,6 +21,7 @@ __all__ = [
     "SeedScores",
     "StudyVerdict",
     "Verdict",
+    "WorthOfTraining",
 ]
 
 Answer = Literal["helps", "does not help", "inconclusive"]
@@ -118,6 +119,21 @@ class StudyVerdict:
 
 
 @dataclass(frozen=True)
+class WorthOfTraining:
+    """The best trained objective beside the best one on the frozen encoder, by mean accuracy.
+
+    Attributes:
+        trained: name of the trained objective.
+        frozen: name of the other.
+        difference: the trained one minus the other.
+    """
+
+    trained: str
+    frozen: str
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
 class SeedScores:
     """Scores of one objective: an entry for each seed of the comparison, None for a run or a value that is missing.
 
@@ -200,6 +216,7 @@ class Comparison(Record):
             tells pairs of classes apart.
         differences: accuracy of each objective minus that of each control.
         verdict: whether label distance helps.
+        training: whether training beats what is fitted on the frozen encoder; None where one of both was not run.
         pairs: for each objective but the baseline, the class pairs that it repairs and breaks.
         provenance: what the comparison came from; None for one that was never run as a whole.
     """
@@ -218,6 +235,7 @@ class Comparison(Record):
     verdict: StudyVerdict
     pairs: Mapping[str, PairChanges]
     provenance: Provenance | None = None
+    training: WorthOfTraining | None = None
 
     def __post_init__(self) -> None:
         """Check that every name is that of an objective and every objective has an entry for each seed."""
@@ -228,6 +246,7 @@ class Comparison(Record):
             *(control for by_control in self.differences.values() for control in by_control),
             *self.verdict.objectives,
             *self.pairs,
+            *((self.training.trained, self.training.frozen) if self.training else ()),
         }
         if unknown := sorted(named - self.objectives.keys()):
             raise ValueError(f"objectives must have {unknown[0]!r}, which another entry names")

@@ -13,7 +13,7 @@ import torch
 
 from labeldist.cli import main
 from labeldist.evaluation import mistake_severity
-from labeldist.training.api import carry_out_comparison
+from labeldist.training.api import by_recipe, carry_out_comparison
 from labeldist.training.config import MatrixSettings
 from labeldist.training.data.names import data_name
 from labeldist.training.data.sources import find_source
@@ -218,7 +218,12 @@ def test_data_are_read_once_and_models_are_built_for_runs_and_countings_alone(tm
     # As the command line does it.
     spec = CompareSpec(settings, objectives, (0, 1, 2))
     carry_out_comparison(
-        spec, lambda: find_source([str(data)]), tmp_path / "all", jobs=1, show_progress=False, say=lambda sentence: None
+        by_recipe({"standard": spec, "few-labels": spec}),
+        lambda: find_source([str(data)]),
+        tmp_path / "all",
+        jobs=1,
+        show_progress=False,
+        say=lambda sentence: None,
     )
     # Train and test; 15 runs and one counting for each seed, which static and uniform share.
     assert spied["read"] == 2

@@ -1,0 +1,59 @@
+"""Class layers that are fitted, not trained: logistic regression and class centroids on an encoder's vectors."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.training.objectives import FrozenHead
+
+__all__ = ["fit_class_layer"]
+
+MAX_ITERATIONS = 1000
+# Cosines lie close together: this makes probabilities of them, as in the contrast.
+TEMPERATURE = 0.1
+
+
+def fit_class_layer(model: ContrastiveClassifier, vectors: Tensor, labels: NDArray[np.int64], kind: FrozenHead) -> None:
+    r"""Put a fitted class layer on a classifier, in place.
+
+    `"logistic"`: scikit-learn's logistic regression on $x / m$, where m is the mean length of the vectors x.
+    `"centroid"`: the logits are $x \cdot c_b / (m T)$ for the unit centroids c of the classes and T = 0.1; the largest
+    is the nearest centroid by cosine.
+
+    Args:
+        model: its encoder made the vectors; its class layer is overwritten.
+        vectors: `(N, hidden_size)`, of the training rows.
+        labels: class index of each row, `(N,)`; every class has a row.
+        kind: which layer.
+
+    Examples:
+        >>> from labeldist.models.textcnn import TextCNN
+        >>> model = ContrastiveClassifier(TextCNN(vocab_size=9), num_classes=2)
+        >>> vectors = torch.eye(300)[[0, 1]]
+        >>> fit_class_layer(model, vectors, np.array([0, 1]), "centroid")
+        >>> model.classifier(vectors).argmax(dim=1).tolist()
+        [0, 1]
+    """
+    rows = vectors.double().numpy()
+    length = max(float(np.linalg.norm(rows, axis=1).mean()), 1e-12)
+    rows = rows / length
+    num_classes = model.classifier.out_features
+    if kind == "logistic":
+        fitted = LogisticRegression(max_iter=MAX_ITERATIONS).fit(rows, labels)
+        weight, bias = np.asarray(fitted.coef_), np.asarray(fitted.intercept_)
+        if num_classes == 2:
+            # One score for two classes: half of it for the one, half against the other.
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    else:
+        sums = np.zeros((num_classes, rows.shape[1]))
+        np.add.at(sums, labels, rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
+        weight = sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12) / TEMPERATURE
+        bias = np.zeros(num_classes)
+    with torch.no_grad():
+        layer = model.classifier
+        layer.weight.copy_(torch.as_tensor(weight / length))
+        assert layer.bias is not None
+        layer.bias.copy_(torch.as_tensor(bias))

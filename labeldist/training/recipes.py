@@ -1,0 +1,106 @@
+"""Recipes: sets of defaults, one for many labels and one for few.
+
+Nothing here imports PyTorch, so that `labeldist --help` answers at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, TypeVar
+
+from labeldist.training.config import (
+    DataSettings,
+    LossSettings,
+    MatrixSettings,
+    ModelSettings,
+    OptimSettings,
+    RunSettings,
+)
+from labeldist.training.objectives import DEFAULT_COMPARED, Objective
+
+__all__ = ["MAX_FEW", "RECIPES", "ByRecipe", "Recipe", "RecipeName"]
+
+RecipeName = Literal["standard", "few-labels"]
+
+MAX_FEW = 20
+"""Labels per class, on average, up to which `auto` takes few-labels."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of everything that decides a run or a comparison.
+
+    Attributes:
+        settings: of a run.
+        objective: of a run.
+        objectives: of a comparison.
+    """
+
+    settings: RunSettings
+    objective: Objective
+    objectives: tuple[Objective, ...]
+
+
+RECIPES: dict[RecipeName, Recipe] = {
+    "standard": Recipe(RunSettings(), "adaptive", DEFAULT_COMPARED),
+    "few-labels": Recipe(
+        RunSettings(
+            data=DataSettings(validation_fraction=0.0, label_texts="names"),
+            model=ModelSettings(projection="none", dropout=0.1),
+            loss=LossSettings(temperature=0.1, weighting="log"),
+            matrix=MatrixSettings(confusion_from="cross-validation"),
+            optim=OptimSettings(steps=150, batch_size=64, learning_rate=5e-5, head_learning_rate=1e-3),
+        ),
+        "contrastive",
+        (
+            "logistic",
+            "logistic-label-texts",
+            "centroid-label-texts",
+            "ce-two-views",
+            "contrastive",
+            "uniform",
+            "static",
+        ),
+    ),
+}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ByRecipe(Generic[T]):
+    """What a user asked for, under each recipe: what was not given has the recipe's default.
+
+    Attributes:
+        standard: under the recipe of many labels.
+        few_labels: under that of few.
+        settings_of: the settings in either.
+        with_settings: either, with other settings.
+    """
+
+    standard: T
+    few_labels: T
+    settings_of: Callable[[T], RunSettings]
+    with_settings: Callable[[T, RunSettings], T]
+
+    @property
+    def decided(self) -> T | None:
+        """What holds whatever the data are; `None` if the data decide."""
+        settings = self.settings_of(self.standard)
+        recipe, shots = settings.optim.recipe, settings.data.shots
+        if recipe == "auto" and settings.model.encoder != "textcnn":
+            return self.few() if shots is not None and shots <= MAX_FEW else None
+        return self.few() if recipe == "few-labels" else self._named(self.standard, "standard")
+
+    def chosen(self, labels_per_class: float) -> T:
+        """What holds for data with this many training labels per class, on average."""
+        if (decided := self.decided) is not None:
+            return decided
+        return self.few() if labels_per_class <= MAX_FEW else self._named(self.standard, "standard")
+
+    def few(self) -> T:
+        """Under the recipe of few labels."""
+        return self._named(self.few_labels, "few-labels")
+
+    def _named(self, wanted: T, recipe: RecipeName) -> T:
+        settings = self.settings_of(wanted)
+        return self.with_settings(wanted, replace(settings, optim=replace(settings.optim, recipe=recipe)))
