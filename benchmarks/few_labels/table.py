@@ -1,0 +1,175 @@
+"""The tables of a record of `benchmarks.few_labels`.
+
+python -m benchmarks.few_labels.table benchmarks/results/few-labels/cuda.json
+"""
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.few_labels.record import RESULTS, load, name_of, names_of
+from labeldist.training.output.words import points
+from labeldist.training.study.statistics import paired_difference
+
+__all__ = [
+    "RESULTS",
+    "default_pairs",
+    "difference_table",
+    "load",
+    "report",
+    "scores_of",
+    "settings",
+    "table",
+    "time_table",
+]
+
+ALL = "mean"
+"""In place of a corpus: the mean over all corpora."""
+
+Scores = dict[str, dict[tuple[str, int], dict[int, float]]]
+"""By method, by corpus and number of labels, by seed."""
+
+
+def scores_of(record: dict[str, Any], metric: str = "accuracy") -> Scores:
+    """A metric of each run; with the mean over corpora, of seeds that have all corpora."""
+    scores: Scores = {name: defaultdict(dict) for name in names_of(record)}
+    for run in record["runs"]:
+        scores[name_of(run)][run["corpus"], run["shots"]][run["seed"]] = run[metric]
+    corpora = _corpora(record)
+    for cells in scores.values():
+        for shots in {shots for _, shots in cells}:
+            of_corpora = [cells.get((corpus, shots), {}) for corpus in corpora]
+            seeds = set.intersection(*map(set, of_corpora))
+            if len(corpora) > 1 and seeds:
+                cells[ALL, shots] = {seed: mean(cell[seed] for cell in of_corpora) for seed in sorted(seeds)}
+    return scores
+
+
+def table(record: dict[str, Any], metric: str = "accuracy", methods: Sequence[str] | None = None) -> str:
+    """Markdown: a metric in percent with its standard error over seeds, a line for each corpus and number of labels."""
+    scores = scores_of(record, metric)
+    methods = methods or list(scores)
+    lines = [
+        f"| corpus | labels a class | seeds | {' | '.join(methods)} |",
+        f"|---|--:|--:|{'--:|' * len(methods)}",
+    ]
+    for corpus, shots in _cells(record):
+        cells = [scores[method].get((corpus, shots), {}) for method in methods]
+        if any(cells):
+            seeds = _range(len(cell) for cell in cells if cell)
+            lines.append(
+                f"| {corpus} | {shots} | {seeds} | {' | '.join(_mean(list(cell.values())) for cell in cells)} |"
+            )
+    return "\n".join(lines)
+
+
+def difference_table(record: dict[str, Any], pairs: Sequence[tuple[str, str]] | None = None) -> str:
+    """Markdown: differences of accuracy in points, paired by seed, with the 95 % interval of the t test."""
+    scores = scores_of(record)
+    pairs = default_pairs(scores) if pairs is None else pairs
+    lines = [
+        f"| corpus | labels a class | {' | '.join(f'{first} − {second}' for first, second in pairs)} |",
+        f"|---|--:|{'--:|' * len(pairs)}",
+    ]
+    for corpus, shots in _cells(record):
+        cells = [_difference(scores, first, second, (corpus, shots)) for first, second in pairs]
+        if any(cells):
+            lines.append(f"| {corpus} | {shots} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def default_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each method of ours with SetFit that was given the same, label texts or none."""
+    names = list(names)
+    pairs = []
+    for name in names:
+        method = name.partition(" [")[0]
+        if method.startswith("labeldist"):
+            texts = method.removeprefix("labeldist")
+            peers = ["setfit", *(f"setfit{form}" for form in (texts, texts.replace("label", "plain label")) if form)]
+            pairs += [(name, peer) for peer in peers if peer in names]
+    return pairs
+
+
+def time_table(record: dict[str, Any], metric: str = "train_seconds") -> str:
+    """Markdown: mean seconds of wall time, a line for each corpus and number of labels."""
+    scores = scores_of(record, metric)
+    lines = [
+        f"| corpus | labels a class | {' | '.join(scores)} |",
+        f"|---|--:|{'--:|' * len(scores)}",
+    ]
+    for corpus, shots in _cells(record):
+        cells = [list(cells.get((corpus, shots), {}).values()) for cells in scores.values()]
+        if any(cells):
+            lines.append(
+                f"| {corpus} | {shots} | {' | '.join(f'{mean(cell):.1f}' if cell else '' for cell in cells)} |"
+            )
+    return "\n".join(lines)
+
+
+def settings(record: dict[str, Any]) -> str:
+    """What was run, by which commands, and where."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    runs = "one run at a time" if record["jobs"] == 1 else f"{record['jobs']} runs at a time"
+    commands = "\n".join(record["commands"])
+    return (
+        f"Judged on {record['evaluated']} rows, the first {record['max_length']} tokens of a text.\n\n"
+        f"```sh\n{commands}\n```\n\n"
+        f"{record['machine']}, on {record['device']}, {runs}, {record['threads']} thread(s) each; {versions}; commit "
+        f"{record['commit']}."
+    )
+
+
+def report(record: dict[str, Any]) -> str:
+    """All tables, under headings."""
+    parts = ["Accuracy, %, ± standard error", table(record)]
+    if pairs := default_pairs(scores_of(record)):
+        parts += ["Difference of accuracy, points, 95 % interval", difference_table(record, pairs)]
+    parts += ["Macro-F1, %, ± standard error", table(record, "macro_f1")]
+    parts += ["Seconds to train", time_table(record), "Seconds to predict", time_table(record, "predict_seconds")]
+    return "\n\n".join([*parts, settings(record)])
+
+
+def _corpora(record: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(run["corpus"] for run in record["runs"]))
+
+
+def _cells(record: dict[str, Any]) -> list[tuple[str, int]]:
+    shots = sorted({run["shots"] for run in record["runs"]})
+    return [(corpus, number) for corpus in [*_corpora(record), ALL] for number in shots]
+
+
+def _difference(scores: Scores, first: str, second: str, cell: tuple[str, int]) -> str:
+    ours, theirs = scores[first].get(cell, {}), scores[second].get(cell, {})
+    seeds = sorted(set(ours) & set(theirs))
+    if not seeds:
+        return ""
+    difference = paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    if difference.low is None or difference.high is None:
+        return points(difference.mean)
+    return f"{points(difference.mean)} ({points(difference.low)} to {points(difference.high)})"
+
+
+def _mean(scores: list[float]) -> str:
+    if not scores:
+        return ""
+    error = f" ± {100 * stdev(scores) / math.sqrt(len(scores)):.1f}" if len(scores) > 1 else ""
+    return f"{100 * mean(scores):.1f}{error}"
+
+
+def _range(numbers: Iterable[int]) -> str:
+    numbers = set(numbers)
+    return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+def main() -> None:
+    """Read a record; print its tables."""
+    print(report(load(Path(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()
