@@ -119,6 +119,7 @@ def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
         assert run["num_label_texts"] == (num_classes if "label texts" in run["method"] else 0)
         assert 0 <= run["accuracy"] <= 1
         assert run["train_seconds"] > 0
+        assert run["train_processor_seconds"] > 0
         assert run["predict_seconds"] > 0
     assert record["options"]["short"]["steps"] == 2
     assert "exists. Give --resume" in call().stderr
@@ -133,7 +134,7 @@ def small_record():
     runs = [
         {
             "method": method, "corpus": corpus, "shots": 3, "seed": seed, "accuracy": accuracy, "macro_f1": accuracy,
-            "train_seconds": 2.0 + seed, "predict_seconds": 0.5,
+            "train_seconds": 2.0 + seed, "train_processor_seconds": 1.0, "predict_seconds": 0.5,
         }
         for corpus, pairs in accuracies.items()
         for seed, pair in enumerate(pairs)
@@ -159,6 +160,7 @@ def test_tables_show_means_paired_differences_and_times():
     assert "| b | 3 | +2.0 (+2.0 to +2.0) |" in differences
     assert "| a | 3 | 3.0 | 3.0 |" in tables.time_table(record)
     report = tables.report(record)
+    assert "| a | 3 | 1.0 | 1.0 |" in report
     assert "one run at a time" in report
     # A seed that one corpus lacks is no part of the mean.
     record["runs"] = [run for run in record["runs"] if (run["corpus"], run["seed"]) != ("b", 2)]

@@ -146,6 +146,8 @@ def _cost(task: Task) -> float:
 
 def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namespace) -> None:
     """Run the tasks in their order, as many at a time as there are jobs, until none is left or time is up."""
+    # Read by the workers when they import.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(options.threads)}
     start, num_done = time.monotonic(), 0
     waiting = iter(tasks)
     running: dict[Future[dict[str, Any]], Task] = {}

@@ -96,7 +96,7 @@ def default_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def time_table(record: dict[str, Any], metric: str = "train_seconds") -> str:
-    """Markdown: mean seconds of wall time, a line for each corpus and number of labels."""
+    """Markdown: mean seconds, a line for each corpus and number of labels: wall time, or that of the processor."""
     scores = scores_of(record, metric)
     lines = [
         f"| corpus | labels a class | {' | '.join(scores)} |",
@@ -130,7 +130,10 @@ def report(record: dict[str, Any]) -> str:
     if pairs := default_pairs(scores_of(record)):
         parts += ["Difference of accuracy, points, 95 % interval", difference_table(record, pairs)]
     parts += ["Macro-F1, %, ± standard error", table(record, "macro_f1")]
-    parts += ["Seconds to train", time_table(record), "Seconds to predict", time_table(record, "predict_seconds")]
+    parts += ["Seconds to train", time_table(record)]
+    if record["device"] == "cpu":
+        parts += ["Seconds of the processor to train", time_table(record, "train_processor_seconds")]
+    parts += ["Seconds to predict", time_table(record, "predict_seconds")]
     return "\n\n".join([*parts, settings(record)])
 
 
