@@ -111,6 +111,7 @@ def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = call()
     assert done.returncode == 0, done.stderr
+    assert f"| {methods[0]} [short] | " in done.stdout
     record = records.load(path)
     assert records.names_of(record) == [f"{methods[0]} [short]", f"{methods[0]} [shorter]", methods[1]]
     num_classes = len(draw_rows("demo", 1, 0, "test").class_names)
@@ -142,7 +143,8 @@ def small_record():
     ]  # fmt: skip
     return {
         "machine": "a machine", "device": "cpu", "jobs": 1, "threads": 1, "versions": {"torch": "2"}, "commit": "abc",
-        "commands": ["python -m benchmarks.few_labels"], "evaluated": "test", "max_length": 128, "runs": runs,
+        "commands": ["python -m benchmarks.few_labels"], "evaluated": "test", "max_length": 128,
+        "options": {"": {}}, "runs": runs,
     }  # fmt: skip
 
 
@@ -159,6 +161,7 @@ def test_tables_show_means_paired_differences_and_times():
     assert "| a | 3 | +1.0 (-1.5 to +3.5) |" in differences
     assert "| b | 3 | +2.0 (+2.0 to +2.0) |" in differences
     assert "| a | 3 | 3.0 | 3.0 |" in tables.time_table(record)
+    assert tables.ranking(record).splitlines()[2:] == ["| labeldist | 86.5 | 86.5 |", "| setfit | 85.0 | 85.0 |"]
     report = tables.report(record)
     assert "| a | 3 | 1.0 | 1.0 |" in report
     assert "one run at a time" in report

@@ -95,19 +95,37 @@ def default_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def time_table(record: dict[str, Any], metric: str = "train_seconds") -> str:
+def ranking(record: dict[str, Any]) -> str:
+    """Markdown: accuracy in percent, a line a method, the best first; to choose among many variants.
+
+    Each column is the mean over the seeds of all corpora and one number of labels; the first one is their mean.
+    """
+    scores = scores_of(record)
+    shots = sorted({run["shots"] for run in record["runs"]})
+    means = {}
+    for name, cells in scores.items():
+        columns = [
+            [mean(seeds.values()) for (c, s), seeds in cells.items() if s == number and c != ALL] for number in shots
+        ]
+        means[name] = [mean(column) if column else None for column in columns]
+    overall = {name: mean(value for value in columns if value is not None) for name, columns in means.items()}
+    lines = [f"| method | mean | {' | '.join(map(str, shots))} |", f"|---|--:|{'--:|' * len(shots)}"]
+    for name in sorted(means, key=overall.__getitem__, reverse=True):
+        cells = ["" if value is None else f"{100 * value:.1f}" for value in means[name]]
+        lines.append(f"| {name} | {100 * overall[name]:.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def time_table(record: dict[str, Any], metric: str = "train_seconds", methods: Sequence[str] | None = None) -> str:
     """Markdown: mean seconds, a line for each corpus and number of labels: wall time, or that of the processor."""
     scores = scores_of(record, metric)
-    lines = [
-        f"| corpus | labels a class | {' | '.join(scores)} |",
-        f"|---|--:|{'--:|' * len(scores)}",
-    ]
+    methods = methods or list(scores)
+    lines = [f"| corpus | labels a class | {' | '.join(methods)} |", f"|---|--:|{'--:|' * len(methods)}"]
     for corpus, shots in _cells(record):
-        cells = [list(cells.get((corpus, shots), {}).values()) for cells in scores.values()]
+        cells = [list(scores[method].get((corpus, shots), {}).values()) for method in methods]
         if any(cells):
-            lines.append(
-                f"| {corpus} | {shots} | {' | '.join(f'{mean(cell):.1f}' if cell else '' for cell in cells)} |"
-            )
+            times = [f"{mean(cell):.1f}" if cell else "" for cell in cells]
+            lines.append(f"| {corpus} | {shots} | {' | '.join(times)} |")
     return "\n".join(lines)
 
 
@@ -125,7 +143,9 @@ def settings(record: dict[str, Any]) -> str:
 
 
 def report(record: dict[str, Any]) -> str:
-    """All tables, under headings."""
+    """All tables, under headings; of many variants, their ranking only."""
+    if record["options"].keys() - {""}:
+        return f"{ranking(record)}\n\n{settings(record)}"
     parts = ["Accuracy, %, ± standard error", table(record)]
     if pairs := default_pairs(scores_of(record)):
         parts += ["Difference of accuracy, points, 95 % interval", difference_table(record, pairs)]
