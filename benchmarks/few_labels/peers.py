@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from transformers import set_seed
@@ -49,7 +49,9 @@ def train_setfit(
         labels = [*rows.labels.tolist(), *range(num_classes)]
         train = Dataset.from_dict({"text": [*rows.texts, *label_texts], "label": labels})
     set_seed(seed)
-    model = SetFitModel.from_pretrained(encoder, device=device, local_files_only=True, model_kwargs=_FLOAT32)
+    model = SetFitModel.from_pretrained(encoder, device=device, local_files_only=True)
+    # Whatever precision the weights are stored in.
+    model.model_body.float()
     model.model_body.max_seq_length = MAX_LENGTH
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
@@ -86,7 +88,7 @@ def train_frozen(
     """
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(encoder, device=device, local_files_only=True, model_kwargs=_FLOAT32)
+    model = SentenceTransformer(encoder, device=device, local_files_only=True).float()
     model.max_seq_length = MAX_LENGTH
 
     def encode(texts: Sequence[str]) -> np.ndarray:
@@ -102,7 +104,3 @@ def train_frozen(
     centroids = np.stack([vectors[labels == label].mean(axis=0) for label in range(num_classes)])
     centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     return lambda new: (encode(new) @ centroids.T).argmax(axis=1)
-
-
-# Whatever precision the weights are stored in.
-_FLOAT32: dict[str, Any] = {"dtype": "float32"}
