@@ -142,8 +142,8 @@ def small_record():
         for method, accuracy in zip(("labeldist", "setfit"), pair, strict=True)
     ]  # fmt: skip
     return {
-        "machine": "a machine", "device": "cpu", "jobs": 1, "threads": 1, "versions": {"torch": "2"}, "commit": "abc",
-        "commands": ["python -m benchmarks.few_labels"], "evaluated": "test", "max_length": 128,
+        "machine": "a machine", "device": "cpu", "gpus": 0, "jobs": 1, "threads": 1, "versions": {"torch": "2"},
+        "commit": "abc", "commands": ["python -m benchmarks.few_labels"], "evaluated": "test", "max_length": 128,
         "options": {"": {}}, "runs": runs,
     }  # fmt: skip
 

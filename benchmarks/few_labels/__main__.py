@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -62,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--variants", type=Path, help="JSON: names with options of labeldist")
     parser.add_argument("--encoder", help="a folder; default: the packaged MiniLM")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, on one device")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; several GPUs share them")
     parser.add_argument("--threads", type=int, help="of each run; default: the cores, shared")
     parser.add_argument("--limit-seconds", type=float, default=float("inf"), help="start no run after this time")
     parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
@@ -88,6 +89,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "device": options.device,
+        "gpus": len(_gpus(options.device)),
         "jobs": options.jobs,
         "threads": options.threads,
         "load_at_start": round(os.getloadavg()[0], 2),
@@ -105,14 +107,15 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
 
 def _resumed(new: dict[str, Any], old: dict[str, Any], path: Path) -> dict[str, Any]:
     """The old record, to be added to by the new one's command."""
-    for name in ("device", "jobs", "versions", "encoder_sha256", "evaluated"):
+    for name in ("device", "gpus", "jobs", "versions", "encoder_sha256", "evaluated"):
         if old[name] != new[name]:
             sys.exit(f"{path} was made with {name} {old[name]}, not {new[name]}. Give another --output.")
     for name, chosen in new["options"].items():
         if old["options"].setdefault(name, chosen) != chosen:
             sys.exit(f"{path} has other options of labeldist by the name {name!r}. Give another --output.")
     commands = [*old["commands"], *(command for command in new["commands"] if command not in old["commands"])]
-    return {**old, "commands": commands}
+    commits = dict.fromkeys([*old["commit"].split(", "), new["commit"]])
+    return {**old, "commands": commands, "commit": ", ".join(commits)}
 
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
@@ -146,28 +149,24 @@ def _cost(task: Task) -> float:
 
 def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namespace) -> None:
     """Run the tasks in their order, as many at a time as there are jobs, until none is left or time is up."""
-    # Read by the workers when they import.
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(options.threads)}
     start, num_done = time.monotonic(), 0
     waiting = iter(tasks)
-    running: dict[Future[dict[str, Any]], Task] = {}
-    pool = ProcessPoolExecutor(
-        min(options.jobs, max(1, len(tasks))),
-        mp_context=get_context("spawn"),
-        initializer=prepare,
-        initargs=(options.encoder, options.device, options.threads, tuple(options.methods)),
-    )
-    with pool:
+    running: dict[Future[dict[str, Any]], tuple[Task, ProcessPoolExecutor]] = {}
+    with ExitStack() as stack:
+        # A pool for each worker that is free.
+        free = _workers(options, stack) if tasks else []
         while True:
-            while len(running) < options.jobs and time.monotonic() - start < options.limit_seconds:
+            while free and time.monotonic() - start < options.limit_seconds:
                 task = next(waiting, None)
                 if task is None:
                     break
-                running[pool.submit(run, task, encoder=options.encoder, device=options.device)] = task
+                pool = free.pop(0)
+                running[pool.submit(run, task, encoder=options.encoder, device=options.device)] = task, pool
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task = running.pop(future)
+                task, pool = running.pop(future)
+                free.append(pool)
                 num_done += 1
                 print(f"{time.monotonic() - start:6.0f} s  {num_done}/{len(tasks)}  ", end="")
                 if error := future.exception():
@@ -176,6 +175,38 @@ def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namesp
                 record["runs"].append(future.result())
                 save(record, options.output)
                 print(_line(record["runs"][-1]), flush=True)
+
+
+def _workers(options: argparse.Namespace, stack: ExitStack) -> list[ProcessPoolExecutor]:
+    """Worker processes: a pool for each GPU, once for each of its workers, in turns.
+
+    A worker sees its own GPU only: SetFit's trainer would spread over all that it sees.
+    """
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(options.threads)}
+    gpus = _gpus(options.device) or [""]
+    pools = {}
+    for number, gpu in enumerate(gpus[: options.jobs]):
+        # Read by the workers when they start, which is at the first submission.
+        if gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        pools[number] = ProcessPoolExecutor(
+            len(range(number, options.jobs, len(gpus))),
+            mp_context=get_context("spawn"),
+            initializer=prepare,
+            initargs=(options.encoder, options.device, options.threads, tuple(options.methods)),
+        )
+        stack.enter_context(pools[number]).submit(int)
+    return [pools[job % len(gpus)] for job in range(options.jobs)]
+
+
+def _gpus(device: str) -> list[str]:
+    """The GPUs that are there, as `CUDA_VISIBLE_DEVICES` names them."""
+    if device == "cpu":
+        return []
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _line(done: dict[str, Any]) -> str:

@@ -133,11 +133,12 @@ def settings(record: dict[str, Any]) -> str:
     """What was run, by which commands, and where."""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     runs = "one run at a time" if record["jobs"] == 1 else f"{record['jobs']} runs at a time"
+    device = f"{record['gpus']} GPU(s)" if record["gpus"] else record["device"]
     commands = "\n".join(record["commands"])
     return (
         f"Judged on {record['evaluated']} rows, the first {record['max_length']} tokens of a text.\n\n"
         f"```sh\n{commands}\n```\n\n"
-        f"{record['machine']}, on {record['device']}, {runs}, {record['threads']} thread(s) each; {versions}; commit "
+        f"{record['machine']}, on {device}, {runs}, {record['threads']} thread(s) each; {versions}; commit "
         f"{record['commit']}."
     )
 
