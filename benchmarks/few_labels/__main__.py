@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import get_context
@@ -153,7 +154,7 @@ def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namesp
     waiting = iter(tasks)
     running: dict[Future[dict[str, Any]], tuple[Task, ProcessPoolExecutor]] = {}
     with ExitStack() as stack:
-        # A pool for each worker that is free.
+        # Those that have nothing to do.
         free = _workers(options, stack) if tasks else []
         while True:
             while free and time.monotonic() - start < options.limit_seconds:
@@ -166,8 +167,10 @@ def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namesp
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task, pool = running.pop(future)
-                free.append(pool)
                 num_done += 1
+                # A worker whose process died takes no more.
+                if not isinstance(future.exception(), BrokenProcessPool):
+                    free.append(pool)
                 print(f"{time.monotonic() - start:6.0f} s  {num_done}/{len(tasks)}  ", end="")
                 if error := future.exception():
                     print(f"{task.key} failed: {error!r}", flush=True)
@@ -178,25 +181,21 @@ def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namesp
 
 
 def _workers(options: argparse.Namespace, stack: ExitStack) -> list[ProcessPoolExecutor]:
-    """Worker processes: a pool for each GPU, once for each of its workers, in turns.
+    """Worker processes, each a pool of its own, on the GPUs in turns.
 
     A worker sees its own GPU only: SetFit's trainer would spread over all that it sees.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(options.threads)}
-    gpus = _gpus(options.device) or [""]
-    pools = {}
-    for number, gpu in enumerate(gpus[: options.jobs]):
-        # Read by the workers when they start, which is at the first submission.
-        if gpu:
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-        pools[number] = ProcessPoolExecutor(
-            len(range(number, options.jobs, len(gpus))),
-            mp_context=get_context("spawn"),
-            initializer=prepare,
-            initargs=(options.encoder, options.device, options.threads, tuple(options.methods)),
-        )
-        stack.enter_context(pools[number]).submit(int)
-    return [pools[job % len(gpus)] for job in range(options.jobs)]
+    gpus, pools = _gpus(options.device), []
+    for number in range(options.jobs):
+        # Read by the process when it starts, which is at the first submission.
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        settings = (options.encoder, options.device, options.threads, tuple(options.methods))
+        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=prepare, initargs=settings)
+        stack.enter_context(pool).submit(int)
+        pools.append(pool)
+    return pools
 
 
 def _gpus(device: str) -> list[str]:

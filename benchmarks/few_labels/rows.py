@@ -37,6 +37,7 @@ class Rows:
     evaluated: Split
 
 
+@lru_cache
 def draw_rows(corpus: str, shots: int, seed: int, evaluated: Evaluated) -> Rows:
     """Draw the shots of one seed from all training rows.
 
