@@ -100,6 +100,8 @@ def prepare(encoder: str, device: str, num_threads: int, methods: tuple[str, ...
     from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(num_threads)
+    # float32 products of a GPU in TF32, for every method: several times as fast.
+    torch.set_float32_matmul_precision("high")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if any(method.startswith("setfit") for method in methods):
