@@ -301,7 +301,7 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     """What is wanted under the recipe that these data ask for; said where the data decided."""
     asked = wanted.standard.settings
     labels = raw.labels_per_class(asked.data.shots)
-    spec = wanted.chosen(labels)
+    spec = wanted.chosen(labels, len(raw.class_names))
     if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
         say(
             f"{labels:.3g} labels per class: recipe few-labels, with {spec.settings.data.label_texts} as label texts "

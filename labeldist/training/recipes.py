@@ -24,6 +24,9 @@ RecipeName = Literal["standard", "few-labels"]
 MAX_FEW = 20
 """Labels per class, on average, up to which `auto` takes few-labels."""
 
+MIN_STEPS, STEPS_PER_CLASS = 50, 3
+"""Optimizer steps of few-labels: with few classes 50 are enough, and 50 classes gain by each hundred more."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -45,10 +48,10 @@ RECIPES: dict[RecipeName, Recipe] = {
     "few-labels": Recipe(
         RunSettings(
             data=DataSettings(validation_fraction=0.0, label_texts="names"),
-            model=ModelSettings(projection="none", dropout=0.1),
-            loss=LossSettings(temperature=0.1, weighting="log"),
+            model=ModelSettings(projection="none", dropout=0.1, class_layer="logistic"),
+            loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),
-            optim=OptimSettings(steps=150, batch_size=64, learning_rate=5e-5, head_learning_rate=1e-3),
+            optim=OptimSettings(batch_size=128, learning_rate=5e-5, head_learning_rate=1e-2),
         ),
         "contrastive",
         (
@@ -91,11 +94,18 @@ class ByRecipe(Generic[T]):
             return self.few() if shots is not None and shots <= MAX_FEW else None
         return self.few() if recipe == "few-labels" else self._named(self.standard, "standard")
 
-    def chosen(self, labels_per_class: float) -> T:
-        """What holds for data with this many training labels per class, on average."""
-        if (decided := self.decided) is not None:
-            return decided
-        return self.few() if labels_per_class <= MAX_FEW else self._named(self.standard, "standard")
+    def chosen(self, labels_per_class: float, num_classes: int) -> T:
+        """What holds for data with so many training labels per class, on average, and so many classes."""
+        wanted = self.decided
+        if wanted is None:
+            wanted = self.few() if labels_per_class <= MAX_FEW else self._named(self.standard, "standard")
+        settings = self.settings_of(wanted)
+        optim = settings.optim
+        # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
+        if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == OptimSettings().epochs:
+            steps = MIN_STEPS + STEPS_PER_CLASS * num_classes
+            wanted = self.with_settings(wanted, replace(settings, optim=replace(optim, steps=steps)))
+        return wanted
 
     def few(self) -> T:
         """Under the recipe of few labels."""
