@@ -102,7 +102,7 @@ def hierarchy_groups(tree: Hierarchy) -> dict[str, list[str]]:
             for group in above:
                 groups[group].append(node)
         elif isinstance(node, Mapping):
-            stack += [(str(key), child, above, depth + 1) for key, child in reversed(node.items())]
+            stack += [(str(key), child, above, depth + 1) for key, child in reversed(list(node.items()))]
         elif isinstance(node, Sequence):
             stack += [(None, child, above, depth + 1) for child in reversed(node)]
         else:
@@ -141,7 +141,8 @@ def prefix_groups(class_names: Iterable[str], separator: str) -> dict[str, list[
     for name in names:
         parts = name.split(separator)
         for end in range(1, len(parts)):
-            groups.setdefault(separator.join(parts[:end]), []).append(name)
+            if prefix := separator.join(parts[:end]):
+                groups.setdefault(prefix, []).append(name)
     doubled = next((name for name in names if name in groups), None)
     if doubled is not None:
         raise ValueError(f"{shown(doubled)} is both a class and the group of {shown(groups[doubled][0])}.")

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from labeldist.training import processes
 from labeldist.training.arguments import FindSource, found, plain, settings_of
 from labeldist.training.config import RunSettings
+from labeldist.training.data.coarse import CoarseOptions
 from labeldist.training.data.corpus import RawCorpus, read_source
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
@@ -271,7 +272,9 @@ def carry_out_comparison(
 
 def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
     data = settings.data
-    return read_source(find(), text_column=data.text_column, label_column=data.label_column)
+    return read_source(
+        find(), text_column=data.text_column, label_column=data.label_column, coarse=CoarseOptions.of(data)
+    )
 
 
 def _check_objectives(*objectives: str) -> None:

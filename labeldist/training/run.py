@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 
+from labeldist.coarse import FineLabelsOnly
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
-from labeldist.training.classification import classification_loss
+from labeldist.training.classification import classification_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, read_corpus
+from labeldist.training.data.coarse import CoarseOptions
+from labeldist.training.data.corpus import Corpus, read_corpus, training_rows
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
@@ -80,7 +82,9 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
     data = settings.data
     if not data.data:
         raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
-    raw = read_corpus(data.data, text_column=data.text_column, label_column=data.label_column)
+    raw = read_corpus(
+        data.data, text_column=data.text_column, label_column=data.label_column, coarse=CoarseOptions.of(data)
+    )
     return raw.draw(seed=seed, validation_fraction=data.validation_fraction, shots=data.shots)
 
 
@@ -201,7 +205,7 @@ def check_encoder(settings: RunSettings, corpus: Corpus) -> None:
         UserError: if the encoder is unknown, cannot be reached, or does not take such texts.
     """
     if settings.model.encoder != "textcnn":
-        build_classifier(settings.model, corpus.train.texts, len(corpus.class_names))
+        build_classifier(settings.model, training_rows(corpus).texts, len(corpus.class_names))
 
 
 @contextmanager
@@ -239,8 +243,9 @@ def _carry_out(
     spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, *, resume: bool
 ) -> RunMetrics | None:
     for note in corpus.notes:
-        # A test set that was drawn, or that shares texts with train, decides what the numbers mean.
-        (options.say if note.startswith("test:") else options.note)(note)
+        # A test set that was drawn, or that shares texts with train, decides what the numbers mean; rows that only a
+        # group is known of, or that were left out, what was trained.
+        (options.say if note.startswith(("test:", "coarse:")) else options.note)(note)
     settings, classes = spec.settings, corpus.class_names
     tokens = options.tokens or TokenCache()
     confusion_file = options.confusion_file or run.confusion
@@ -258,11 +263,12 @@ def _carry_out(
     # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()
     seed_everything(spec.seed)
-    model, tokenizer = build_classifier(settings.model, corpus.train.texts, len(classes))
+    rows = training_rows(corpus)
+    model, tokenizer = build_classifier(settings.model, rows.texts, len(classes))
     objective = make_objective(spec, choice, model, corpus)
     train, validation, test = (
         EncodedSplit(split, tokens.encode(split.texts, tokenizer, settings, corpus))
-        for split in (corpus.train, corpus.validation, corpus.test)
+        for split in (rows, corpus.validation, corpus.test)
     )
     fit_options = FitOptions(
         run.checkpoints,
@@ -335,6 +341,7 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     settings, views = spec.settings.loss, OBJECTIVES[spec.objective].views
     options: dict[str, Any] = {}
     classification = classification_loss(settings, torch.as_tensor(corpus.train.labels), len(corpus.class_names))
+    classification = with_coarse_labels(classification, corpus)
     if classification is not None:
         options["classification"] = classification
     if choice.ldm is None:
@@ -342,6 +349,8 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     contrastive = LabelDistanceContrastiveLoss(
         choice.ldm, temperature=settings.temperature, weighting=settings.weighting
     )
+    if corpus.groups:
+        contrastive = FineLabelsOnly(contrastive)
     return TrainerObjective(
         contrastive, model, views=views, ce_weight=settings.ce_weight, confusion=choice.confusion, **options
     )
@@ -352,7 +361,12 @@ def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
         spec=spec,
         data_name=corpus.name,
         class_names=corpus.class_names,
-        num_rows={"train": len(corpus.train), "validation": len(corpus.validation), "test": len(corpus.test)},
+        num_rows={
+            "train": len(corpus.train),
+            "validation": len(corpus.validation),
+            "test": len(corpus.test),
+            **({"coarse": len(corpus.coarse)} if corpus.groups else {}),
+        },
         notes=corpus.notes,
         fingerprint=digest,
         num_processes=num_processes(),

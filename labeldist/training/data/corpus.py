@@ -4,13 +4,15 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from labeldist.class_names import look_alikes, nearest_name
 from labeldist.messages import listed, shown
+from labeldist.training.data.coarse import CoarseOptions, CoarseRows, check_no_group, separate
 from labeldist.training.data.columns import Table
 from labeldist.training.data.sources import DEMO, Source, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
@@ -27,6 +29,7 @@ __all__ = [
     "read_source",
     "read_split",
     "split_of_table",
+    "training_rows",
 ]
 
 TEST_FRACTION = 0.2
@@ -59,8 +62,10 @@ class Corpus:
         train: rows to train on.
         validation: rows for early stopping and confusion counts.
         test: rows for the final figures.
-        fingerprint: SHA-256 over the class names and all three splits, in order.
+        fingerprint: SHA-256 over the class names and all three splits, in order; and over coarse rows and their groups.
         notes: what was decided, one sentence each.
+        coarse: more rows to train on, of which only a group is known: label C + g is group g.
+        groups: the classes of each group, by name.
     """
 
     name: str
@@ -70,6 +75,24 @@ class Corpus:
     test: Split
     fingerprint: str
     notes: tuple[str, ...]
+    coarse: Split = field(default_factory=lambda: Split([], np.zeros(0, dtype=np.int64)))
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def training_rows(corpus: Corpus, fine: Split | None = None) -> Split:
+    """All rows that a model trains on: those with a class, then those with a group.
+
+    Args:
+        corpus: of the run.
+        fine: in place of `corpus.train`, such as a fold of it.
+
+    Examples:
+        >>> corpus = load_corpus(["demo"], shots=2)
+        >>> len(training_rows(corpus)) == len(corpus.train) + len(corpus.coarse)
+        True
+    """
+    parts = (corpus.train if fine is None else fine, corpus.coarse)
+    return Split([text for part in parts for text in part.texts], np.concatenate([part.labels for part in parts]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +104,21 @@ class RawCorpus:
         class_names: the class of each index, in natural order: the classes of train.
         tables: train, and those of test and validation that the data brings.
         notes: what was found while reading, one sentence each.
+        coarse: the rows of train of which only a group is known, if coarse labels were asked for.
     """
 
     name: str
     class_names: tuple[str, ...]
     tables: Mapping[str, Table]
     notes: tuple[str, ...]
+    coarse: CoarseRows | None = None
 
     def draw(self, *, seed: int = 0, validation_fraction: float = 0.1, shots: int | None = None) -> Corpus:
         """Draw the splits that the data does not bring.
 
         First the test set is drawn where none is given, then the validation set, both stratified; then the shots, from
-        what is left to train on. All draws depend on labels, sizes and `seed` only.
+        what is left to train on. All draws depend on labels, sizes and `seed` only. Coarse rows are never drawn: all
+        are trained on.
 
         Args:
             seed: seed of the draws, >= 0.
@@ -111,23 +137,38 @@ class RawCorpus:
         tables, notes = dict(self.tables), list(self.notes)
         if "test" not in tables:
             notes += _draw(tables, "test", TEST_FRACTION, seed, self.class_names)
-            notes += _overlap_notes(tables)
+            notes += _overlap_notes(tables, self.coarse)
         if "validation" not in tables:
             notes += _draw(tables, "validation", validation_fraction, seed, self.class_names)
         notes += _absence_notes(tables["validation"], self.class_names)
         if shots is not None:
             notes += _draw_shots(tables, shots, seed, self.class_names)
         splits = {part: split_of_table(table, self.class_names) for part, table in tables.items()}
+        digest = _fingerprint(self.class_names, (splits["train"], splits["validation"], splits["test"]))
+        coarse: dict[str, Any] = {}
+        if self.coarse is not None and len(self.coarse.table):
+            groups = self.coarse.groups
+            rows = Split(self.coarse.table.texts, _indices(self.coarse.table, [*self.class_names, *groups]))
+            coarse = {"coarse": rows, "groups": groups}
+            members = [part for name, classes in groups.items() for part in (name, str(len(classes)), *classes)]
+            digest = hashlib.sha256(f"{digest} {_fingerprint(members, (rows,))}".encode()).hexdigest()
         return Corpus(
             name=self.name,
             class_names=self.class_names,
             **splits,
-            fingerprint=_fingerprint(self.class_names, (splits["train"], splits["validation"], splits["test"])),
+            fingerprint=digest,
             notes=tuple(notes),
+            **coarse,
         )
 
 
-def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+def read_corpus(
+    data: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    coarse: CoarseOptions | None = None,
+) -> RawCorpus:
     """Read a corpus and check it.
 
     Args:
@@ -135,6 +176,7 @@ def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_co
             `(hub_id,)`.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
+        coarse: where coarse labels of train come from; there are none unless given.
 
     Raises:
         UserError: for any defect of the data.
@@ -143,10 +185,16 @@ def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_co
         >>> sorted(read_corpus(["demo"]).tables)
         ['test', 'train']
     """
-    return read_source(find_source(data), text_column=text_column, label_column=label_column)
+    return read_source(find_source(data), text_column=text_column, label_column=label_column, coarse=coarse)
 
 
-def read_source(source: Source, *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+def read_source(
+    source: Source,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    coarse: CoarseOptions | None = None,
+) -> RawCorpus:
     """As `read_corpus`, of a source that was found already.
 
     Raises:
@@ -154,7 +202,20 @@ def read_source(source: Source, *, text_column: str | None = None, label_column:
     """
     # Train first: a folder without it is told so before anything is read.
     present = ["train", *(part for part in ("validation", "test") if part in source.parts)]
-    tables = {part: source.table(part, text_column=text_column, label_column=label_column) for part in present}
+    coarse = coarse or CoarseOptions()
+    tables = {
+        part: source.table(
+            part,
+            text_column=text_column,
+            label_column=label_column,
+            coarse_column=coarse.column,
+            may_lack_label=coarse.is_given and part == "train",
+        )
+        for part in present
+    }
+    coarse_rows, groups = None, {}
+    if coarse.is_given:
+        tables["train"], coarse_rows, groups = separate(tables["train"], coarse)
     class_names = natural_order(set(tables["train"].labels))
     if len(class_names) < 2:
         raise UserError(
@@ -162,12 +223,13 @@ def read_source(source: Source, *, text_column: str | None = None, label_column:
             "A classifier needs at least two."
         )
     for part in present[1:]:
+        check_no_group(tables[part], part, groups, class_names)
         _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
     notes = [] if source.name == DEMO or (text_column and label_column) else _column_notes(tables)
     notes += [note for table in tables.values() for note in table.notes] + _look_alike_notes(class_names)
     if "test" in tables:
-        notes += _overlap_notes(tables)
-    return RawCorpus(source.name, class_names, tables, tuple(notes))
+        notes += _overlap_notes(tables, coarse_rows)
+    return RawCorpus(source.name, class_names, tables, tuple(notes), coarse_rows)
 
 
 def load_corpus(
@@ -297,9 +359,9 @@ def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class
     return [f"{part}: {len(drawn)} of {len(train)} rows drawn from {train.place.name} by seed {seed}"]
 
 
-def _overlap_notes(tables: dict[str, Table]) -> list[str]:
+def _overlap_notes(tables: dict[str, Table], coarse: CoarseRows | None) -> list[str]:
     """Count test texts that a model has seen in training: the test flatters it there."""
-    train = {_plain(text) for text in tables["train"].texts}
+    train = {_plain(text) for text in tables["train"].texts + (coarse.table.texts if coarse else [])}
     shared = sum(_plain(text) in train for text in tables["test"].texts)
     return (
         [f"test: {shared} of {len(tables['test'])} texts also stand in train, case and spacing aside"] if shared else []
