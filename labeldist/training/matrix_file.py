@@ -85,7 +85,7 @@ def read_hierarchy(source: str) -> Any:
     """
     is_text = source.lstrip().startswith(("{", "["))
     name = "--hierarchy" if is_text else source
-    text = source if is_text else _read_text(Path(source))
+    text = source if is_text else _read_text(Path(source), "hierarchy file")
     try:
         content = _json_of(text)
         if isinstance(content, dict) and "hierarchy" in content and set(content) <= {"hierarchy", "max_distance"}:
@@ -138,12 +138,12 @@ def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
     return valid[0]
 
 
-def _read_text(path: Path) -> str:
-    check_file(path, "matrix file")
+def _read_text(path: Path, noun: str = "matrix file") -> str:
+    check_file(path, noun)
     with open_file(path) as stream:
         content = stream.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise UserError(f"{path} is larger than {_MAX_BYTES >> 30} GiB, which is more than a matrix file may have.")
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 30} GiB, which is more than a {noun} may have.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
