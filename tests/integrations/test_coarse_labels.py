@@ -126,9 +126,9 @@ def test_lightning_counts_classes_only(tmp_path):
 
     module = Module()
     counts: list[torch.Tensor] = []
-    ldm: Any = module.criterion.contrastive.loss.ldm
+    (ldm,) = (part for part in module.modules() if isinstance(part, AdaptiveLDM))
     update = ldm.update
-    ldm.update = lambda found, **options: (counts.append(found.clone()), update(found, **options))[1]
+    ldm.update = lambda found, **options: (counts.append(found.clone()), update(found, **options))[1]  # type: ignore[method-assign]
     inputs = nn.functional.one_hot(rows.classes, NUM_CLASSES).float()
     data = DataLoader(TensorDataset(inputs, rows.labels), batch_size=10)
     trainer = lightning.Trainer(
