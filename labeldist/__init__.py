@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labeldist.backends import label_distance_contrastive
     from labeldist.cached import CachedGradients
+    from labeldist.coarse import (
+        FineLabelsOnly,
+        MarginalCrossEntropy,
+        hierarchy_groups,
+        marginal_cross_entropy,
+        prefix_groups,
+    )
     from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
     from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
     from labeldist.joint import JointLoss
@@ -29,11 +36,13 @@ __all__ = [
     "CrossBatchMemory",
     "DistributedLossWrapper",
     "DistributedMinerWrapper",
+    "FineLabelsOnly",
     "JointLoss",
     "LabelDistanceBatchSampler",
     "LabelDistanceContrastiveLoss",
     "LabelDistanceMatrix",
     "LabelDistanceMiner",
+    "MarginalCrossEntropy",
     "MistakeSeverity",
     "StaticLDM",
     "TwoViewLoss",
@@ -41,9 +50,12 @@ __all__ = [
     "class_centroids",
     "confusion_counts",
     "embedding_metrics",
+    "hierarchy_groups",
     "label_distance_contrastive",
+    "marginal_cross_entropy",
     "mistake_severity",
     "most_confused_pairs",
+    "prefix_groups",
 ]
 
 # The imports above, as they happen: a test holds that both say the same.
@@ -54,11 +66,13 @@ _HOMES = {
     "CrossBatchMemory": "memory",
     "DistributedLossWrapper": "wrappers",
     "DistributedMinerWrapper": "wrappers",
+    "FineLabelsOnly": "coarse",
     "JointLoss": "joint",
     "LabelDistanceBatchSampler": "samplers",
     "LabelDistanceContrastiveLoss": "losses",
     "LabelDistanceMatrix": "ldm",
     "LabelDistanceMiner": "miners",
+    "MarginalCrossEntropy": "coarse",
     "MistakeSeverity": "evaluation",
     "StaticLDM": "ldm",
     "TwoViewLoss": "wrappers",
@@ -66,9 +80,12 @@ _HOMES = {
     "class_centroids": "ldm",
     "confusion_counts": "confusion",
     "embedding_metrics": "evaluation",
+    "hierarchy_groups": "coarse",
     "label_distance_contrastive": "backends",
+    "marginal_cross_entropy": "coarse",
     "mistake_severity": "evaluation",
     "most_confused_pairs": "confusion",
+    "prefix_groups": "coarse",
 }
 # They need the extra `train`, and so `from labeldist import *` leaves them out.
 _WITH_TRAINER = dict.fromkeys(("compare", "load", "train"), "training.api")

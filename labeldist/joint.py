@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from labeldist import functional
 from labeldist.checks import check_ce_weight
+from labeldist.coarse import check_coarse_contrast
 from labeldist.ldm import LabelDistanceMatrix
 from labeldist.precision import at_least_float32
 
@@ -41,11 +42,12 @@ class JointLoss(nn.Module):
         contrastive: $L_s$, called as `contrastive(embeddings, labels)`: any pytorch-metric-learning loss.
         classification: $L_c$, called as `classification(logits, labels)`, must return a scalar:
             `nn.CrossEntropyLoss(weight=..., label_smoothing=0.1)`, a focal loss, ... `None` uses the cross-entropy of
-            the paper, Eq. 10. A module moves to the device of the logits.
+            the paper, Eq. 10. A module moves to the device of the logits. With a `MarginalCrossEntropy` labels may be
+            coarse, and `contrastive` must be in `FineLabelsOnly`.
         ce_weight: $\lambda$ in [0, 1], the weight of $L_c$; 0.5 in the paper.
 
     Raises:
-        ValueError: if `ce_weight` lies outside [0, 1].
+        ValueError: if `ce_weight` lies outside [0, 1], or `contrastive` would take coarse labels for classes.
         TypeError: if `contrastive` is not a loss of embeddings and labels, or `classification` is not callable.
 
     Examples:
@@ -69,6 +71,7 @@ class JointLoss(nn.Module):
                 "classification must be a loss of logits and labels, such as nn.CrossEntropyLoss(), got "
                 f"{type(classification).__name__}."
             )
+        check_coarse_contrast(contrastive, classification)
         self.contrastive = contrastive
         self.classification = classification
         self.ce_weight = ce_weight
@@ -98,7 +101,7 @@ class JointLoss(nn.Module):
         Args:
             logits: class scores, `(B, C)`, or `(M, C)` for the first M rows only.
             embeddings: `(B, D)`.
-            labels: `(B,)`, integer, in [0, C).
+            labels: `(B,)`, integer, in [0, C), or what `classification` takes.
             **pairs: passed to the contrastive loss: `indices_tuple`, `ref_emb` and `ref_labels`.
 
         Returns:

@@ -265,7 +265,7 @@ def sharded_pairs(loss: nn.Module) -> AbstractContextManager[None]:
 
     Args:
         loss: any loss. There is no effect on a `LabelDistanceContrastiveLoss` inside another module, because that
-            module may change the rows.
+            module may change the rows; except in `FineLabelsOnly`, which takes the same rows on all processes.
 
     Examples:
         >>> from labeldist import StaticLDM
@@ -274,6 +274,5 @@ def sharded_pairs(loss: nn.Module) -> AbstractContextManager[None]:
         ...     loss(torch.randn(4, 8), torch.tensor([0, 1, 0, 1])).shape
         torch.Size([])
     """
-    if num_processes() > 1 and isinstance(loss, LabelDistanceContrastiveLoss):
-        return loss.sharded_over(WorldGroup())
-    return nullcontext()
+    shard = getattr(loss, "sharded_over", None)
+    return nullcontext() if shard is None or num_processes() == 1 else shard(WorldGroup())

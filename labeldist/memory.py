@@ -6,13 +6,15 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor, nn
 
 from labeldist.checks import check_indices_tuple
+from labeldist.coarse import FineLabelsOnly
 from labeldist.losses import LabelDistanceContrastiveLoss
 
 __all__ = ["CrossBatchMemory", "check_supported", "without_self_pairs"]
 
 
 def check_supported(wrapper: type, loss: nn.Module, supported: list[str]) -> None:
-    """Raise `TypeError` unless `loss` is a label-distance loss or on PML's own list."""
+    """Raise `TypeError` unless `loss` is a label-distance loss or on PML's own list, perhaps in `FineLabelsOnly`."""
+    loss = loss.loss if isinstance(loss, FineLabelsOnly) else loss
     if not isinstance(loss, LabelDistanceContrastiveLoss) and type(loss).__name__ not in supported:
         raise TypeError(
             f"{wrapper.__name__} takes a LabelDistanceContrastiveLoss or one of PML's {', '.join(supported)}, got "

@@ -10,6 +10,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor, nn
 
 from labeldist.checks import check_indices_tuple
+from labeldist.coarse import FineLabelsOnly
 from labeldist.distributed import check_agreement, gather_rows, num_processes, process_index, sum_over_processes
 from labeldist.losses import LabelDistanceContrastiveLoss, sharded_pairs
 from labeldist.memory import check_supported, without_self_pairs
@@ -93,7 +94,7 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
     from that of one process. All processes must have the same number of rows.
 
     Args:
-        loss: any of PML's losses, or a `CrossBatchMemory`.
+        loss: any of PML's losses, perhaps in `FineLabelsOnly`, or a `CrossBatchMemory`.
         efficient: use only this process's rows as anchors, and all rows as references. The result is the mean over the
             processes, weighted by their numbers of anchors that have a positive if `loss` is a
             `LabelDistanceContrastiveLoss` with its default reducer, and unweighted otherwise. Each process lists the
@@ -110,7 +111,13 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
     """
 
     def __init__(self, loss: nn.Module, efficient: bool = False):
-        super().__init__(loss, efficient=efficient)
+        if isinstance(loss, FineLabelsOnly) and isinstance(loss.loss, pml_losses.CrossBatchMemory):
+            raise TypeError(
+                "DistributedLossWrapper keeps the queues of all processes equal, for a CrossBatchMemory that it holds "
+                "itself. Swap the wrappers: FineLabelsOnly(DistributedLossWrapper(CrossBatchMemory(...)))."
+            )
+        super().__init__(loss.loss if isinstance(loss, FineLabelsOnly) else loss, efficient=efficient)
+        self.loss = loss
 
     def forward(self, embeddings, labels=None, indices_tuple=None, ref_emb=None, ref_labels=None, enqueue_mask=None):
         """Return the loss over the rows of all processes; each process passes its own rows.

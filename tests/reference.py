@@ -102,3 +102,15 @@ def algorithm_1(evaluations, *, num_classes, warmup_fraction, update_every, max_
                 for b in range(num_classes):
                     matrix[a][b] += epsilon * (target[a][b] - matrix[a][b])
     return matrix
+
+
+def marginal_cross_entropy(logits, allowed):
+    """One number a row: minus the log of the probability of the allowed classes."""
+    losses = []
+    for row, is_allowed in zip(logits, allowed, strict=True):
+        largest = max(value for value, inside in zip(row, is_allowed, strict=True) if inside)
+        inside = math.fsum(math.exp(value - largest) for value, ok in zip(row, is_allowed, strict=True) if ok)
+        # With others as far above as floats reach, the sum of all would overflow: their logits are at most 400 apart.
+        outside = math.fsum(math.exp(value - largest) for value, ok in zip(row, is_allowed, strict=True) if not ok)
+        losses.append(math.log1p(outside / inside))
+    return losses

@@ -30,6 +30,7 @@ from labeldist import (
     CrossBatchMemory,
     DistributedLossWrapper,
     DistributedMinerWrapper,
+    FineLabelsOnly,
     LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
     LabelDistanceMiner,
@@ -99,6 +100,7 @@ class Case:
     has_references: bool = False
     lengths: list[int] = field(default_factory=lambda: EVEN)
     lonely_rank: int | None = None
+    is_coarse: bool = False
     dtype: torch.dtype = torch.float64
 
 
@@ -165,6 +167,19 @@ def weighted():
     return fixed(reducer=ClassWeightedReducer(torch.tensor([1.0, 3.0, 0.5, 1.0]).double()), collect_stats=True)
 
 
+def fine_labels():
+    return FineLabelsOnly(fixed())
+
+
+def learned_fine_labels():
+    return FineLabelsOnly(learned())
+
+
+def inside_out(loss, efficient):
+    """Each process leaves out its coarse rows before the rest are gathered."""
+    return FineLabelsOnly(DistributedLossWrapper(loss.loss, efficient=efficient))
+
+
 # Each of these must equal one process on the concatenated batch.
 EQUAL: dict[str, Case] = {
     **both_modes("the loss"),
@@ -198,6 +213,14 @@ EQUAL: dict[str, Case] = {
     "an empty batch and a learned matrix": Case(lengths=[6, 0, 5, 7]),
     "an empty batch with references": Case(lengths=[6, 0, 5, 7], has_references=True),
     "a row or few a process": Case(loss=fixed, lengths=[3, 1, 1, 1]),
+    "coarse labels": Case(loss=fine_labels, lengths=UNEVEN, is_coarse=True),
+    "coarse labels and a learned matrix": Case(loss=learned_fine_labels, lengths=UNEVEN, is_coarse=True),
+    "coarse labels with references": Case(loss=fine_labels, lengths=UNEVEN, is_coarse=True, has_references=True),
+    "coarse labels, pairs mined": Case(loss=fine_labels, lengths=UNEVEN, is_coarse=True, miner=multi_similarity),
+    "coarse labels left out by each": Case(loss=fine_labels, wrapper=inside_out, lengths=UNEVEN, is_coarse=True),
+    "coarse labels left out by each, own anchors": Case(
+        loss=fine_labels, wrapper=inside_out, lengths=UNEVEN, is_coarse=True, efficient=True
+    ),
     "float32": Case(lengths=UNEVEN, dtype=torch.float32),
     "float32, a fixed symmetric matrix": Case(loss=fixed_symmetric, lengths=UNEVEN, dtype=torch.float32),
     "float32, with references": Case(lengths=UNEVEN, has_references=True, dtype=torch.float32),
@@ -223,7 +246,13 @@ ENDING = {
 
 
 def batch_of(case: Case, world: int) -> Batch:
-    return batch(case.lengths[:world], lonely_rank=case.lonely_rank)
+    rows = batch(case.lengths[:world], lonely_rank=case.lonely_rank)
+    if case.is_coarse:
+        # Group 0 for class 2, and for all rows of rank 1.
+        rows.labels[rows.labels == 2] = len(DISTANCES)
+        rows.ref_labels[rows.ref_labels == 2] = len(DISTANCES)
+        rows.labels.split(rows.lengths)[1].fill_(len(DISTANCES))
+    return rows
 
 
 def encoder() -> nn.Module:

@@ -31,11 +31,12 @@ LEVELS = {
     "reducers": 3,
     "ldm": 4,
     "cached": 5,
+    "coarse": 5,
     "evaluation": 5,
-    "joint": 5,
     "losses": 5,
     "miners": 5,
     "samplers": 5,
+    "joint": 6,
     "memory": 6,
     "wrappers": 7,
     # The public names, `labeldist/__init__.py`: all of the core.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from labeldist.coarse import takes_coarse_labels
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement
 from labeldist.integrations._shared.losses import QueueSnapshot
@@ -130,6 +131,9 @@ class LabelDistanceCallback(Callback):
                 f"validation_step must return logits of shape (B, {num_classes}), one column per class of the LDM, got "
                 f"{tuple(logits.shape)}."
             )
+        if takes_coarse_labels(pl_module):
+            # Coarse labels are no classes.
+            labels, logits = labels[labels < num_classes], logits[labels < num_classes]
         self._counts += confusion_counts(labels, logits.argmax(dim=1), num_classes).to(self._counts.device)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from labeldist import functional
 from labeldist.checks import check_count, check_labels
+from labeldist.coarse import check_coarse_contrast
 from labeldist.confusion import confusion_counts
 from labeldist.distributed import check_agreement, sum_over_processes
 from labeldist.integrations._shared.gradients import call_with_mean_gradients, learned_weights, weights_from_main
@@ -106,6 +107,7 @@ class SentenceLabelDistanceLoss(nn.Module):
                 "classification is a loss of class scores, and there is no classifier to give them. Pass "
                 "classifier=nn.Linear(model.get_embedding_dimension(), num_classes)."
             )
+        check_coarse_contrast(contrastive, classification)
         # The trainer looks for this very name, to put the distributed or compiled model in its place.
         self.model = model
         self.joint = JointLoss(contrastive, ce_weight=ce_weight)

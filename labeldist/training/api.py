@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from labeldist.training import processes
 from labeldist.training.arguments import FindSource, found, plain, settings_of
 from labeldist.training.config import RunSettings
+from labeldist.training.data.coarse import CoarseOptions
 from labeldist.training.data.corpus import RawCorpus, read_source
 from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
@@ -360,7 +361,9 @@ def carry_out_comparison(
 
 def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
     data = settings.data
-    return read_source(find(), text_column=data.text_column, label_column=data.label_column)
+    return read_source(
+        find(), text_column=data.text_column, label_column=data.label_column, coarse=CoarseOptions.of(data)
+    )
 
 
 def _as_setting(label_texts: str | Path | LabelTexts | None, settings: dict[str, Any]) -> LabelTexts | None:

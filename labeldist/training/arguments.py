@@ -1,6 +1,7 @@
 """The arguments of `train` and `compare` as data to find and settings to follow."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -55,6 +56,9 @@ def settings_of(names: tuple[str, ...], options: Mapping[str, Any], defaults: Ru
             raise TypeError(f"There is no setting {name!r}.{nearest_name(name, allowed)}")
         sections.setdefault(section, {})[name] = value
     sections.setdefault("data", {})["data"] = names
+    hierarchy = sections["data"].get("hierarchy")
+    if isinstance(hierarchy, Mapping | list | Path):
+        sections["data"]["hierarchy"] = str(hierarchy) if isinstance(hierarchy, Path) else _as_json(hierarchy)
     if "confusable" in sections.get("matrix", {}):
         sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
     made = {}
@@ -69,6 +73,14 @@ def settings_of(names: tuple[str, ...], options: Mapping[str, Any], defaults: Ru
 def _pairs(pairs: Any) -> list[str]:
     """Pairs of class names as the command line writes them."""
     return [pair if isinstance(pair, str) else ",".join(map(str, pair)) for pair in pairs]
+
+
+def _as_json(hierarchy: Any) -> str:
+    """A hierarchy as the setting holds it, so that the record of a run names its groups."""
+    try:
+        return json.dumps(hierarchy, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"hierarchy is made of mappings, lists and class names: {error}.") from error
 
 
 def plain(value: Any) -> Any:

@@ -4,9 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from labeldist.coarse import MarginalCrossEntropy
 from labeldist.training.config import LossSettings
+from labeldist.training.data.corpus import Corpus
 
-__all__ = ["FocalLoss", "balanced_weights", "classification_loss"]
+__all__ = ["FocalLoss", "balanced_weights", "classification_loss", "with_coarse_labels"]
 
 
 def classification_loss(settings: LossSettings, labels: Tensor, num_classes: int) -> nn.Module | None:
@@ -31,6 +33,25 @@ def classification_loss(settings: LossSettings, labels: Tensor, num_classes: int
     if weight is None and not settings.label_smoothing:
         return None
     return nn.CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing)
+
+
+def with_coarse_labels(loss: nn.Module | None, corpus: Corpus) -> nn.Module | None:
+    """The loss for all training rows of a corpus: rows with a coarse label have the marginal cross-entropy.
+
+    Args:
+        loss: of the rows with a class; `None` for cross-entropy.
+        corpus: gives the groups.
+
+    Returns:
+        `loss` itself where there are no coarse rows.
+
+    Examples:
+        >>> from labeldist.training.data.corpus import load_corpus
+        >>> with_coarse_labels(None, load_corpus(["demo"], shots=2))
+    """
+    if not corpus.groups:
+        return loss
+    return MarginalCrossEntropy(corpus.groups, loss, class_names=corpus.class_names)
 
 
 def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:

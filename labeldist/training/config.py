@@ -41,6 +41,12 @@ class DataSettings:
     validation_fraction: float = 0.1
     """Share of train that becomes the validation set where the data brings none, stratified by class. 0: none is drawn,
     training runs to its end, and the last weights are kept."""
+    coarse_column: str | None = None
+    """Column with the coarse label (a group of classes) of training rows whose label is missing."""
+    hierarchy: str | None = None
+    """JSON file {group: [classes or nested groups]}: a training label that names a group is a coarse label."""
+    hierarchy_separator: str | None = None
+    """Between the parts of class names such as NUM:date: a training label that is a prefix (NUM) is a coarse label."""
     shots: int | None = None
     """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
     label_texts: str = "none"
@@ -185,9 +191,13 @@ class RunSettings:
         if encoder not in ("textcnn", "minilm"):
             encoder = _absolute(encoder)
         matrix_file = self.matrix.matrix_file
+        hierarchy = self.data.hierarchy
+        # It may be JSON itself.
+        if hierarchy is not None and not hierarchy.lstrip().startswith(("{", "[")):
+            hierarchy = _absolute(hierarchy)
         return replace(
             self,
-            data=replace(self.data, data=data, label_texts=texts),
+            data=replace(self.data, data=data, label_texts=texts, hierarchy=hierarchy),
             model=replace(self.model, encoder=encoder),
             matrix=replace(self.matrix, matrix_file=None if matrix_file is None else matrix_file.absolute()),
         )
@@ -264,5 +274,9 @@ def check_settings(settings: RunSettings) -> None:
             raise UserError(f"{name} must be {wanted}, got {value}.")
     if matrix.confusable and matrix.matrix_file:
         raise UserError("Give the static matrix either by --confusable or by --matrix-file, not by both.")
+    if data.hierarchy is not None and data.hierarchy_separator is not None:
+        raise UserError("Give the groups of classes either by --hierarchy or by --hierarchy-separator, not by both.")
+    if data.hierarchy_separator == "":
+        raise UserError("--hierarchy-separator must have at least one character.")
     if loss.focal_gamma and loss.label_smoothing:
         raise UserError("Give either --focal-gamma or --label-smoothing: no focal loss is defined for smoothed labels.")

@@ -15,8 +15,9 @@ from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
 from labeldist.training import processes
 from labeldist.training.atomic import read_json, write_json
+from labeldist.training.classification import with_coarse_labels
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, Split, joined
+from labeldist.training.data.corpus import Corpus, Split, training_rows
 from labeldist.training.data.splits import stratified_folds
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
@@ -135,13 +136,13 @@ def count_confusions(
         `(C, C)`, int64, row = true class: on the validation set, or over the held-out parts of a cross-validation.
     """
     if settings.matrix.confusion_from == "validation":
-        return _count_once(settings, corpus, (corpus.training_rows(), corpus.validation), seed, scratch, tokens)
+        return _count_once(settings, corpus, (corpus.train, corpus.validation), seed, scratch, tokens)
     everything = np.arange(len(corpus.train))
     counts = torch.zeros(len(corpus.class_names), len(corpus.class_names), dtype=torch.int64)
     for held_out in draw_folds(settings, corpus, seed):
         kept = np.setdiff1d(everything, held_out)
-        # Label texts are no rows of anyone: they are trained on, and never counted.
-        parts = (joined(_rows(corpus.train, kept), corpus.label_texts), _rows(corpus.train, held_out))
+        # Label texts and coarse rows are trained on, and never counted.
+        parts = (_rows(corpus.train, kept), _rows(corpus.train, held_out))
         # Each fold has a vocabulary of its own: its tokens are of use to no other training.
         counts += _count_once(settings, corpus, parts, seed, scratch, None)
     return counts
@@ -225,16 +226,16 @@ def _count_once(
     tokens: TokenCache | None,
 ) -> Tensor:
     """Train a fresh classifier by cross-entropy on the first part and count its confusions on the second."""
-    train, held_out = parts
+    train, held_out = training_rows(corpus, parts[0]), parts[1]
     num_classes = len(corpus.class_names)
     seed_everything(seed)
     model, tokenizer = build_classifier(settings.model, train.texts, num_classes)
     if tokens is None:
-        encodings = [encode(part.texts, tokenizer, settings.model.max_length) for part in parts]
+        encodings = [encode(part.texts, tokenizer, settings.model.max_length) for part in (train, held_out)]
     else:
-        encodings = [tokens.encode(part.texts, tokenizer, settings, corpus) for part in parts]
+        encodings = [tokens.encode(part.texts, tokenizer, settings, corpus) for part in (train, held_out)]
     splits = (EncodedSplit(train, encodings[0]), EncodedSplit(held_out, encodings[1]))
-    objective = TrainerObjective(None, model, views=1)
+    objective = TrainerObjective(None, model, views=1, classification=with_coarse_labels(None, corpus))
     # Few rows make few steps an epoch: a model that has hardly begun confuses everything.
     steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
     epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))

@@ -16,7 +16,7 @@ from labeldist.training.data.dialects import csv_defect, find_dialect
 from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
 
-__all__ = ["parse_pair", "read_matrix_file"]
+__all__ = ["parse_pair", "read_hierarchy", "read_matrix_file"]
 
 _KEYS = ("pairs", "groups", "hierarchy", "matrix")
 _MAX_BYTES = 2**30
@@ -69,6 +69,34 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
         raise UserError(f"{path}: {error}") from error
 
 
+def read_hierarchy(source: str) -> Any:
+    """Read a hierarchy: nested objects and arrays whose leaves are class names.
+
+    Args:
+        source: a JSON file, or JSON itself, which starts with a brace or bracket. A matrix file with the key
+            `"hierarchy"` gives what stands there.
+
+    Raises:
+        UserError: for a file that is missing or broken, or anything else than such a tree.
+
+    Examples:
+        >>> read_hierarchy('{"number": ["count", "date"]}')
+        {'number': ['count', 'date']}
+    """
+    is_text = source.lstrip().startswith(("{", "["))
+    name = "--hierarchy" if is_text else source
+    text = source if is_text else _read_text(Path(source), "hierarchy file")
+    try:
+        content = _json_of(text)
+        if isinstance(content, dict) and "hierarchy" in content and set(content) <= {"hierarchy", "max_distance"}:
+            content = content["hierarchy"]
+        if not isinstance(content, dict | list):
+            raise ValueError('a hierarchy is made of objects and arrays, such as {"number": ["count", "date"]}.')
+        return _named_leaves(content)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
 def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
     """Split `first,second` into two classes; their names may contain commas themselves.
 
@@ -110,12 +138,12 @@ def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
     return valid[0]
 
 
-def _read_text(path: Path) -> str:
-    check_file(path, "matrix file")
+def _read_text(path: Path, noun: str = "matrix file") -> str:
+    check_file(path, noun)
     with open_file(path) as stream:
         content = stream.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise UserError(f"{path} is larger than {_MAX_BYTES >> 30} GiB, which is more than a matrix file may have.")
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 30} GiB, which is more than a {noun} may have.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -125,13 +153,17 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _parse_json(text: str) -> dict[str, Any]:
+def _json_of(text: str) -> Any:
     try:
-        content = json.loads(text, object_pairs_hook=_unique_keys)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}: not valid JSON: {error.msg} at column {error.colno}.") from error
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply.") from error
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    content = _json_of(text)
     found = [key for key in _KEYS if key in content] if isinstance(content, dict) else []
     if len(found) != 1:
         got = " and ".join(found) or "none of them"

@@ -124,11 +124,12 @@ class TrainedRun:
         Raises:
             labeldist.training.errors.UserError: for any defect of the data, or a label that is none of the classes.
         """
-        columns = {"text_column": text_column, "label_column": label_column}
         if isinstance(data, str | Path):
-            return self._predictor.evaluate(read_split(data, self.class_names, **columns))
+            return self._predictor.evaluate(
+                read_split(data, self.class_names, text_column=text_column, label_column=label_column)
+            )
         table = data if labels is None else (data, labels)
-        rows = memory_source({"train": table}).table("train", **columns)
+        rows = memory_source({"train": table}).table("train", text_column=text_column, label_column=label_column)
         return self._predictor.evaluate(split_of_table(rows, self.class_names))
 
     def save(self, folder: str | Path) -> Path:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from labeldist.coarse import FineLabelsOnly
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.label_texts import label_text_rows
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
-from labeldist.training.classification import classification_loss
+from labeldist.training.classification import classification_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, Split, joined, read_corpus
+from labeldist.training.data.coarse import CoarseOptions
+from labeldist.training.data.corpus import Corpus, Split, joined, read_corpus, training_rows
 from labeldist.training.data.label_texts import with_label_texts
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
@@ -84,7 +86,9 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
     data = settings.data
     if not data.data:
         raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
-    raw = read_corpus(data.data, text_column=data.text_column, label_column=data.label_column)
+    raw = read_corpus(
+        data.data, text_column=data.text_column, label_column=data.label_column, coarse=CoarseOptions.of(data)
+    )
     raw = with_label_texts(raw, data.label_texts)
     return raw.draw(seed=seed, validation_fraction=data.validation_fraction, shots=data.shots)
 
@@ -216,7 +220,7 @@ def check_encoder(settings: RunSettings, corpus: Corpus) -> None:
         UserError: if the encoder is unknown, cannot be reached, or does not take such texts.
     """
     if settings.model.encoder != "textcnn":
-        build_classifier(settings.model, corpus.training_rows().texts, len(corpus.class_names))
+        build_classifier(settings.model, training_rows(corpus).texts, len(corpus.class_names))
 
 
 @contextmanager
@@ -254,9 +258,9 @@ def _carry_out(
     spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, *, resume: bool
 ) -> RunMetrics | None:
     for note in corpus.notes:
-        # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts are
-        # rows that nobody wrote into the data.
-        (options.say if note.startswith(("test:", "label texts:")) else options.note)(note)
+        # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts, rows
+        # that only a group is known of, and rows that were left out, what was trained.
+        (options.say if note.startswith(("test:", "label texts:", "coarse:")) else options.note)(note)
     settings, classes = spec.settings, corpus.class_names
     tokens = options.tokens or TokenCache()
     confusion_file = options.confusion_file or run.confusion
@@ -274,8 +278,8 @@ def _carry_out(
     # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()
     seed_everything(spec.seed)
-    rows = rows_of(spec.objective, corpus)
-    model, tokenizer = build_classifier(settings.model, corpus.training_rows().texts, len(classes))
+    rows = training_rows(corpus)
+    model, tokenizer = build_classifier(settings.model, rows.texts, len(classes))
     train, validation, test = (
         EncodedSplit(split, tokens.encode(split.texts, tokenizer, settings, corpus))
         for split in (rows, corpus.validation, corpus.test)
@@ -302,8 +306,10 @@ def _carry_out(
     if not processes.is_main():
         return None
     if frozen_head is not None or settings.model.class_layer == "logistic":
-        known = predict_batches(model, tokenizer, rows.texts, settings.model.max_length, encodings=train.encodings)
-        fit_class_layer(model, known.vectors, rows.labels, frozen_head or "logistic")
+        known = rows_of_class_layer(spec.objective, corpus)
+        encodings = tokens.encode(known.texts, tokenizer, settings, corpus)
+        vectors = predict_batches(model, tokenizer, known.texts, settings.model.max_length, encodings=encodings).vectors
+        fit_class_layer(model, vectors, known.labels, frozen_head or "logistic")
 
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
@@ -354,19 +360,17 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
         say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
 
 
-def rows_of(objective: Objective, corpus: Corpus) -> Split:
-    """The rows that an objective learns from.
+def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:
+    """The rows that a class layer is fitted on, where one is: those of train, and label texts.
 
-    Every training takes the label texts of the corpus. Of the objectives on the frozen encoder those named so do, with
-    the class names where the corpus has none, and the others never.
+    Of the objectives on the frozen encoder those named so take label texts, the class names where the corpus has none;
+    the others never do.
     """
     spec = OBJECTIVES[objective]
-    if spec.frozen_head is None:
-        return corpus.training_rows()
-    if not spec.label_texts:
+    if spec.frozen_head is not None and not spec.label_texts:
         return corpus.train
-    if len(corpus.label_texts):
-        return corpus.training_rows()
+    if len(corpus.label_texts) or spec.frozen_head is None:
+        return joined(corpus.train, corpus.label_texts)
     texts, labels = label_text_rows(corpus.class_names)
     return joined(corpus.train, Split(texts, np.asarray(labels, dtype=np.int64)))
 
@@ -375,8 +379,9 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     """The loss that a run trains with."""
     settings, views = spec.settings.loss, OBJECTIVES[spec.objective].views
     options: dict[str, Any] = {}
-    labels = torch.as_tensor(corpus.training_rows().labels)
-    classification = classification_loss(settings, labels, len(corpus.class_names))
+    fine = joined(corpus.train, corpus.label_texts)
+    classification = classification_loss(settings, torch.as_tensor(fine.labels), len(corpus.class_names))
+    classification = with_coarse_labels(classification, corpus)
     if classification is not None:
         options["classification"] = classification
     if choice.ldm is None:
@@ -384,16 +389,18 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     contrastive = LabelDistanceContrastiveLoss(
         choice.ldm, temperature=settings.temperature, weighting=settings.weighting
     )
+    if corpus.groups:
+        contrastive = FineLabelsOnly(contrastive)
     return TrainerObjective(
         contrastive, model, views=views, ce_weight=settings.ce_weight, confusion=choice.confusion, **options
     )
 
 
 def _num_rows(corpus: Corpus) -> dict[str, int]:
-    """Of each split; of label texts where there are any."""
+    """Of each split; of label texts and coarse rows where there are any."""
     rows = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    extra = {"label texts": corpus.label_texts} if len(corpus.label_texts) else {}
-    return {name: len(split) for name, split in {**rows, **extra}.items()}
+    extra = {"label texts": corpus.label_texts, "coarse": corpus.coarse}
+    return {name: len(split) for name, split in {**rows, **extra}.items() if name in rows or len(split)}
 
 
 def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:

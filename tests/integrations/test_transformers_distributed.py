@@ -20,7 +20,9 @@ from labeldist import (
     AdaptiveLDM,
     CrossBatchMemory,
     DistributedLossWrapper,
+    FineLabelsOnly,
     LabelDistanceContrastiveLoss,
+    MarginalCrossEntropy,
     StaticLDM,
     confusion_counts,
 )
@@ -63,6 +65,23 @@ def proxies() -> nn.Module:
     return pml.ProxyAnchorLoss(NUM_CLASSES, 8)
 
 
+def fine_labels() -> nn.Module:
+    return FineLabelsOnly(adaptive())
+
+
+def groups() -> nn.Module:
+    return MarginalCrossEntropy([[0, 1], [1, 2]], num_classes=NUM_CLASSES)
+
+
+class MixedRows(Rows):
+    """Some rows have a coarse label."""
+
+    def __init__(self, num_rows: int, seed: int = 0):
+        super().__init__(num_rows, seed)
+        coarse = NUM_CLASSES + (self.labels == 2).long()
+        self.labels = torch.where(torch.arange(num_rows) % 5 < 2, coarse, self.labels)
+
+
 def nothing() -> None:
     return None
 
@@ -73,6 +92,8 @@ class Case:
 
     loss: Callable[[], nn.Module | None] = static
     model: Callable[[], Any] = bert
+    classification: Callable[[], nn.Module | None] = nothing
+    rows: type[Rows] = Rows
     num_dev: int = 0
     chunk_size: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +116,7 @@ CASES: dict[str, Case] = {
     "in chunks, learned distances": Case(learned, chunk_size=3),
     "adaptive": Case(adaptive, num_dev=30),
     "adaptive, few rows to evaluate": Case(adaptive, num_dev=3),
+    "coarse labels": Case(fine_labels, classification=groups, rows=MixedRows, num_dev=30),
     "checkpointed": Case(options={"gradient_checkpointing": True}),
     "in chunks": Case(chunk_size=3),
     "in chunks, two heads": Case(model=two_heads, chunk_size=3),
@@ -115,7 +137,7 @@ class Counted:
 
 def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
     model, loss = case.model(), case.loss()
-    objective = TrainerObjective(loss, model)
+    objective = TrainerObjective(loss, model, classification=case.classification())
     counted = Counted(objective.ldm) if isinstance(objective.ldm, AdaptiveLDM) else None
     options = {
         "num_train_epochs": 2, "per_device_train_batch_size": 16 // world, "per_device_eval_batch_size": 16 // world,
@@ -129,8 +151,8 @@ def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
     trainer = make(
         model,
         TrainingArguments(str(folder), **{**options, **case.options}),
-        train_dataset=Rows(48),
-        eval_dataset=Rows(case.num_dev, seed=1) if case.num_dev else None,
+        train_dataset=case.rows(48),
+        eval_dataset=case.rows(case.num_dev, seed=1) if case.num_dev else None,
         compute_loss_func=objective,
     )
     objective.attach(trainer)
@@ -145,8 +167,10 @@ def run(case: Case, world: int, folder: Path) -> dict[str, Any]:
         "loss": dict(objective.losses.state_dict()),
     }
     if counted is not None:
-        predicted = torch.as_tensor(trainer.predict(Rows(case.num_dev, seed=1)).predictions).argmax(dim=1)
-        final = confusion_counts(Rows(case.num_dev).labels, predicted, NUM_CLASSES)
+        dev = case.rows(case.num_dev, seed=1)
+        predicted = torch.as_tensor(trainer.predict(dev).predictions).argmax(dim=1)
+        is_fine = dev.labels < NUM_CLASSES
+        final = confusion_counts(dev.labels[is_fine], predicted[is_fine], NUM_CLASSES)
         found |= {"matrix": objective.ldm.matrix, "counts": counted.counts, "final": final}  # type: ignore[union-attr]
     return found
 

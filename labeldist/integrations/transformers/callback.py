@@ -66,11 +66,15 @@ class LabelDistanceCallback(LossCallback):
             for name, value in parts.items():
                 self._sums[name] = self._sums.get(name, 0) + value.detach() * self._scale
 
-    def count(self, labels: Tensor, logits: Tensor) -> None:
-        """Add one evaluation batch to the confusion counts."""
+    def count(self, labels: Tensor, logits: Tensor, *, takes_coarse_labels: bool = False) -> None:
+        """Add one evaluation batch to the confusion counts; of coarse labels, which are no classes, nothing."""
         if self._in_training and isinstance(self.ldm, AdaptiveLDM):
             num_rows = _num_new_rows(len(labels))
-            counts = confusion_counts(labels[:num_rows], logits[:num_rows].argmax(dim=1), logits.shape[1])
+            labels, logits = labels[:num_rows], logits[:num_rows]
+            if takes_coarse_labels:
+                is_fine = labels < logits.shape[1]
+                labels, logits = labels[is_fine], logits[is_fine]
+            counts = confusion_counts(labels, logits.argmax(dim=1), logits.shape[1])
             self._counts = counts if self._counts is None else self._counts + counts
 
     def use_arguments(self, args: Any) -> None:

@@ -10,6 +10,7 @@ from transformers import Trainer
 from labeldist import functional
 from labeldist.cached import CachedGradients
 from labeldist.checks import check_ce_weight, check_count, check_labels
+from labeldist.coarse import FineLabelsOnly, check_coarse_contrast, takes_coarse_labels
 from labeldist.distributed import check_agreement, gather_rows, num_processes, require_same
 from labeldist.integrations._shared.gradients import call_with_mean_gradients, learned_weights, weights_from_main
 from labeldist.integrations._shared.losses import (
@@ -56,7 +57,8 @@ class TrainerObjective:
         ce_weight: $\lambda$ in [0, 1], the share of the classification loss; 0.5 in the paper.
         classification: $L_c$, called as `classification(logits, labels)`, returns a mean, such as
             `nn.CrossEntropyLoss(weight=...)` or a focal loss. `None` is cross-entropy, smoothed by the
-            `label_smoothing_factor` of the Trainer's arguments.
+            `label_smoothing_factor` of the Trainer's arguments. With a `MarginalCrossEntropy` labels may be coarse, and
+            `contrastive` must be in `FineLabelsOnly`; an adaptive matrix then learns from rows with a fine label.
         views: dropout views of each text, >= 1; 2 in the paper.
         ce_views: views that the classification loss sees, from 1 (Eq. 10 taken literally) to `views` (the default).
         confusion: fixed confusion counts, `(C, C)`, that update an adaptive matrix in place of the evaluation's.
@@ -72,8 +74,8 @@ class TrainerObjective:
 
     Raises:
         ValueError: if an argument lies outside its range, the model shows no place to read embeddings from, or its
-            classes are not those of the matrix, or in another order; in a training step, on all processes, if their
-            matrices or settings of the loss differ.
+            classes are not those of the matrix, or in another order, or `contrastive` would take coarse labels for
+            classes; in a training step, on all processes, if their matrices or settings of the loss differ.
         TypeError: if `contrastive` is no loss of embeddings and labels, or gathers rows itself, or `classification` is
             no module.
     """
@@ -96,10 +98,12 @@ class TrainerObjective:
             raise ValueError(f"ce_views must lie between 1 and views = {views}, got {ce_views}.")
         check_ce_weight(ce_weight)
         check_classification(classification)
-        if isinstance(contrastive, DistributedLossWrapper):
+        inner = contrastive.loss if isinstance(contrastive, FineLabelsOnly) else contrastive
+        if isinstance(inner, DistributedLossWrapper):
             raise TypeError(
                 "contrastive must be the loss itself, got a DistributedLossWrapper: TrainerObjective gathers the rows."
             )
+        check_coarse_contrast(contrastive, classification)
         self.joint = None if contrastive is None else JointLoss(contrastive, ce_weight=ce_weight)
         self.classification = classification
         given = {"contrastive": contrastive, "classification": classification}
@@ -222,7 +226,7 @@ class TrainerObjective:
         if is_training and num_items_in_batch is not None:
             self.callback.check_in_use()
         if not is_training:
-            self.callback.count(labels, logits)
+            self.callback.count(labels, logits, takes_coarse_labels=takes_coarse_labels(self.classification))
         # Once, where the rows are: a matrix left on the CPU would be copied at every step.
         self.losses.to(logits.device)
         ce_logits = logits[: self.ce_views * num_texts]
@@ -343,7 +347,9 @@ class TrainerObjective:
         logits = self._logits_of(outputs)
         if labels is None:
             raise ValueError("labels are required: give the rows of the data set a column `labels` of class indices.")
-        check_labels(labels, len(labels), logits.shape[1], rows="the texts", validate=labels.device.type == "cpu")
+        # A loss that takes coarse labels knows their range, and checks it itself.
+        validate = labels.device.type == "cpu" and not takes_coarse_labels(self.classification)
+        check_labels(labels, len(labels), logits.shape[1], rows="the texts", validate=validate)
         views = self.views if self.model.training else 1
         if len(logits) != views * len(labels):
             raise RuntimeError(

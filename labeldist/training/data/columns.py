@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from labeldist.class_names import nearest_name
@@ -90,6 +90,7 @@ class Table:
         numbers: the number of each row in `place`.
         columns: the columns that were read, text and label.
         notes: what was decided in reading them, one clause each.
+        coarse: the coarse label of each row, empty where there is none; `None` without a column of them.
     """
 
     place: Place
@@ -98,15 +99,24 @@ class Table:
     numbers: list[int]
     columns: tuple[str, str]
     notes: tuple[str, ...] = ()
+    coarse: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, index: Iterable[int]) -> "Table":
         """The rows at these positions."""
-        index = list(index)
-        texts, labels = ([values[i] for i in index] for values in (self.texts, self.labels))
-        return Table(self.place, texts, labels, [self.numbers[i] for i in index], self.columns, self.notes)
+        return self.relabeled((i, self.labels[i]) for i in index)
+
+    def relabeled(self, rows: Iterable[tuple[int, str]]) -> "Table":
+        """The rows at these positions, with these labels and no coarse ones."""
+        rows = list(rows)
+        texts, numbers = [self.texts[i] for i, _ in rows], [self.numbers[i] for i, _ in rows]
+        return Table(self.place, texts, [label for _, label in rows], numbers, self.columns, self.notes)
+
+    def with_notes(self, notes: Iterable[str]) -> "Table":
+        """The same rows, with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
 
 def labeled_table(
@@ -115,6 +125,8 @@ def labeled_table(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    coarse_column: str | None = None,
+    may_lack_label: bool = False,
 ) -> Table:
     """Take text and label out of rows.
 
@@ -125,9 +137,11 @@ def labeled_table(
         place: where they come from.
         text_column: the column with the text, found among `TEXT_COLUMNS` unless given.
         label_column: the column with the label, found among `LABEL_COLUMNS` unless given.
+        coarse_column: a column that is not the label's; with `may_lack_label` the one with the coarse label.
+        may_lack_label: whether a row may have no label, which is then `""`.
 
     Raises:
-        UserError: for a missing column, an empty text or a missing label.
+        UserError: for a missing column, an empty text, or a missing label unless a row may lack it.
 
     Examples:
         >>> table = labeled_table([(1, {"Sentence": "where is it?", "intent": 3})], Place("train.jsonl"))
@@ -139,22 +153,32 @@ def labeled_table(
     numbers: list[int] = []
     # One string per class, however many rows it has: by the label as it stands in the file.
     names: dict[str, str] = {}
-    text, label = text_column or "", label_column or ""
+    text, label, group = text_column or "", label_column or "", coarse_column or ""
+    coarse: list[str] | None = [] if may_lack_label and coarse_column is not None else None
     for number, row in rows:
         if not texts:
             text = find_text_column(row, place.at(number), named=text_column, other=label_column)
-            label = _find_label_column(row, place.at(number), named=label_column, text_column=text)
+            label = _find_label_column(
+                row, place.at(number), named=label_column, text_column=text, coarse_column=coarse_column
+            )
+            if coarse is not None:
+                _find_coarse_column(row, place.at(number), group, others=(text, label))
         value, name = row.get(text), row.get(label)
         if not is_text(value):
             value = text_of(row, text, place.at(number))
-        if type(name) is str and name in names:
+        if may_lack_label:
+            if coarse is not None:
+                coarse.append(_name_or_nothing(row.get(group), group, place.at(number)))
+            name = _name_or_nothing(name, label, place.at(number))
+            labels.append(names.setdefault(name, name))
+        elif type(name) is str and name in names:
             labels.append(names[name])
         else:
             known = _label_of(row, label, place.at(number))
             labels.append(names.setdefault(name, known) if type(name) is str else known)
         texts.append(value)
         numbers.append(number)
-    return Table(place, texts, labels, numbers, (text, label), _space_notes(names))
+    return Table(place, texts, labels, numbers, (text, label), _space_notes(names), coarse)
 
 
 def _space_notes(names: dict[str, str]) -> tuple[str, ...]:
@@ -186,12 +210,22 @@ def find_text_column(row: dict[str, Any], where: str, *, named: str | None = Non
     return _find_column(row, where, named=named, known=TEXT_COLUMNS, other=other, option="--text-column", kind="text")
 
 
-def _find_label_column(row: dict[str, Any], where: str, *, named: str | None, text_column: str) -> str:
+def _find_label_column(
+    row: dict[str, Any], where: str, *, named: str | None, text_column: str, coarse_column: str | None
+) -> str:
     if named == text_column:
         raise UserError(f"--text-column and --label-column must differ, got {named!r} for both.")
+    if named is None:
+        row = {name: value for name, value in row.items() if name != coarse_column}
     return _find_column(
         row, where, named=named, known=LABEL_COLUMNS, other=text_column, option="--label-column", kind="label"
     )
+
+
+def _find_coarse_column(row: dict[str, Any], where: str, named: str, *, others: Sequence[str]) -> None:
+    if named in others:
+        raise UserError(f"--coarse-column must differ from the columns of text and label, got {named!r}.")
+    _find_column(row, where, named=named, known=(), other=None, option="--coarse-column", kind="coarse label")
 
 
 def _find_column(
@@ -270,6 +304,15 @@ def _label_of(row: dict[str, Any], column: str, where: str) -> str:
         raise UserError(f"{where}: the label is missing. Give every row a label or drop it.")
     _check_characters(name, "label", where)
     return name
+
+
+def _name_or_nothing(value: Any, column: str, where: str) -> str:
+    """A label, or nothing where it is missing."""
+    # Integers become floats in a column of numbers that has gaps.
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    return _label_of({column: value}, column, where)
 
 
 def _check_characters(value: str, kind: str, where: str) -> None:

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from labeldist.class_names import look_alikes, nearest_name
 from labeldist.messages import listed, shown
+from labeldist.training.data.coarse import CoarseOptions, CoarseRows, check_no_group, separate
 from labeldist.training.data.columns import Table
 from labeldist.training.data.sources import DEMO, Source, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
@@ -29,6 +31,7 @@ __all__ = [
     "read_source",
     "read_split",
     "split_of_table",
+    "training_rows",
 ]
 
 TEST_FRACTION = 0.2
@@ -76,9 +79,12 @@ class Corpus:
         train: rows to train on.
         validation: rows for early stopping and confusion counts; empty where none were wanted.
         test: rows for the final figures.
-        label_texts: more rows to train on, that say what each class is.
-        fingerprint: SHA-256 over the class names, all three splits and the label texts, in order.
+        fingerprint: SHA-256 over the class names, all three splits and the label texts, in order; and over coarse rows
+            and their groups.
         notes: what was decided, one sentence each.
+        coarse: more rows to train on, of which only a group is known: label C + g is group g.
+        groups: the classes of each group, by name.
+        label_texts: more rows to train on, that say what each class is.
     """
 
     name: str
@@ -86,13 +92,26 @@ class Corpus:
     train: Split
     validation: Split
     test: Split
-    label_texts: Split
     fingerprint: str
     notes: tuple[str, ...]
+    coarse: Split = field(default_factory=lambda: NO_ROWS)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label_texts: Split = field(default_factory=lambda: NO_ROWS)
 
-    def training_rows(self) -> Split:
-        """All rows that training sees: those of train, then the label texts."""
-        return joined(self.train, self.label_texts)
+
+def training_rows(corpus: Corpus, fine: Split | None = None) -> Split:
+    """All rows that a model trains on: those with a class, the label texts, then those with a group.
+
+    Args:
+        corpus: of the run.
+        fine: in place of `corpus.train`, such as a fold of it.
+
+    Examples:
+        >>> corpus = load_corpus(["demo"], shots=2)
+        >>> len(training_rows(corpus)) == len(corpus.train) + len(corpus.label_texts) + len(corpus.coarse)
+        True
+    """
+    return joined(corpus.train if fine is None else fine, corpus.label_texts, corpus.coarse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +124,14 @@ class RawCorpus:
         tables: train, and those of test and validation that the data brings.
         notes: what was found while reading, one sentence each.
         label_texts: more rows to train on, that say what each class is.
+        coarse: the rows of train of which only a group is known, if coarse labels were asked for.
     """
 
     name: str
     class_names: tuple[str, ...]
     tables: Mapping[str, Table]
     notes: tuple[str, ...]
+    coarse: CoarseRows | None = None
     label_texts: Split = field(default_factory=lambda: NO_ROWS)
 
     def labels_per_class(self, shots: int | None = None) -> float:
@@ -122,7 +143,8 @@ class RawCorpus:
         """Draw the splits that the data does not bring.
 
         First the test set is drawn where none is given, then the validation set, both stratified; then the shots, from
-        what is left to train on. All draws depend on labels, sizes and `seed` only.
+        what is left to train on. All draws depend on labels, sizes and `seed` only. Coarse rows are never drawn: all
+        are trained on.
 
         Args:
             seed: seed of the draws, >= 0.
@@ -142,7 +164,7 @@ class RawCorpus:
         tables, notes = dict(self.tables), list(self.notes)
         if "test" not in tables:
             notes += _draw(tables, "test", TEST_FRACTION, seed, self.class_names)
-            notes += _overlap_notes(tables)
+            notes += _overlap_notes(tables, self.coarse)
         if "validation" not in tables and validation_fraction:
             notes += _draw(tables, "validation", validation_fraction, seed, self.class_names)
         if "validation" in tables:
@@ -154,6 +176,14 @@ class RawCorpus:
         label_texts, left_out = _without_texts_of(self.label_texts, (test, validation))
         notes += left_out
         parts = (train, validation, test, label_texts) if len(label_texts) else (train, validation, test)
+        digest = _fingerprint(self.class_names, parts)
+        coarse: dict[str, Any] = {}
+        if self.coarse is not None and len(self.coarse.table):
+            groups = self.coarse.groups
+            rows = Split(self.coarse.table.texts, _indices(self.coarse.table, [*self.class_names, *groups]))
+            coarse = {"coarse": rows, "groups": groups}
+            members = [part for name, classes in groups.items() for part in (name, str(len(classes)), *classes)]
+            digest = hashlib.sha256(f"{digest} {_fingerprint(members, (rows,))}".encode()).hexdigest()
         return Corpus(
             name=self.name,
             class_names=self.class_names,
@@ -161,12 +191,19 @@ class RawCorpus:
             validation=validation,
             test=test,
             label_texts=label_texts,
-            fingerprint=_fingerprint(self.class_names, parts),
+            fingerprint=digest,
             notes=tuple(notes),
+            **coarse,
         )
 
 
-def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+def read_corpus(
+    data: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    coarse: CoarseOptions | None = None,
+) -> RawCorpus:
     """Read a corpus and check it.
 
     Args:
@@ -174,6 +211,7 @@ def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_co
             `(hub_id,)`.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
+        coarse: where coarse labels of train come from; there are none unless given.
 
     Raises:
         UserError: for any defect of the data.
@@ -182,10 +220,16 @@ def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_co
         >>> sorted(read_corpus(["demo"]).tables)
         ['test', 'train']
     """
-    return read_source(find_source(data), text_column=text_column, label_column=label_column)
+    return read_source(find_source(data), text_column=text_column, label_column=label_column, coarse=coarse)
 
 
-def read_source(source: Source, *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+def read_source(
+    source: Source,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    coarse: CoarseOptions | None = None,
+) -> RawCorpus:
     """As `read_corpus`, of a source that was found already.
 
     Raises:
@@ -193,7 +237,20 @@ def read_source(source: Source, *, text_column: str | None = None, label_column:
     """
     # Train first: a folder without it is told so before anything is read.
     present = ["train", *(part for part in ("validation", "test") if part in source.parts)]
-    tables = {part: source.table(part, text_column=text_column, label_column=label_column) for part in present}
+    coarse = coarse or CoarseOptions()
+    tables = {
+        part: source.table(
+            part,
+            text_column=text_column,
+            label_column=label_column,
+            coarse_column=coarse.column,
+            may_lack_label=coarse.is_given and part == "train",
+        )
+        for part in present
+    }
+    coarse_rows, groups = None, {}
+    if coarse.is_given:
+        tables["train"], coarse_rows, groups = separate(tables["train"], coarse)
     class_names = natural_order(set(tables["train"].labels))
     if len(class_names) < 2:
         raise UserError(
@@ -201,12 +258,13 @@ def read_source(source: Source, *, text_column: str | None = None, label_column:
             "A classifier needs at least two."
         )
     for part in present[1:]:
+        check_no_group(tables[part], part, groups, class_names)
         _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
     notes = [] if source.name == DEMO or (text_column and label_column) else _column_notes(tables)
     notes += [note for table in tables.values() for note in table.notes] + _look_alike_notes(class_names)
     if "test" in tables:
-        notes += _overlap_notes(tables)
-    return RawCorpus(source.name, class_names, tables, tuple(notes))
+        notes += _overlap_notes(tables, coarse_rows)
+    return RawCorpus(source.name, class_names, tables, tuple(notes), coarse_rows)
 
 
 def load_corpus(
@@ -336,9 +394,9 @@ def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class
     return [f"{part}: {len(drawn)} of {len(train)} rows drawn from {train.place.name} by seed {seed}"]
 
 
-def _overlap_notes(tables: dict[str, Table]) -> list[str]:
+def _overlap_notes(tables: dict[str, Table], coarse: CoarseRows | None) -> list[str]:
     """Count test texts that a model has seen in training: the test flatters it there."""
-    train = {_plain(text) for text in tables["train"].texts}
+    train = {_plain(text) for text in tables["train"].texts + (coarse.table.texts if coarse else [])}
     shared = sum(_plain(text) in train for text in tables["test"].texts)
     return (
         [f"test: {shared} of {len(tables['test'])} texts also stand in train, case and spacing aside"] if shared else []

@@ -52,8 +52,16 @@ class Source:
     name: str
     parts: Mapping[str, Part]
 
-    def table(self, part: str, *, text_column: str | None = None, label_column: str | None = None) -> Table:
-        """Read one part.
+    def table(
+        self,
+        part: str,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        coarse_column: str | None = None,
+        may_lack_label: bool = False,
+    ) -> Table:
+        """Read one part; the arguments are those of `labeled_table`.
 
         Raises:
             UserError: for any defect of it, or if there is no such part.
@@ -64,7 +72,14 @@ class Source:
             )
         found = self.parts[part]
         notes: list[str] = []
-        table = labeled_table(found.rows(notes.append), found.place, text_column=text_column, label_column=label_column)
+        table = labeled_table(
+            found.rows(notes.append),
+            found.place,
+            text_column=text_column,
+            label_column=label_column,
+            coarse_column=coarse_column,
+            may_lack_label=may_lack_label,
+        )
         if not len(table):
             raise UserError(f"{found.place.name} holds no rows.")
         return replace(table, notes=(*notes, *table.notes))
