@@ -46,8 +46,8 @@ class LabelDistanceCallback(Callback):
 
     The loss may be called in `validation_step`: rows of a validation do not stay in the queue of a `CrossBatchMemory`.
 
-    Lightning's `WeightAveraging` and `EMAWeightAveraging`, before or after this callback, average the weights and not the
-    matrix: the averaged model has the same `AdaptiveLDM`, whose counts are those of the averaged weights.
+    Lightning's `WeightAveraging` and `EMAWeightAveraging`, before or after this callback, average the weights and not
+    the matrix: the averaged model has the same `AdaptiveLDM`, updated from confusions of the averaged weights.
 
     Logs, after each update, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
     as the module's own metrics are logged.
