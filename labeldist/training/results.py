@@ -81,7 +81,8 @@ class TrainedRun:
     @cached_property
     def label_distances(self) -> list[list[float]] | None:
         """The matrix it was trained with, `(C, C)`, in the order of `class_names`; `None` for cross-entropy alone."""
-        return RunFolder(self.folder).read_matrix()
+        matrix = RunFolder(self.folder).read_matrix()
+        return None if matrix is None else matrix.tolist()
 
     @cached_property
     def _predictor(self) -> "Predictor":

@@ -291,7 +291,7 @@ def _carry_out(
         classes,
         corpus.test.texts,
         vectors=predictions.vectors,
-        matrix=None if matrix is None else matrix.tolist(),
+        matrix=None if matrix is None else matrix.numpy(force=True),
     )
     _say_what_happened(spec, fitted, num_updates, options.say)
     evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]

@@ -1,14 +1,19 @@
 """A run's folder: the names of its files, what is written into them, and what makes it whole."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from labeldist.training.atomic import make_readable_like_others, read_json, write_json, writing_to
 from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import LOCK_FILE
+from labeldist.training.matrix_json import matrix_from_json
 from labeldist.training.objectives import Objective
 from labeldist.training.record_json import from_json, to_json
 from labeldist.training.records import RunMetrics, read_record, write_record
@@ -226,7 +231,7 @@ class RunFolder:
         """
         return _object(self.history, {"log": list, "seconds": object})
 
-    def read_matrix(self) -> list[list[float]] | None:
+    def read_matrix(self) -> NDArray[np.float64] | None:
         """The label distances, `(C, C)`; `None` where the run has none.
 
         Raises:
@@ -234,10 +239,12 @@ class RunFolder:
         """
         if not self.matrix.exists():
             return None
-        rows = _object(self.matrix, {"matrix": list})["matrix"]
-        if not all(isinstance(row, list) and len(row) == len(rows) and _are_numbers(row) for row in rows):
+        stored = _object(self.matrix, {"matrix": list | dict})
+        names = stored.get("class_names")
+        matrix = matrix_from_json(stored["matrix"], len(names) if isinstance(names, list) else None)
+        if matrix is None:
             raise UserError(f"{self.matrix} cannot be read: the matrix must be a square array of numbers.")
-        return rows
+        return matrix
 
     def fail(self, sentence: str) -> None:
         """Note why the run cannot go on, so that no attempt to resume it trains as long as this one did."""
@@ -259,16 +266,12 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-def _object(path: Path, fields: dict[str, type]) -> dict[str, Any]:
+def _object(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     stored = read_json(path)
     for name, kind in fields.items():
         if not isinstance(stored, dict) or name not in stored or not isinstance(stored[name], kind):
             raise UserError(f"{path} cannot be read: it has no {name!r} as this version of labeldist writes it.")
     return stored
-
-
-def _are_numbers(row: list[Any]) -> bool:
-    return all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in row)
 
 
 def check_new_folder(folder: Path) -> None:

@@ -46,7 +46,7 @@ class LabelDistanceCallback(LossCallback):
         self.trainer: Trainer | None = None
         self._objective = objective
         self._confusion = confusion
-        self._counts: Tensor | None = None
+        self._counted: list[tuple[Tensor, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._last_logged_step = 0
         self._scale = 1
@@ -70,8 +70,7 @@ class LabelDistanceCallback(LossCallback):
         """Add one evaluation batch to the confusion counts."""
         if self._in_training and isinstance(self.ldm, AdaptiveLDM):
             num_rows = _num_new_rows(len(labels))
-            counts = confusion_counts(labels[:num_rows], logits[:num_rows].argmax(dim=1), logits.shape[1])
-            self._counts = counts if self._counts is None else self._counts + counts
+            self._counted.append((labels[:num_rows].detach(), logits[:num_rows].detach().argmax(dim=1)))
 
     def use_arguments(self, args: Any) -> None:
         """Take from the Trainer's arguments what changes the loss."""
@@ -119,8 +118,12 @@ class LabelDistanceCallback(LossCallback):
         self._sums, self._last_logged_step = {}, state.global_step
 
     def _take_counts(self) -> Tensor | None:
-        counts, self._counts = self._counts, None
-        return counts
+        counted, self._counted = self._counted, []
+        if not counted or self.ldm is None:
+            return None
+        # Once for all batches: with many classes the counts are large.
+        labels, predictions = (torch.cat(column) for column in zip(*counted, strict=True))
+        return confusion_counts(labels, predictions, self.ldm.num_classes)
 
     def _sum_counts(self, counts: Tensor | None, args: Any, state: Any) -> Tensor:
         if self._confusion is not None:

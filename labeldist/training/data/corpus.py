@@ -311,7 +311,8 @@ def _plain(text: str) -> str:
 
 
 def _absence_notes(validation: Table, class_names: Sequence[str]) -> list[str]:
-    absent = [name for name in class_names if name not in set(validation.labels)]
+    present = set(validation.labels)
+    absent = [name for name in class_names if name not in present]
     if not absent:
         return []
     return [f"validation: no row of {len(absent)} of {len(class_names)} classes ({listed(absent, 5)})"]
