@@ -10,6 +10,7 @@ from labeldist.cli.commands import Compare, Evaluate, Predict, Train
 from labeldist.messages import escape_controls
 from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
+from labeldist.training.config import ModelSettings
 from labeldist.training.errors import UserError
 
 __all__ = ["HANDLERS", "carry_out"]
@@ -38,7 +39,7 @@ def _train(command: Train) -> None:
     folder = command.folder()
     if command.resume is not None:
         _check_resume_alone(command)
-        resume_run_in(folder, options)
+        resume_run_in(folder, options, trust_remote_code=command.model.trust_remote_code)
     else:
         spec = RunSpec(command.settings(), command.objective, command.seed)
         check_matrix_is_used(spec)
@@ -80,7 +81,7 @@ def _evaluate(command: Evaluate) -> None:
     from labeldist.training.records import record_to_json
 
     _check_new_file(command.output)
-    predictor = Predictor.from_run(command.run, device=command.device)
+    predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     split = read_split(
         command.data, predictor.class_names, text_column=command.text_column, label_column=command.label_column
     )
@@ -103,7 +104,7 @@ def _predict(command: Predict) -> None:
     if not command.texts and command.file is None and sys.stdin.isatty():
         raise UserError("Give texts on the command line, a file by --file, or pipe texts in.")
     _check_new_file(command.output)
-    predictor = Predictor.from_run(command.run, device=command.device)
+    predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     given = [text_of({"text": text}, "text", f"Text {i}") for i, text in enumerate(command.texts, 1)]
     texts = given or read_texts(command.file or "-", text_column=command.text_column)
     predictions = predictor.predictions(texts)
@@ -130,9 +131,11 @@ def _say_nothing(sentence: str) -> None:
 
 def _check_resume_alone(command: Train) -> None:
     """A resumed run keeps its own settings: others beside --resume would silently do nothing."""
-    alone = Train(resume=command.resume, verbose=command.verbose)
-    if command != alone:
-        raise UserError("--resume takes every setting from the run folder. Give it alone (but for -v).")
+    model = ModelSettings(trust_remote_code=command.model.trust_remote_code)
+    if command != Train(resume=command.resume, verbose=command.verbose, model=model):
+        raise UserError(
+            "--resume takes every setting from the run folder. Give it alone (but for -v and --trust-remote-code)."
+        )
 
 
 def _check_new_file(path: Path | None) -> None:

@@ -47,7 +47,7 @@ class Train(_Trains):
     output: Output = None
     """The run folder; runs/DATA-ENCODER-OBJECTIVE-seedN if not given. Never overwritten."""
     resume: Path | None = None
-    """Go on with this interrupted run folder, with its own settings; takes no other settings."""
+    """Go on with this interrupted run folder, with its own settings; takes no others (but --trust-remote-code)."""
     verbose: Verbose = False
     """Say what is decided on the way, and show warnings."""
 
@@ -115,6 +115,8 @@ class Evaluate:
     """Also write the metrics to this JSON file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run code that comes with the run's encoder, as when it was trained; never without this."""
     verbose: Verbose = False
     """Show warnings."""
 
@@ -146,6 +148,8 @@ class Predict:
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run code that comes with the run's encoder, as when it was trained; never without this."""
     verbose: Verbose = False
     """Show warnings."""
 

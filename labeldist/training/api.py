@@ -120,10 +120,11 @@ def train(
     options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
-            resume_run_in(folder, options, find)
+            resume_run_in(folder, options, find, trust_remote_code=spec.settings.model.trust_remote_code)
         else:
             carry_out_run(spec, find, folder, options)
-        return TrainedRun(folder, temporary=temporary)
+        trusts = spec.settings.model.trust_remote_code
+        return TrainedRun(folder, temporary=temporary, trust_remote_code=trusts)
 
 
 @_says_it_in_python
@@ -186,16 +187,19 @@ def compare(
         comparison = carry_out_comparison(
             spec, find, folder, jobs=jobs, show_progress=_shows(progress), say=say or _nothing
         )
-        return FinishedComparison(folder, comparison, temporary=temporary)
+        trusts = spec.settings.model.trust_remote_code
+        return FinishedComparison(folder, comparison, temporary=temporary, trust_remote_code=trusts)
 
 
 @_says_it_in_python
-def load(run: str | Path, *, device: str = "auto") -> TrainedRun:
+def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = False) -> TrainedRun:
     """Open a finished run folder, wherever it stands now.
 
     Args:
         run: the folder that `train` or `labeldist train` wrote.
         device: `"auto"`, `"cpu"` or `"cuda"`; `"auto"` takes a GPU where there is one.
+        trust_remote_code: whether code that comes with the run's encoder may run, as when the run was begun. None is
+            ever run from the run folder.
 
     Raises:
         labeldist.training.errors.UserError: if it is no run folder, or its run is not finished.
@@ -207,7 +211,7 @@ def load(run: str | Path, *, device: str = "auto") -> TrainedRun:
         labeldist.training.errors.UserError: nowhere is no run folder of labeldist: it has no config.json.
     """
     RunFolder(Path(run)).read_finished()
-    return TrainedRun(Path(run), device=device)
+    return TrainedRun(Path(run), device=device, trust_remote_code=trust_remote_code)
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
@@ -237,7 +241,9 @@ def carry_out_run(spec: RunSpec, find: FindSource, folder: Path, options: RunOpt
     start_run(spec, processes.on_all(read_and_draw), folder, options)
 
 
-def resume_run_in(folder: Path, options: RunOptions, find: FindSource | None = None) -> None:
+def resume_run_in(
+    folder: Path, options: RunOptions, find: FindSource | None = None, *, trust_remote_code: bool = False
+) -> None:
     """Go on with a run; its data are read from the files that it names, or found by `find` if they were in memory.
 
     Raises:
@@ -246,11 +252,11 @@ def resume_run_in(folder: Path, options: RunOptions, find: FindSource | None = N
     config = RunFolder(folder).read_config()
     settings = config.spec.settings
     if find is None or settings.data.data or RunFolder(folder).is_finished:
-        resume_run(folder, options)
+        resume_run(folder, options, trust_remote_code=trust_remote_code)
         return
     raw, data = _read(find, settings), settings.data
     corpus = raw.draw(seed=config.spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
-    resume_run(folder, options, corpus)
+    resume_run(folder, options, corpus, trust_remote_code=trust_remote_code)
 
 
 def carry_out_comparison(

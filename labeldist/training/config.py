@@ -60,6 +60,11 @@ class ModelSettings:
     dropout: float = 0.5
     """Dropout before the class layer of a transformer, or on TextCNN's output."""
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the encoder is a transformer, and not trained from scratch."""
+        return self.encoder != "textcnn"
+
 
 @dataclass(frozen=True)
 class LossSettings:

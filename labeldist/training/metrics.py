@@ -98,8 +98,10 @@ def evaluate_predictions(
 
 def _checked(
     labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str], texts: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    true, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    true, scores = np.asarray(labels), np.asarray(probabilities)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
     num_rows, num_classes = len(texts), len(class_names)
     if num_rows == 0:
         raise ValueError("texts must hold at least one row, got none. Metrics of no prediction are undefined.")
@@ -204,7 +206,7 @@ def _none_for_nan(value: float) -> float | None:
 def _confused_pairs(
     true: NDArray[np.int64],
     predicted: NDArray[np.int64],
-    scores: NDArray[np.float64],
+    scores: NDArray[np.floating],
     confusion: Confusion,
     class_names: Sequence[str],
     texts: Sequence[str],

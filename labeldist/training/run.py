@@ -129,19 +129,22 @@ def start_run(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions) 
         return _carry_out_or_say(spec, corpus, RunFolder(folder), options, resume=False)
 
 
-def resume_run(folder: Path, options: RunOptions, corpus: Corpus | None = None) -> RunMetrics | None:
+def resume_run(
+    folder: Path, options: RunOptions, corpus: Corpus | None = None, *, trust_remote_code: bool = False
+) -> RunMetrics | None:
     """Go on with a run that was interrupted; a finished run's metrics are returned as they are.
 
     Args:
         folder: of the run.
         options: of this execution.
         corpus: of the run; read from the files that its config names if `None`.
+        trust_remote_code: whether code that comes with the encoder may run, as when the run was begun.
 
     Raises:
         UserError: if `folder` holds no run, its data changed since, or another process writes to it.
     """
     run = RunFolder(folder)
-    config = run.read_config()
+    config = run.read_config(trust_remote_code=None if run.is_finished else trust_remote_code)
     spec = config.spec
     if run.is_finished:
         options.say(f"{folder} is finished already.")

@@ -81,6 +81,12 @@ class RunConfig:
         rest = {name: value for name, value in to_json(self).items() if name != "spec"}
         return {"format_version": FORMAT_VERSION, **self.spec.to_json(), **rest}
 
+    def trusting(self, trust_remote_code: bool) -> "RunConfig":
+        """The same, with another `trust_remote_code`."""
+        settings = self.spec.settings
+        settings = replace(settings, model=replace(settings.model, trust_remote_code=trust_remote_code))
+        return replace(self, spec=replace(self.spec, settings=settings))
+
     @classmethod
     def from_json(cls, stored: Any) -> "RunConfig":
         """The inverse of `to_json`; every value is checked as if it came from the command line.
@@ -99,9 +105,7 @@ class RunConfig:
         spec = {"settings": settings, **{name: rest.pop(name) for name in ("objective", "seed") if name in rest}}
         config = from_json(cls, {**rest, "spec": spec})
         # Never trust a folder's `trust_remote_code`.
-        model = replace(config.spec.settings.model, trust_remote_code=False)
-        settings = replace(config.spec.settings, model=model)
-        config = replace(config, spec=replace(config.spec, settings=settings))
+        config = config.trusting(False)
         config.spec.check()
         if len(config.class_names) < 2:
             raise ValueError(f"class_names must name at least two classes, got {len(config.class_names)}")
@@ -189,28 +193,45 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.config, config.to_json())
 
-    def read_config(self) -> RunConfig:
+    def read_config(self, *, trust_remote_code: bool | None = None) -> RunConfig:
         """What the run was begun with.
 
+        Args:
+            trust_remote_code: whether the user asks, now, for code that comes with the run's encoder. What the folder
+                says of it is only compared with this. With `None` the settings are for reading: they trust nothing.
+
         Raises:
-            UserError: if this is no run folder, or its config is not one that this version wrote.
+            UserError: if this is no run folder, or its config is not one that this version wrote; if the run was begun
+                with trust and there is none now, or the reverse.
         """
         if not self.is_begun:
             raise UserError(f"{self} is no run folder of labeldist: it has no {self.config.name}.")
         stored = read_json(self.config)
         try:
-            return RunConfig.from_json(stored)
+            config = RunConfig.from_json(stored)
         except (ValueError, UserError) as error:
             reason = str(error).rstrip(".")
             raise UserError(f"{self.config} was not written by this version of labeldist: {reason}.") from error
+        if trust_remote_code is None or not config.spec.settings.model.is_pretrained:
+            return config
+        was_trusted = bool(stored["model"]["trust_remote_code"])
+        if was_trusted and not trust_remote_code:
+            raise UserError(
+                f"{self} was begun with --trust-remote-code, and the code of its encoder "
+                f"{config.spec.settings.model.encoder} never runs unasked. If you trust that code, give "
+                "--trust-remote-code here, too."
+            )
+        if trust_remote_code and not was_trusted:
+            raise UserError(f"{self} was begun without --trust-remote-code. Leave it out here, too.")
+        return config.trusting(trust_remote_code)
 
-    def read_finished(self) -> RunConfig:
+    def read_finished(self, *, trust_remote_code: bool | None = None) -> RunConfig:
         """As `read_config`, of a run that is whole.
 
         Raises:
             UserError: if the run is not finished, too.
         """
-        config = self.read_config()
+        config = self.read_config(trust_remote_code=trust_remote_code)
         if not self.is_finished:
             raise UserError(f"The run in {self} is not finished. Go on with it: labeldist train --resume {self}")
         return config
