@@ -11,6 +11,7 @@ from labeldist.messages import escape_controls
 from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
 from labeldist.training.config import ModelSettings
+from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
 
 __all__ = ["HANDLERS", "carry_out"]
@@ -80,10 +81,16 @@ def _evaluate(command: Evaluate) -> None:
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.records import record_to_json
 
+    table_format = TableFormat.of(command.delimiter, command.quotes)
     _check_new_file(command.output)
     predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     split = read_split(
-        command.data, predictor.class_names, text_column=command.text_column, label_column=command.label_column
+        command.data,
+        predictor.class_names,
+        text_column=command.text_column,
+        label_column=command.label_column,
+        table_format=table_format,
+        note=_say,
     )
     metrics = predictor.evaluate(split)
     if command.output is not None:
@@ -101,12 +108,17 @@ def _predict(command: Predict) -> None:
         raise UserError("Give texts either on the command line or by --file, not both.")
     if command.text_column is not None and command.file is None:
         raise UserError("--text-column belongs to --file.")
+    table_format = TableFormat.of(command.delimiter, command.quotes)
+    if table_format and command.file is None:
+        raise UserError("--delimiter and --quotes belong to --file.")
     if not command.texts and command.file is None and sys.stdin.isatty():
         raise UserError("Give texts on the command line, a file by --file, or pipe texts in.")
     _check_new_file(command.output)
     predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     given = [text_of({"text": text}, "text", f"Text {i}") for i, text in enumerate(command.texts, 1)]
-    texts = given or read_texts(command.file or "-", text_column=command.text_column)
+    texts = given or read_texts(
+        command.file or "-", text_column=command.text_column, note=_say, table_format=table_format
+    )
     predictions = predictor.predictions(texts)
     if command.output is None:
         one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)

@@ -111,6 +111,10 @@ class Evaluate:
     """Column of the texts; found by name if not given."""
     label_column: str | None = None
     """Column of the labels; found by name if not given."""
+    delimiter: str | None = None
+    """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     output: Output = None
     """Also write the metrics to this JSON file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -144,6 +148,10 @@ class Predict:
     """jsonl, csv, tsv (each also .gz), parquet, or txt with one text a line; `-` is standard input."""
     text_column: str | None = None
     """Column of the texts; found by name if not given."""
+    delimiter: str | None = None
+    """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     output: Output = None
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -277,7 +277,8 @@ def carry_out_comparison(
 
 def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
     data = settings.data
-    return read_source(find(), text_column=data.text_column, label_column=data.label_column)
+    columns = {"text_column": data.text_column, "label_column": data.label_column}
+    return read_source(find(), **columns, table_format=data.table_format)
 
 
 def _check_objectives(*objectives: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labeldist.options import Normalization, Pooling, Projection, Weighting
+from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
 
 __all__ = [
@@ -33,10 +34,19 @@ class DataSettings:
     """Column of the texts; found by name (text, sentence, question, ...) if not given."""
     label_column: str | None = None
     """Column of the labels; found by name (label, intent, category, ...) if not given."""
+    delimiter: str | None = None
+    """Character between the fields of csv and tsv files (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in csv and tsv files: around fields (`standard`), or part of the text (`none`); found if not given."""
     validation_fraction: float = 0.1
     """Share of train that becomes the validation set where the data brings none, stratified by class."""
     shots: int | None = None
     """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
+
+    @property
+    def table_format(self) -> TableFormat:
+        """What is said about csv and tsv files."""
+        return TableFormat.of(self.delimiter, self.quotes)
 
 
 @dataclass(frozen=True)
@@ -209,6 +219,8 @@ def option_names() -> list[str]:
 def check_settings(settings: RunSettings) -> None:
     """Raise `UserError` for a value outside its range, named as on the command line."""
     data, model, loss, matrix, optim = settings.data, settings.model, settings.loss, settings.matrix, settings.optim
+    # Raises for a delimiter that is none.
+    _ = data.table_format
     inside: list[tuple[str, Any, bool, str]] = [
         ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),

@@ -80,7 +80,9 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
     data = settings.data
     if not data.data:
         raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
-    raw = read_corpus(data.data, text_column=data.text_column, label_column=data.label_column)
+    raw = read_corpus(
+        data.data, text_column=data.text_column, label_column=data.label_column, table_format=data.table_format
+    )
     return raw.draw(seed=seed, validation_fraction=data.validation_fraction, shots=data.shots)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from labeldist.class_names import look_alikes, nearest_name
 from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Table
+from labeldist.training.data.dialects import TableFormat
+from labeldist.training.data.readers import Note
 from labeldist.training.data.sources import DEMO, Source, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
 from labeldist.training.errors import UserError
@@ -127,7 +129,13 @@ class RawCorpus:
         )
 
 
-def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+def read_corpus(
+    data: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    table_format: TableFormat | None = None,
+) -> RawCorpus:
     """Read a corpus and check it.
 
     Args:
@@ -135,6 +143,7 @@ def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_co
             `(hub_id,)`.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
+        table_format: how fields are written in CSV and TSV files; found unless given.
 
     Raises:
         UserError: for any defect of the data.
@@ -143,10 +152,16 @@ def read_corpus(data: Sequence[str], *, text_column: str | None = None, label_co
         >>> sorted(read_corpus(["demo"]).tables)
         ['test', 'train']
     """
-    return read_source(find_source(data), text_column=text_column, label_column=label_column)
+    return read_source(find_source(data), text_column=text_column, label_column=label_column, table_format=table_format)
 
 
-def read_source(source: Source, *, text_column: str | None = None, label_column: str | None = None) -> RawCorpus:
+def read_source(
+    source: Source,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    table_format: TableFormat | None = None,
+) -> RawCorpus:
     """As `read_corpus`, of a source that was found already.
 
     Raises:
@@ -154,7 +169,8 @@ def read_source(source: Source, *, text_column: str | None = None, label_column:
     """
     # Train first: a folder without it is told so before anything is read.
     present = ["train", *(part for part in ("validation", "test") if part in source.parts)]
-    tables = {part: source.table(part, text_column=text_column, label_column=label_column) for part in present}
+    options = {"text_column": text_column, "label_column": label_column, "table_format": table_format}
+    tables = {part: source.table(part, **options) for part in present}  # type: ignore[arg-type]
     class_names = natural_order(set(tables["train"].labels))
     if len(class_names) < 2:
         raise UserError(
@@ -195,7 +211,13 @@ def load_corpus(
 
 
 def read_split(
-    path: str | Path, class_names: Sequence[str], *, text_column: str | None = None, label_column: str | None = None
+    path: str | Path,
+    class_names: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    table_format: TableFormat | None = None,
+    note: Note = lambda note: None,
 ) -> Split:
     """Read labeled rows for a model that is already trained.
 
@@ -204,6 +226,8 @@ def read_split(
         class_names: the model's classes, in its order.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
+        table_format: how fields are written in a CSV or TSV file; found unless given.
+        note: receives what was decided in reading.
 
     Raises:
         UserError: for any defect of the data, or a label that is none of the classes.
@@ -215,7 +239,9 @@ def read_split(
     """
     source = find_source([str(path)])
     part = "train" if Path(path).is_file() and "test" not in source.parts else "test"
-    table = source.table(part, text_column=text_column, label_column=label_column)
+    table = source.table(part, text_column=text_column, label_column=label_column, table_format=table_format)
+    for clause in table.notes:
+        note(clause)
     return split_of_table(table, class_names)
 
 
