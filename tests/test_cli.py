@@ -675,6 +675,21 @@ def test_predict_keeps_order_and_probabilities_sum_to_one(capsys, finished_run):
         assert row["probability"] == row["probabilities"][row["label"]] == max(row["probabilities"].values())
 
 
+def test_notes_on_a_file_go_to_standard_error(capsys, finished_run):
+    write("a.csv", "id;text\n1;is it fast?\n\n2;it is not\n")
+    assert main(["predict", str(finished_run), "--file", "a.csv"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["is it fast?", "it is not"]
+    assert err.splitlines() == [
+        "a.csv: fields are separated by semicolons",
+        "a.csv: 1 blank line skipped, the first is line 3",
+    ]
+    assert main(["predict", str(finished_run), "--file", "a.csv", "--delimiter", ","]) == 2
+    assert "--delimiter ',' does not stand in the header" in capsys.readouterr().err
+    assert main(["predict", str(finished_run), "a text", "--quotes", "none"]) == 2
+    assert "--delimiter and --quotes belong to --file." in capsys.readouterr().err
+
+
 def test_predict_reads_every_kind_of_file_alike(capsys, monkeypatch, finished_run):
     import pyarrow
     import pyarrow.parquet

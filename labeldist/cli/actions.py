@@ -10,6 +10,8 @@ from labeldist.cli.commands import Compare, Evaluate, Predict, Train
 from labeldist.messages import escape_controls
 from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
+from labeldist.training.config import ModelSettings
+from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
 from labeldist.training.recipes import RecipeName
 
@@ -46,7 +48,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
     folder = command.folder()
     if command.resume is not None:
         _check_resume_alone(command)
-        resume_run_in(folder, options)
+        resume_run_in(folder, options, trust_remote_code=command.model.trust_remote_code)
     else:
         commands: dict[RecipeName, Train] = {"standard": command, "few-labels": under_few_labels}
         wanted = by_recipe({name: RunSpec(one.settings(), one.objective, one.seed) for name, one in commands.items()})
@@ -96,10 +98,16 @@ def _evaluate(command: Evaluate) -> None:
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.records import record_to_json
 
+    table_format = TableFormat.of(command.delimiter, command.quotes)
     _check_new_file(command.output)
-    predictor = Predictor.from_run(command.run, device=command.device)
+    predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     split = read_split(
-        command.data, predictor.class_names, text_column=command.text_column, label_column=command.label_column
+        command.data,
+        predictor.class_names,
+        text_column=command.text_column,
+        label_column=command.label_column,
+        table_format=table_format,
+        note=_say,
     )
     metrics = predictor.evaluate(split)
     if command.output is not None:
@@ -117,12 +125,17 @@ def _predict(command: Predict) -> None:
         raise UserError("Give texts either on the command line or by --file, not both.")
     if command.text_column is not None and command.file is None:
         raise UserError("--text-column belongs to --file.")
+    table_format = TableFormat.of(command.delimiter, command.quotes)
+    if table_format and command.file is None:
+        raise UserError("--delimiter and --quotes belong to --file.")
     if not command.texts and command.file is None and sys.stdin.isatty():
         raise UserError("Give texts on the command line, a file by --file, or pipe texts in.")
     _check_new_file(command.output)
-    predictor = Predictor.from_run(command.run, device=command.device)
+    predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     given = [text_of({"text": text}, "text", f"Text {i}") for i, text in enumerate(command.texts, 1)]
-    texts = given or read_texts(command.file or "-", text_column=command.text_column)
+    texts = given or read_texts(
+        command.file or "-", text_column=command.text_column, note=_say, table_format=table_format
+    )
     predictions = predictor.predictions(texts)
     if command.output is None:
         one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
@@ -147,9 +160,11 @@ def _say_nothing(sentence: str) -> None:
 
 def _check_resume_alone(command: Train) -> None:
     """A resumed run keeps its own settings: others beside --resume would silently do nothing."""
-    alone = Train(resume=command.resume, verbose=command.verbose)
-    if command != alone:
-        raise UserError("--resume takes every setting from the run folder. Give it alone (but for -v).")
+    model = ModelSettings(trust_remote_code=command.model.trust_remote_code)
+    if command != Train(resume=command.resume, verbose=command.verbose, model=model):
+        raise UserError(
+            "--resume takes every setting from the run folder. Give it alone (but for -v and --trust-remote-code)."
+        )
 
 
 def _check_new_file(path: Path | None) -> None:

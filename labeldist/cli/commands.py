@@ -48,7 +48,7 @@ class Train(_Trains):
     output: Output = None
     """The run folder; runs/DATA-ENCODER-OBJECTIVE-seedN if not given. Never overwritten."""
     resume: Path | None = None
-    """Go on with this interrupted run folder, with its own settings; takes no other settings."""
+    """Go on with this interrupted run folder, with its own settings; takes no others (but --trust-remote-code)."""
     verbose: Verbose = False
     """Say what is decided on the way, and show warnings."""
 
@@ -112,10 +112,16 @@ class Evaluate:
     """Column of the texts; found by name if not given."""
     label_column: str | None = None
     """Column of the labels; found by name if not given."""
+    delimiter: str | None = None
+    """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     output: Output = None
     """Also write the metrics to this JSON file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run code that comes with the run's encoder, as when it was trained; never without this."""
     verbose: Verbose = False
     """Show warnings."""
 
@@ -143,10 +149,16 @@ class Predict:
     """jsonl, csv, tsv (each also .gz), parquet, or txt with one text a line; `-` is standard input."""
     text_column: str | None = None
     """Column of the texts; found by name if not given."""
+    delimiter: str | None = None
+    """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     output: Output = None
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    trust_remote_code: bool = False
+    """Run code that comes with the run's encoder, as when it was trained; never without this."""
     verbose: Verbose = False
     """Show warnings."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_leaves
 
 from labeldist.coarse import takes_coarse_labels
@@ -46,6 +47,9 @@ class LabelDistanceCallback(Callback):
 
     The loss may be called in `validation_step`: rows of a validation do not stay in the queue of a `CrossBatchMemory`.
 
+    Lightning's `WeightAveraging` and `EMAWeightAveraging`, before or after this callback, average the weights and not
+    the matrix: the averaged model has the same `AdaptiveLDM`, updated from confusions of the averaged weights.
+
     Logs, after each update, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
     as the module's own metrics are logged.
 
@@ -69,6 +73,7 @@ class LabelDistanceCallback(Callback):
         self._counts: Tensor | None = None
         self._batches_of_epoch = 0
         self._queues: QueueSnapshot | None = None
+        self._unaveraged: Tensor | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that all processes have the same matrix: `DistributedDataParallel` would silently use the first."""
@@ -85,6 +90,9 @@ class LabelDistanceCallback(Callback):
                 "The steps of an AdaptiveLDM shrink as training proceeds, and neither max_epochs nor max_steps is set: "
                 "give the Trainer one of them."
             )
+        self._unaveraged = None
+        if self._ldm is not None and _share_with_averaged(trainer, pl_module, self._ldm):
+            self._unaveraged = self._ldm.matrix.clone()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the epoch of the sampler."""
@@ -93,9 +101,11 @@ class LabelDistanceCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the batches of the epoch."""
         self._batches_of_epoch = batch_idx + 1
+        self._undo_averaging()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the queues of the loss, should `validation_step` call it."""
+        self._undo_averaging()
         self._queues = QueueSnapshot(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -144,10 +154,22 @@ class LabelDistanceCallback(Callback):
         # Validation runs in inference mode; buffers made there could not be written to later.
         with torch.inference_mode(False):
             moved = self._ldm.update(counts.clone(), progress=self._progress(trainer))
+            if self._unaveraged is not None:
+                self._unaveraged.copy_(self._ldm.matrix)
         if moved:
             # Equal on all processes: sync_dist changes nothing, and Lightning warns without it.
             values = {"ldm_mean": self._ldm.mean_off_diagonal, "ldm_epsilon": self._ldm.epsilon}
             pl_module.log_dict(values, sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End with the matrix of the last update."""
+        self._undo_averaging()
+
+    def _undo_averaging(self) -> None:
+        """Undo the rounding of an average of the matrix with itself, which adds up over many steps."""
+        if self._ldm is not None and self._unaveraged is not None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._ldm.matrix.copy_(self._unaveraged)
 
     def _progress(self, trainer: Trainer) -> float:
         shares = [0.0]
@@ -177,6 +199,21 @@ def _adaptive_matrix(module: LightningModule) -> AdaptiveLDM | None:
         )
     check_class_names(module, ldm)
     return ldm if isinstance(ldm, AdaptiveLDM) else None
+
+
+def _share_with_averaged(trainer: Trainer, module: LightningModule, ldm: AdaptiveLDM) -> bool:
+    """Give the averaged copies of a module its own matrix; return whether there are any.
+
+    `WeightAveraging` swaps the module's buffers with those of its copy around each validation: an update of the matrix
+    would end in the copy, and training would never see it.
+    """
+    averaged = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    averaged = [model.module for model in averaged if isinstance(model, AveragedModel)]
+    places = [name for name, part in module.named_modules(remove_duplicate=False) if part is ldm]
+    for copy in averaged:
+        for place in places:
+            copy.set_submodule(place, ldm)
+    return bool(averaged)
 
 
 def _labels_and_logits(outputs: Any, module: LightningModule) -> tuple[Tensor, Tensor]:

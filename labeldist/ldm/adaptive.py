@@ -141,7 +141,8 @@ class AdaptiveLDM(LabelDistanceMatrix):
         would average the counters. They are a tensor, because safetensors stores only tensors. Row 0 holds the two
         counters; each other row holds the progress and the entries of one update.
         """
-        width = 1 + self.num_classes**2
+        # Without a history, two numbers need no row of C**2 + 1 zeros.
+        width = 1 + self.num_classes**2 if self._history else 2
         state = torch.zeros(1 + len(self._history), width, dtype=self.matrix.dtype)
         state[0, :2] = torch.tensor([self.num_evaluations, self.num_updates])
         for row, (progress, matrix) in zip(state[1:], self._history, strict=True):
@@ -150,7 +151,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the counters and the history from `state_dict`."""
-        if state.shape[1:] != (1 + self.num_classes**2,):
+        if len(state) > 1 and state.shape[1:] != (1 + self.num_classes**2,):
             return  # for a different number of classes, load_state_dict raises an error about the matrix
         state = state.detach().cpu()
         self.num_evaluations, self.num_updates = (int(number) for number in state[0, :2])

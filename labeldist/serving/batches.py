@@ -49,14 +49,15 @@ def predict_encoded(model: TwoHeads, encodings: Encodings, pad: Pad) -> Predicti
     lengths = [len(ids) for ids in encodings["input_ids"]]
     # Texts of like length share a batch: less padding to compute.
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    probabilities, embeddings, vectors = [], [], []
+    found: list[Tensor] = []
     for start in range(0, len(order), BATCH_SIZE):
         rows = order[start : start + BATCH_SIZE]
         batch = pad({name: [values[i] for i in rows] for name, values in encodings.items()})
         encoded: Any = model.encode(**{name: tensor.to(device) for name, tensor in batch.items()})
         outputs = model.heads_of(encoded)
-        probabilities.append(outputs.logits.float().softmax(dim=1).cpu())
-        embeddings.append(outputs.embeddings.float().cpu())
-        vectors.append(encoded.float().cpu())
-    back = torch.tensor(order).argsort()
-    return Predictions(*(torch.cat(batches)[back] for batches in (probabilities, embeddings, vectors)))
+        parts = (outputs.logits.float().softmax(dim=1), outputs.embeddings.float(), encoded.float())
+        # Each at its place: with many classes, a list of batches and what it becomes take memory twice.
+        found = found or [torch.empty(len(order), part.shape[1]) for part in parts]
+        for whole, part in zip(found, parts, strict=True):
+            whole[rows] = part.cpu()
+    return Predictions(*found)

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_tokenizer
 from labeldist.serving.batches import Encodings
 
-__all__ = ["PretrainedTokenizer", "load_pretrained"]
+__all__ = ["PretrainedTokenizer", "load_pretrained", "load_saved_tokenizer"]
 
 
 def load_pretrained(folder: Path) -> ContrastiveClassifier:
@@ -17,16 +18,21 @@ def load_pretrained(folder: Path) -> ContrastiveClassifier:
     return ContrastiveClassifier.load(folder)
 
 
+def load_saved_tokenizer(folder: Path, max_length: int) -> "PretrainedTokenizer":
+    """The tokenizer that was saved with a classifier."""
+    return PretrainedTokenizer(load_tokenizer(folder, local_files_only=True), max_length)
+
+
 class PretrainedTokenizer:
-    """A saved Hugging Face tokenizer.
+    """A Hugging Face tokenizer.
 
     Args:
-        folder: that holds it.
+        tokenizer: reads texts.
         max_length: tokens a text is cut to.
     """
 
-    def __init__(self, folder: Path, max_length: int):
-        self.tokenizer = load_tokenizer(folder, local_files_only=True)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        self.tokenizer = tokenizer
         self._max_length = max_length
 
     def encode(self, texts: list[str]) -> Encodings:

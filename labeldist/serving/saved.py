@@ -64,11 +64,11 @@ class SavedClassifier:
 
     @classmethod
     def _with_transformers(cls, folder: Path, max_length: int, device: str) -> "SavedClassifier":
-        from labeldist.serving.pretrained import PretrainedTokenizer, load_pretrained
+        from labeldist.serving.pretrained import load_pretrained, load_saved_tokenizer
 
         model = load_pretrained(folder)
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
-        return cls(model, PretrainedTokenizer(folder, max_length))
+        return cls(model, load_saved_tokenizer(folder, max_length))
 
     def predict(self, texts: list[str]) -> Predictions:
         """Probabilities, embeddings and vectors of at least one text, in order."""

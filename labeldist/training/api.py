@@ -135,13 +135,14 @@ def train(
             for name, recipe in RECIPES.items()
         }
     )
+    trusts = wanted.standard.settings.model.trust_remote_code
     options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
-            resume_run_in(folder, options, find, texts)
+            resume_run_in(folder, options, find, texts, trust_remote_code=trusts)
         else:
             carry_out_run(wanted, find, lambda spec: folder, options, texts)
-        return TrainedRun(folder, temporary=temporary)
+        return TrainedRun(folder, temporary=temporary, trust_remote_code=trusts)
 
 
 @_says_it_in_python
@@ -204,9 +205,10 @@ def compare(
         compared = recipe.objectives if objectives is None else tuple(objectives)
         return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain)
 
+    wanted = by_recipe({name: under(recipe) for name, recipe in RECIPES.items()})
     with _folder_for(output) as (folder, temporary), global_state_restored():
         comparison = carry_out_comparison(
-            by_recipe({name: under(recipe) for name, recipe in RECIPES.items()}),
+            wanted,
             find,
             folder,
             jobs=jobs,
@@ -214,16 +216,19 @@ def compare(
             say=say or _nothing,
             label_texts=texts,
         )
-        return FinishedComparison(folder, comparison, temporary=temporary)
+        trusts = wanted.standard.settings.model.trust_remote_code
+        return FinishedComparison(folder, comparison, temporary=temporary, trust_remote_code=trusts)
 
 
 @_says_it_in_python
-def load(run: str | Path, *, device: str = "auto") -> TrainedRun:
+def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = False) -> TrainedRun:
     """Open a finished run folder, wherever it stands now.
 
     Args:
         run: the folder that `train` or `labeldist train` wrote.
         device: `"auto"`, `"cpu"` or `"cuda"`; `"auto"` takes a GPU where there is one.
+        trust_remote_code: whether code that comes with the run's encoder may run, as when the run was begun. None is
+            ever run from the run folder.
 
     Raises:
         labeldist.training.errors.UserError: if it is no run folder, or its run is not finished.
@@ -235,7 +240,7 @@ def load(run: str | Path, *, device: str = "auto") -> TrainedRun:
         labeldist.training.errors.UserError: nowhere is no run folder of labeldist: it has no config.json.
     """
     RunFolder(Path(run)).read_finished()
-    return TrainedRun(Path(run), device=device)
+    return TrainedRun(Path(run), device=device, trust_remote_code=trust_remote_code)
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
@@ -312,7 +317,12 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
 
 
 def resume_run_in(
-    folder: Path, options: RunOptions, find: FindSource | None = None, label_texts: LabelTexts | None = None
+    folder: Path,
+    options: RunOptions,
+    find: FindSource | None = None,
+    label_texts: LabelTexts | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> None:
     """Go on with a run; its data are read from the files that it names, or found by `find` if they were in memory.
 
@@ -322,12 +332,12 @@ def resume_run_in(
     config = RunFolder(folder).read_config()
     settings = config.spec.settings
     if find is None or settings.data.data or RunFolder(folder).is_finished:
-        resume_run(folder, options)
+        resume_run(folder, options, trust_remote_code=trust_remote_code)
         return
     data = settings.data
     raw = with_label_texts(_read(find, settings), data.label_texts, label_texts)
     corpus = raw.draw(seed=config.spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
-    resume_run(folder, options, corpus)
+    resume_run(folder, options, corpus, trust_remote_code=trust_remote_code)
 
 
 def carry_out_comparison(
@@ -362,7 +372,11 @@ def carry_out_comparison(
 def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
     data = settings.data
     return read_source(
-        find(), text_column=data.text_column, label_column=data.label_column, coarse=CoarseOptions.of(data)
+        find(),
+        text_column=data.text_column,
+        label_column=data.label_column,
+        table_format=data.table_format,
+        coarse=CoarseOptions.of(data),
     )
 
 

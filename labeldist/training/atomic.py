@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +15,14 @@ from typing import IO, Any
 from labeldist.training.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
-# What writers in other languages say of a full disk, without an error number.
-_FULL_SIGNS = ("no space left on device", "disk quota exceeded", "file write failed", "failed writing file")
+_REFUSED = (
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG,
+)  # fmt: skip
+# What writers in other languages say of a full disk, without an error number. The last two are those of torch.save.
+_FULL_SIGNS = (
+    "no space left on device", "disk quota exceeded", "file write failed", "failed writing file", "iostream error",
+    "unexpected pos ",
+)  # fmt: skip
 # Less than this free after a failed write means that the disk is full.
 _NO_ROOM_BYTES = 1 << 20
 
@@ -147,20 +153,28 @@ def writing_to(folder: Path, *, resume_hint: str = "give the same command again"
     except UserError:
         raise
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
+        number = _number_of(error)
         if number in _REFUSED:
+            assert number is not None
             raise UserError(f"{folder} cannot be written: {os.strerror(number)}. Choose another --output.") from error
         if number in _FULL or _tells_of_full_disk(error) or _no_room(folder):
             raise UserError(f"The disk that holds {folder} is full. Free some room, then {resume_hint}.") from error
         raise
 
 
+def _number_of(error: BaseException) -> int | None:
+    """The number of the operating system's error; libraries in Rust write it into their sentence."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error ([0-9]{1,4})\)", str(error))
+    return int(told[1]) if told else None
+
+
 def _tells_of_full_disk(error: BaseException) -> bool:
     """Whether an error, or one that it came from, was caused by a full disk."""
     seen: BaseException | None = error
     while seen is not None:
-        number = seen.errno if isinstance(seen, OSError) else None
-        if number in _FULL or any(sign in str(seen).lower() for sign in _FULL_SIGNS):
+        if _number_of(seen) in _FULL or any(sign in str(seen).lower() for sign in _FULL_SIGNS):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labeldist.options import Normalization, Pooling, Projection, Weighting
+from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
 
 __all__ = [
@@ -38,6 +39,10 @@ class DataSettings:
     """Column of the texts; found by name (text, sentence, question, ...) if not given."""
     label_column: str | None = None
     """Column of the labels; found by name (label, intent, category, ...) if not given."""
+    delimiter: str | None = None
+    """Character between the fields of csv and tsv files (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in csv and tsv files: around fields (`standard`), or part of the text (`none`); found if not given."""
     validation_fraction: float = 0.1
     """Share of train that becomes the validation set where the data brings none, stratified by class. 0: none is drawn,
     training runs to its end, and the last weights are kept."""
@@ -52,6 +57,11 @@ class DataSettings:
     label_texts: str = "none"
     """More rows to train on, that say what each class is: `names` (the class names, written out), a file (JSON with one
     sentence or several per class, or a table with text and label), or `none`."""
+
+    @property
+    def table_format(self) -> TableFormat:
+        """What is said about csv and tsv files."""
+        return TableFormat.of(self.delimiter, self.quotes)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,11 @@ class ModelSettings:
     """Dropout before the class layer of a transformer, or on TextCNN's output."""
     class_layer: Literal["trained", "logistic"] = "trained"
     """The class layer in the end: as it was trained, or a logistic regression on the trained encoder's vectors."""
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the encoder is a transformer, and not trained from scratch."""
+        return self.encoder != "textcnn"
 
 
 @dataclass(frozen=True)
@@ -235,6 +250,8 @@ def check_settings(settings: RunSettings) -> None:
     """Raise `UserError` for a value outside its range, named as on the command line."""
     data, model, loss, matrix, optim = settings.data, settings.model, settings.loss, settings.matrix, settings.optim
     head_rate = settings.learning_rate if optim.head_learning_rate is None else optim.head_learning_rate
+    # Raises for a delimiter that is none.
+    _ = data.table_format
     inside: list[tuple[str, Any, bool, str]] = [
         ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),

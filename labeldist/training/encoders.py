@@ -27,6 +27,11 @@ def build_classifier(
 ) -> tuple[ContrastiveClassifier, PreTrainedTokenizerBase]:
     """A fresh classifier and its tokenizer. Weights are drawn from the global random state.
 
+    Args:
+        settings: of the model.
+        train_texts: give TextCNN its vocabulary; a pretrained encoder is checked on them, if there are any.
+        num_classes: `C`.
+
     Raises:
         UserError: if the encoder is unknown, cannot be reached, or needs a package that is not installed.
     """
@@ -80,7 +85,8 @@ def _pretrained(
     # Whatever a checkpoint of another kind does to its loader; code of the user's own stands above.
     except Exception as error:
         raise UserError(f"The encoder {name} cannot be loaded: {first_line(error)}.") from error
-    check_encoder(model, tokenizer, train_texts, max_length=settings.max_length, name=name)
+    if train_texts:
+        check_encoder(model, tokenizer, train_texts, max_length=settings.max_length, name=name)
     return model, tokenizer
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from labeldist.models.two_heads import WEIGHTS_FILE
 from labeldist.serving import SavedClassifier
 from labeldist.training.errors import UserError
-from labeldist.training.run_folder import RunFolder
+from labeldist.training.run_folder import RunConfig, RunFolder
 
 if TYPE_CHECKING:
     from labeldist.training.data.corpus import Split
@@ -34,20 +37,31 @@ class Predictor:
     folder: Path = field(repr=False)
 
     @classmethod
-    def from_run(cls, folder: Path, *, device: str = "auto") -> "Predictor":
+    def from_run(cls, folder: Path, *, device: str = "auto", trust_remote_code: bool = False) -> "Predictor":
         """Read a finished run folder, wherever it stands now: its configuration and its model, and nothing else.
+
+        Args:
+            folder: of the run.
+            device: `"auto"`, `"cpu"` or `"cuda"`.
+            trust_remote_code: whether code that comes with the encoder may run, as when the run was begun. The encoder
+                is then read from where it was, for a run folder holds no code; its weights are the run's.
 
         Raises:
             UserError: if `folder` is no finished run, or a GPU is asked for where there is none.
         """
         run = RunFolder(folder)
-        config = run.read_finished()
+        config = run.read_finished(trust_remote_code=trust_remote_code)
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda needs a CUDA GPU, and PyTorch sees none here. Use --device cpu or auto.")
         where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         names, max_length = config.class_names, config.spec.settings.model.max_length
         try:
-            classifier = SavedClassifier.from_folder(run.model, max_length=max_length, device=where)
+            if config.spec.settings.model.trust_remote_code:
+                classifier = _with_code(run, config, where)
+            else:
+                classifier = SavedClassifier.from_folder(run.model, max_length=max_length, device=where)
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(f"The model in {run.model} cannot be read: {error}") from error
         if (num_classes := classifier.model.classifier.out_features) != len(names):
@@ -88,3 +102,18 @@ class Predictor:
             vectors=predictions.vectors,
             matrix=RunFolder(self.folder).read_matrix(),
         )
+
+
+def _with_code(run: RunFolder, config: RunConfig, device: str) -> SavedClassifier:
+    """The classifier of a run whose encoder, wherever it was at the beginning, brings code of its own."""
+    from labeldist.serving.pretrained import PretrainedTokenizer
+    from labeldist.training.encoders import build_classifier
+
+    settings = config.spec.settings.model
+    model, tokenizer = build_classifier(settings, [], len(config.class_names))
+    try:
+        model.load_state_dict(load_file(run.model / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(str(error)) from error
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    return SavedClassifier(model.eval(), PretrainedTokenizer(tokenizer, settings.max_length))

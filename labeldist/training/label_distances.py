@@ -23,6 +23,7 @@ from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
 from labeldist.training.fit import FitOptions, fit, predict_batches
 from labeldist.training.matrix_file import parse_pair, read_matrix_file
+from labeldist.training.matrix_json import matrix_from_json, matrix_to_json
 from labeldist.training.objectives import OBJECTIVES, Objective, takes_given_matrix
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
@@ -160,8 +161,8 @@ def load_or_count_confusions(
     if not processes.is_main():
         return counts
     path.parent.mkdir(parents=True, exist_ok=True)
-    counted = {"class_names": list(corpus.class_names), "counts": counts.tolist(), "fingerprint": corpus.fingerprint}
-    write_json(path, counted)
+    counted = {"class_names": list(corpus.class_names), "counts": matrix_to_json(counts)}
+    write_json(path, {**counted, "fingerprint": corpus.fingerprint})
     return counts
 
 
@@ -170,12 +171,13 @@ def _stored_counts(path: Path, corpus: Corpus) -> Tensor | None:
     num_classes = len(corpus.class_names)
     try:
         stored = read_json(path)
-        counts = torch.tensor(stored["counts"])
+        counts = matrix_from_json(stored["counts"], num_classes)
         is_same = stored["fingerprint"] == corpus.fingerprint
-    except (UserError, TypeError, KeyError, ValueError, RuntimeError):
+    except (UserError, TypeError, KeyError):
         return None
-    is_counts = counts.shape == (num_classes, num_classes) and counts.dtype == torch.int64 and bool((counts >= 0).all())
-    return counts if is_same and is_counts else None
+    if counts is None or not is_same or not ((counts >= 0) & (counts == counts.round())).all():
+        return None
+    return torch.from_numpy(counts.astype(np.int64))
 
 
 def draw_folds(settings: RunSettings, corpus: Corpus, seed: int) -> list[np.ndarray]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from labeldist.class_names import class_index, class_indices
 from labeldist.ldm import StaticLDM
@@ -15,6 +17,7 @@ from labeldist.messages import shown, shown_json
 from labeldist.training.data.dialects import csv_defect, find_dialect
 from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
+from labeldist.training.matrix_json import matrix_from_json
 
 __all__ = ["parse_pair", "read_hierarchy", "read_matrix_file"]
 
@@ -198,6 +201,11 @@ def _from_json(content: dict[str, Any], class_names: Sequence[str], max_distance
     if "class_names" not in content:
         raise ValueError('a "matrix" needs "class_names" beside it, the classes of its rows and columns in order.')
     names = _names(content["class_names"], "class_names")
+    if isinstance(content["matrix"], dict):
+        compact = matrix_from_json(content["matrix"], len(names))
+        if compact is None:
+            raise ValueError('a "matrix" that is no array must be {"common": 1.0, "others": [[row, column, 5.0]]}.')
+        return _ordered(compact, names, names, class_names)
     return _ordered(_rows(content["matrix"], names), names, names, class_names)
 
 
@@ -294,9 +302,7 @@ def _as_number(entry: str, row: str, column: str) -> float:
         raise ValueError(f"row {shown(row)}, column {shown(column)}: {shown(entry)} is no number.") from None
 
 
-def _ordered(
-    matrix: list[list[float]], rows: Sequence[str], columns: Sequence[str], class_names: Sequence[str]
-) -> StaticLDM:
+def _ordered(matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], class_names: Sequence[str]) -> StaticLDM:
     """Reorder a matrix to `class_names`, and check its entries while its own row and column names are at hand."""
     indices = {}
     for names, kind in ((rows, "row"), (columns, "column")):
@@ -310,7 +316,7 @@ def _ordered(
                 f"the matrix must have a {kind} for each of the {len(class_names)} classes, "
                 f"it has {len(names)} and {shown(class_names[absent])} is missing."
             )
-    entries = torch.tensor(matrix, dtype=torch.float64)
+    entries = torch.from_numpy(np.array(matrix, dtype=np.float64))
     wrong = ~((entries >= 0) & (entries <= _largest()))
     if wrong.any():
         row, column = (int(i) for i in wrong.nonzero()[0])

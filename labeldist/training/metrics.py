@@ -26,6 +26,8 @@ NUM_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 200
 # Every row is compared with every other: ten times the rows take a hundred times as long.
 MAX_NEIGHBOR_ROWS = 10_000
+# With more classes, confusion counts as a matrix take many times the memory of their cells.
+MAX_DENSE_CLASSES = 1_000
 
 
 def evaluate_predictions(
@@ -83,7 +85,7 @@ def evaluate_predictions(
         macro_f1=float(np.mean([score for score, rows in zip(f1, support, strict=True) if rows])),
         num_rows=len(true),
         embeddings=_embeddings(vectors, true),
-        mistake_severity=None if matrix is None else severity_under(confusion.matrix(num_classes), matrix),
+        mistake_severity=None if matrix is None else severity_under(confusion, matrix),
         class_names=tuple(class_names),
         per_class=tuple(
             ClassScores(*scores_of_class)
@@ -96,8 +98,10 @@ def evaluate_predictions(
 
 def _checked(
     labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str], texts: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    true, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    true, scores = np.asarray(labels), np.asarray(probabilities)
+    if not np.issubdtype(scores.dtype, np.floating):
+        scores = scores.astype(np.float64)
     num_rows, num_classes = len(texts), len(class_names)
     if num_rows == 0:
         raise ValueError("texts must hold at least one row, got none. Metrics of no prediction are undefined.")
@@ -134,11 +138,11 @@ def _embeddings(vectors: ArrayLike | None, true: NDArray[np.int64]) -> Embedding
     return EmbeddingScores(**{name: _none_for_nan(value) for name, value in found.items()})
 
 
-def severity_under(confusion: ArrayLike, matrix: ArrayLike | None) -> Severity | None:
+def severity_under(confusion: Confusion, matrix: ArrayLike | None) -> Severity | None:
     """`labeldist.evaluation.mistake_severity` as a record, with None for its NaN.
 
     Args:
-        confusion: counts, `(C, C)`, row = true class.
+        confusion: counts by true and predicted class.
         matrix: label distances, `(C, C)`.
 
     Returns:
@@ -146,18 +150,37 @@ def severity_under(confusion: ArrayLike, matrix: ArrayLike | None) -> Severity |
         there every mistake is as far as any other.
 
     Examples:
-        >>> severity_under([[7, 2, 1], [1, 8, 1], [0, 0, 9]], [[1, 5, 1], [5, 1, 1], [1, 1, 1]])
-        Severity(mean_distance=3.4, expected_distance=3.0, num_mistakes=5)
-        >>> severity_under([[7, 3], [1, 9]], [[1, 5], [5, 1]])
+        >>> confusion = Confusion((0, 0, 1), (0, 1, 2), (7, 2, 1))
+        >>> severity_under(confusion, [[1, 5, 1], [5, 1, 1], [1, 1, 1]])
+        Severity(mean_distance=3.6666666666666665, expected_distance=3.0, num_mistakes=3)
+        >>> severity_under(confusion, [[1, 5, 5], [5, 1, 5], [5, 5, 1]])
     """
     if matrix is None or not tells_pairs_apart(matrix):
         return None
-    severity = mistake_severity(torch.as_tensor(np.asarray(confusion)), torch.as_tensor(np.asarray(matrix)))
+    distances = np.asarray(matrix)
+    if len(distances) > MAX_DENSE_CLASSES:
+        return _severity_of_cells(confusion, distances)
+    severity = mistake_severity(torch.as_tensor(confusion.matrix(len(distances))), torch.as_tensor(distances))
     return Severity(
         mean_distance=_none_for_nan(severity.mean_distance),
         expected_distance=_none_for_nan(severity.expected_distance),
         num_mistakes=severity.num_mistakes,
     )
+
+
+def _severity_of_cells(confusion: Confusion, distances: NDArray[np.floating]) -> Severity:
+    """As `mistake_severity`, without another `(C, C)` array."""
+    true, predicted, num_rows = (
+        np.array(column, dtype=np.int64) for column in (confusion.true, confusion.predicted, confusion.num_rows)
+    )
+    wrong = true != predicted
+    true, predicted, num_rows = true[wrong], predicted[wrong], num_rows[wrong]
+    num_mistakes = int(num_rows.sum())
+    if not num_mistakes:
+        return Severity(None, None, 0)
+    means = (distances.sum(axis=1, dtype=np.float64) - distances.diagonal()) / (len(distances) - 1)
+    mean = (num_rows * distances[true, predicted].astype(np.float64)).sum() / num_mistakes
+    return Severity(float(mean), float((num_rows * means[true]).sum() / num_mistakes), num_mistakes)
 
 
 def tells_pairs_apart(matrix: ArrayLike) -> bool:
@@ -168,7 +191,12 @@ def tells_pairs_apart(matrix: ArrayLike) -> bool:
         (True, False)
     """
     distances = np.asarray(matrix)
-    return len(np.unique(distances[~np.eye(len(distances), dtype=bool)])) > 1
+    size = len(distances)
+    if size < 2 or not any(distances.strides):
+        return False
+    # Without its first entry, a row of C + 1 entries ends on the diagonal: a view of all other entries, not a copy.
+    others = distances.ravel()[1:].reshape(size - 1, size + 1)[:, :-1]
+    return bool(others.min() < others.max())
 
 
 def _none_for_nan(value: float) -> float | None:
@@ -178,7 +206,7 @@ def _none_for_nan(value: float) -> float | None:
 def _confused_pairs(
     true: NDArray[np.int64],
     predicted: NDArray[np.int64],
-    scores: NDArray[np.float64],
+    scores: NDArray[np.floating],
     confusion: Confusion,
     class_names: Sequence[str],
     texts: Sequence[str],

@@ -90,7 +90,7 @@ class ByRecipe(Generic[T]):
         """What holds whatever the data are; `None` if the data decide."""
         settings = self.settings_of(self.standard)
         recipe, shots = settings.optim.recipe, settings.data.shots
-        if recipe == "auto" and settings.model.encoder != "textcnn":
+        if recipe == "auto" and settings.model.is_pretrained:
             return self.few() if shots is not None and shots <= MAX_FEW else None
         return self.few() if recipe == "few-labels" else self._named(self.standard, "standard")
 

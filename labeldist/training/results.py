@@ -43,14 +43,23 @@ class TrainedRun:
         folder: of the run.
         device: where its classifier runs: `"auto"`, `"cpu"` or `"cuda"`.
         temporary: owner of a temporary folder, which goes with this object.
+        trust_remote_code: whether code that comes with the run's encoder may run.
 
     Attributes:
         folder: the run folder: see the command line's guide for its files.
     """
 
-    def __init__(self, folder: Path, *, device: str = "auto", temporary: TemporaryFolder | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str = "auto",
+        temporary: TemporaryFolder | None = None,
+        trust_remote_code: bool = False,
+    ):
         self.folder = folder
         self._device = device
+        self._trust_remote_code = trust_remote_code
         self._temporary = temporary
 
     @cached_property
@@ -81,14 +90,15 @@ class TrainedRun:
     @cached_property
     def label_distances(self) -> list[list[float]] | None:
         """The matrix it was trained with, `(C, C)`, in the order of `class_names`; `None` for cross-entropy alone."""
-        return RunFolder(self.folder).read_matrix()
+        matrix = RunFolder(self.folder).read_matrix()
+        return None if matrix is None else matrix.tolist()
 
     @cached_property
     def _predictor(self) -> "Predictor":
         # Read when texts come: looking at the figures needs no model.
         from labeldist.training.inference import Predictor
 
-        return Predictor.from_run(self.folder, device=self._device)
+        return Predictor.from_run(self.folder, device=self._device, trust_remote_code=self._trust_remote_code)
 
     def predict(self, texts: str | Iterable[str]) -> list[dict[str, Any]]:
         """Classify texts.
@@ -186,14 +196,23 @@ class FinishedComparison:
         folder: of the comparison.
         comparison: see `labeldist.training.study.comparison`.
         temporary: owner of a temporary folder, which goes with this object.
+        trust_remote_code: whether code that comes with the runs' encoder may run.
 
     Attributes:
         folder: holds the runs, `comparison.json` and `comparison.png`.
         comparison: all that was found, as in `comparison.json`.
     """
 
-    def __init__(self, folder: Path, comparison: Comparison, *, temporary: TemporaryFolder | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        comparison: Comparison,
+        *,
+        temporary: TemporaryFolder | None = None,
+        trust_remote_code: bool = False,
+    ):
         self.folder = folder
+        self._trust_remote_code = trust_remote_code
         self.comparison = comparison
         self._temporary = temporary
 
@@ -216,7 +235,7 @@ class FinishedComparison:
         folder = self.folder / "runs" / f"{objective}-seed{seed}"
         if objective not in self.accuracy or not RunFolder(folder).is_finished:
             raise UserError(f"The comparison has no run of {objective} with seed {seed}.")
-        return TrainedRun(folder, temporary=self._temporary)
+        return TrainedRun(folder, temporary=self._temporary, trust_remote_code=self._trust_remote_code)
 
     def __repr__(self) -> str:
         return f"FinishedComparison({escape_controls(self.verdict)!r})"

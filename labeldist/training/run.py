@@ -87,7 +87,11 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
     if not data.data:
         raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
     raw = read_corpus(
-        data.data, text_column=data.text_column, label_column=data.label_column, coarse=CoarseOptions.of(data)
+        data.data,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        table_format=data.table_format,
+        coarse=CoarseOptions.of(data),
     )
     raw = with_label_texts(raw, data.label_texts)
     return raw.draw(seed=seed, validation_fraction=data.validation_fraction, shots=data.shots)
@@ -138,19 +142,22 @@ def start_run(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions) 
         return _carry_out_or_say(spec, corpus, RunFolder(folder), options, resume=False)
 
 
-def resume_run(folder: Path, options: RunOptions, corpus: Corpus | None = None) -> RunMetrics | None:
+def resume_run(
+    folder: Path, options: RunOptions, corpus: Corpus | None = None, *, trust_remote_code: bool = False
+) -> RunMetrics | None:
     """Go on with a run that was interrupted; a finished run's metrics are returned as they are.
 
     Args:
         folder: of the run.
         options: of this execution.
         corpus: of the run; read from the files that its config names if `None`.
+        trust_remote_code: whether code that comes with the encoder may run, as when the run was begun.
 
     Raises:
         UserError: if `folder` holds no run, its data changed since, or another process writes to it.
     """
     run = RunFolder(folder)
-    config = run.read_config()
+    config = run.read_config(trust_remote_code=None if run.is_finished else trust_remote_code)
     spec = config.spec
     if run.is_finished:
         options.say(f"{folder} is finished already.")
@@ -206,7 +213,7 @@ def check_run(spec: RunSpec, corpus: Corpus) -> None:
 
 def check_frozen(objective: Objective, settings: RunSettings) -> None:
     """Raise `UserError` for an objective on the frozen encoder where there is none that has learned anything."""
-    if OBJECTIVES[objective].frozen_head is not None and settings.model.encoder == "textcnn":
+    if OBJECTIVES[objective].frozen_head is not None and not settings.model.is_pretrained:
         raise UserError(
             f"--objective {objective} needs a pretrained encoder, such as --encoder minilm: the weights of a textcnn "
             "are random until it is trained."
@@ -219,7 +226,7 @@ def check_encoder(settings: RunSettings, corpus: Corpus) -> None:
     Raises:
         UserError: if the encoder is unknown, cannot be reached, or does not take such texts.
     """
-    if settings.model.encoder != "textcnn":
+    if settings.model.is_pretrained:
         build_classifier(settings.model, training_rows(corpus).texts, len(corpus.class_names))
 
 
@@ -321,7 +328,7 @@ def _carry_out(
         classes,
         corpus.test.texts,
         vectors=predictions.vectors,
-        matrix=None if matrix is None else matrix.tolist(),
+        matrix=None if matrix is None else matrix.numpy(force=True),
     )
     _say_what_happened(spec, fitted, num_updates, options.say)
     evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]

@@ -1,14 +1,19 @@
 """A run's folder: the names of its files, what is written into them, and what makes it whole."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from labeldist.training.atomic import make_readable_like_others, read_json, write_json, writing_to
 from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import LOCK_FILE
+from labeldist.training.matrix_json import matrix_from_json
 from labeldist.training.objectives import Objective
 from labeldist.training.record_json import from_json, to_json
 from labeldist.training.records import RunMetrics, read_record, write_record
@@ -76,6 +81,12 @@ class RunConfig:
         rest = {name: value for name, value in to_json(self).items() if name != "spec"}
         return {"format_version": FORMAT_VERSION, **self.spec.to_json(), **rest}
 
+    def trusting(self, trust_remote_code: bool) -> "RunConfig":
+        """The same, with another `trust_remote_code`."""
+        settings = self.spec.settings
+        settings = replace(settings, model=replace(settings.model, trust_remote_code=trust_remote_code))
+        return replace(self, spec=replace(self.spec, settings=settings))
+
     @classmethod
     def from_json(cls, stored: Any) -> "RunConfig":
         """The inverse of `to_json`; every value is checked as if it came from the command line.
@@ -91,12 +102,13 @@ class RunConfig:
         sections = ("data", "model", "loss", "matrix", "optim")
         rest = {name: value for name, value in stored.items() if name != "format_version"}
         settings = {name: rest.pop(name) for name in sections if name in rest}
+        if isinstance(settings.get("data"), dict):
+            # Older folders lack them.
+            settings["data"] = {"delimiter": None, "quotes": None, **settings["data"]}
         spec = {"settings": settings, **{name: rest.pop(name) for name in ("objective", "seed") if name in rest}}
         config = from_json(cls, {**rest, "spec": spec})
         # Never trust a folder's `trust_remote_code`.
-        model = replace(config.spec.settings.model, trust_remote_code=False)
-        settings = replace(config.spec.settings, model=model)
-        config = replace(config, spec=replace(config.spec, settings=settings))
+        config = config.trusting(False)
         config.spec.check()
         if len(config.class_names) < 2:
             raise ValueError(f"class_names must name at least two classes, got {len(config.class_names)}")
@@ -184,28 +196,45 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.config, config.to_json())
 
-    def read_config(self) -> RunConfig:
+    def read_config(self, *, trust_remote_code: bool | None = None) -> RunConfig:
         """What the run was begun with.
 
+        Args:
+            trust_remote_code: whether the user asks, now, for code that comes with the run's encoder. What the folder
+                says of it is only compared with this. With `None` the settings are for reading: they trust nothing.
+
         Raises:
-            UserError: if this is no run folder, or its config is not one that this version wrote.
+            UserError: if this is no run folder, or its config is not one that this version wrote; if the run was begun
+                with trust and there is none now, or the reverse.
         """
         if not self.is_begun:
             raise UserError(f"{self} is no run folder of labeldist: it has no {self.config.name}.")
         stored = read_json(self.config)
         try:
-            return RunConfig.from_json(stored)
+            config = RunConfig.from_json(stored)
         except (ValueError, UserError) as error:
             reason = str(error).rstrip(".")
             raise UserError(f"{self.config} was not written by this version of labeldist: {reason}.") from error
+        if trust_remote_code is None or not config.spec.settings.model.is_pretrained:
+            return config
+        was_trusted = bool(stored["model"]["trust_remote_code"])
+        if was_trusted and not trust_remote_code:
+            raise UserError(
+                f"{self} was begun with --trust-remote-code, and the code of its encoder "
+                f"{config.spec.settings.model.encoder} never runs unasked. If you trust that code, give "
+                "--trust-remote-code here, too."
+            )
+        if trust_remote_code and not was_trusted:
+            raise UserError(f"{self} was begun without --trust-remote-code. Leave it out here, too.")
+        return config.trusting(trust_remote_code)
 
-    def read_finished(self) -> RunConfig:
+    def read_finished(self, *, trust_remote_code: bool | None = None) -> RunConfig:
         """As `read_config`, of a run that is whole.
 
         Raises:
             UserError: if the run is not finished, too.
         """
-        config = self.read_config()
+        config = self.read_config(trust_remote_code=trust_remote_code)
         if not self.is_finished:
             raise UserError(f"The run in {self} is not finished. Go on with it: labeldist train --resume {self}")
         return config
@@ -226,7 +255,7 @@ class RunFolder:
         """
         return _object(self.history, {"log": list, "seconds": object})
 
-    def read_matrix(self) -> list[list[float]] | None:
+    def read_matrix(self) -> NDArray[np.float64] | None:
         """The label distances, `(C, C)`; `None` where the run has none.
 
         Raises:
@@ -234,10 +263,12 @@ class RunFolder:
         """
         if not self.matrix.exists():
             return None
-        rows = _object(self.matrix, {"matrix": list})["matrix"]
-        if not all(isinstance(row, list) and len(row) == len(rows) and _are_numbers(row) for row in rows):
+        stored = _object(self.matrix, {"matrix": list | dict})
+        names = stored.get("class_names")
+        matrix = matrix_from_json(stored["matrix"], len(names) if isinstance(names, list) else None)
+        if matrix is None:
             raise UserError(f"{self.matrix} cannot be read: the matrix must be a square array of numbers.")
-        return rows
+        return matrix
 
     def fail(self, sentence: str) -> None:
         """Note why the run cannot go on, so that no attempt to resume it trains as long as this one did."""
@@ -259,16 +290,12 @@ class RunFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-def _object(path: Path, fields: dict[str, type]) -> dict[str, Any]:
+def _object(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     stored = read_json(path)
     for name, kind in fields.items():
         if not isinstance(stored, dict) or name not in stored or not isinstance(stored[name], kind):
             raise UserError(f"{path} cannot be read: it has no {name!r} as this version of labeldist writes it.")
     return stored
-
-
-def _are_numbers(row: list[Any]) -> bool:
-    return all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in row)
 
 
 def check_new_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.training.atomic import write_json, write_text
 from labeldist.training.data.corpus import Corpus
 from labeldist.training.label_distances import MatrixChoice
+from labeldist.training.matrix_json import matrix_to_json
 from labeldist.training.output import pictures
 from labeldist.training.records import RunMetrics
 
@@ -49,8 +50,8 @@ def write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None
         {
             "class_names": list(choice.ldm.class_names),
             "source": choice.source,
-            "matrix": matrix.tolist(),
-            "history": [{"progress": progress, "matrix": moved.tolist()} for progress, moved in history],
+            "matrix": matrix_to_json(matrix),
+            "history": [{"progress": progress, "matrix": matrix_to_json(moved)} for progress, moved in history],
         },
     )
 
@@ -80,8 +81,8 @@ def draw_pictures(
 ) -> None:
     """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
     names = corpus.class_names
-    pictures.plot_confusion(metrics.test.confusion_matrix(), names, folder / "confusion.png")
+    pictures.plot_confusion(metrics.test.confusion, names, folder / "confusion.png")
     pictures.plot_curves(history, folder / "curves.png")
     pictures.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
     if matrix is not None:
-        pictures.plot_ldm(matrix.tolist(), names, folder / "ldm.png")
+        pictures.plot_ldm(matrix.numpy(force=True), names, folder / "ldm.png")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -246,6 +246,50 @@ def test_a_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path, at_epoch_
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(resumed.history, ldm.history, strict=True))
     for left, right in zip(again.parameters(), whole.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+class SeenMatrices(Callback):
+    """The matrix at each training step."""
+
+    def __init__(self):
+        self.seen: list[torch.Tensor] = []
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        self.seen.append(pl_module.criterion.contrastive.ldm.matrix.clone())
+
+
+@pytest.mark.parametrize("is_last", [False, True], ids=["averaging first", "averaging last"])
+@pytest.mark.parametrize("averaging", [WeightAveraging, EMAWeightAveraging])
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_averaging_weights_averages_no_matrix(tmp_path, averaging, is_last):
+    def run(folder: Path, resume: Path | None = None) -> tuple[Classifier, AdaptiveLDM, list[torch.Tensor]]:
+        ldm, seen = adaptive(), SeenMatrices()
+        module = Classifier(ldm)
+        callbacks = [averaging(), LabelDistanceCallback()]
+        saving = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+        trainer = trainer_of(folder, *callbacks[:: -1 if is_last else 1], seen, saving, enable_checkpointing=True)
+        trainer.fit(module, loader(TRAIN), loader(VALIDATION), ckpt_path=resume)
+        return module, ldm, seen.seen
+
+    whole, ldm, seen = run(tmp_path / "whole")
+    assert [progress for progress, _ in ldm.history] == [0.25, 0.5, 0.75, 1.0]
+    assert torch.equal(ldm.matrix, ldm.history[-1][1])
+    # Three steps an epoch: each sees the matrix of the validation before it.
+    for epoch in (1, 2, 3):
+        assert ldm.history[epoch - 1][1].unique().numel() > 1
+        for matrix in seen[3 * epoch : 3 * epoch + 3]:
+            assert torch.equal(matrix, ldm.history[epoch - 1][1])
+
+    again, resumed, _ = run(tmp_path / "again", tmp_path / "whole" / "epoch=1.ckpt")
+    assert [progress for progress, _ in resumed.history] == [0.25, 0.5, 0.75, 1.0]
+    assert torch.allclose(resumed.matrix, ldm.matrix, atol=1e-6)
+    for left, right in zip(again.parameters(), whole.parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-6)
+    # What a checkpoint holds for others to load: the averaged weights, with this matrix.
+    loaded = Classifier(adaptive())
+    loaded.load_state_dict(torch.load(tmp_path / "whole" / "epoch=3.ckpt", weights_only=True)["state_dict"])
+    assert torch.allclose(loaded.criterion.contrastive.ldm.matrix, ldm.matrix, atol=1e-6)
+    assert len(loaded.criterion.contrastive.ldm.history) == 4
 
 
 def test_a_static_matrix_and_the_callback_are_no_contradiction(tmp_path):

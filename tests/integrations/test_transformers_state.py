@@ -383,6 +383,43 @@ def test_each_model_of_a_search_is_trained_with_a_matrix_of_its_own(tmp_path):
     assert not all(torch.equal(left, right) for left, right in zip(untrained, first, strict=True))
 
 
+class WithWeightsOfTheLoss(Trainer):
+    """With `model_init`, the Trainer makes an optimizer for each model: the loss's weights join it here."""
+
+    def create_optimizer(self, *arguments: Any) -> Any:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*arguments)
+        if is_new:
+            weights = self.compute_loss_func.losses.parameters()  # type: ignore[union-attr]
+            optimizer.add_param_group({"params": list(weights), "weight_decay": 0.0})
+        return optimizer
+
+
+def test_each_model_of_a_search_is_trained_with_fresh_weights_of_the_loss(tmp_path):
+    begun: list[torch.Tensor] = []
+
+    class Begins(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if not state.global_step:
+                begun.append(weights.detach().clone())
+
+    loss = learned()
+    (weights,) = loss.parameters()
+    objective = TrainerObjective(loss, bert())
+    trainer = WithWeightsOfTheLoss(
+        model_init=lambda: bert(),
+        args=arguments(tmp_path),
+        train_dataset=TRAIN,
+        eval_dataset=DEV,
+        compute_loss_func=objective,
+        callbacks=[objective.callback, Begins()],
+    )
+    for _ in range(2):
+        trainer.train()
+        assert not torch.equal(weights, begun[-1])
+    assert torch.equal(*begun)
+
+
 # Names of classes
 
 NAMES = ["slow", "fast", "question"]

@@ -123,3 +123,17 @@ def test_rows_that_are_padded_give_what_texts_end_to_end_give():
     model, batch = encoder(), ids([1, 2, 3, 4, 5, 6, 7], [5, 6], [7], [])
     is_token = torch.arange(7) < torch.tensor([7, 2, 1, 1])[:, None]
     torch.testing.assert_close(model._maximum_over_rows(batch, is_token), model._maximum_over_time(batch, is_token))
+
+
+def test_a_hook_on_the_embedding_sees_rows_of_tokens():
+    torch.manual_seed(0)
+    model, ids = TextCNN(vocab_size=50, embedding_dim=8).eval(), torch.tensor([[7, 8, 9, 4], [7, 8, 0, 0]])
+    expected, shapes = model(ids), []
+    handle = model.embedding.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    assert torch.allclose(model(ids), expected, atol=1e-6)
+    assert len(shapes) == 1
+    batch, length, size = shapes[0]
+    assert batch == 2
+    assert length >= 4
+    assert size == 8
+    handle.remove()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import labeldist as labeldist_api
 from labeldist.cli import main
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_encoder, load_tokenizer
@@ -272,3 +273,74 @@ def test_a_piped_yes_answers_no_question(command, finished_run, tiny_bert_folder
         # The piped lines are texts, all of them.
         assert len(output.splitlines()) == 20
         assert json.loads(output.splitlines()[0])["label"] in CLASSES
+
+
+@pytest.fixture(scope="module")
+def trusted_encoder(tiny_bert_folder, tmp_path_factory) -> tuple[Path, Path]:
+    """An encoder with code of its own, and the file that its code makes."""
+    folder = tmp_path_factory.mktemp("trusted")
+    encoder, marker = shutil.copytree(tiny_bert_folder, folder / "encoder"), folder / "ran"
+    code_in_config_and_tokenizer(encoder, marker)
+    return encoder, marker
+
+
+TRUST = "--trust-remote-code"
+SHORT = ["--max-length", "16", "--epochs", "1", "--confusion-epochs", "1"]
+
+
+def refused_in_a_process_of_its_own(*arguments: Any) -> str:
+    """The sentence. This process may have the encoder's code in memory, and would not run it anew."""
+    process = labeldist(*arguments, stdin=subprocess.PIPE, text=True)
+    _, errors = process.communicate("y\n")
+    assert process.returncode == 2
+    return errors
+
+
+def test_a_run_with_trusted_code_needs_the_trust_again(trusted_encoder, tickets, tmp_path):
+    encoder, marker = trusted_encoder
+    run = tmp_path / "run"
+    train = ["train", "--data", str(tickets), "--encoder", str(encoder), *SHORT, "--objective", "ce"]
+    assert main([*train, TRUST, "--output", str(run)]) == 0
+    marker.unlink()
+    assert f"If you trust that code, give {TRUST} here, too" in refused_in_a_process_of_its_own(
+        "predict", run, "is it?"
+    )
+    assert not marker.exists()
+    assert main(["predict", str(run), "is it fast?", TRUST]) == 0
+    assert main(["evaluate", str(run), "--data", str(tickets), TRUST]) == 0
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    served = labeldist_api.load(run, trust_remote_code=True).predict([row["text"] for row in rows])
+    assert [row["label"] for row in served] == [row["predicted"] for row in rows]
+
+    (run / "metrics.json").unlink()
+    assert f"give {TRUST} here, too" in refused_in_a_process_of_its_own("train", "--resume", run)
+    assert not marker.exists()
+    assert main(["train", "--resume", str(run), TRUST]) == 0
+    assert (run / "metrics.json").exists()
+
+
+@pytest.mark.usefixtures("yes")
+def test_a_comparison_with_trusted_code_goes_on(trusted_encoder, tickets, tmp_path, capsys):
+    encoder, _ = trusted_encoder
+    folder = tmp_path / "compared"
+    compare = ["compare", "--data", str(tickets), "--encoder", str(encoder), *SHORT, "--seeds", "0"]
+    compare += ["--objectives", "ce", "contrastive", "--output", str(folder)]
+    assert main([*compare, TRUST]) == 0
+    (folder / "runs" / "contrastive-seed0" / "metrics.json").unlink()
+    first = read(folder / "comparison.json")
+    assert main([*compare, TRUST]) == 0
+    assert read(folder / "comparison.json")["objectives"].keys() == first["objectives"].keys()
+    capsys.readouterr()
+    assert main(compare) == 2
+    assert f"holds a comparison with {TRUST}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("yes")
+def test_trust_in_a_run_that_had_none_is_refused(interrupted_run, tiny_bert_folder, tmp_path, marker, capsys):
+    run = shutil.copytree(interrupted_run, tmp_path / "run")
+    encoder = shutil.copytree(tiny_bert_folder, tmp_path / "encoder")
+    code_beside_a_known_architecture(encoder, marker)
+    change(run / "config.json", model={**read(run / "config.json")["model"], "encoder": str(encoder)})
+    assert main(["train", "--resume", str(run), TRUST]) == 2
+    assert f"was begun without {TRUST}" in capsys.readouterr().err
+    assert not marker.exists()

@@ -1,9 +1,13 @@
 import errno
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from labeldist.training.atomic import new_file, read_json, write_json, write_text, writing_to
 from labeldist.training.errors import UserError
@@ -61,7 +65,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, number):
     assert isinstance(caught.value.__cause__, OSError)
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG])
 def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path, number):
     with (
         pytest.raises(UserError, match=rf"cannot be written: {os.strerror(number)}\. Choose another"),
@@ -79,6 +83,31 @@ def test_a_read_only_disk_is_not_called_full(tiny_disk):
 def test_what_is_no_disk_is_not_called_full():
     with pytest.raises(UserError, match=r"^/proc cannot be written: "), new_file(Path("/proc/labels.json")):
         pass
+
+
+def test_a_library_that_names_the_number_in_its_sentence_is_understood(tmp_path):
+    limit = (
+        "import resource, torch, safetensors.torch, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from pathlib import Path; from labeldist.training.atomic import writing_to\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); folder = Path({folder!r})\n"
+        "with writing_to(folder): safetensors.torch.save_file(dict(a=torch.zeros(1000)), folder / 'a.safetensors')\n"
+    )
+    process = subprocess.run([sys.executable, "-c", limit.format(folder=str(tmp_path))], capture_output=True, text=True)
+    assert f"{tmp_path} cannot be written: File too large." in process.stderr.splitlines()[-1]
+
+
+def test_a_full_disk_behind_torch_save_is_understood_when_the_file_is_gone(tiny_disk):
+    disk = tiny_disk(3000)
+
+    def save() -> None:
+        try:
+            torch.save(torch.zeros(1_000_000), disk / "a.pt")
+        finally:
+            (disk / "a.pt").unlink()
+            assert shutil.disk_usage(disk).free > 2_000_000
+
+    with pytest.raises(UserError, match=r"is full\. Free some room"), writing_to(disk):
+        save()
 
 
 def test_a_library_that_names_no_error_number_is_understood(tmp_path):

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from labeldist.evaluation import mistake_severity
 from labeldist.training.metrics import evaluate_predictions, severity_under, shorten
 from labeldist.training.records import (
     ClassScores,
+    Confusion,
     EmbeddingScores,
     PredictionMetrics,
     Severity,
@@ -106,8 +109,19 @@ def test_what_cannot_be_measured_is_null():
 
 @pytest.mark.parametrize("matrix", [None, [[1]], [[1, 5], [5, 1]], [[1, 2, 2], [2, 9, 2], [2, 2, 1]]])
 def test_a_matrix_that_tells_no_pairs_apart_measures_no_mistake(matrix):
-    counts = np.ones((len(matrix or NAMES),) * 2, dtype=np.int64)
-    assert severity_under(counts, matrix) is None
+    last = len(matrix or NAMES) - 1
+    assert severity_under(Confusion((0, last), (last, 0), (3, 2)), matrix) is None
+
+
+def test_severity_is_the_same_for_many_classes():
+    rng = np.random.default_rng(0)
+    cells = np.unique(rng.integers(0, 1200, (500, 2)), axis=0)
+    confusion = Confusion(*map(tuple, cells.T.tolist()), num_rows=tuple(rng.integers(1, 9, len(cells)).tolist()))
+    matrix = 1 + 4 * rng.random((1200, 1200))
+    found = severity_under(confusion, matrix)
+    expected = mistake_severity(torch.from_numpy(confusion.matrix(1200)), torch.from_numpy(matrix))
+    assert (found.mean_distance, found.expected_distance) == pytest.approx(expected[:2], rel=1e-6)
+    assert found.num_mistakes == expected.num_mistakes
 
 
 def test_at_most_ten_pairs_with_three_examples_each():

@@ -52,8 +52,11 @@ class LossCallback(TrainerCallback, ABC):
         """The matrix of the loss, through any wrappers around it."""
         return main_matrix(self._loss, "The loss")
 
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        """Take the state of the loss from the checkpoint that is resumed, or begin with a fresh one."""
+    def on_train_begin(self, args, state, control, train_dataloader=None, is_model_new=False, **kwargs):
+        """Take the state of the loss from the checkpoint that is resumed, or begin with a fresh one.
+
+        Weights of the loss go on where the model does, and begin anew with a new model (`model_init`).
+        """
         if isinstance(self.ldm, AdaptiveLDM) and args.eval_strategy == "no":
             raise ValueError(
                 "An AdaptiveLDM learns from evaluations, and eval_strategy is 'no': set 'epoch' or 'steps'."
@@ -66,11 +69,13 @@ class LossCallback(TrainerCallback, ABC):
         self._file_name = STATE_FILE if number == 1 else STATE_FILE.replace(".", f"-{number}.")
         begun_before = self._initial_state is not None
         if self._initial_state is None:
-            self._initial_state = self._without_weights()
+            self._initial_state = state_of(self._loss, exclude=self._exclude)
         if state.global_step:
             self._resume(args, state, train_dataloader)
         elif begun_before:
-            whole = {**state_of(self._loss, exclude=self._exclude), **self._initial_state}
+            kept = set() if is_model_new else {name for name, _ in self._loss.named_parameters()}
+            fresh = {name: value for name, value in self._initial_state.items() if name not in kept}
+            whole = {**state_of(self._loss, exclude=self._exclude), **fresh}
             load_state(self._loss, whole, source="The state before training", exclude=self._exclude)
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -145,10 +150,6 @@ class LossCallback(TrainerCallback, ABC):
         """The weights of the loss itself, with their names."""
         kept = state_of(self._loss, exclude=self._exclude)
         return [(name, weight) for name, weight in learned_weights(self._loss) if name in kept]
-
-    def _without_weights(self) -> dict[str, Any]:
-        parameters = dict(self._loss.named_parameters())
-        return {n: value for n, value in state_of(self._loss, exclude=self._exclude).items() if n not in parameters}
 
     def _register(self, args: Any, state: Any) -> int:
         """Enter this callback in the training's record, in the Trainer's own state; returns its number, from 1."""

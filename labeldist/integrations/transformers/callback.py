@@ -46,7 +46,7 @@ class LabelDistanceCallback(LossCallback):
         self.trainer: Trainer | None = None
         self._objective = objective
         self._confusion = confusion
-        self._counts: Tensor | None = None
+        self._counted: list[tuple[Tensor, Tensor]] = []
         self._sums: dict[str, Tensor] = {}
         self._last_logged_step = 0
         self._scale = 1
@@ -70,12 +70,11 @@ class LabelDistanceCallback(LossCallback):
         """Add one evaluation batch to the confusion counts; of coarse labels, which are no classes, nothing."""
         if self._in_training and isinstance(self.ldm, AdaptiveLDM):
             num_rows = _num_new_rows(len(labels))
-            labels, logits = labels[:num_rows], logits[:num_rows]
+            labels, logits = labels[:num_rows].detach(), logits[:num_rows].detach()
             if takes_coarse_labels:
                 is_fine = labels < logits.shape[1]
                 labels, logits = labels[is_fine], logits[is_fine]
-            counts = confusion_counts(labels, logits.argmax(dim=1), logits.shape[1])
-            self._counts = counts if self._counts is None else self._counts + counts
+            self._counted.append((labels, logits.argmax(dim=1)))
 
     def use_arguments(self, args: Any) -> None:
         """Take from the Trainer's arguments what changes the loss."""
@@ -93,11 +92,14 @@ class LabelDistanceCallback(LossCallback):
                 "views and labels apart. Start with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
         self.use_arguments(args)
+        is_model_new = False
         if model is not None:
-            self._objective.follow(model)
+            is_model_new = self._objective.follow(model)
             self._check_evaluations_see_labels(args, model)
         self._check_optimizer(optimizer)
-        super().on_train_begin(args, state, control, train_dataloader=train_dataloader, **kwargs)
+        super().on_train_begin(
+            args, state, control, train_dataloader=train_dataloader, is_model_new=is_model_new, **kwargs
+        )
         self._sums, self._last_logged_step = {}, state.global_step
         # What the Trainer multiplies the returned loss by.
         self._scale = num_processes() if args.average_tokens_across_devices else 1
@@ -123,8 +125,12 @@ class LabelDistanceCallback(LossCallback):
         self._sums, self._last_logged_step = {}, state.global_step
 
     def _take_counts(self) -> Tensor | None:
-        counts, self._counts = self._counts, None
-        return counts
+        counted, self._counted = self._counted, []
+        if not counted or self.ldm is None:
+            return None
+        # Once for all batches: with many classes the counts are large.
+        labels, predictions = (torch.cat(column) for column in zip(*counted, strict=True))
+        return confusion_counts(labels, predictions, self.ldm.num_classes)
 
     def _sum_counts(self, counts: Tensor | None, args: Any, state: Any) -> Tensor:
         if self._confusion is not None:

@@ -158,16 +158,21 @@ class TrainerObjective:
         """Remove the hooks from the model, which then sees each text once. The objective cannot be called any more."""
         self._hooks.detach()
 
-    def follow(self, model: nn.Module) -> None:
+    def follow(self, model: nn.Module) -> bool:
         """Work with another model of the same kind: the Trainer makes one anew where it has a `model_init`.
 
         Args:
             model: that the Trainer is about to train. If the objective's own model is part of it, nothing changes.
+
+        Returns:
+            Whether it is another model.
         """
-        if all(part is not self.model for part in model.modules()):
-            self._hooks.detach()
-            self._hooks = self._attach_hooks(model)
-            self.model = model
+        if any(part is self.model for part in model.modules()):
+            return False
+        self._hooks.detach()
+        self._hooks = self._attach_hooks(model)
+        self.model = model
+        return True
 
     def smooth_labels(self, factor: float) -> None:
         """Smooth the labels of the cross-entropy; the callback passes the Trainer's `label_smoothing_factor`.

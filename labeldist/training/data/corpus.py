@@ -14,6 +14,8 @@ from labeldist.class_names import look_alikes, nearest_name
 from labeldist.messages import listed, shown
 from labeldist.training.data.coarse import CoarseOptions, CoarseRows, check_no_group, separate
 from labeldist.training.data.columns import Table
+from labeldist.training.data.dialects import TableFormat
+from labeldist.training.data.readers import Note
 from labeldist.training.data.sources import DEMO, Source, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
 from labeldist.training.errors import UserError
@@ -202,6 +204,7 @@ def read_corpus(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    table_format: TableFormat | None = None,
     coarse: CoarseOptions | None = None,
 ) -> RawCorpus:
     """Read a corpus and check it.
@@ -211,6 +214,7 @@ def read_corpus(
             `(hub_id,)`.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
+        table_format: how fields are written in CSV and TSV files; found unless given.
         coarse: where coarse labels of train come from; there are none unless given.
 
     Raises:
@@ -220,7 +224,13 @@ def read_corpus(
         >>> sorted(read_corpus(["demo"]).tables)
         ['test', 'train']
     """
-    return read_source(find_source(data), text_column=text_column, label_column=label_column, coarse=coarse)
+    return read_source(
+        find_source(data),
+        text_column=text_column,
+        label_column=label_column,
+        table_format=table_format,
+        coarse=coarse,
+    )
 
 
 def read_source(
@@ -228,6 +238,7 @@ def read_source(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    table_format: TableFormat | None = None,
     coarse: CoarseOptions | None = None,
 ) -> RawCorpus:
     """As `read_corpus`, of a source that was found already.
@@ -243,6 +254,7 @@ def read_source(
             part,
             text_column=text_column,
             label_column=label_column,
+            table_format=table_format,
             coarse_column=coarse.column,
             may_lack_label=coarse.is_given and part == "train",
         )
@@ -292,7 +304,13 @@ def load_corpus(
 
 
 def read_split(
-    path: str | Path, class_names: Sequence[str], *, text_column: str | None = None, label_column: str | None = None
+    path: str | Path,
+    class_names: Sequence[str],
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    table_format: TableFormat | None = None,
+    note: Note = lambda note: None,
 ) -> Split:
     """Read labeled rows for a model that is already trained.
 
@@ -301,6 +319,8 @@ def read_split(
         class_names: the model's classes, in its order.
         text_column: the column with the text; found by name unless given.
         label_column: the column with the label; found by name unless given.
+        table_format: how fields are written in a CSV or TSV file; found unless given.
+        note: receives what was decided in reading.
 
     Raises:
         UserError: for any defect of the data, or a label that is none of the classes.
@@ -312,7 +332,9 @@ def read_split(
     """
     source = find_source([str(path)])
     part = "train" if Path(path).is_file() and "test" not in source.parts else "test"
-    table = source.table(part, text_column=text_column, label_column=label_column)
+    table = source.table(part, text_column=text_column, label_column=label_column, table_format=table_format)
+    for clause in table.notes:
+        note(clause)
     return split_of_table(table, class_names)
 
 
@@ -419,7 +441,8 @@ def _plain(text: str) -> str:
 
 
 def _absence_notes(validation: Table, class_names: Sequence[str]) -> list[str]:
-    absent = [name for name in class_names if name not in set(validation.labels)]
+    present = set(validation.labels)
+    absent = [name for name in class_names if name not in present]
     if not absent:
         return []
     return [f"validation: no row of {len(absent)} of {len(class_names)} classes ({listed(absent, 5)})"]

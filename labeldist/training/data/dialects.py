@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Dialect", "csv_defect", "find_dialect", "joins_rows", "num_rows_within"]
+from labeldist.training.errors import UserError
+
+__all__ = ["Dialect", "TableFormat", "csv_defect", "find_dialect", "joins_rows", "num_rows_within"]
 
 Quoting = Literal["standard", "escaped", "spaced", "none"]
 
@@ -20,6 +22,39 @@ _NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "vertical bars"}
 _MIN_JOINED = 6
 # Excel's own first line.
 _SEPARATOR_LINE = re.compile(r'"?sep=([\t,;|])"?\s*', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """What the user says about the fields of CSV and TSV files, where it would be found wrongly.
+
+    Attributes:
+        delimiter: between fields; found if `None`.
+        quotes: `"standard"`, or `"none"`: part of the text; found if `None`.
+    """
+
+    delimiter: str | None = None
+    quotes: Literal["standard", "none"] | None = None
+
+    @classmethod
+    def of(cls, delimiter: str | None, quotes: Literal["standard", "none"] | None) -> "TableFormat":
+        r"""What is said on the command line, where a tab is called `tab`.
+
+        Raises:
+            UserError: for a delimiter that is no single character, or a quote.
+
+        Examples:
+            >>> TableFormat.of("tab", None).delimiter
+            '\t'
+        """
+        delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter or "", delimiter)
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+            raise UserError(f"--delimiter must be one character, or tab, and no quote, got {delimiter!r}.")
+        return cls(delimiter, quotes)
+
+    def __bool__(self) -> bool:
+        """Whether anything is said."""
+        return self != TableFormat()
 
 
 @dataclass(frozen=True)
@@ -70,7 +105,7 @@ class Dialect:
         return "; ".join(said) or None
 
 
-def find_dialect(head: Sequence[str], usual: str, *, is_whole: bool) -> Dialect:
+def find_dialect(head: Sequence[str], usual: str, *, is_whole: bool, told: TableFormat | None = None) -> Dialect:
     r"""Find the dialect of a table from its first lines.
 
     The delimiter must stand in the header; `usual` wins if it fits, then the others. Of the ways of quoting, the
@@ -81,6 +116,7 @@ def find_dialect(head: Sequence[str], usual: str, *, is_whole: bool) -> Dialect:
         head: the first lines, with their ends.
         usual: the delimiter that the suffix stands for.
         is_whole: whether these are all lines.
+        told: what the user says, which is taken as it is.
 
     Returns:
         The first dialect that fits, or the one that reads furthest before its first defect.
@@ -91,23 +127,28 @@ def find_dialect(head: Sequence[str], usual: str, *, is_whole: bool) -> Dialect:
         >>> find_dialect(["text\tlabel\n", '"Where is it?\tasks\n', 'he "said"\tasks\n'], "\t", is_whole=True)
         Dialect(delimiter='\t', quoting='none', skipped=0)
     """
-    skipped = 0
-    if head and (told := _SEPARATOR_LINE.fullmatch(head[0])):
+    skipped, told = 0, told or TableFormat()
+    if head and (separator := _SEPARATOR_LINE.fullmatch(head[0])):
         skipped, head = 1, head[1:]
-        delimiters = told[1]
+        delimiters = separator[1]
     else:
         header = next((line for line in head if line.strip()), "")
         delimiters = [d for d in (usual, *_DELIMITERS.replace(usual, "")) if len(_split(header, d)) > 1] or [usual]
+    delimiters = [told.delimiter] if told.delimiter else delimiters
     has_quotes = any('"' in line for line in head)
     best, furthest = Dialect(delimiters[0], skipped=skipped), -1
     for delimiter in delimiters:
-        kinds = _quotings(head, delimiter) if has_quotes else ("standard",)
+        kinds = [told.quotes] if told.quotes else _quotings(head, delimiter) if has_quotes else ["standard"]
         for quoting in kinds:
             dialect = Dialect(delimiter, quoting, skipped)
             reached, num_joined = _fit(head, dialect, is_whole=is_whole)
             if reached == len(head):
                 unquoted = Dialect(delimiter, "none", skipped)
-                is_doubtful = num_joined >= _MIN_JOINED and _fit(head, unquoted, is_whole=is_whole)[0] == len(head)
+                is_doubtful = (
+                    told.quotes is None
+                    and num_joined >= _MIN_JOINED
+                    and _fit(head, unquoted, is_whole=is_whole)[0] == len(head)
+                )
                 return unquoted if is_doubtful else dialect
             if reached > furthest:
                 best, furthest = dialect, reached

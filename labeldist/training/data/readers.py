@@ -10,7 +10,14 @@ from typing import Any
 
 from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Place, find_text_column, is_text, text_of
-from labeldist.training.data.dialects import Dialect, csv_defect, find_dialect, joins_rows, num_rows_within
+from labeldist.training.data.dialects import (
+    Dialect,
+    TableFormat,
+    csv_defect,
+    find_dialect,
+    joins_rows,
+    num_rows_within,
+)
 from labeldist.training.data.lines import Lines, check_file, decoded_lines, file_lines
 from labeldist.training.data.parquet import parquet_rows
 from labeldist.training.errors import UserError
@@ -33,7 +40,7 @@ def _ignore(note: str) -> None:
     pass
 
 
-def read_rows(path: Path | str, *, note: Note = _ignore) -> Rows:
+def read_rows(path: Path | str, *, note: Note = _ignore, table_format: TableFormat | None = None) -> Rows:
     r"""Read a data file row by row.
 
     UTF-8, with or without byte order mark; any line ends. Blank lines are skipped. A CSV or TSV file starts with the
@@ -43,6 +50,7 @@ def read_rows(path: Path | str, *, note: Note = _ignore) -> Rows:
     Args:
         path: a file whose name ends in one of `SUFFIXES`.
         note: receives what was decided.
+        table_format: what the user says about the fields of a CSV or TSV file.
 
     Yields:
         Where the row starts (line number, or row number in a Parquet file; from 1) and the row, by column.
@@ -62,25 +70,70 @@ def read_rows(path: Path | str, *, note: Note = _ignore) -> Rows:
     if suffix is None:
         raise UserError(f"{path} is of no kind that can be read. Give a file whose name ends in {_or(SUFFIXES)}.")
     check_file(path)
+    if table_format and not suffix.startswith((".csv", ".tsv")):
+        raise no_table(str(path))
+    blank = _BlankLines(path)
     if suffix == ".parquet":
         rows = parquet_rows(path)
     elif suffix.startswith(".jsonl"):
-        rows = _json_rows(file_lines(path), path)
+        rows = _json_rows(file_lines(path), path, blank)
     else:
-        rows = _table_rows(file_lines(path), path, "\t" if suffix.startswith(".tsv") else ",", note)
+        usual = "\t" if suffix.startswith(".tsv") else ","
+        rows = _table_rows(file_lines(path), path, usual, note, blank, table_format)
     first = next(rows, None)
     if first is None:
         raise UserError(f"{path} holds no rows.")
     yield first
     yield from rows
+    if clause := blank.note():
+        note(clause)
 
 
-def read_texts(path: Path | str, text_column: str | None = None) -> Iterator[str]:
+def no_table(name: str) -> UserError:
+    """The complaint about a table's format given for what is no table."""
+    return UserError(f"--delimiter and --quotes belong to csv and tsv files, and {name} is none.")
+
+
+class _BlankLines:
+    """Counts the blank lines between rows, which are skipped; those at the end are nothing to speak of."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._pending: list[int] = []
+        self._first, self._number = 0, 0
+
+    def add(self, number: int) -> None:
+        """A blank line."""
+        self._pending.append(number)
+
+    def row(self) -> None:
+        """A row follows."""
+        if self._pending:
+            self._first = self._first or self._pending[0]
+            self._number += len(self._pending)
+            self._pending = []
+
+    def note(self) -> str | None:
+        """What to say at the end."""
+        if not self._number:
+            return None
+        return f"{self._path}: {_counted(self._number, 'blank line')} skipped, the first is line {self._first}"
+
+
+def read_texts(
+    path: Path | str,
+    text_column: str | None = None,
+    *,
+    note: Note = _ignore,
+    table_format: TableFormat | None = None,
+) -> Iterator[str]:
     r"""Read texts one by one, for prediction.
 
     Args:
         path: a file as in `read_rows`, a `.txt` file (one text a line), or `"-"` for standard input (one text a line).
         text_column: the column that holds the text; found by name unless given. A file of one column needs neither.
+        note: receives what was decided: the dialect of a table at once, rows that were joined or skipped at the end.
+        table_format: what the user says about the fields of a CSV or TSV file.
 
     Yields:
         The texts, in order.
@@ -97,13 +150,15 @@ def read_texts(path: Path | str, text_column: str | None = None) -> Iterator[str
     """
     is_stdin = str(path) == _STDIN
     if is_stdin or Path(path).suffix.lower() == ".txt":
+        if table_format:
+            raise no_table("standard input" if is_stdin else str(path))
         yield from _plain_texts(path, is_stdin=is_stdin)
         return
     if data_suffix(path) is None:
         kinds = _or((".txt", *SUFFIXES))
         raise UserError(f"{path} is of no kind that can be read. Give '-' or a file whose name ends in {kinds}.")
     place = place_of(path)
-    for number, row in read_rows(path):
+    for number, row in read_rows(path, note=note, table_format=table_format):
         if text_column is None or text_column not in row:
             text_column = find_text_column(row, place.at(number), named=text_column)
         text = row[text_column]
@@ -143,12 +198,14 @@ def _plain_texts(path: Path | str, *, is_stdin: bool) -> Iterator[str]:
         raise UserError(f"{name} holds no texts.")
 
 
-def _json_rows(lines: Lines, path: Path) -> Rows:
+def _json_rows(lines: Lines, path: Path, blank: "_BlankLines") -> Rows:
     decode = json.JSONDecoder().decode
     quoted: dict[str, str] = {}
     for number, line in lines:
         if not line or line.isspace():
+            blank.add(number)
             continue
+        blank.row()
         try:
             row = decode(line)
             # Each member has a colon. More of them stand in texts, or in a member that is written twice.
@@ -194,10 +251,12 @@ def _json_kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _table_rows(lines: Lines, path: Path, usual: str, note: Note) -> Rows:
+def _table_rows(
+    lines: Lines, path: Path, usual: str, note: Note, blank: "_BlankLines", told: TableFormat | None
+) -> Rows:
     head, lines = _head(lines)
     is_whole = sum(len(line) for _, line in head) < _HEAD
-    dialect = find_dialect([line + "\n" for _, line in head], usual, is_whole=is_whole)
+    dialect = find_dialect([line + "\n" for _, line in head], usual, is_whole=is_whole, told=told)
     if unusual := dialect.note(usual):
         note(f"{path}: {unusual}")
     lines = itertools.islice(itertools.chain(head, lines), dialect.skipped, None)
@@ -215,11 +274,18 @@ def _table_rows(lines: Lines, path: Path, usual: str, note: Note) -> Rows:
             break
         first, number = number, dialect.skipped + reader.line_num + 1
         if not fields or fields == [""]:
+            blank.add(first)
             continue
+        blank.row()
         if not header:
             header = [name.strip() for name in fields]
             header_line = first
             _check_header(header, path, first)
+            if told and told.delimiter and len(header) == 1:
+                raise UserError(
+                    f"{path}, line {first}: --delimiter {shown(told.delimiter)} does not stand in the header, "
+                    f"{shown(header[0])}."
+                )
             continue
         if len(fields) != len(header):
             hint = (
@@ -229,6 +295,7 @@ def _table_rows(lines: Lines, path: Path, usual: str, note: Note) -> Rows:
             )
             raise UserError(
                 f"{path}, line {first}: {_counted(len(fields), 'field')} where the header has {len(header)}. {hint}"
+                f"{'' if told else ' Where the format is found wrongly, give --delimiter or --quotes.'}"
             )
         if number - first > 1:
             joined.check(fields, first)

@@ -7,9 +7,10 @@ from pathlib import Path
 from labeldist.class_names import nearest_name
 from labeldist.messages import listed, shown
 from labeldist.training.data.columns import Place, Table, labeled_table
+from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.hub import hub_splits, is_hub_id
 from labeldist.training.data.lines import path_kind
-from labeldist.training.data.readers import SUFFIXES, Note, Rows, data_suffix, place_of, read_rows
+from labeldist.training.data.readers import SUFFIXES, Note, Rows, data_suffix, no_table, place_of, read_rows
 from labeldist.training.errors import UserError
 
 __all__ = ["DEMO", "PART_NAMES", "Source", "file_name", "find_source"]
@@ -34,10 +35,12 @@ class Part:
     Attributes:
         place: the name of the file or split.
         rows: reads it, and gives what was decided in doing so to its argument.
+        file: that it is in, if it is one.
     """
 
     place: Place
     rows: Callable[[Note], Rows]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ class Source:
         *,
         text_column: str | None = None,
         label_column: str | None = None,
+        table_format: TableFormat | None = None,
         coarse_column: str | None = None,
         may_lack_label: bool = False,
     ) -> Table:
-        """Read one part; the arguments are those of `labeled_table`.
+        """Read one part; the other arguments are those of `labeled_table`.
 
         Raises:
             UserError: for any defect of it, or if there is no such part.
@@ -72,8 +76,13 @@ class Source:
             )
         found = self.parts[part]
         notes: list[str] = []
+        rows = found.rows(notes.append)
+        if table_format:
+            if found.file is None:
+                raise no_table(found.place.name)
+            rows = read_rows(found.file, note=notes.append, table_format=table_format)
         table = labeled_table(
-            found.rows(notes.append),
+            rows,
             found.place,
             text_column=text_column,
             label_column=label_column,
@@ -121,7 +130,7 @@ def find_source(data: Sequence[str]) -> Source:
 
 
 def _file_part(path: Path) -> Part:
-    return Part(place_of(path), lambda note: read_rows(path, note=note))
+    return Part(place_of(path), lambda note: read_rows(path, note=note), path)
 
 
 def file_name(path: Path) -> str:

@@ -44,10 +44,11 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     # Largest remainder first; the shuffle beneath the stable sort settles ties.
     lot = rng.permutation(len(sizes))
     order = lot[np.argsort(-(quotas - counts)[lot], kind="stable")]
-    while counts.sum() < target:
-        for c in order:
-            if counts.sum() < target and counts[c] < sizes[c] - 1:
-                counts[c] += 1
+    missing = target - int(counts.sum())
+    while missing > 0:
+        able = order[counts[order] < sizes[order] - 1][:missing]
+        counts[able] += 1
+        missing -= len(able)
     drawn = _sorted_rows([rows[:count] for rows, count in zip(members, counts, strict=True)])
     return np.setdiff1d(np.arange(len(labels)), drawn), drawn
 
@@ -120,8 +121,10 @@ def _generator(stream: int, seed: int) -> np.random.Generator:
 
 def _shuffled_classes(labels: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """The positions of each class, by class index, in random order."""
-    for label in np.unique(labels):
-        yield rng.permutation(np.flatnonzero(labels == label))
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    for rows in np.split(order, starts) if len(order) else ():
+        yield rng.permutation(rows)
 
 
 def _sorted_rows(parts: list[np.ndarray]) -> np.ndarray:

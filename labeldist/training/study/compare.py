@@ -230,7 +230,7 @@ def _check_begun_runs(spec: CompareSpec, study: _Study) -> None:
 def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
     """Refuse to pair a run whose data or settings are not those of the comparison."""
     run = study.run(seed, objective)
-    config = run.read_config()
+    config = run.read_config(trust_remote_code=study.settings.model.trust_remote_code)
     if config.fingerprint != study.fingerprints[seed]:
         raise UserError(f"The data or the matrix file changed since {run} was begun. Choose another --output.")
     stored = replace(config.spec.settings, data=replace(config.spec.settings.data, data=study.settings.data.data))
@@ -314,7 +314,7 @@ def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
         resume_hint="give the same command again",
     )
     if run.is_begun:
-        metrics = resume_run(run.path, options, corpus)
+        metrics = resume_run(run.path, options, corpus, trust_remote_code=study.settings.model.trust_remote_code)
     else:
         metrics = start_run(RunSpec(study.settings, objective, seed), corpus, run.path, options)
     # With every run, whoever began it: a matrix file may change meanwhile.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from labeldist.ldm.distances import distances_from_confusion
@@ -29,8 +29,8 @@ __all__ = ["build_comparison", "choose_baseline"]
 Runs = Mapping[int, FinishedRun]
 """The runs of one objective, by seed."""
 
-Distances = Sequence[Sequence[float]]
-"""A label-distance matrix as nested lists."""
+Distances = ArrayLike
+"""A label-distance matrix, `(C, C)`."""
 
 
 def choose_baseline(objectives: Sequence[str]) -> str | None:
@@ -164,7 +164,9 @@ def _worth_of_training(table: Mapping[str, Runs]) -> WorthOfTraining | None:
 def _have_same_matrix(runs: Runs, others: Runs) -> bool:
     """Whether both objectives trained with one matrix on every seed that they share, as two classes make it."""
     matrices = [(runs[seed].matrix, others[seed].matrix) for seed in _common_seeds(runs, others)]
-    return bool(matrices) and all(one is not None and one == other for one, other in matrices)
+    return bool(matrices) and all(
+        one is not None and other is not None and np.array_equal(one, other) for one, other in matrices
+    )
 
 
 def _corrected(judged: Mapping[str, Mapping[str, PairedDifference]]) -> dict[str, dict[str, float | None]]:
@@ -193,7 +195,7 @@ def _severity_matrix(table: Mapping[str, Runs]) -> tuple[Distances | None, str |
     for seed, run in sorted(table.get("static", {}).items()):
         if run.matrix is not None and tells_pairs_apart(run.matrix):
             return run.matrix, f"the matrix of static, seed {seed}"
-    pooled = distances_from_confusion(torch.as_tensor(_pooled_confusions(table))).tolist()
+    pooled = distances_from_confusion(torch.as_tensor(_pooled_confusions(table))).numpy()
     return (pooled, "a matrix from the confusions of all these runs") if tells_pairs_apart(pooled) else (None, None)
 
 
@@ -211,9 +213,7 @@ def _scores(runs: Runs, seeds: Sequence[int], matrix: Distances | None) -> SeedS
     found = [runs.get(seed) for seed in seeds]
     metrics = [None if run is None else run.metrics for run in found]
     embeddings = [None if one is None else one.embeddings for one in metrics]
-    severity = [
-        None if one is None or matrix is None else severity_under(one.confusion_matrix(), matrix) for one in metrics
-    ]
+    severity = [None if one is None or matrix is None else severity_under(one.confusion, matrix) for one in metrics]
     return SeedScores(
         accuracy=_column(metrics, "accuracy"),
         macro_f1=_column(metrics, "macro_f1"),

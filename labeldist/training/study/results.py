@@ -3,9 +3,11 @@
 Accuracies and differences are fractions. None stands for a value that is not there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+from numpy.typing import ArrayLike
 
 from labeldist.training.records import PredictionMetrics, Record
 
@@ -50,7 +52,7 @@ class FinishedRun:
     seed: int
     metrics: PredictionMetrics
     seconds: float | None
-    matrix: Sequence[Sequence[float]] | None = None
+    matrix: ArrayLike | None = None
     matrix_source: str = ""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from labeldist.training.data import columns
 from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, Place, find_text_column, labeled_table
+from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.readers import read_rows, read_texts
 from labeldist.training.errors import UserError
 
@@ -264,6 +265,39 @@ def test_texts_come_from_a_found_a_named_or_the_only_column(tmp_path):
     assert list(read_texts(write_jsonl(tmp_path / "b.jsonl", [{"whatever": "c"}, {"whatever": "d"}]))) == ["c", "d"]
     with pytest.raises(UserError, match=r"line 2: there is no column 'nota' \(--text-column\); .* mean 'note'\?"):
         list(read_texts(path, "nota"))
+
+
+def test_what_is_told_of_a_table_is_taken(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text^label\nis it "fast^ask\nsome, more^tell\n')
+    told = TableFormat.of("^", "none")
+    assert [row["text"] for _, row in read_rows(path, table_format=told)] == ['is it "fast', "some, more"]
+    with pytest.raises(UserError, match=r"line 3: 2 fields .* found wrongly, give --delimiter or --quotes\."):
+        list(read_rows(path))
+    with pytest.raises(UserError, match=r"line 1: --delimiter ';' does not stand in the header, 'text\^label'\."):
+        list(read_rows(path, table_format=TableFormat.of(";", None)))
+    path.write_text('text,label\n"one\ntwo",x\n' + 7 * '"a,b\nc,d",y\n')
+    assert len(list(read_rows(path, table_format=TableFormat.of(None, "standard")))) == 8
+    for name in ("a.jsonl", "a.txt"):
+        (tmp_path / name).write_text('{"text": "a"}\n')
+        with pytest.raises(UserError, match=r"--delimiter and --quotes belong to csv and tsv files, and .* is none"):
+            list(read_texts(tmp_path / name, table_format=told))
+
+
+@pytest.mark.parametrize("delimiter", ["", "ab", '"', "\n"])
+def test_a_delimiter_is_one_character(delimiter):
+    with pytest.raises(UserError, match=r"--delimiter must be one character, or tab"):
+        TableFormat.of(delimiter, None)
+
+
+@pytest.mark.parametrize(("name", "header"), [("a.jsonl", ""), ("a.csv", "text\n")])
+def test_blank_lines_between_rows_are_noted(tmp_path, name, header):
+    row = '{"text": "a"}' if name == "a.jsonl" else "a"
+    path, notes = tmp_path / name, []
+    path.write_text(f"{header}{row}\n\n\n{row}\n\n")
+    assert list(read_texts(path, note=notes.append)) == ["a", "a"]
+    first = 3 if header else 2
+    assert notes == [f"{path}: 2 blank lines skipped, the first is line {first}"]
 
 
 def test_plain_text_files_hold_one_text_a_line(tmp_path):

@@ -35,7 +35,7 @@ def size_of(path):
         return image.size
 
 
-@pytest.mark.parametrize("num_classes", [1, 2, 16, 52])
+@pytest.mark.parametrize("num_classes", [1, 2, 16, 52, 400])
 def test_heat_maps_are_drawn_for_few_and_many_classes(tmp_path, num_classes):
     matrix = np.random.default_rng(0).integers(0, 9, (num_classes, num_classes))
     plot_confusion(matrix, names_of(num_classes), tmp_path / "confusion.png")

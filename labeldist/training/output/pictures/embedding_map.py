@@ -22,10 +22,12 @@ CLASS_COLORS = (
 CLASS_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<")
 MAX_EMBEDDINGS = 2000
 MIN_TSNE_ROWS = 10
+# More classes than pairs of a color and a marker cannot be told apart.
+MAX_LEGEND = len(CLASS_COLORS) * len(CLASS_MARKERS)
 
 
 def plot_embeddings(embeddings: ArrayLike, labels: ArrayLike, class_names: Sequence[str], path: Path) -> None:
-    """Embeddings in two dimensions, one color and marker for each class.
+    """Embeddings in two dimensions, one color and marker for each class; without a legend above 104 classes.
 
     Rows are scaled to unit length, as the loss sees them. t-SNE of at most 2000 rows, both by a fixed seed; principal
     components where there are fewer than 10 rows.
@@ -48,7 +50,8 @@ def plot_embeddings(embeddings: ArrayLike, labels: ArrayLike, class_names: Seque
     points, method = _two_dimensions(rows)
     present = np.unique(classes).tolist()
     names = display_names(class_names)
-    num_columns = math.ceil(len(present) / 27)
+    has_legend = len(present) <= MAX_LEGEND
+    num_columns = math.ceil(len(present) / 27) if has_legend else 0
     width = 0.085 * max(text_width(names[c]) for c in present) + 0.4
     figure = new_figure(7.2 + num_columns * width, 6.4)
     axes = figure.add_subplot()
@@ -60,9 +63,13 @@ def plot_embeddings(embeddings: ArrayLike, labels: ArrayLike, class_names: Seque
     axes.spines[:].set_color(GRID)
     axes.set_aspect("equal", adjustable="datalim")
     shown = f"{len(rows):,} of {num_rows:,} rows" if len(rows) < num_rows else f"{num_rows:,} rows"
-    set_title(
-        axes, "Embeddings in two dimensions", f"{method} of {shown}; rows that lie close are similar to the model"
+    kinds = (
+        "rows that lie close are similar to the model" if has_legend else f"{len(present):,} classes, without legend"
     )
+    set_title(axes, "Embeddings in two dimensions", f"{method} of {shown}; {kinds}")
+    if not has_legend:
+        save(figure, path)
+        return
     handles = [Line2D([], [], linestyle="", marker=_marker(c), color=_color(c), markersize=6) for c in present]
     # matplotlib drops legend entries whose label starts with an underscore: set the names afterwards.
     legend = axes.legend(

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from labeldist.training.output.pictures.drawing import GRID, INK, MUTED, add_font_note, new_figure, save, set_title
 from labeldist.training.output.pictures.names import display_names, text_width
+from labeldist.training.records import Confusion
 
 __all__ = ["plot_confusion", "plot_ldm"]
 
@@ -22,28 +23,40 @@ CONFUSION_COLORS = LinearSegmentedColormap.from_list(
 LDM_COLORS = LinearSegmentedColormap.from_list("ldm", ["#fbfbfb", "#bdbdbd", "#737373", "#252525"])
 LDM_DIAGONAL = "#f1e7da"
 MAX_CELL_NUMBERS = 15
+# A map of more is larger than any screen, and takes minutes and gigabytes.
+MAX_DRAWN_CLASSES = 150
 
 
-def plot_confusion(counts: ArrayLike, class_names: Sequence[str], path: Path) -> None:
+def plot_confusion(counts: ArrayLike | Confusion, class_names: Sequence[str], path: Path) -> None:
     """Confusion matrix as a heat map: counts in the cells (up to 15 classes), color = share of the true class's rows.
 
-    The color scale follows the square root of the share, so that rare confusions remain visible.
+    The color scale follows the square root of the share, so that rare confusions remain visible. Of more than 150
+    classes, the 150 with the most mistakes are drawn.
 
     Args:
-        counts: `(C, C)`, row = true class, column = predicted class.
+        counts: `(C, C)`, row = true class, column = predicted class, or its cells.
         class_names: name of each class, C of them.
         path: where the figure goes; the suffix says the format.
     """
-    matrix = _square(counts, class_names, "counts")
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    total, right = int(matrix.sum()), int(np.trace(matrix))
+    true, predicted, num_rows = _cells(counts, class_names)
+    support, wrong = np.bincount(true, num_rows, len(class_names)), num_rows * (true != predicted)
+    total, right = int(num_rows.sum()), int(num_rows.sum() - wrong.sum())
+    mistakes = sum(np.bincount(classes, wrong, len(class_names)) for classes in (true, predicted))
+    drawn, which = _drawn(np.asarray(mistakes), "the most mistakes")
+    place = np.full(len(class_names), -1)
+    place[drawn] = range(len(drawn))
+    is_drawn = (place[true] >= 0) & (place[predicted] >= 0)
+    matrix = np.zeros((len(drawn), len(drawn)))
+    matrix[place[true[is_drawn]], place[predicted[is_drawn]]] = num_rows[is_drawn]
+    shares = matrix / np.maximum(support[drawn][:, None], 1)
+    class_names = [class_names[c] for c in drawn]
     norm = PowerNorm(0.5, 0, 1)
     figure, axes, bar = _heat_map(shares, class_names, CONFUSION_COLORS, norm, "share of the true class")
     bar.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     if len(class_names) <= MAX_CELL_NUMBERS:
         _cell_numbers(axes, matrix, shares > 0.3, lambda count: f"{count:.0f}" if count else "")
     axes.set(xlabel="predicted class", ylabel="true class")
-    set_title(axes, "Confusion matrix", f"{right:,} of {total:,} rows lie on the diagonal")
+    set_title(axes, "Confusion matrix", f"{right:,} of {total:,} rows lie on the diagonal{which}")
     save(figure, path)
 
 
@@ -51,7 +64,7 @@ def plot_ldm(matrix: ArrayLike, class_names: Sequence[str], path: Path, title: s
     """Label-distance matrix as a heat map, as in the paper's Fig. 2: the darker a pair, the larger its label distance.
 
     White is the neutral distance 1, or the smallest entry where that is below 1. The diagonal is no pair of two classes
-    and is left out of the scale.
+    and is left out of the scale. Of more than 150 classes, the 150 with the largest distances are drawn.
 
     Args:
         matrix: `(C, C)`, row = the anchor's class, column = the other class.
@@ -59,7 +72,11 @@ def plot_ldm(matrix: ArrayLike, class_names: Sequence[str], path: Path, title: s
         path: where the figure goes; the suffix says the format.
         title: heading; None takes "Label distance".
     """
-    distances = _square(matrix, class_names, "matrix")
+    entries = _square(matrix, class_names, "matrix")
+    sums = entries.sum(axis=0, dtype=np.float64) + entries.sum(axis=1, dtype=np.float64) - 2 * entries.diagonal()
+    drawn, which = _drawn(sums, "the largest distances")
+    distances = entries[np.ix_(drawn, drawn)].astype(np.float64)
+    class_names = [class_names[c] for c in drawn]
     is_pair = ~np.eye(len(class_names), dtype=bool)
     low = min(1.0, float(distances[is_pair].min(initial=1.0)))
     high = float(distances[is_pair].max(initial=low))
@@ -70,12 +87,34 @@ def plot_ldm(matrix: ArrayLike, class_names: Sequence[str], path: Path, title: s
         is_dark = (norm(distances) > 0.55) & is_pair
         _cell_numbers(axes, distances, is_dark, lambda distance: f"{distance:.3g}", muted=~is_pair)
     axes.set(xlabel="other class", ylabel="class of the anchor")
-    set_title(axes, title or "Label distance", "darker = pushed further apart")
+    set_title(axes, title or "Label distance", f"darker = pushed further apart{which}")
     save(figure, path)
 
 
-def _square(values: ArrayLike, class_names: Sequence[str], name: str) -> NDArray[np.float64]:
-    matrix = np.asarray(values, dtype=np.float64)
+def _cells(
+    counts: ArrayLike | Confusion, class_names: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """True class, predicted class and number of rows of each cell that is not zero."""
+    if isinstance(counts, Confusion):
+        true, predicted, num_rows = (
+            np.array(column, dtype=np.int64) for column in (counts.true, counts.predicted, counts.num_rows)
+        )
+        return true, predicted, num_rows
+    matrix = _square(counts, class_names, "counts")
+    true, predicted = matrix.nonzero()
+    return true, predicted, matrix[true, predicted].astype(np.int64)
+
+
+def _drawn(scores: NDArray[np.float64], reason: str) -> tuple[NDArray[np.int64], str]:
+    """The classes that are drawn, in their order, and a clause that says which, where it is not all of them."""
+    if len(scores) <= MAX_DRAWN_CLASSES:
+        return np.arange(len(scores)), ""
+    first = np.argsort(-scores, kind="stable")[:MAX_DRAWN_CLASSES]
+    return np.sort(first), f"; drawn: {len(first)} of {len(scores):,} classes, those with {reason}"
+
+
+def _square(values: ArrayLike, class_names: Sequence[str], name: str) -> NDArray:
+    matrix = np.asarray(values)
     size = len(class_names)
     if matrix.shape != (size, size):
         raise ValueError(f"{name} must have shape (C, C) = ({size}, {size}), as class_names says, got {matrix.shape}.")
