@@ -134,7 +134,7 @@ class TrainedRun:
         Raises:
             labeldist.training.errors.UserError: for any defect of the data, or a label that is none of the classes.
         """
-        columns = {"text_column": text_column, "label_column": label_column}
+        columns: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
         if isinstance(data, str | Path):
             return self._predictor.evaluate(read_split(data, self.class_names, **columns))
         table = data if labels is None else (data, labels)
