@@ -3,9 +3,9 @@
 Texts are composed (NFC), lower-cased, and cut at spaces and punctuation. Two more rules hold for what that does not
 tell apart:
 
-- Scripts that are written without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Myanmar), and Korean,
-  whose words carry their endings, are cut into characters, each with the marks on it; TextCNN's windows then see words.
-  An emoji is a token, too.
+- Scripts that are written without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Myanmar, Javanese, ...),
+  and Korean, whose words carry their endings, are cut into characters, each with the marks on it; TextCNN's windows
+  then see words. An emoji is a token, too.
 - Accents on Latin letters are kept where a corpus writes with them, and dropped where they are rare: in English "café"
   and "cafe" are one word, in Spanish "llego" (I arrive) and "llegó" (he arrived) are not. Marks of all other scripts
   are kept: they are letters.
@@ -28,7 +28,10 @@ MIN_ACCENTED = 0.005
 """Share of Latin words with an accent from which on accents are kept. The English movie reviews (mr) have 0.0012; where
 languages that need accents begin was not measured."""
 
-_UNSPACED = r"[\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Hangul}]\p{M}*"
+_UNSPACED = (
+    r"[\p{Hiragana}\p{Katakana}ーｰ\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Hangul}\p{Tai_Le}\p{New_Tai_Lue}"
+    r"\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}]\p{M}*"
+)
 # Signs of commerce are pictographs by their property only.
 _EMOJI = r"[\p{Extended_Pictographic}&&[^©®™]][\x{1F3FB}-\x{1F3FF}]?|[\x{1F1E6}-\x{1F1FF}]{2}"
 _LATIN_MARKS = r"(?<=\p{Latin})\p{Mn}+"

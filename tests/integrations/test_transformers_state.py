@@ -386,9 +386,9 @@ def test_each_model_of_a_search_is_trained_with_a_matrix_of_its_own(tmp_path):
 class WithWeightsOfTheLoss(Trainer):
     """With `model_init`, the Trainer makes an optimizer for each model: the loss's weights join it here."""
 
-    def create_optimizer(self, *arguments: Any) -> Any:
+    def create_optimizer(self, model: Any = None) -> Any:
         is_new = self.optimizer is None
-        optimizer = super().create_optimizer(*arguments)
+        optimizer = super().create_optimizer(model)
         if is_new:
             weights = self.compute_loss_func.losses.parameters()  # type: ignore[union-attr]
             optimizer.add_param_group({"params": list(weights), "weight_decay": 0.0})

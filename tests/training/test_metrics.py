@@ -119,6 +119,7 @@ def test_severity_is_the_same_for_many_classes():
     confusion = Confusion(*map(tuple, cells.T.tolist()), num_rows=tuple(rng.integers(1, 9, len(cells)).tolist()))
     matrix = 1 + 4 * rng.random((1200, 1200))
     found = severity_under(confusion, matrix)
+    assert found is not None
     expected = mistake_severity(torch.from_numpy(confusion.matrix(1200)), torch.from_numpy(matrix))
     assert (found.mean_distance, found.expected_distance) == pytest.approx(expected[:2], rel=1e-6)
     assert found.num_mistakes == expected.num_mistakes

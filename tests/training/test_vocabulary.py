@@ -90,3 +90,12 @@ def test_accents_are_counted_on_latin_words():
     # One word in two hundred decides.
     assert writes_with_accents(["él"] + ["a"] * 199)
     assert not writes_with_accents(["él"] + ["a"] * 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "first"), [("ꦧꦫꦁꦠꦼꦏꦏꦺ", "ꦧ"), ("ᬩᬭᬂᬢᭂ", "ᬩ"), ("ᨠᩣ᩠ᨦ", "ᨠᩣ᩠")], ids=["Javanese", "Balinese", "Tai Tham"]
+)
+def test_less_common_scripts_without_spaces_are_cut_into_characters(text, first):
+    tokens = train_tokenizer([text]).tokenize(text)
+    assert tokens[0] == first
+    assert "".join(tokens) == text

@@ -39,6 +39,8 @@ class LossCallback(TrainerCallback, ABC):
         self._exclude = exclude
         self._update_from = update_from
         self._in_training = False
+        # Whether this training has another model than the one before.
+        self._is_model_new = False
         # State before the first training; `None` until it begins.
         self._initial_state: dict[str, Any] | None = None
         self._record: _TrainingRecord = _TrainingRecord.begin(Path(), resumed=None)
@@ -52,7 +54,7 @@ class LossCallback(TrainerCallback, ABC):
         """The matrix of the loss, through any wrappers around it."""
         return main_matrix(self._loss, "The loss")
 
-    def on_train_begin(self, args, state, control, train_dataloader=None, is_model_new=False, **kwargs):
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Take the state of the loss from the checkpoint that is resumed, or begin with a fresh one.
 
         Weights of the loss go on where the model does, and begin anew with a new model (`model_init`).
@@ -73,7 +75,7 @@ class LossCallback(TrainerCallback, ABC):
         if state.global_step:
             self._resume(args, state, train_dataloader)
         elif begun_before:
-            kept = set() if is_model_new else {name for name, _ in self._loss.named_parameters()}
+            kept = set() if self._is_model_new else {name for name, _ in self._loss.named_parameters()}
             fresh = {name: value for name, value in self._initial_state.items() if name not in kept}
             whole = {**state_of(self._loss, exclude=self._exclude), **fresh}
             load_state(self._loss, whole, source="The state before training", exclude=self._exclude)

@@ -26,8 +26,9 @@ class Objective(Protocol):
 
     losses: nn.ModuleDict
 
-    def follow(self, model: nn.Module) -> None:
+    def follow(self, model: nn.Module) -> bool:
         """Work with this model from now on."""
+        ...
 
     def smooth_labels(self, factor: float) -> None:
         """Smooth the labels of the cross-entropy."""
@@ -92,14 +93,12 @@ class LabelDistanceCallback(LossCallback):
                 "views and labels apart. Start with torchrun, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
         self.use_arguments(args)
-        is_model_new = False
+        self._is_model_new = False
         if model is not None:
-            is_model_new = self._objective.follow(model)
+            self._is_model_new = self._objective.follow(model)
             self._check_evaluations_see_labels(args, model)
         self._check_optimizer(optimizer)
-        super().on_train_begin(
-            args, state, control, train_dataloader=train_dataloader, is_model_new=is_model_new, **kwargs
-        )
+        super().on_train_begin(args, state, control, train_dataloader=train_dataloader, **kwargs)
         self._sums, self._last_logged_step = {}, state.global_step
         # What the Trainer multiplies the returned loss by.
         self._scale = num_processes() if args.average_tokens_across_devices else 1

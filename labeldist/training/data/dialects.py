@@ -6,7 +6,7 @@ better, and it is said. `csv.Sniffer` is not used: it guesses from counts of cha
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,7 +138,9 @@ def find_dialect(head: Sequence[str], usual: str, *, is_whole: bool, told: Table
     has_quotes = any('"' in line for line in head)
     best, furthest = Dialect(delimiters[0], skipped=skipped), -1
     for delimiter in delimiters:
-        kinds = [told.quotes] if told.quotes else _quotings(head, delimiter) if has_quotes else ["standard"]
+        kinds: Iterable[Quoting] = (
+            [told.quotes] if told.quotes else _quotings(head, delimiter) if has_quotes else ["standard"]
+        )
         for quoting in kinds:
             dialect = Dialect(delimiter, quoting, skipped)
             reached, num_joined = _fit(head, dialect, is_whole=is_whole)

@@ -49,11 +49,11 @@ def plot_confusion(counts: ArrayLike | Confusion, class_names: Sequence[str], pa
     matrix = np.zeros((len(drawn), len(drawn)))
     matrix[place[true[is_drawn]], place[predicted[is_drawn]]] = num_rows[is_drawn]
     shares = matrix / np.maximum(support[drawn][:, None], 1)
-    class_names = [class_names[c] for c in drawn]
+    names = [class_names[int(c)] for c in drawn]
     norm = PowerNorm(0.5, 0, 1)
-    figure, axes, bar = _heat_map(shares, class_names, CONFUSION_COLORS, norm, "share of the true class")
+    figure, axes, bar = _heat_map(shares, names, CONFUSION_COLORS, norm, "share of the true class")
     bar.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
-    if len(class_names) <= MAX_CELL_NUMBERS:
+    if len(names) <= MAX_CELL_NUMBERS:
         _cell_numbers(axes, matrix, shares > 0.3, lambda count: f"{count:.0f}" if count else "")
     axes.set(xlabel="predicted class", ylabel="true class")
     set_title(axes, "Confusion matrix", f"{right:,} of {total:,} rows lie on the diagonal{which}")
@@ -76,14 +76,14 @@ def plot_ldm(matrix: ArrayLike, class_names: Sequence[str], path: Path, title: s
     sums = entries.sum(axis=0, dtype=np.float64) + entries.sum(axis=1, dtype=np.float64) - 2 * entries.diagonal()
     drawn, which = _drawn(sums, "the largest distances")
     distances = entries[np.ix_(drawn, drawn)].astype(np.float64)
-    class_names = [class_names[c] for c in drawn]
-    is_pair = ~np.eye(len(class_names), dtype=bool)
+    names = [class_names[int(c)] for c in drawn]
+    is_pair = ~np.eye(len(names), dtype=bool)
     low = min(1.0, float(distances[is_pair].min(initial=1.0)))
     high = float(distances[is_pair].max(initial=low))
     norm = Normalize(low, high if high > low else low + 1)
     masked = np.ma.array(distances, mask=~is_pair)
-    figure, axes, _ = _heat_map(masked, class_names, LDM_COLORS, norm, "label distance")
-    if len(class_names) <= MAX_CELL_NUMBERS:
+    figure, axes, _ = _heat_map(masked, names, LDM_COLORS, norm, "label distance")
+    if len(names) <= MAX_CELL_NUMBERS:
         is_dark = (norm(distances) > 0.55) & is_pair
         _cell_numbers(axes, distances, is_dark, lambda distance: f"{distance:.3g}", muted=~is_pair)
     axes.set(xlabel="other class", ylabel="class of the anchor")
