@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from labeldist.confusion import ConfusedPair, confusion_counts, most_confused_pairs
     from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity
     from labeldist.joint import JointLoss
+    from labeldist.label_texts import label_text_rows
     from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM, class_centroids
     from labeldist.losses import LabelDistanceContrastiveLoss
     from labeldist.memory import CrossBatchMemory
@@ -52,6 +53,7 @@ __all__ = [
     "embedding_metrics",
     "hierarchy_groups",
     "label_distance_contrastive",
+    "label_text_rows",
     "marginal_cross_entropy",
     "mistake_severity",
     "most_confused_pairs",
@@ -82,6 +84,7 @@ _HOMES = {
     "embedding_metrics": "evaluation",
     "hierarchy_groups": "coarse",
     "label_distance_contrastive": "backends",
+    "label_text_rows": "label_texts",
     "marginal_cross_entropy": "coarse",
     "mistake_severity": "evaluation",
     "most_confused_pairs": "confusion",

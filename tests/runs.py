@@ -55,7 +55,7 @@ def settings_of(data: Path | str, *, epochs: int = 2, shots: int | None = None, 
         "model": ModelSettings(embedding_dim=8, projection_dim=8),
         "loss": LossSettings(),
         "matrix": MatrixSettings(confusion_epochs=1),
-        "optim": OptimSettings(epochs=epochs, batch_size=16),
+        "optim": OptimSettings(recipe="standard", epochs=epochs, batch_size=16),
     }
     return RunSettings(**{**sections, **changes})
 

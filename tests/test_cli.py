@@ -291,7 +291,7 @@ def test_what_the_parser_does_not_know_exits_with_2(capsys, here, arguments):
         ("--temperature inf", "--temperature must be a number above 0, got inf."),
         ("--ce-weight 1.5", "--ce-weight must be between 0 and 1, got 1.5."),
         ("--max-distance 0", "--max-distance must be a number above 0, got 0.0."),
-        ("--validation-fraction 1", "--validation-fraction must be between 0 and 1, got 1.0."),
+        ("--validation-fraction 1", "--validation-fraction must be at least 0 and below 1, got 1.0."),
         ("--warmup-fraction -0.1", "--warmup-fraction must be between 0 and 1, got -0.1."),
         ("--dropout 1", "--dropout must be at least 0 and below 1, got 1.0."),
         ("--weight-decay -1", "--weight-decay must be 0 or more, got -1.0."),
@@ -550,7 +550,7 @@ def test_a_missing_package_without_a_name_still_makes_a_sentence(refusal, monkey
     from labeldist.cli.actions import HANDLERS
     from labeldist.cli.commands import Train
 
-    def fail(command):
+    def fail(command, under_few_labels):
         raise ImportError("Using the Trainer requires accelerate:\nplease install it.")
 
     monkeypatch.setitem(HANDLERS, Train, fail)

@@ -22,6 +22,7 @@ LEVELS = {
     "pairs": 0,
     "precision": 0,
     "class_names": 0,
+    "label_texts": 1,
     "demo": 0,
     "distributed": 1,
     "checks": 1,

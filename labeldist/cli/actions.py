@@ -28,10 +28,8 @@ def carry_out(command: Any, under_few_labels: Any = None) -> None:
     Raises:
         UserError: for any mistake of the user.
     """
-    if isinstance(command, Train | Compare):
-        HANDLERS[type(command)](command, under_few_labels)
-    else:
-        HANDLERS[type(command)](command)
+    more = (under_few_labels,) if isinstance(command, Train | Compare) else ()
+    HANDLERS[type(command)](command, *more)
 
 
 def _train(command: Train, under_few_labels: Train) -> None:

@@ -410,7 +410,7 @@ def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class
     if not len(drawn):
         raise UserError(
             f"{train.place.name} has too few rows to draw a {part} set: {len(train)}, and no class has two left. "
-            f"Give more rows or a {part} file."
+            f"Give more rows or a {part} file{', or --validation-fraction 0' if part == 'validation' else ''}."
         )
     tables["train"], tables[part] = train.take(keep), train.take(drawn)
     return [f"{part}: {len(drawn)} of {len(train)} rows drawn from {train.place.name} by seed {seed}"]

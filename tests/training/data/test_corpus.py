@@ -225,8 +225,8 @@ def test_empty_folder_and_wrong_names_are_told(tmp_path):
     ("option", "expected"),
     [
         ({"shots": 0}, "--shots must be at least 1, got 0"),
-        ({"validation_fraction": 0.0}, "--validation-fraction must lie between 0 and 1, got 0.0"),
-        ({"validation_fraction": float("nan")}, "--validation-fraction must lie"),
+        ({"validation_fraction": 1.0}, "--validation-fraction must be at least 0 and below 1, got 1.0"),
+        ({"validation_fraction": float("nan")}, "--validation-fraction must be at least 0"),
         ({"seed": -1}, "A seed must not be negative, got -1"),
     ],
 )

@@ -1,0 +1,85 @@
+"""Label texts: class names as people would write them, and one row a class."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labeldist import label_text_rows
+from labeldist.label_texts import name_as_text, names_without_meaning
+
+words = st.text(st.characters(categories=["Ll", "Lo"]), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("card_arrival", "card arrival"),
+        ("comp.sys.ibm.pc.hardware", "comp sys ibm pc hardware"),
+        ("DESC:manner", "DESC manner"),
+        ("orderStatus", "order status"),
+        ("HTTPServerError", "HTTP server error"),
+        ("very positive", "very positive"),
+        ("/m/topics/Sports", "m topics Sports"),
+        ("配送_速度", "配送 速度"),
+        ("___", "___"),
+    ],
+)
+def test_names_are_opened_at_separators_and_in_camel_case(name, text):
+    assert name_as_text(name) == text
+
+
+@given(parts=st.lists(words, min_size=1, max_size=5), separator=st.sampled_from("_-./:|>"))
+def test_separators_become_spaces_and_nothing_else_changes(parts, separator):
+    assert name_as_text(separator.join(parts)) == " ".join(parts)
+
+
+@given(parts=st.lists(words, min_size=1, max_size=5))
+def test_an_opened_name_stays_as_it_is(parts):
+    text = name_as_text(" ".join(parts))
+    assert name_as_text(text) == text
+
+
+def test_codes_numbers_and_abbreviations_say_nothing():
+    mute = ["NUM", "3", "x7", "-1", "class_2", "Label 10", "c", "DESC", "xzq", "__"]
+    telling = ["earn", "card_arrival", "NUM:dist", "very positive", "正", "да", "مدح", "comp.graphics"]
+    assert names_without_meaning([*mute, *telling]) == mute
+
+
+@given(names=st.lists(words, min_size=1, max_size=6, unique_by=name_as_text))
+def test_names_give_one_row_a_class(names):
+    assert label_text_rows(names) == ([name_as_text(name) for name in names], list(range(len(names))))
+
+
+@given(st.data())
+def test_a_mapping_gives_each_class_its_sentences_in_order(data):
+    names = data.draw(st.lists(words, min_size=1, max_size=4, unique=True))
+    sentences = data.draw(st.lists(words, min_size=len(names), max_size=12, unique=True))
+    given_texts = {name: sentences[index :: len(names)] for index, name in enumerate(names)}
+    texts, labels = label_text_rows(names, given_texts)
+    assert sorted(texts) == sorted(sentences)
+    assert labels == sorted(labels)
+    assert {name: [t for t, label in zip(texts, labels, strict=True) if names[label] == name] for name in names} == (
+        given_texts
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ({"fast": "a", "slw": "b"}, "label texts must be of the classes, got 'slw'. Did you mean 'slow'?"),
+        ({"fast": "a"}, "label texts must have one for each class, and 1 of 2 has none (slow)."),
+        ({"fast": "a", "slow": []}, "label texts must have one for each class, and 1 of 2 has none (slow)."),
+        ({"fast": "a", "slow": " "}, "label texts must not be empty, got ' ' for 'slow'."),
+        ({"fast": "a", "slow": [3]}, "label texts must not be empty, got 3 for 'slow'."),
+        ({"fast": "a", "slow": ["b", "a"]}, "label texts must tell the classes apart, got 'a' for 'fast' and 'slow'."),
+    ],
+)
+def test_texts_that_do_not_fit_the_classes_are_told(texts, sentence):
+    with pytest.raises(ValueError, match="label texts") as caught:
+        label_text_rows(["fast", "slow"], texts)
+    assert str(caught.value) == sentence
+
+
+def test_names_that_read_alike_are_told():
+    with pytest.raises(ValueError, match="got 'a b' for 'a_b' and 'a-b'"):
+        label_text_rows(["a_b", "a-b"])

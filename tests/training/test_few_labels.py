@@ -1,0 +1,307 @@
+"""Training with few labels: label texts, the recipe, runs without validation rows, and class layers that are fitted."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+
+from labeldist.cli import main
+from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.models.textcnn import TextCNN
+from labeldist.training.api import compare, train
+from labeldist.training.errors import UserError
+from labeldist.training.frozen import fit_class_layer
+from labeldist.training.recipes import MAX_FEW, MIN_STEPS, STEPS_PER_CLASS
+from runs import CLASSES, SIZES, messages, read, write_rows
+from tiny_bert import bert
+
+pytestmark = pytest.mark.usefixtures("as_it_was")
+
+ROWS = messages(60)
+TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
+TEST = (TEXTS[40:], LABELS[40:])
+SMALL: dict[str, Any] = {"embedding_dim": 8, "projection_dim": 8, "batch_size": 16}
+SENTENCES = {name: [f"{name} in one sentence", f"{name} in another"] for name in CLASSES}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    """The folder of a tiny encoder with a tokenizer, of random weights."""
+    from labeldist.training.vocabulary import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = train_tokenizer([*TEXTS, *(name.replace("_", " ") for name in CLASSES)])
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    model: Any = bert().base_model
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def few(**options: Any):
+    return train(TEXTS[:40], LABELS[:40], test=TEST, **{**SMALL, **options})
+
+
+# Label texts
+
+
+def test_label_texts_join_the_training_rows_and_are_counted():
+    said: list[str] = []
+    run = few(objective="contrastive", epochs=1, label_texts=SENTENCES, say=said.append)
+    assert run.config.num_rows == {"train": 36, "validation": 4, "test": 20, "label texts": 8}
+    assert "label texts: 8 training rows from the mapping given" in said
+    words = json.loads((run.folder / "model" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert "sentence" in words
+
+
+def test_without_label_texts_a_run_is_as_before_and_with_them_another():
+    plain, none, named = (few(objective="ce", epochs=1, **options) for options in (
+        {}, {"label_texts": "none"}, {"label_texts": "names"},
+    ))  # fmt: skip
+    assert plain.config.fingerprint == none.config.fingerprint != named.config.fingerprint
+    assert plain.metrics == none.metrics
+
+
+def test_label_texts_come_from_a_json_file_or_a_table(tmp_path):
+    mapping = tmp_path / "texts.json"
+    mapping.write_text(json.dumps(SENTENCES), encoding="utf-8")
+    table = write_rows(
+        tmp_path / "texts.jsonl", [{"text": text, "label": name} for name in CLASSES for text in SENTENCES[name]]
+    )
+    runs = [few(objective="ce", epochs=1, label_texts=given) for given in (mapping, table, SENTENCES)]
+    assert len({run.config.fingerprint for run in runs}) == 1
+    assert runs[0].config.spec.settings.data.label_texts == str(mapping)
+
+
+def test_label_texts_that_a_held_out_row_repeats_are_left_out():
+    texts = {name: f"{name} in one sentence" for name in CLASSES} | {CLASSES[0]: TEST[0][0].upper()}
+    run = few(objective="ce", epochs=1, label_texts=texts)
+    assert run.config.num_rows["label texts"] == 3
+    assert any(note.startswith("test: 1 label texts also stand in test") for note in run.config.notes)
+
+
+def test_names_that_say_little_are_told():
+    labels = [f"x{CLASSES.index(name)}" for name in LABELS]
+    said: list[str] = []
+    train(TEXTS, labels, objective="ce", epochs=1, label_texts="names", say=said.append, **SMALL)
+    assert any("4 of 4 names say little (x0, x1, x2, x3)" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({CLASSES[0]: "a"}, "one for each class, and 3 of 4 have none"),
+        ({**SENTENCES, "delivery_prase": "a"}, "Did you mean 'delivery_praise'?"),
+        ("nowhere.json", "label_texts must be names, none or a file, and there is no file 'nowhere.json'"),
+    ],
+)
+def test_label_texts_that_do_not_fit_are_one_sentence(given, sentence):
+    with pytest.raises(UserError) as caught:
+        few(objective="ce", label_texts=given)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("stored", ['["a"]', '{"a": 3}', "{", '{"a": [1]}'])
+def test_a_broken_file_of_label_texts_is_one_sentence(stored, tmp_path):
+    path = tmp_path / "texts.json"
+    path.write_text(stored, encoding="utf-8")
+    with pytest.raises(UserError, match=r"texts\.json"):
+        few(objective="ce", label_texts=path)
+
+
+# Steps, and no validation rows
+
+
+def test_without_validation_rows_training_runs_to_its_end():
+    run = few(objective="contrastive", validation_fraction=0, steps=7)
+    assert run.config.num_rows["validation"] == 0
+    assert run.metrics.best_validation_accuracy is None
+    # 40 rows in batches of 16: three steps an epoch.
+    assert run.metrics.num_epochs == pytest.approx(7 / 3)
+    assert read(run.folder / "history.json")["log"][-1]["step"] == 7
+
+
+def test_steps_with_validation_rows_keep_the_best_weights():
+    run = few(objective="ce", steps=10)
+    evaluations = [entry for entry in read(run.folder / "history.json")["log"] if "eval_accuracy" in entry]
+    assert [entry["step"] for entry in evaluations] == [2, 4, 6, 8, 10]
+    assert run.metrics.best_validation_accuracy == max(entry["eval_accuracy"] for entry in evaluations)
+
+
+@pytest.mark.parametrize("objective", ["adaptive", "static"])
+def test_what_needs_validation_rows_says_so(objective):
+    with pytest.raises(UserError, match=f"objective {objective} learns from validation rows, and there are none"):
+        few(objective=objective, validation_fraction=0)
+
+
+def test_a_static_matrix_is_counted_by_cross_validation_without_validation_rows():
+    run = few(objective="static", validation_fraction=0, steps=3, confusion_from="cross-validation", folds=2)
+    counts = read(run.folder / "confusion.json")["counts"]
+    assert np.sum(counts) == 40
+
+
+def test_the_heads_have_a_learning_rate_of_their_own():
+    frozen, tuned = (
+        few(objective="ce", validation_fraction=0, steps=2, learning_rate=1e-12, head_learning_rate=rate)
+        for rate in (1e-12, 0.1)
+    )
+    first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (frozen, tuned))
+    moved = {name for name in first if not torch.allclose(first[name], second[name], atol=1e-6)}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+# Fitted class layers
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_a_fitted_class_layer_decides_as_scikit_learn(num_classes):
+    generator = torch.Generator().manual_seed(0)
+    vectors, labels = torch.randn(80, 300, generator=generator), np.arange(80) % num_classes
+    new = torch.randn(200, 300, generator=generator)
+    model = ContrastiveClassifier(TextCNN(vocab_size=9), num_classes)
+    fit_class_layer(model, vectors, labels, "logistic")
+    length = vectors.double().norm(dim=1).mean().item()
+    wanted = LogisticRegression(max_iter=1000).fit(vectors.double().numpy() / length, labels)
+    with torch.no_grad():
+        found = model.classifier(new).softmax(dim=1)
+    np.testing.assert_allclose(found.numpy(), wanted.predict_proba(new.double().numpy() / length), atol=2e-4)
+    fit_class_layer(model, vectors, labels, "centroid")
+    unit, new_unit = (torch.nn.functional.normalize(rows.double(), dim=1).numpy() for rows in (vectors, new))
+    centroids = NearestCentroid().fit(unit, labels).centroids_
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    with torch.no_grad():
+        decided = model.classifier(new).argmax(dim=1).numpy()
+    assert (decided == (new_unit @ centroids.T).argmax(axis=1)).all()
+
+
+def test_a_logistic_class_layer_reads_the_trained_vectors():
+    trained, fitted = (few(objective="ce", steps=4, class_layer=kind) for kind in ("trained", "logistic"))
+    first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (trained, fitted))
+    assert {name for name in first if not torch.equal(first[name], second[name])} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+
+
+@pytest.mark.parametrize("objective", ["logistic", "centroid-label-texts"])
+def test_objectives_on_a_frozen_encoder_need_a_pretrained_one(objective):
+    with pytest.raises(UserError, match=f"objective {objective} needs a pretrained encoder"):
+        few(objective=objective)
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_serves(encoder):
+    run = few(objective="centroid-label-texts", encoder=encoder, recipe="standard", max_length=8)
+    before = load_file(f"{encoder}/model.safetensors")
+    after = load_file(run.folder / "model" / "model.safetensors")
+    for name, weight in before.items():
+        if f"encoder.{name}" in after:
+            assert torch.equal(after[f"encoder.{name}"], weight)
+    assert run.predict(TEXTS[0])[0]["label"] in CLASSES
+
+
+# The recipe
+
+
+def test_few_labels_take_the_recipe_and_say_so(encoder):
+    said: list[str] = []
+    run = few(encoder=encoder, max_length=8, steps=3, say=said.append)
+    settings = run.config.spec.settings
+    assert (settings.optim.recipe, run.config.spec.objective, settings.model.projection) == (
+        "few-labels",
+        "contrastive",
+        "none",
+    )
+    assert run.config.num_rows == {"train": 40, "validation": 0, "test": 20, "label texts": 4}
+    assert said[0].startswith("10 labels per class: recipe few-labels, with names as label texts")
+
+
+def test_what_is_given_stands_whatever_the_recipe(encoder):
+    run = few(encoder=encoder, max_length=8, steps=2, temperature=1.0, label_texts="none", objective="ce")
+    settings = run.config.spec.settings
+    assert settings.optim.recipe == "few-labels"
+    assert (settings.loss.temperature, settings.data.label_texts, run.config.spec.objective) == (1.0, "none", "ce")
+    assert "label texts" not in run.config.num_rows
+
+
+def test_many_labels_and_a_textcnn_take_the_standard_recipe(encoder):
+    assert few(objective="ce", epochs=1).config.spec.settings.optim.recipe == "standard"
+    many = TEXTS[:40] * 3
+    run = train(many, LABELS[:40] * 3, test=TEST, encoder=encoder, max_length=8, objective="ce", epochs=1)
+    assert len(many) / len(CLASSES) > MAX_FEW
+    assert run.config.spec.settings.optim.recipe == "standard"
+
+
+def test_the_number_of_steps_grows_with_the_classes(encoder, monkeypatch):
+    from labeldist.training import recipes
+
+    monkeypatch.setattr(recipes, "MIN_STEPS", 2)
+    monkeypatch.setattr(recipes, "STEPS_PER_CLASS", 1)
+    assert few(encoder=encoder, max_length=8).config.spec.settings.optim.steps == 6
+    assert few(encoder=encoder, max_length=8, epochs=1).config.spec.settings.optim.steps is None
+    assert (MIN_STEPS, STEPS_PER_CLASS) == (50, 3)
+
+
+def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, capsys):
+    data = write_rows(tmp_path / "data" / "train.jsonl", ROWS[:40]).parent
+    write_rows(data / "test.jsonl", ROWS[40:])
+    options = ["--encoder", encoder, "--max-length", "8", "--steps", "2"]
+    assert main(["train", "--data", str(data), *options, "--temperature", "1.0", "-o", str(tmp_path / "a")]) == 0
+    assert "recipe few-labels" in capsys.readouterr().err
+    stored = read(tmp_path / "a" / "config.json")
+    assert (stored["loss"]["temperature"], stored["loss"]["weighting"], stored["objective"]) == (
+        1.0,
+        "log",
+        "contrastive",
+    )
+    assert main(["train", "--data", str(data), *options, "--recipe", "standard", "-o", str(tmp_path / "b")]) == 0
+    stored = read(tmp_path / "b" / "config.json")
+    assert (stored["loss"]["temperature"], stored["loss"]["weighting"], stored["objective"]) == (
+        1.0,
+        "scale",
+        "adaptive",
+    )
+    assert (
+        main(
+            ["train", "--data", str(data), *SIZES, "--steps", "2", "--recipe", "few-labels", "-o", str(tmp_path / "c")]
+        )
+        == 0
+    )
+    assert read(tmp_path / "c" / "config.json")["optim"]["recipe"] == "few-labels"
+
+
+def test_one_row_a_class_and_a_validation_split_is_one_sentence(tmp_path, capsys):
+    rows = [next(row for row in ROWS if row["label"] == name) for name in CLASSES]
+    data = write_rows(tmp_path / "data" / "train.jsonl", rows).parent
+    write_rows(data / "test.jsonl", ROWS[40:])
+    assert main(["train", "--data", str(data), *SIZES, "-o", str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "has too few rows to draw a validation set: 4, and no class has two left." in message
+    assert "--validation-fraction 0" in message
+
+
+# A comparison with what training has to beat
+
+
+def test_a_comparison_says_whether_training_was_worth_it(encoder):
+    found = compare(
+        TEXTS[:40], LABELS[:40], test=TEST, encoder=encoder, max_length=8, steps=2, seeds=(0, 1),
+        objectives=["logistic", "centroid", "contrastive"],
+    )  # fmt: skip
+    worth = found.comparison.training
+    assert worth is not None
+    means = {name: np.mean(values) for name, values in found.accuracy.items()}
+    assert worth.trained == "contrastive"
+    assert worth.frozen == max(("logistic", "centroid"), key=lambda name: means[name])
+    assert worth.difference.mean == pytest.approx(means[worth.trained] - means[worth.frozen])
+    assert f"The best trained objective, contrastive: {'+' if worth.difference.mean > 0 else ''}" in " ".join(
+        str(found).split()
+    )
+    # They are controls of training, and none of label distance.
+    assert found.comparison.controls == ("contrastive",)
+    assert not found.comparison.verdict.objectives
