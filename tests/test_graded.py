@@ -14,9 +14,9 @@ from labeldist import functional
 from labeldist.functional import label_distance_contrastive
 from strategies import (
     brief,
+    graded,
     gradient_of,
     label_vectors,
-    matrices,
     normal,
     problems,
     problems_with_references,
@@ -24,24 +24,6 @@ from strategies import (
     seeds,
     thorough,
 )
-
-relevances = st.sampled_from([0.0, 0.0, 0.05, 0.3, 1.0, 4.0])
-
-
-@st.composite
-def tables(draw, num_classes, *, entries=relevances):
-    """float64 tables of relevance, asymmetric, with zeros off the diagonal and any positive diagonal."""
-    table = draw(matrices(num_classes, num_classes, entries))
-    diagonal = draw(st.lists(st.sampled_from([0.25, 1.0, 2.0]), min_size=num_classes, max_size=num_classes))
-    table.diagonal().copy_(torch.tensor(diagonal, dtype=torch.float64))
-    return table
-
-
-@st.composite
-def graded(draw, batches=None, **options):
-    """A problem and a table of relevance for its classes."""
-    problem = draw(problems(**options) if batches is None else batches)
-    return problem, draw(tables(problem.num_classes))
 
 
 def losses_of(problem, relevance, **changes):
