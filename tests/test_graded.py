@@ -70,7 +70,7 @@ def test_a_sibling_is_a_positive_of_an_anchor_that_is_alone_in_its_class():
 
 def expected_of(problem, relevance):
     arguments, options = problem.plain()
-    losses = reference.graded_anchor_losses(*arguments, relevance.tolist(), **options)
+    losses = reference.graded_anchor_losses(*arguments, relevance=relevance.tolist(), **options)
     return torch.tensor(losses, dtype=torch.float64)
 
 
@@ -91,7 +91,7 @@ def test_losses_with_references_are_those_of_the_loops(case):
 def test_the_loops_with_the_identity_are_those_of_the_paper(problem):
     arguments, options = problem.plain()
     identity = torch.eye(problem.num_classes).tolist()
-    graded_losses = reference.graded_anchor_losses(*arguments, identity, **options)
+    graded_losses = reference.graded_anchor_losses(*arguments, relevance=identity, **options)
     assert graded_losses == pytest.approx(reference.anchor_losses(*arguments, **options), abs=1e-12)
 
 
@@ -229,7 +229,7 @@ def test_an_entry_of_zero_has_no_gradient_and_others_none_along_their_row():
         (torch.zeros(2, 2), "The relevance of a class to itself must be above 0, got 0.0 for class 0."),
     ],
 )
-@pytest.mark.parametrize("function", [label_distance_contrastive])
+@pytest.mark.parametrize("function", [label_distance_contrastive, labeldist.label_distance_contrastive])
 def test_a_table_that_is_no_relevance_is_refused(function, relevance, message):
     arguments = normal(4, 3), torch.tensor([0, 1, 0, 1]), torch.ones(2, 2)
     assert message in refusal_of(ValueError, function, *arguments, relevance=relevance)

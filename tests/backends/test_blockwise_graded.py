@@ -96,7 +96,7 @@ def test_the_identity_and_faint_siblings_keep_every_digit(faint, num_references)
     relevance = torch.eye(11).double() + faint * relevance_of(11).fill_diagonal_(0)
     expected = results_of(eager, (*arguments, relevance))[0]
     single = [value.float() if torch.is_tensor(value) and value.is_floating_point() else value for value in arguments]
-    actual = tiled(*single, relevance.float()).losses
+    actual = tiled(*single, relevance=relevance.float()).losses
     assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_the_identity_gives_the_losses_of_no_relevance():
     arguments = batch(41, 5, 6)
     tables = ClassPairTables(*arguments[-2:])
     plain = blockwise.anchor_losses(Batch(*arguments[:2]), tables)
-    graded_ = tiled(*arguments, torch.eye(5, dtype=torch.float64))
+    graded_ = tiled(*arguments, relevance=torch.eye(5, dtype=torch.float64))
     assert torch.equal(plain.is_valid, graded_.is_valid)
     assert_close(graded_.losses, plain.losses, rtol=1e-12, atol=1e-12)
 
@@ -133,7 +133,7 @@ def test_no_tensor_is_of_the_size_of_the_pairs_or_of_the_classes_times_the_dimen
     arguments[0].requires_grad_()
     relevance = relevance_of(num_classes, dtype=torch.float32).requires_grad_()
     with LargestTensor() as largest:
-        tiled(*arguments, relevance, tile_rows=64).losses.sum().backward()
+        tiled(*arguments, relevance=relevance, tile_rows=64).losses.sum().backward()
     assert largest.num_elements <= max(2 * num_classes**2, 2 * num_rows * dim)
 
 

@@ -178,7 +178,7 @@ def test_a_relevance_on_another_device_than_the_rows_is_refused():
     case = case_of(5)
     leaves = case.leaves(torch.float32, DEVICE)
     with pytest.raises(ValueError, match="relevance must be on the device of the embeddings"):
-        fused_losses(*leaves[:-1], torch.eye(4, device="meta"))
+        fused_losses(*leaves[:-1], relevance=torch.eye(4, device="meta"))
 
 
 @pytest.mark.gpu
