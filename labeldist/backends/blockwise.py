@@ -10,8 +10,8 @@ $\mathrm{logit}_{ij} = \mathrm{scale}_{ab} \, u_i^\top v_j + \mathrm{bias}_{ab}$
 reference of class $b$. The loss (Eq. 11-13) has two parts:
 
 - The mean logit of the positives. All positives of an anchor share its class, so this mean follows from sums over
-  classes in $O((B + R) D)$ time. With graded targets (`tables.relevance`) it follows from the sums over all classes, in
-  $O((B + R) D + C^2 D)$ time for the classes that occur: see `_targets.py`.
+  classes in $O((B + R) D)$ time. With graded targets (`tables.relevance`) it follows from the sums over all classes and
+  takes $O(P D)$ time more, for $P$ class pairs that are relevant: see `_targets.py`.
 - $\mathrm{lse}_i = \log \sum_j \exp \mathrm{logit}_{ij}$, which needs every pair. For an upstream gradient $g_i$, the
   gradient of $\mathrm{logit}_{ij}$ is $g_i \exp(\mathrm{logit}_{ij} - \mathrm{lse}_i)$. The backward pass recomputes it
   from the rows, tile by tile.
@@ -32,7 +32,7 @@ from torch.autograd import Function
 from torch.nn.functional import threshold
 
 from labeldist.backends._class_sums import ClassRows, ClassSums, class_sizes
-from labeldist.backends._targets import class_targets, target_tables
+from labeldist.backends._targets import class_targets, few_class_targets, target_tables
 from labeldist.backends._tiles import LN_2, PairGrid, RowGradients, Softmax, softmaxes_of, tile_rows_for, tiles
 from labeldist.distributed import ProcessGroup, SingleProcess
 from labeldist.functional import AnchorLosses, unit_rows
@@ -43,9 +43,11 @@ __all__ = ["anchor_losses"]
 # Four float32 buffers of 768 x 768 take 9 MiB. They fit into the last-level cache of most CPUs, and a tile is large
 # enough that the overhead per operation is small.
 TILE_ROWS = 768
-# Graded targets of more classes use only the classes that occur in the batch, if the labels are on the CPU: finding
-# them synchronizes with a GPU, where the product over all classes takes little time.
+# Graded targets of more classes use only the entries above 0, if these are few, or else the classes that occur in the
+# batch. Finding either synchronizes with a GPU, where the product over all classes takes little time: so on a CPU only.
 MAX_CLASSES_UNSELECTED = 64
+# An entry takes the time of about so many entries of a dense product.
+ENTRY_COST = 32
 
 
 def anchor_losses(
@@ -170,21 +172,36 @@ def _positives(batch: Batch, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
 
 def _graded_targets(batch: Batch, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
     """Sum of the relevances of each anchor's references, `(B,)`, and the mean of `logit - log relevance` under them."""
-    if tables.num_classes > MAX_CLASSES_UNSELECTED and batch.labels.device.type == "cpu":
+    is_selective = tables.num_classes > MAX_CLASSES_UNSELECTED and batch.labels.device.type == "cpu"
+    entries = _few_entries(tables) if is_selective else None
+    if is_selective and entries is None:
         batch, tables = _classes_that_occur(batch, tables)
     references, ref_labels = batch.references
-    targets = target_tables(tables)
     sums = ClassSums.apply(references, ref_labels, tables.num_classes)  # (C, D)
     sizes = class_sizes(ref_labels, tables.num_classes).to(sums.dtype)
-    by_class = class_targets(targets, sums, sizes, is_self=batch.is_self)
-    numbers = torch.stack([by_class.total, by_class.constant, targets.own_scale], dim=1)  # (C, 3)
+    if entries is None:
+        by_class = class_targets(target_tables(tables), sums, sizes, is_self=batch.is_self)
+    else:
+        by_class = few_class_targets(tables, *entries, sums, sizes, is_self=batch.is_self)
+    numbers = torch.stack([by_class.total, by_class.constant, by_class.own_scale], dim=1)  # (C, 3)
     total, constant, own_scale = ClassRows.apply(numbers, batch.labels).unbind(dim=1)  # (B,) each
     own_sums = ClassRows.apply(sums, batch.labels)  # (B, D)
     if batch.is_self:
         own_sums = own_sums - batch.embeddings
     pulls = ClassRows.apply(by_class.pulls, batch.labels)  # (B, D)
-    products = (batch.embeddings * pulls).sum(dim=1) + own_scale * (batch.embeddings * own_sums).sum(dim=1)
+    pulls = torch.addcmul(pulls, own_scale[:, None], own_sums)
+    products = (batch.embeddings * pulls).sum(dim=1)
     return total, (products + constant) / total.masked_fill(total == 0, 1)
+
+
+def _few_entries(tables: ClassPairTables) -> tuple[Tensor, Tensor] | None:
+    """Row and column of each entry of the relevance that is not 0; `None` unless they are few."""
+    assert tables.relevance is not None
+    is_relevant = tables.relevance.detach() != 0
+    if ENTRY_COST * int(is_relevant.count_nonzero()) > is_relevant.numel():
+        return None
+    rows, columns = is_relevant.nonzero(as_tuple=True)
+    return rows, columns
 
 
 def _classes_that_occur(batch: Batch, tables: ClassPairTables) -> tuple[Batch, ClassPairTables]:

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from batches import INFINITY, arguments_of, batch, mirrored
 from labeldist import functional
-from labeldist.backends import blockwise
+from labeldist.backends import _targets, blockwise
 from labeldist.functional import AnchorLosses
 from labeldist.pairs import Batch, ClassPairTables
 from process_groups import results_of_group
@@ -76,6 +76,24 @@ def test_every_size_agrees_with_the_equations(num_rows, dim, num_classes, is_mir
     arguments = batch(num_rows, num_classes, dim)
     arguments = mirrored(arguments) if is_mirrored else arguments
     assert_as_eager((*arguments, relevance_of(num_classes)), tile_rows=8)
+
+
+@thorough
+@given(st.one_of(graded(), graded(problems_with_references())), st.sampled_from([1, 7, 1000]))
+def test_listed_entries_give_the_losses_and_gradients_of_the_equations(case, most_numbers):
+    problem, relevance = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockwise, "MAX_CLASSES_UNSELECTED", 0)
+        patch.setattr(blockwise, "ENTRY_COST", 0)
+        patch.setattr(_targets, "MAX_ENTRY_NUMBERS", most_numbers)
+        assert_as_eager((*arguments_of(problem), relevance))
+
+
+def test_few_entries_are_listed_and_many_are_not():
+    sparse = torch.eye(200) + torch.eye(200).roll(1, 0)
+    assert blockwise._few_entries(ClassPairTables(sparse, sparse, relevance=sparse)) is not None
+    assert blockwise._few_entries(ClassPairTables(sparse, sparse, relevance=torch.ones(200, 200))) is None
+    assert_as_eager((*batch(150, 200, 5), sparse.double()))
 
 
 @pytest.mark.parametrize("num_classes", [4, 40])

@@ -35,7 +35,7 @@ def sum_targets(problem: Problem) -> None:
     sums = problem.state.class_sums.view()
     by_class = class_targets(targets, sums, _class_sizes(problem), is_self=problem.is_self)
     graded.pulls.view().copy_(by_class.pulls)
-    torch.stack([by_class.total, by_class.constant, targets.own_scale], out=graded.numbers.view())
+    torch.stack([by_class.total, by_class.constant, by_class.own_scale], out=graded.numbers.view())
 
 
 def finish_losses(problem: Problem, partial: PartialSums, losses: Tensor, is_valid: Tensor) -> None:

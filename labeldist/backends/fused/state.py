@@ -103,7 +103,7 @@ class GradedState(NamedTuple):
 
     Attributes:
         pulls: `(C, width)`, `ClassTargets.pulls`.
-        numbers: `(3, C)`, `ClassTargets.total` and `constant`, and `TargetTables.own_scale`.
+        numbers: `(3, C)`, `ClassTargets.total`, `constant` and `own_scale`.
     """
 
     pulls: Slot
