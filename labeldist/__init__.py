@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from labeldist.memory import CrossBatchMemory
     from labeldist.miners import LabelDistanceMiner
     from labeldist.reducers import ValidAnchorMeanReducer
+    from labeldist.relation import Relation
     from labeldist.samplers import LabelDistanceBatchSampler
     from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
@@ -35,6 +36,7 @@ __all__ = [
     "LabelDistanceMatrix",
     "LabelDistanceMiner",
     "MistakeSeverity",
+    "Relation",
     "StaticLDM",
     "TwoViewLoss",
     "ValidAnchorMeanReducer",
@@ -60,6 +62,7 @@ _HOMES = {
     "LabelDistanceMatrix": "ldm",
     "LabelDistanceMiner": "miners",
     "MistakeSeverity": "evaluation",
+    "Relation": "relation",
     "StaticLDM": "ldm",
     "TwoViewLoss": "wrappers",
     "ValidAnchorMeanReducer": "reducers",

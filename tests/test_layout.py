@@ -35,6 +35,7 @@ LEVELS = {
     "joint": 5,
     "losses": 5,
     "miners": 5,
+    "relation": 5,
     "samplers": 5,
     "memory": 6,
     "wrappers": 7,
