@@ -81,8 +81,11 @@ def reference_pulls(problem: Problem, anchor_sums: Tensor) -> Tensor:
         problem: the batch.
         anchor_sums: sum of the anchors of each class times their upstream gradients, `(C, width)`.
     """
-    targets = target_tables(problem.tables.for_dot_products())
-    return targets.scale.T @ (anchor_sums * _inverse_totals(problem)[:, None])
+    tables = problem.tables
+    assert tables.relevance is not None
+    # `TargetTables.scale`, by few launches; a half turns the scale of similarities into that of dot products.
+    scale = tables.relevance.masked_fill(tables.bias == -torch.inf, 0).fill_diagonal_(0).mul_(tables.scale)
+    return scale.T @ (anchor_sums * (_inverse_totals(problem) / 2)[:, None])
 
 
 def scatter_gradient(
