@@ -30,7 +30,7 @@ from test_fused import (
 from test_fused import case_of as plain_case_of
 
 from labeldist.backends import fused
-from labeldist.backends.fused import large
+from labeldist.backends.fused import graded, large
 
 __all__ = ["dirty_memory", "pytestmark", "small_tiles"]
 
@@ -147,6 +147,18 @@ def test_half_precision_rows_have_losses_of_eager_and_gradients_of_their_dtype()
     (gradient,) = torch.autograd.grad(losses.sum(), leaves[0])
     assert (losses.dtype, gradient.dtype) == (torch.float32, torch.float16)
     assert_close(losses, eager_losses(*leaves).losses, rtol=2e-3, atol=2e-3)
+
+
+def test_without_graded_targets_nothing_of_them_runs(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("a step of graded targets")
+
+    for name in graded.__all__:
+        monkeypatch.setattr(graded, name, refuse)
+    case = plain_case_of(9)
+    results_of(fused_losses, case.leaves(torch.float32, DEVICE), case.upstream.to(DEVICE))
+    with pytest.raises(AssertionError, match="a step of graded targets"):
+        fused_losses(*case_of(9).leaves(torch.float32, DEVICE))
 
 
 def test_every_size_takes_the_path_of_large_batches(monkeypatch):
