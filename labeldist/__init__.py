@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from labeldist.memory import CrossBatchMemory
     from labeldist.miners import LabelDistanceMiner
     from labeldist.reducers import ValidAnchorMeanReducer
+    from labeldist.relation import Relation
     from labeldist.samplers import LabelDistanceBatchSampler
     from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
@@ -45,6 +46,7 @@ __all__ = [
     "LabelDistanceMiner",
     "MarginalCrossEntropy",
     "MistakeSeverity",
+    "Relation",
     "StaticLDM",
     "TwoViewLoss",
     "ValidAnchorMeanReducer",
@@ -76,6 +78,7 @@ _HOMES = {
     "LabelDistanceMiner": "miners",
     "MarginalCrossEntropy": "coarse",
     "MistakeSeverity": "evaluation",
+    "Relation": "relation",
     "StaticLDM": "ldm",
     "TwoViewLoss": "wrappers",
     "ValidAnchorMeanReducer": "reducers",

@@ -23,6 +23,7 @@ __all__ = [
     "check_indices_tuple",
     "check_labels",
     "check_matrix",
+    "check_relevance",
     "check_rows",
     "check_temperature",
 ]
@@ -73,6 +74,39 @@ def check_matrix(matrix: Tensor, *, whole: str = "A label-distance matrix", entr
         row, column = (int(i) for i in wrong.nonzero()[0])
         value = matrix[row, column].item()
         raise ValueError(f"{entries} must be finite and non-negative, got {value} at row {row}, column {column}.")
+
+
+def check_relevance(relevance: Tensor, num_classes: int, *, validate: bool = True) -> None:
+    """Raise `ValueError` unless `relevance` is a table of graded targets for `num_classes` classes.
+
+    Args:
+        relevance: `(C, C)`, finite and non-negative, positive on the diagonal; row = anchor's class.
+        num_classes: `C`.
+        validate: check the entries; on a GPU this synchronizes with the device.
+
+    Raises:
+        ValueError: for a different shape or an invalid entry.
+
+    Examples:
+        >>> check_relevance(torch.tensor([[1.0, 0.5], [0.5, 0.0]]), 2)
+        Traceback (most recent call last):
+        ValueError: The relevance of a class to itself must be above 0, got 0.0 for class 1. Use 1 on the diagonal.
+    """
+    if relevance.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"relevance must have shape (C, C) = ({num_classes}, {num_classes}), got {tuple(relevance.shape)}. Give "
+            "one row and one column for each class of the label-distance matrix."
+        )
+    if not can_read_values(relevance, validate) or not num_classes:
+        return
+    check_matrix(relevance.detach(), whole="relevance", entries="Entries of relevance")
+    diagonal = relevance.detach().diagonal()
+    if not bool((diagonal > 0).all()):
+        label = int((diagonal <= 0).nonzero()[0])
+        raise ValueError(
+            f"The relevance of a class to itself must be above 0, got {diagonal[label].item()} for class {label}. Use "
+            "1 on the diagonal."
+        )
 
 
 def check_batch(batch: Batch, num_classes: int, *, validate: bool = True) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labeldist.checks import check_batch, check_ce_weight, check_class_pairs
+from labeldist.checks import check_batch, check_ce_weight, check_class_pairs, check_relevance
 from labeldist.options import Weighting
 from labeldist.pairs import Batch, ClassPairTables
 from labeldist.precision import at_least_float32
@@ -29,9 +29,11 @@ __all__ = [
     "class_pair_tables",
     "contrastive_loss",
     "cosine_similarity",
+    "graded_contrastive_loss",
     "joint_objective",
     "label_distance_contrastive",
     "pair_logits",
+    "pair_relevance",
     "positive_pairs",
     "unit_rows",
     "valid_anchors",
@@ -226,8 +228,73 @@ def contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> T
     return (partition - mean_positive - divisor.log()).masked_fill(~has_positive, 0)
 
 
+def pair_relevance(labels: Tensor, ref_labels: Tensor, relevance: Tensor) -> Tensor:
+    r"""The relevance of every pair, $A[y_i, y_j]$: graded targets in place of Eq. 6.
+
+    Args:
+        labels: class of each anchor, `(B,)`, integer, in [0, C).
+        ref_labels: class of each reference, `(R,)`, integer, in [0, C).
+        relevance: $A$, `(C, C)`, non-negative; row = anchor's class.
+
+    Returns:
+        `(B, R)`. Its gradient is that of the table, except that an entry of 0 has none: the derivative of the loss
+        there is $-\infty$, and the entry stays 0.
+
+    Examples:
+        >>> relevance = torch.tensor([[1.0, 0.2], [0.0, 1.0]])
+        >>> pair_relevance(torch.tensor([0, 1]), torch.tensor([0, 0, 1]), relevance)
+        tensor([[1.0000, 1.0000, 0.2000],
+                [0.0000, 0.0000, 1.0000]])
+    """
+    return relevance.masked_fill(relevance == 0, 0)[labels.long()][:, ref_labels.long()]
+
+
+def graded_contrastive_loss(logits: Tensor, weights: Tensor, candidates: Tensor) -> Tensor:
+    r"""KL divergence between graded targets and each anchor's softmax: `contrastive_loss` with weak positives.
+
+    Eq. 11-13 with $z_{ij} = w_{ij} / Z_i$ and $Z_i = \sum_j w_{ij}$ over the candidates:
+
+    $$\ell_i = \mathrm{KL}(z_i \,\Vert\, q_i)
+      = \mathrm{lse}_i - \sum_j z_{ij}\, \mathrm{logit}_{ij} + \sum_j z_{ij} \log z_{ij} , \quad 0 \log 0 = 0 .$$
+
+    The last term does not depend on the embeddings. It keeps the loss a divergence: at least 0, and 0 only where the
+    softmax equals the targets. Weights of 1 and 0 give `contrastive_loss`. Scaling the weights of an anchor changes
+    nothing.
+
+    Choice: the paper knows only weights of 1 and 0. An anchor without a weight above 0 has no target; its loss is 0.
+
+    Args:
+        logits: `(B, R)`, floating point; an entry of `-inf` excludes its pair.
+        weights: `(B, R)`, non-negative, from `pair_relevance`; used only where `candidates` is true.
+        candidates: boolean `(B, R)`, the pairs in the softmax.
+
+    Returns:
+        `(B,)`, in nats, non-negative.
+
+    Examples:
+        >>> weights = torch.tensor([[3.0, 1.0]])  # targets 3/4 and 1/4, which this softmax gives
+        >>> graded_contrastive_loss(weights.log(), weights, weights > 0).abs().round(decimals=6)
+        tensor([0.])
+    """
+    candidates = _valid_candidates(logits, candidates)
+    weights = weights.masked_fill(~candidates, 0)
+    # Not `weights > 0`, which would hide a NaN.
+    has_target = (weights != 0).any(dim=1)
+    total = weights.sum(dim=1).masked_fill(~has_target, 1)  # Z, (B,)
+    logits = logits.masked_fill(~candidates, -torch.inf)
+    # The softmax of a row that holds only -inf is undefined, and its gradient would be NaN.
+    partition = logits.masked_fill(~has_target[:, None], 0).logsumexp(dim=1) if logits.shape[1] else total.log()
+    mean_logit = (weights * logits.masked_fill(weights == 0, 0)).sum(dim=1) / total
+    # sum_j z_ij log z_ij = sum_j w_ij log w_ij / Z_i - log Z_i
+    log_weights = weights.masked_fill(weights == 0, 1).log()
+    log_target = (weights * log_weights).sum(dim=1) / total - total.log()
+    return (partition - mean_logit + log_target).masked_fill(~has_target, 0)
+
+
 def valid_anchors(logits: Tensor, positives: Tensor, candidates: Tensor) -> Tensor:
     """Mask of the anchors that have a positive, and therefore a loss. Arguments as in `contrastive_loss`.
+
+    With graded targets the positives are the pairs whose weight is above 0.
 
     Returns:
         Boolean `(B,)`.
@@ -254,6 +321,7 @@ def label_distance_contrastive(
     ref_labels: Tensor | None = None,
     temperature: float = 1.0,
     weighting: Weighting = "scale",
+    relevance: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     r"""Supervised contrastive loss of each anchor, with a weight for each pair of classes.
@@ -275,15 +343,18 @@ def label_distance_contrastive(
         temperature: softmax temperature, > 0. 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper); `"log"` multiplies the pair's term in the softmax
             sum.
-        validate: check the range of the labels. On a GPU this synchronizes with the device; without the check, a label
-            out of range on a GPU makes CUDA unusable in this process. The range is never checked inside `torch.compile`
-            or during CUDA graph capture.
+        relevance: graded targets $A$, `(C, C)`, non-negative and finite, positive on the diagonal; row = anchor's
+            class. A reference of class `b` is a positive of weight `A[a, b]` for an anchor of class `a`
+            (`graded_contrastive_loss`). `None`, like the identity, makes positives of the rows of the same class only.
+        validate: check the range of the labels and the entries of `relevance`. On a GPU this synchronizes with the
+            device; without the check, a label out of range on a GPU makes CUDA unusable in this process. Values are
+            never checked inside `torch.compile` or during CUDA graph capture.
 
     Returns:
         `(B,)`, in nats, float32 (float64 for float64 embeddings); 0 for an anchor without a positive.
 
     Raises:
-        ValueError: if shapes disagree, a label lies outside [0, C), or an option is unknown.
+        ValueError: if shapes disagree, a label lies outside [0, C), `relevance` is invalid, or an option is unknown.
         TypeError: if labels are not integers or embeddings not floating point.
 
     Examples:
@@ -298,6 +369,9 @@ def label_distance_contrastive(
     check_batch(batch, len(ldm), validate=validate)
     dtype = at_least_float32(embeddings).dtype
     tables = class_pair_tables(ldm.to(embeddings.device, dtype), temperature=temperature, weighting=weighting)
+    if relevance is not None:
+        check_relevance(relevance, len(ldm), validate=validate)
+        tables = tables._replace(relevance=relevance.to(embeddings.device, dtype))
     return anchor_losses(batch, tables).losses
 
 
@@ -318,9 +392,10 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, pairs: tuple[Tensor,
 
     Args:
         batch: anchors and references; not checked here.
-        tables: scale and bias of each class pair, `(C, C)`, in the dtype of the losses.
+        tables: scale, bias and, for graded targets, relevance of each class pair, `(C, C)`, in the dtype of the losses.
         pairs: boolean masks `(B, R)` of the positives and of all pairs in the softmax. `None` selects all pairs; if the
-            batch is its own reference, no row is paired with itself.
+            batch is its own reference, no row is paired with itself. With graded targets the first mask is not used:
+            the table says how relevant each pair is.
 
     Returns:
         Losses and the mask of valid anchors, each `(B,)`.
@@ -336,7 +411,11 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, pairs: tuple[Tensor,
         if pairs is None:
             candidates = other_rows(batch.labels) if batch.is_self else torch.ones_like(logits, dtype=torch.bool)
             pairs = positive_pairs(batch.labels, batch.ref_labels), candidates
-        return AnchorLosses(contrastive_loss(logits, *pairs), valid_anchors(logits, *pairs))
+        if tables.relevance is None:
+            return AnchorLosses(contrastive_loss(logits, *pairs), valid_anchors(logits, *pairs))
+        weights = pair_relevance(batch.labels, batch.references[1], tables.relevance)
+        losses = graded_contrastive_loss(logits, weights, pairs[1])
+        return AnchorLosses(losses, valid_anchors(logits, weights != 0, pairs[1]))
 
 
 def joint_objective(cross_entropy: Tensor, contrastive: Tensor, *, ce_weight: float = 0.5) -> Tensor:

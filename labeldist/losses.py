@@ -1,7 +1,7 @@
 """The label-distance contrastive loss as a pytorch-metric-learning (PML) loss."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -11,11 +11,11 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor, nn
 
 from labeldist import backends, functional
-from labeldist.checks import can_read_values, check_class_pairs, check_indices_tuple
-from labeldist.distributed import ProcessGroup, WorldGroup, num_processes
+from labeldist.checks import can_read_values, check_class_pairs, check_indices_tuple, check_relevance
+from labeldist.distributed import ProcessGroup, WorldGroup, checksum, num_processes
 from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.options import Backend, Weighting
-from labeldist.pairs import Batch
+from labeldist.pairs import Batch, ClassPairTables
 from labeldist.reducers import ValidAnchorMeanReducer
 
 __all__ = ["LabelDistanceContrastiveLoss", "sharded_pairs"]
@@ -32,9 +32,14 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
     all pairs; if the batch is its own reference, no row is paired with itself. A batch without positives gives a loss
     of 0 that is still connected to the graph, and the first such batch raises a warning.
 
+    With `relevance` the targets are graded (`labeldist.functional.graded_contrastive_loss`): a reference of class `b`
+    is a positive of weight `relevance[a, b]` for an anchor of class `a`, so that rows of related classes are weak
+    positives. An `indices_tuple` then selects the pairs of the softmax, and the table alone says how relevant each of
+    them is, whether the tuple lists it as positive or as negative.
+
     With `collect_stats=True` each call records `num_valid_anchors`, `mean_positive_similarity` and
     `mean_negative_similarity` for PML's loggers. The similarities (Eq. 4) are averaged over the pairs in the loss and
-    are 0 if there are none.
+    are 0 if there are none; positives are those of the same class (or listed as positive), graded targets or not.
 
     Args:
         ldm: the label-distance matrix: a `StaticLDM`, an `AdaptiveLDM`, or a `(C, C)` tensor (converted to a
@@ -44,6 +49,11 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         temperature: softmax temperature, > 0; 1 in the paper.
         weighting: `"scale"` multiplies the similarity (the paper); `"log"` multiplies the pair's term in the softmax
             sum.
+        relevance: graded targets, `(C, C)`, non-negative and finite, positive on the diagonal; row = anchor's class.
+            `None` makes positives of the rows of the same class only, as the identity does. A tensor is copied and
+            becomes a buffer. An `nn.Parameter` is learned. An `nn.Module` is called without arguments in each call and
+            returns the table, with its gradient; use one to keep a learned table positive. An entry of 0 has no
+            gradient.
         backend: implementation of the pairwise computation, see `labeldist.backends`. `"auto"` selects the fastest one
             for the batch. Under `DistributedLossWrapper` the processes divide the pairs among themselves, except with
             `"eager"`, or with too few rows for the kernels: then each process computes all pairs.
@@ -55,7 +65,9 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             `CosineSimilarity()`, because Eq. 4 is defined on cosines.
 
     Raises:
-        ValueError: if `temperature` is not positive, `weighting` is unknown, or `distance` is not cosine similarity.
+        ValueError: if `temperature` is not positive, `weighting` is unknown, `distance` is not cosine similarity, or
+            `relevance` has another shape or an invalid entry.
+        TypeError: if `relevance` is neither a table nor a module that returns one.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -65,6 +77,10 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         >>> loss(embeddings, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])).backward()
         >>> embeddings.grad.shape
         torch.Size([8, 16])
+        >>> relevance = torch.eye(3)
+        >>> relevance[0, 1] = relevance[1, 0] = 0.05  # "fast" and "not slow" are related
+        >>> LabelDistanceContrastiveLoss(ldm, relevance=relevance)(embeddings, torch.arange(8) % 3).shape
+        torch.Size([])
     """
 
     def __init__(
@@ -73,6 +89,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         *,
         temperature: float = 1.0,
         weighting: Weighting = "scale",
+        relevance: Tensor | Sequence[Sequence[float]] | nn.Module | None = None,
         backend: Backend = "auto",
         validate: bool = True,
         **kwargs,
@@ -87,6 +104,14 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
         check_class_pairs(self.ldm.matrix, temperature, weighting)
         backends.check_backend(backend)
+        if isinstance(relevance, nn.Parameter | nn.Module):
+            self.relevance = relevance
+        else:
+            # Without graded targets the buffer is None, which `state_dict` leaves out.
+            self.register_buffer("relevance", None if relevance is None else _copied_table(relevance))
+        table = self.relevance_table()
+        if table is not None:
+            check_relevance(table, self.ldm.num_classes)
         self.temperature = temperature
         self.weighting: Weighting = weighting
         self.backend: Backend = backend
@@ -113,7 +138,39 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
 
     def agreement(self) -> dict[str, object]:
         """Settings that must be equal on all processes, by name: see `labeldist.distributed.check_agreement`."""
-        return {"temperature": self.temperature, "weighting": self.weighting, "backend": self.backend}
+        table = self.relevance_table()
+        return {
+            "temperature": self.temperature,
+            "weighting": self.weighting,
+            "backend": self.backend,
+            "relevance": "none" if table is None else f"one with checksum {checksum(table)}",
+        }
+
+    def relevance_table(self) -> Tensor | None:
+        """The current table of graded targets, `(C, C)`, with its gradient; `None` without graded targets."""
+        if not isinstance(self.relevance, nn.Module):
+            return self.relevance
+        table = self.relevance()
+        if not isinstance(table, Tensor):
+            raise TypeError(
+                "relevance must be a (C, C) table or a module that returns one as a tensor, got "
+                f"{type(self.relevance).__name__}, which returns {type(table).__name__}."
+            )
+        return table
+
+    def _tables(self, rows: Tensor) -> ClassPairTables:
+        """The class-pair tables on the device of the rows."""
+        tables = self.ldm.tables(rows, temperature=self.temperature, weighting=self.weighting)
+        table = self.relevance_table()
+        if table is None:
+            return tables
+        if isinstance(self.relevance, nn.Module | nn.Parameter):
+            check_relevance(table, self.ldm.num_classes, validate=self.validate)
+        elif table.device != rows.device:
+            # Users move the model, but rarely the loss. Outside inference mode, so that training can use the buffer.
+            with torch.inference_mode(False):
+                self.relevance = table = table.to(rows.device)
+        return tables._replace(relevance=table.to(tables.scale))
 
     @contextmanager
     def sharded_over(self, group: ProcessGroup) -> Iterator[None]:
@@ -145,7 +202,7 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         pairs = _listed_pairs(batch, indices_tuple, validate=self.validate)
         losses, is_valid = backends.anchor_losses(
             batch,
-            self.ldm.tables(embeddings, temperature=self.temperature, weighting=self.weighting),
+            self._tables(embeddings),
             pairs=pairs,
             backend=self.backend,
             validate=self.validate,
@@ -190,8 +247,9 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
         if num_valid:
             return
         self._has_warned = True
+        kind = "of its class" if self.relevance is None else "of a relevant class"
         warnings.warn(
-            "No row of this batch has a positive (another row of its class), so its contrastive loss is 0. Draw "
+            f"No row of this batch has a positive (another row {kind}), so its contrastive loss is 0. Draw "
             "several rows per class into each batch, for example with LabelDistanceBatchSampler. This warning is shown "
             "once.",
             # The line that called the loss: above compute_loss, PML's forward and Module.__call__.
@@ -208,6 +266,17 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             masks = pairs[0], pairs[1] & ~pairs[0]
             means = [(similarity * mask).sum() / mask.sum().clamp_min(1) for mask in masks]
         self.mean_positive_similarity, self.mean_negative_similarity = (mean.item() for mean in means)
+
+
+def _copied_table(relevance: Tensor | Sequence[Sequence[float]]) -> Tensor:
+    """A copy of a table of relevance, floating point."""
+    try:
+        table = torch.as_tensor(relevance).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"relevance must be a (C, C) table or a module that returns one, got {type(relevance).__name__}."
+        ) from None
+    return table if table.is_floating_point() else table.to(torch.get_default_dtype())
 
 
 def _mean_similarities(batch: Batch, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-r"""The inputs of every backend: a batch of anchors and references, and the class-pair tables of the logits."""
+r"""The inputs of every backend: a batch of anchors and references, and the class-pair tables of logits and targets."""
 
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class ClassPairTables(NamedTuple):
-    r"""Scale and bias that turn a similarity into a logit, for each pair of classes.
+    r"""Scale and bias that turn a similarity into a logit, and the relevance in the targets, for each pair of classes.
 
     $\mathrm{logit} = \mathrm{scale}_{ab} S + \mathrm{bias}_{ab}$ for an anchor of class $a$ and a reference of class
     $b$: Eq. 8 in its general form. `labeldist.functional.class_pair_tables` builds the tables from a label-distance
@@ -53,6 +53,8 @@ class ClassPairTables(NamedTuple):
         is_symmetric: whether both tables equal their transposes; `None` if unknown. A wrong value gives wrong losses.
         span: the largest logit that the tables allow minus the smallest, in nats; `None` if unknown. A wrong value
             gives wrong losses.
+        relevance: `(C, C)`, non-negative, diagonal positive: the weight of a pair in the anchor's target (Eq. 13);
+            `None` for the paper's targets, which are 1 within a class and 0 between classes.
 
     Examples:
         >>> tables = ClassPairTables(scale=torch.ones(3, 3), bias=torch.zeros(3, 3))
@@ -64,6 +66,7 @@ class ClassPairTables(NamedTuple):
     bias: Tensor
     is_symmetric: bool | None = None
     span: float | None = None
+    relevance: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -72,7 +75,8 @@ class ClassPairTables(NamedTuple):
 
     def to(self, rows: Tensor) -> "ClassPairTables":
         """The same tables with the device and dtype of `rows`."""
-        return self._replace(scale=self.scale.to(rows), bias=self.bias.to(rows))
+        relevance = None if self.relevance is None else self.relevance.to(rows)
+        return self._replace(scale=self.scale.to(rows), bias=self.bias.to(rows), relevance=relevance)
 
     def for_dot_products(self) -> "ClassPairTables":
         r"""Tables that give the same logits from the dot product $u^\top v$ of unit rows.
@@ -88,7 +92,7 @@ class ClassPairTables(NamedTuple):
         """Compute `is_symmetric` and `span` from the tables. On a GPU this synchronizes with the device.
 
         Examples:
-            >>> ClassPairTables(torch.tensor([[10.0, 50.0], [50.0, 10.0]]), torch.zeros(2, 2)).inspect()[2:]
+            >>> ClassPairTables(torch.tensor([[10.0, 50.0], [50.0, 10.0]]), torch.zeros(2, 2)).inspect()[2:4]
             (True, 50.0)
         """
         is_symmetric = torch.equal(self.scale, self.scale.T) and torch.equal(self.bias, self.bias.T)

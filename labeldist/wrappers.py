@@ -173,10 +173,15 @@ class DistributedLossWrapper(pml_distributed.DistributedLossWrapper):
         loss = self.loss
         if not isinstance(loss, LabelDistanceContrastiveLoss) or not isinstance(loss.reducer, ValidAnchorMeanReducer):
             return 1.0
-        anchors, positives = (indices.to(labels.device, torch.int64) for indices in indices_tuple[:2])
+        listed = [indices.to(labels.device, torch.int64) for indices in indices_tuple]
+        anchors, positives = listed[:2]
+        relevance = loss.relevance_table()
+        if relevance is not None:  # all listed pairs may be relevant; the last two tensors are the negatives' pairs
+            anchors = torch.cat([anchors, listed[2] if len(listed) == 4 else listed[0]])
+            positives = torch.cat([positives, listed[-1]])
+            anchors, positives = _above_zero(relevance, labels, ref_labels, anchors, positives)
         if loss.weighting == "log":  # an entry of 0 removes the pair
-            distances = loss.ldm.matrix.detach().to(labels.device)
-            anchors = anchors[distances[labels[anchors].long(), ref_labels[positives].long()] > 0]
+            anchors, positives = _above_zero(loss.ldm.matrix, labels, ref_labels, anchors, positives)
         is_valid = torch.zeros(len(labels), dtype=torch.bool, device=labels.device).index_fill(0, anchors, True)
         num_valid = is_valid.sum()
         total = sum_over_processes(num_valid)
@@ -217,6 +222,14 @@ class DistributedMinerWrapper(pml_distributed.DistributedMinerWrapper):
                 return self.miner(emb, labels, *references)
             mined = self.miner(emb, labels, *_gather(emb, labels))
             return without_self_pairs(mined, torch.arange(len(labels), device=labels.device))
+
+
+def _above_zero(
+    table: Tensor, labels: Tensor, ref_labels: Tensor, anchors: Tensor, references: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The pairs whose classes have an entry above 0."""
+    entries = table.detach().to(labels.device)[labels[anchors].long(), ref_labels[references].long()]
+    return anchors[entries > 0], references[entries > 0]
 
 
 def _gather(embeddings: Tensor, labels: Tensor | None, *, own_first: bool = True) -> tuple[Tensor, Tensor]:

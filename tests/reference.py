@@ -56,6 +56,46 @@ def anchor_losses(
     return losses
 
 
+def graded_anchor_losses(
+    embeddings,
+    labels,
+    ldm,
+    relevance,
+    *,
+    ref_emb=None,
+    ref_labels=None,
+    temperature=1.0,
+    weighting="scale",
+    candidates=None,
+):
+    """KL of graded targets from the softmax; 0 for an anchor without a relevant candidate.
+
+    The target of a candidate is its relevance over the sum of all candidates' relevances. `candidates` holds pairs of
+    (anchor, reference); all pairs if `None`.
+    """
+    candidates = all_pairs(labels, ref_labels)[1] if candidates is None else candidates
+    others = embeddings if ref_emb is None else ref_emb
+    other_labels = labels if ref_labels is None else ref_labels
+    losses = []
+    for i, anchor in enumerate(embeddings):
+        logits, targets = {}, {}
+        for j, other in enumerate(others):
+            if (i, j) in candidates:
+                value = logit(anchor, other, ldm[labels[i]][other_labels[j]], temperature, weighting)
+                if value is not None:
+                    logits[j] = value
+                    targets[j] = relevance[labels[i]][other_labels[j]]
+        total = math.fsum(targets.values())
+        loss = 0.0
+        if total > 0:
+            log_partition = math.log(math.fsum(math.exp(value) for value in logits.values()))
+            for j, target in targets.items():
+                if target > 0:
+                    loss += target / total * (math.log(target / total) - (logits[j] - log_partition))
+        losses.append(loss)
+    return losses
+
+
 def num_valid_anchors(embeddings, labels, ldm, *, ref_labels=None, weighting="scale", pairs=None):
     """Number of anchors that have a positive among the candidates."""
     positives, candidates = all_pairs(labels, ref_labels) if pairs is None else pairs

@@ -22,6 +22,7 @@ seeds = st.integers(0, 2**31 - 1)
 # Quarters: every row is zero or of a length that no floor touches, repeated rows are common, and examples shrink well.
 quarters = st.integers(-8, 8).map(lambda quarter: quarter / 4)
 distances = st.sampled_from([0.0, 0.25, 1.0, 2.0, 5.0])
+relevances = st.sampled_from([0.0, 0.0, 0.05, 0.3, 1.0, 4.0])
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,22 @@ def problems_with_references(draw):
         "ref_labels": draw(label_vectors(num_references, problem.num_classes)),
     }
     return Problem(problem.embeddings, problem.labels, problem.ldm, problem.options | references)
+
+
+@st.composite
+def relevance_tables(draw, num_classes, *, entries=relevances):
+    """float64 tables of relevance, asymmetric, with zeros off the diagonal and any positive diagonal."""
+    table = draw(matrices(num_classes, num_classes, entries))
+    diagonal = draw(st.lists(st.sampled_from([0.25, 1.0, 2.0]), min_size=num_classes, max_size=num_classes))
+    table.diagonal().copy_(torch.tensor(diagonal, dtype=torch.float64))
+    return table
+
+
+@st.composite
+def graded(draw, batches=None, **options) -> tuple[Problem, Tensor]:
+    """A problem and a table of relevance for its classes."""
+    problem = draw(problems(**options) if batches is None else batches)
+    return problem, draw(relevance_tables(problem.num_classes))
 
 
 @st.composite

@@ -69,12 +69,24 @@ def test_several_processes_pass_their_benchmarks_gate(tmp_path):
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["eager", "blockwise", "auto", "PML SupConLoss"])
+@pytest.mark.parametrize("name", ["eager", "blockwise", "auto", "PML SupConLoss", "eager, graded", "blockwise, graded"])
 def test_a_method_is_timed_beside_the_floor(name):
     case = measure(METHODS[name], 96, 8, device=CPU, dtype="float32", seconds=0.0)
     assert case["both_ms"] > 0
     assert case["floor_both_ms"] > 0
     assert case["both_ms_20"] <= case["both_ms"] <= case["both_ms_80"]
+
+
+def test_graded_targets_are_timed_in_turn_with_none():
+    case = measure(METHODS["blockwise, graded"], 96, 8, device=CPU, dtype="float32", seconds=0.0, num_classes=12)
+    assert case["compared_both_ms"] > 0
+    assert case["gradient_error"] < 1e-6
+
+
+def test_a_wrong_method_with_graded_targets_is_not_timed():
+    wrong = dataclasses.replace(METHODS["eager, graded"], prepare=METHODS["eager"].prepare)
+    with pytest.raises(AssertionError, match="eager, graded: relative error of the loss"):
+        measure(wrong, 96, 8, device=CPU, dtype="float32", seconds=0.0)
 
 
 def test_a_wrong_method_is_not_timed():

@@ -159,6 +159,22 @@ def by_blocks():
     return learned(backend="blockwise")
 
 
+RELEVANCE = torch.tensor([[1, 0.3, 0, 0], [0.1, 1, 0, 0.2], [0, 0, 2, 0.5], [0, 0, 0.4, 1]], dtype=torch.float64)
+
+
+def graded(matrix=DISTANCES, **options):
+    """The loss with a learned matrix and learned graded targets."""
+    return learned(matrix, relevance=nn.Parameter(RELEVANCE.clone()), **options)
+
+
+def graded_dropping():
+    return graded(DROPPING, weighting="log")
+
+
+def graded_symmetric():
+    return LabelDistanceContrastiveLoss(StaticLDM(SYMMETRIC), temperature=0.3, relevance=RELEVANCE)
+
+
 def reduced():
     return fixed(reducer=PerAnchorReducer(), embedding_regularizer=LpRegularizer(), embedding_reg_weight=0.1)
 
@@ -226,6 +242,13 @@ EQUAL: dict[str, Case] = {
     "float32, with references": Case(lengths=UNEVEN, has_references=True, dtype=torch.float32),
     "eager": Case(loss=eager, lengths=UNEVEN),
     "blockwise": Case(loss=by_blocks, lengths=UNEVEN),
+    **both_modes("graded targets", loss=graded, lengths=UNEVEN),
+    **both_modes("graded targets with references", loss=graded, lengths=UNEVEN, has_references=True),
+    **both_modes("graded targets and dropped pairs", loss=graded_dropping, lengths=UNEVEN),
+    **both_modes("graded targets and a rank without positives", loss=graded, lengths=[6, 1, 6, 6], lonely_rank=1),
+    **both_modes("graded targets, triplets mined", loss=graded, miner=triplets, lengths=UNEVEN),
+    **both_modes("graded targets, pairs mined", loss=graded, miner=multi_similarity, lengths=UNEVEN),
+    "graded targets and a fixed symmetric matrix": Case(loss=graded_symmetric, lengths=UNEVEN),
     "a reducer and a regulariser": Case(loss=reduced, lengths=UNEVEN),
     "a reducer of classes": Case(loss=weighted, lengths=UNEVEN),
 }
@@ -366,6 +389,7 @@ REFUSED = {
     "a memory": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
     "another temperature": "must have the same temperature, got 1.0 on process 0 and 0.5 on process {last}",
     "another backend": "must have the same backend, got auto on process 0 and eager on process {last}",
+    "graded targets": "must have the same relevance, got none on process 0 and one with checksum",
     "a miner": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
     "counts of fewer classes": "must have the same number of classes, got 4 on process 0 and 3 on process {last}",
     "rows of another width": "must gather rows of one shape and type",
@@ -382,6 +406,9 @@ def refusals(rank: int, world: int) -> dict[str, str]:
     if rank == world - 1:
         changed.ldm.matrix[0, 1] += 1
     attempts: dict[str, Callable[[], Any]] = {
+        "graded targets": lambda: DistributedLossWrapper(another(rank, world, relevance=RELEVANCE))(
+            part.inputs, part.labels
+        ),
         "another entry": lambda: DistributedLossWrapper(another(rank, world, matrix=ALMOST))(part.inputs, part.labels),
         "an entry that has changed": lambda: wrapped(part.inputs, part.labels),
         "fewer classes": lambda: DistributedLossWrapper(smaller)(part.inputs, part.labels),
@@ -431,6 +458,7 @@ MEMORY: dict[str, MemoryCase] = {
     "pairs mined in the batch": MemoryCase(lengths=UNEVEN, miner=multi_similarity, memory_miner=label_distance_miner),
     "triplets mined in the batch": MemoryCase(lengths=UNEVEN, miner=triplets),
     "SupConLoss": MemoryCase(loss=SupConLoss, lengths=UNEVEN),
+    "graded targets": MemoryCase(loss=graded, lengths=UNEVEN),
 }
 
 

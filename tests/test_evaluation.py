@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from labeldist import StaticLDM
+from labeldist import Relation, StaticLDM
 from labeldist.evaluation import MistakeSeverity, embedding_metrics, mistake_severity, retrieval
 from labeldist.evaluation.retrieval import BLOCK_ROWS, METRICS
 from strategies import brief, confusion_matrices, label_vectors, matrices, normal, refusal_of, seeds
@@ -34,7 +34,7 @@ def test_a_large_distance_of_the_builders_marks_the_classes_that_are_easily_conf
     names = ["rugby", "soccer", "chess"]
     builders = [
         StaticLDM.from_pairs([("rugby", "soccer")], class_names=names),
-        StaticLDM.from_hierarchy({"ball": ["rugby", "soccer"], "board": ["chess"]}, class_names=names),
+        Relation.from_hierarchy({"ball": ["rugby", "soccer"], "board": ["chess"]}, class_names=names).near(),
         StaticLDM.from_confusion([[8, 2, 0], [2, 8, 0], [0, 0, 9]], class_names=names),
     ]
     near, far = torch.tensor([[5, 2, 0], [2, 5, 0], [0, 0, 5]]), torch.tensor([[5, 0, 2], [0, 5, 2], [0, 0, 5]])

@@ -36,6 +36,7 @@ LEVELS = {
     "evaluation": 5,
     "losses": 5,
     "miners": 5,
+    "relation": 5,
     "samplers": 5,
     "joint": 6,
     "memory": 6,

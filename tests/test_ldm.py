@@ -195,22 +195,6 @@ def test_an_unknown_class_in_a_group_gives_an_error_with_the_nearest_name():
     assert message.endswith("Did you mean 'hockey'?")
 
 
-def test_classes_with_the_deepest_common_ancestor_have_max_distance():
-    # Depths 2 (guns, politics), 0 between the halves, 1 (baseball, hockey): 1 + (5 - 1) * depth / 2.
-    tree = {"society": {"conflict": ["guns", "politics"]}, "sport": ["baseball", "hockey"]}
-    ldm = StaticLDM.from_hierarchy(tree, max_distance=5.0, class_names=NAMES)
-    assert ldm.matrix.tolist() == [[1, 5, 1, 1], [5, 1, 1, 1], [1, 1, 1, 3], [1, 1, 3, 1]]
-
-
-def test_a_flat_hierarchy_gives_ones():
-    assert StaticLDM.from_hierarchy(NAMES, class_names=NAMES).matrix.tolist() == [[1.0] * 4] * 4
-
-
-def test_an_unknown_leaf_gives_an_error_with_the_nearest_name():
-    message = refusal_of(ValueError, StaticLDM.from_hierarchy, ["guns", "politic"], class_names=NAMES)
-    assert message.endswith("Did you mean 'politics'?")
-
-
 def test_confusion_rates_are_averaged_over_both_directions_and_scaled_to_max_distance():
     # Rates: 0 as 1 0.4, 1 as 0 0.2, 2 as 1 0.1. Averaged: (0,1) 0.3, (1,2) 0.05, (0,2) 0; the largest maps to 4.
     near = 1 + 3 * 0.05 / 0.3
@@ -315,24 +299,16 @@ def test_labels_that_do_not_match_the_embeddings_are_refused_for_centroids(label
         class_centroids(torch.ones(2, 2), torch.tensor(labels), 2)
 
 
-def test_in_an_order_neighbors_have_max_distance_and_the_ends_one():
-    # Differences 1, 2, 3, 4 map to 4, 3, 2, 1.
-    assert StaticLDM.from_order(num_classes=5, max_distance=4.0).matrix[0].tolist() == [1.0, 4.0, 3.0, 2.0, 1.0]
-    assert StaticLDM.from_order(num_classes=2, max_distance=4.0).matrix.tolist() == [[1.0, 4.0], [4.0, 1.0]]
-    assert StaticLDM.from_order(class_names=["only"]).matrix.tolist() == [[1.0]]
-
-
 @given(
     num_classes=st.integers(1, 6),
     max_distance=taus,
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=5),
 )
 @brief
-def test_pairs_and_groups_and_orders_give_valid_matrices(num_classes, max_distance, pairs):
+def test_pairs_and_groups_give_valid_matrices(num_classes, max_distance, pairs):
     pairs = [(a % num_classes, b % num_classes) for a, b in pairs if a % num_classes != b % num_classes]
     assert_law_abiding(StaticLDM.from_pairs(pairs, max_distance=max_distance, num_classes=num_classes), max_distance)
     assert_law_abiding(StaticLDM.from_groups(pairs, max_distance=max_distance, num_classes=num_classes), max_distance)
-    assert_law_abiding(StaticLDM.from_order(max_distance=max_distance, num_classes=num_classes), max_distance)
 
 
 @brief
@@ -352,33 +328,17 @@ def test_vectors_give_a_valid_matrix(vectors, max_distance):
     assert_law_abiding(StaticLDM.from_vectors(vectors, max_distance=max_distance), max_distance)
 
 
-@brief
-@given(st.permutations(range(6)), taus)
-def test_a_hierarchy_gives_a_valid_matrix_and_ignores_the_order_of_children(order, max_distance):
-    names = [str(i) for i in range(6)]
-    tree = [["0", ["1", "2"]], [["3"], "4"], "5"]
-    shuffled = [names[i] for i in order]
-    ldm = StaticLDM.from_hierarchy(tree, max_distance=max_distance, class_names=shuffled)
-    mirrored = [child[::-1] for child in tree[::-1]]
-    assert_law_abiding(ldm, max_distance)
-    assert torch.equal(
-        StaticLDM.from_hierarchy(mirrored, max_distance=max_distance, class_names=shuffled).matrix, ldm.matrix
-    )
-
-
 @pytest.mark.parametrize("max_distance", [0.0, -1.0, math.inf, math.nan])
 @pytest.mark.parametrize(
     "build",
     [
         lambda max_distance: StaticLDM.from_pairs([(0, 1)], max_distance=max_distance, num_classes=2),
         lambda max_distance: StaticLDM.from_groups([[0, 1]], max_distance=max_distance, num_classes=2),
-        lambda max_distance: StaticLDM.from_hierarchy(["a", "b"], max_distance=max_distance, class_names=["a", "b"]),
         lambda max_distance: StaticLDM.from_confusion(COUNTS, max_distance=max_distance),
         lambda max_distance: StaticLDM.from_vectors(torch.eye(2), max_distance=max_distance),
-        lambda max_distance: StaticLDM.from_order(max_distance=max_distance, num_classes=2),
         lambda max_distance: AdaptiveLDM(2, max_distance=max_distance),
     ],
-    ids=["pairs", "groups", "hierarchy", "confusion", "vectors", "order", "adaptive"],
+    ids=["pairs", "groups", "confusion", "vectors", "adaptive"],
 )
 def test_max_distance_must_be_finite_and_above_0(build, max_distance):
     assert (

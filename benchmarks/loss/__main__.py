@@ -2,6 +2,7 @@
 
 python -m benchmarks.loss                        # every method and size on this machine's GPU, or else its CPU
 python -m benchmarks.loss --rows 1024 8192 --dims 128 --methods eager blockwise
+python -m benchmarks.loss --methods "blockwise, graded" --classes 1000 --output graded.json   # graded targets
 
 Writes a JSON record with machine, versions and commit, then the table and the figure made from it. Each method passes a
 correctness gate in the same run, or the run ends. A case that does not fit says so.
@@ -37,7 +38,7 @@ def main() -> None:
         "device": options.device,
         "dtype": options.dtype,
         "threads": torch.get_num_threads(),
-        "num_classes": NUM_CLASSES,
+        "num_classes": options.classes,
         "temperature": TEMPERATURE,
         "versions": versions_of(*PACKAGES),
         "commit": options.commit or current_commit(),
@@ -77,7 +78,7 @@ def _go_on(path: Path, record: dict[str, Any]) -> None:
     if not path.exists():
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("machine", "device", "dtype", "versions", "commit"):
+    for key in ("machine", "device", "dtype", "num_classes", "versions", "commit"):
         if earlier[key] != record[key]:
             sys.exit(f"{path} cannot be resumed: its {key} is {earlier[key]}, this run's is {record[key]}.")
     record["cases"] = earlier["cases"]
@@ -90,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="B")
     parser.add_argument("--dims", type=int, nargs="+", default=DIMS, help="D")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--classes", type=int, default=NUM_CLASSES, help="C")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if has_gpu else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16" if has_gpu else "float32")
     parser.add_argument("--seconds", type=float, default=0.5 if has_gpu else 2.0, help="spent on each timing, about")
@@ -107,11 +109,18 @@ def _measured(case: dict[str, Any], options: argparse.Namespace) -> dict[str, An
     if options.device == "cuda":
         torch.cuda.empty_cache()
         return measure(
-            METHODS[name], num_rows, dim, device=torch.device("cuda"), dtype=options.dtype, seconds=options.seconds
+            METHODS[name],
+            num_rows,
+            dim,
+            device=torch.device("cuda"),
+            dtype=options.dtype,
+            seconds=options.seconds,
+            num_classes=options.classes,
         )
     # A process of its own: resident memory is not given back.
     command = [sys.executable, "-m", "benchmarks.loss.measure", name, str(num_rows), str(dim)]
     command += ["--device", options.device, "--dtype", options.dtype, "--seconds", str(options.seconds)]
+    command += ["--classes", str(options.classes)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20 * options.limit)
     except subprocess.TimeoutExpired:
@@ -128,7 +137,10 @@ def _line(numbers: dict[str, Any]) -> str:
     if "skipped" in numbers:
         return f"{start} {numbers['skipped']}"
     both = f"{numbers['both_ms']:11.2f} ms, {numbers['both_mib']:9.1f} MiB" if "both_ms" in numbers else " " * 29
-    return f"{start} forward {numbers['forward_ms']:10.2f} ms, forward+backward {both}"
+    line = f"{start} forward {numbers['forward_ms']:10.2f} ms, forward+backward {both}"
+    if "compared_both_ms" in numbers:
+        line += f", {numbers['both_ms'] / numbers['compared_both_ms']:.3f} of {METHODS[numbers['method']].compared}"
+    return line
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ COLORS = {
     "blockwise": "#1f77b4",
     "triton": "#d62728",
     "auto": "#2ca02c",
+    "eager, graded": "#555555",
+    "blockwise, graded": "#17becf",
+    "triton, graded": "#9467bd",
 }
-MARKERS = {"same": "o", "unweighted": "s", "one positive": "^", "cross-entropy": "v", "forward": "x"}
+MARKERS = {"same": "o", "graded": "D", "unweighted": "s", "one positive": "^", "cross-entropy": "v", "forward": "x"}
 
 
 def table(record: dict[str, Any]) -> str:
@@ -87,7 +90,7 @@ def _digits(number: float) -> str:
 
 
 def _title(name: str, task: str) -> str:
-    return name if task == "same" else f"{name} ({task})"
+    return name if task in ("same", "graded") else f"{name} ({task})"
 
 
 def draw(record: dict[str, Any], path: Path) -> Path:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.loss.methods import METHODS, TEMPERATURE, Method, Problem
+from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE, Method, Problem
 from labeldist import functional
 
 # Gradients are judged at this size at most: float64 needs B x B there. A GPU's is beyond what the kernels take for few,
@@ -35,7 +35,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def measure(
-    method: Method, num_rows: int, dim: int, *, device: torch.device, dtype: str, seconds: float
+    method: Method,
+    num_rows: int,
+    dim: int,
+    *,
+    device: torch.device,
+    dtype: str,
+    seconds: float,
+    num_classes: int = NUM_CLASSES,
 ) -> dict[str, Any]:
     """Check, then measure the time and memory of one method at one size.
 
@@ -46,10 +53,11 @@ def measure(
         device: where.
         dtype: of the rows.
         seconds: about so long is spent on each of forward and forward+backward.
+        num_classes: `C`.
 
     Returns:
-        Medians and 20 % and 80 % percentiles in ms, the floor's medians in the same process, extra peak memory in MiB,
-        and the errors that the gate saw; or `{"skipped": reason}`.
+        Medians and 20 % and 80 % percentiles in ms, medians of the floor and of the compared method in the same
+        process, extra peak memory in MiB, and the errors that the gate saw; or `{"skipped": reason}`.
     """
     case = {"method": method.name, "task": method.task, "num_rows": num_rows, "dim": dim, "dtype": dtype}
     reason = method.missing(device, dim)
@@ -57,7 +65,7 @@ def measure(
         return {**case, "skipped": reason}
     try:
         _warm_up(method, dim, device, DTYPES[dtype])
-        problem = Problem.draw(num_rows, dim, device=device, dtype=DTYPES[dtype])
+        problem = Problem.draw(num_rows, dim, device=device, dtype=DTYPES[dtype], num_classes=num_classes)
         forward = method.prepare(problem)
         step = step_of(forward, problem)
         with_backward = method.task != "forward"
@@ -66,12 +74,15 @@ def measure(
         if with_backward:
             numbers["both_mib"] = peak_mib(step, device)
         numbers["forward_mib"] = peak_mib(lambda: forward().detach(), device)
-        if method.task == "same":
-            numbers |= _gate(method, num_rows, dim, device, DTYPES[dtype])
+        if method.task in ("same", "graded"):
+            numbers |= _gate(method, num_rows, problem)
             numbers["loss_error"] = _loss_error(method, problem, forward)
         alternatives = {"forward": forward, "floor_forward": _floor(problem, 1)}
         if with_backward:
             alternatives |= {"both": step, "floor_both": _floor(problem, 3)}
+        if method.compared is not None:
+            compared = METHODS[method.compared].prepare(problem)
+            alternatives |= {"compared_forward": compared, "compared_both": step_of(compared, problem)}
         numbers.update(_times(alternatives, device, seconds))
         if device.type == "cuda" and method.captures and num_rows <= MAX_GRAPH_ROWS:
             numbers["graph_ms"] = _graph_ms(step, problem, device, seconds)
@@ -104,15 +115,19 @@ def _warm_up(method: Method, dim: int, device: torch.device, dtype: torch.dtype)
         step_of(call, problem)()
 
 
-def _gate(method: Method, num_rows: int, dim: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+def _gate(method: Method, num_rows: int, like: Problem) -> dict[str, float]:
     """Errors of loss and gradient against float64 on another, smaller problem; raises where they exceed eager's."""
+    device, dtype, dim = like.rows.device, like.rows.dtype, like.rows.shape[1]
     most_rows = CPU_GATE_ROWS if device.type == "cpu" else GPU_GATE_ROWS[dtype]
-    problem = Problem.draw(min(num_rows, most_rows) - 1, dim, device=device, dtype=dtype, seed=1)
+    problem = Problem.draw(
+        min(num_rows, most_rows) - 1, dim, device=device, dtype=dtype, seed=1, num_classes=len(like.ldm)
+    )
+    eager = METHODS["eager" if method.task == "same" else "eager, graded"]
     exact = _loss_and_gradient(
-        METHODS["eager"], Problem(problem.rows.detach().double().requires_grad_(), problem.labels, problem.ldm.double())
+        eager, Problem(problem.rows.detach().double().requires_grad_(), problem.labels, problem.ldm.double())
     )
     errors = {}
-    for name, candidate in (("eager", METHODS["eager"]), ("own", method)):
+    for name, candidate in (("eager", eager), ("own", method)):
         loss, gradient = _loss_and_gradient(candidate, problem)
         errors[name] = (
             abs(float(loss) - float(exact[0])) / abs(float(exact[0])),
@@ -152,6 +167,10 @@ def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) ->
     candidates = torch.ones_like(logits, dtype=torch.bool).fill_diagonal_(False)
     positives = problem.labels[:num_anchors, None] == problem.labels
     exact = functional.contrastive_loss(logits, positives, candidates)
+    if method.task == "graded":
+        weights = functional.pair_relevance(problem.labels[:num_anchors], problem.labels, problem.relevance.double())
+        positives = weights > 0
+        exact = functional.graded_contrastive_loss(logits, weights, candidates)
     if num_anchors < len(rows):
         return _sample_error(method, problem, exact)
     is_valid = functional.valid_anchors(logits, positives, candidates)
@@ -163,9 +182,16 @@ def _loss_error(method: Method, problem: Problem, call: Callable[[], Tensor]) ->
 def _sample_error(method: Method, problem: Problem, exact: Tensor) -> float:
     from labeldist.backends import label_distance_contrastive
 
-    backend = method.name if method.name in ("eager", "blockwise", "triton", "auto") else "eager"
+    backend = method.name.removesuffix(", graded")
+    backend = backend if backend in ("eager", "blockwise", "triton", "auto") else "eager"
     losses = label_distance_contrastive(
-        problem.rows, problem.labels, problem.ldm, temperature=TEMPERATURE, backend=backend, validate=False
+        problem.rows,
+        problem.labels,
+        problem.ldm,
+        temperature=TEMPERATURE,
+        relevance=problem.relevance if method.task == "graded" else None,
+        backend=backend,
+        validate=False,
     )
     error = float((losses[: len(exact)].double() - exact).norm() / exact.norm())
     return _checked(method, error, problem.rows.dtype)
@@ -210,7 +236,7 @@ def _times(alternatives: dict[str, Callable[[], Any]], device: torch.device, sec
     for name, values in samples.items():
         ordered = sorted(values)
         numbers[f"{name}_ms"] = ordered[len(ordered) // 2]
-        if not name.startswith("floor"):
+        if not name.startswith(("floor", "compared")):
             numbers[f"{name}_ms_20"] = ordered[math.floor(0.2 * (len(ordered) - 1))]
             numbers[f"{name}_ms_80"] = ordered[math.ceil(0.8 * (len(ordered) - 1))]
     return {**numbers, "num_samples": len(samples["forward"])}
@@ -304,6 +330,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--classes", type=int, default=NUM_CLASSES)
     options = parser.parse_args()
     if options.device == "cpu":
         # Asking for more than the machine has is an error here, not the end of another process.
@@ -317,6 +344,7 @@ def main() -> None:
         device=torch.device(options.device),
         dtype=options.dtype,
         seconds=options.seconds,
+        num_classes=options.classes,
     )
     json.dump(numbers, sys.stdout)
 

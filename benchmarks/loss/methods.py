@@ -15,9 +15,12 @@ from labeldist.pairs import Batch
 
 NUM_CLASSES = 50
 TEMPERATURE = 0.1
+# Graded targets: groups of so many classes, and the relevance of two classes of one group.
+GROUP_SIZE, SIBLINGS = 5, 0.05
 
 TASKS = {
     "same": "the loss itself",
+    "graded": "the loss itself with graded targets",
     "unweighted": "supervised contrast without label distances",
     "one positive": "each row against its second view, without labels",
     "cross-entropy": "linear layer and cross-entropy with as many classes as rows: a cousin of the same shape",
@@ -41,15 +44,30 @@ class Problem:
     ldm: Tensor
 
     @classmethod
-    def draw(cls, num_rows: int, dim: int, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> "Problem":
+    def draw(
+        cls,
+        num_rows: int,
+        dim: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int = 0,
+        num_classes: int = NUM_CLASSES,
+    ) -> "Problem":
         """Random rows around random class centers, so that classes differ as they do in training."""
         generator = torch.Generator().manual_seed(seed)
-        labels = torch.randint(NUM_CLASSES, (num_rows,), generator=generator)
-        centers = torch.randn(NUM_CLASSES, dim, generator=generator)
+        labels = torch.randint(num_classes, (num_rows,), generator=generator)
+        centers = torch.randn(num_classes, dim, generator=generator)
         rows = torch.randn(num_rows, dim, generator=generator).add_(centers[labels], alpha=0.5)
-        ldm = 1 + 4 * torch.rand(NUM_CLASSES, NUM_CLASSES, generator=generator)
+        ldm = 1 + 4 * torch.rand(num_classes, num_classes, generator=generator)
         ldm = ((ldm + ldm.T) / 2).fill_diagonal_(1)
         return cls(rows.to(device, dtype).requires_grad_(), labels.to(device), ldm.to(device))
+
+    @property
+    def relevance(self) -> Tensor:
+        """`(C, C)`: 1 for a class itself, `SIBLINGS` for others of its group, 0 for the rest."""
+        group = torch.arange(len(self.ldm), device=self.ldm.device) // GROUP_SIZE
+        return (SIBLINGS * (group[:, None] == group)).to(self.ldm).fill_diagonal_(1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,7 @@ class Method:
         cuda_only: whether it runs on NVIDIA GPUs alone.
         max_dim: largest `D` that it takes, if there is one.
         captures: whether a CUDA graph can capture it.
+        compared: a method that is timed in turn with it, for a ratio that the machine's other work does not change.
     """
 
     name: str
@@ -73,6 +92,7 @@ class Method:
     cuda_only: bool = False
     max_dim: int | None = None
     captures: bool = False
+    compared: str | None = None
 
     def missing(self, device: torch.device, dim: int) -> str | None:
         """Why it cannot run here, or `None`."""
@@ -85,10 +105,14 @@ class Method:
         return None
 
 
-def _ours(backend: str) -> Callable[[Problem], Callable[[], Tensor]]:
+def _ours(backend: str, *, is_graded: bool = False) -> Callable[[Problem], Callable[[], Tensor]]:
     def prepare(problem: Problem) -> Callable[[], Tensor]:
         loss = LabelDistanceContrastiveLoss(
-            StaticLDM(problem.ldm), temperature=TEMPERATURE, backend=backend, validate=False
+            StaticLDM(problem.ldm),
+            temperature=TEMPERATURE,
+            relevance=problem.relevance if is_graded else None,
+            backend=backend,
+            validate=False,
         )
         return lambda: loss(problem.rows, problem.labels)
 
@@ -182,6 +206,18 @@ METHODS = {
         Method("blockwise", "same", _ours("blockwise")),
         Method("triton", "same", _ours("triton"), needs="triton", cuda_only=True, captures=True),
         Method("auto", "same", _ours("auto")),
+        *(
+            Method(
+                f"{backend}, graded",
+                "graded",
+                _ours(backend, is_graded=True),
+                needs="triton" if backend == "triton" else None,
+                cuda_only=backend == "triton",
+                captures=backend != "blockwise",
+                compared=backend,
+            )
+            for backend in ("eager", "blockwise", "triton")
+        ),
         Method("eager, torch.compile", "same", _compiled_eager),
         Method("PML SupConLoss", "unweighted", _supcon),
         Method("KeOps", "unweighted", _keops, needs="pykeops"),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from labeldist import functional
 from labeldist.backends import _limits
-from labeldist.checks import check_batch
+from labeldist.checks import check_batch, check_relevance
 from labeldist.distributed import ProcessGroup
 from labeldist.functional import AnchorLosses
 from labeldist.options import Backend, Weighting
@@ -44,6 +44,7 @@ def label_distance_contrastive(
     ref_labels: Tensor | None = None,
     temperature: float = 1.0,
     weighting: Weighting = "scale",
+    relevance: Tensor | None = None,
     backend: Backend = "auto",
     validate: bool = True,
 ) -> Tensor:
@@ -59,8 +60,12 @@ def label_distance_contrastive(
     """
     batch = Batch(embeddings, labels, ref_emb, ref_labels)
     check_batch(batch, len(ldm), validate=validate)
-    ldm = ldm.to(embeddings.device, at_least_float32(embeddings).dtype)
+    dtype = at_least_float32(embeddings).dtype
+    ldm = ldm.to(embeddings.device, dtype)
     tables = functional.class_pair_tables(ldm, temperature=temperature, weighting=weighting)
+    if relevance is not None:
+        check_relevance(relevance, len(ldm), validate=validate)
+        tables = tables._replace(relevance=relevance.to(embeddings.device, dtype))
     return anchor_losses(batch, tables, backend=backend, validate=False).losses
 
 
@@ -77,7 +82,8 @@ def anchor_losses(
 
     Args:
         batch: anchors and references.
-        tables: scale and bias of each class pair, `(C, C)`: float32, or float64 for float64 embeddings. If
+        tables: scale, bias and, for graded targets, relevance of each class pair, `(C, C)`: float32, or float64 for
+            float64 embeddings. If
             `is_symmetric` or `span` is `None`, the backend computes it: `"triton"` on the device, `"blockwise"` with a
             synchronization.
         pairs: masks `(B, R)` of the listed positives and of all listed pairs; supported by `"eager"` only.

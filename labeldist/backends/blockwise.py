@@ -10,7 +10,8 @@ $\mathrm{logit}_{ij} = \mathrm{scale}_{ab} \, u_i^\top v_j + \mathrm{bias}_{ab}$
 reference of class $b$. The loss (Eq. 11-13) has two parts:
 
 - The mean logit of the positives. All positives of an anchor share its class, so this mean follows from sums over
-  classes in $O((B + R) D)$ time.
+  classes in $O((B + R) D)$ time. With graded targets (`tables.relevance`) it follows from the sums over all classes and
+  takes $O(P D)$ time more, for $P$ class pairs that are relevant: see `_targets.py`.
 - $\mathrm{lse}_i = \log \sum_j \exp \mathrm{logit}_{ij}$, which needs every pair. For an upstream gradient $g_i$, the
   gradient of $\mathrm{logit}_{ij}$ is $g_i \exp(\mathrm{logit}_{ij} - \mathrm{lse}_i)$. The backward pass recomputes it
   from the rows, tile by tile.
@@ -31,6 +32,7 @@ from torch.autograd import Function
 from torch.nn.functional import threshold
 
 from labeldist.backends._class_sums import ClassRows, ClassSums, class_sizes
+from labeldist.backends._targets import class_targets, few_class_targets, target_tables
 from labeldist.backends._tiles import LN_2, PairGrid, RowGradients, Softmax, softmaxes_of, tile_rows_for, tiles
 from labeldist.distributed import ProcessGroup, SingleProcess
 from labeldist.functional import AnchorLosses, unit_rows
@@ -41,6 +43,11 @@ __all__ = ["anchor_losses"]
 # Four float32 buffers of 768 x 768 take 9 MiB. They fit into the last-level cache of most CPUs, and a tile is large
 # enough that the overhead per operation is small.
 TILE_ROWS = 768
+# Graded targets of more classes use only the entries above 0, if these are few, or else the classes that occur in the
+# batch. Finding either synchronizes with a GPU, where the product over all classes takes little time: so on a CPU only.
+MAX_CLASSES_UNSELECTED = 64
+# An entry takes the time of about so many entries of a dense product.
+ENTRY_COST = 32
 
 
 def anchor_losses(
@@ -57,9 +64,9 @@ def anchor_losses(
 
     Args:
         batch: anchors and references, `(B, D)` and `(R, D)`; rows are normalized here.
-        tables: scale and bias of each class pair, `(C, C)`, in the dtype of the losses: float32, or float64 for float64
-            rows. `is_symmetric` and `span` are used only if the anchors are their own references; if one is `None`, it
-            is computed from the tables, which synchronizes with a GPU.
+        tables: scale, bias and, for graded targets, relevance of each class pair, `(C, C)`, in the dtype of the losses:
+            float32, or float64 for float64 rows. `is_symmetric` and `span` are used only if the anchors are their own
+            references; if one is `None`, it is computed from the tables, which synchronizes with a GPU.
         tile_rows: rows and columns of a tile, at least 1. A process group uses smaller tiles if there are too few
             tiles.
         group: processes that divide the tiles among themselves; `None` for a single process. Every process passes the
@@ -119,6 +126,11 @@ def unit_row_losses(batch: Batch, tables: ClassPairTables, options: TileOptions)
         log_partition = _LogPartition.apply(
             options, anchors, batch.ref_emb, tables.scale, tables.bias, batch.labels, batch.ref_labels, shift
         )
+        if tables.relevance is not None:
+            total, mean_logit = _graded_targets(batch, tables)
+            is_valid = total != 0
+            losses = log_partition - mean_logit - total.masked_fill(~is_valid, 1).log()
+            return AnchorLosses(losses.masked_fill(~is_valid, 0), is_valid)
         num_positives, mean_positive = _positives(batch, tables)
         is_valid = num_positives > 0
         losses = log_partition - mean_positive - num_positives.clamp_min(1).to(anchors.dtype).log()
@@ -156,6 +168,58 @@ def _positives(batch: Batch, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
         num_positives = num_positives - 1
     mean_products = (batch.embeddings * sums).sum(dim=1) / num_positives.clamp_min(1)
     return num_positives.masked_fill(bias == -torch.inf, 0), scale * mean_products + bias
+
+
+def _graded_targets(batch: Batch, tables: ClassPairTables) -> tuple[Tensor, Tensor]:
+    """Sum of the relevances of each anchor's references, `(B,)`, and the mean of `logit - log relevance` under them."""
+    is_selective = tables.num_classes > MAX_CLASSES_UNSELECTED and batch.labels.device.type == "cpu"
+    entries = _few_entries(tables) if is_selective else None
+    if is_selective and entries is None:
+        batch, tables = _classes_that_occur(batch, tables)
+    references, ref_labels = batch.references
+    sums = ClassSums.apply(references, ref_labels, tables.num_classes)  # (C, D)
+    sizes = class_sizes(ref_labels, tables.num_classes).to(sums.dtype)
+    if entries is None:
+        by_class = class_targets(target_tables(tables), sums, sizes, is_self=batch.is_self)
+    else:
+        by_class = few_class_targets(tables, *entries, sums, sizes, is_self=batch.is_self)
+    numbers = torch.stack([by_class.total, by_class.constant, by_class.own_scale], dim=1)  # (C, 3)
+    total, constant, own_scale = ClassRows.apply(numbers, batch.labels).unbind(dim=1)  # (B,) each
+    own_sums = ClassRows.apply(sums, batch.labels)  # (B, D)
+    if batch.is_self:
+        own_sums = own_sums - batch.embeddings
+    pulls = ClassRows.apply(by_class.pulls, batch.labels)  # (B, D)
+    pulls = torch.addcmul(pulls, own_scale[:, None], own_sums)
+    products = (batch.embeddings * pulls).sum(dim=1)
+    return total, (products + constant) / total.masked_fill(total == 0, 1)
+
+
+def _few_entries(tables: ClassPairTables) -> tuple[Tensor, Tensor] | None:
+    """Row and column of each entry of the relevance that is not 0; `None` unless they are few."""
+    assert tables.relevance is not None
+    is_relevant = tables.relevance.detach() != 0
+    if ENTRY_COST * int(is_relevant.count_nonzero()) > is_relevant.numel():
+        return None
+    rows, columns = is_relevant.nonzero(as_tuple=True)
+    return rows, columns
+
+
+def _classes_that_occur(batch: Batch, tables: ClassPairTables) -> tuple[Batch, ClassPairTables]:
+    """The batch and the tables of its classes only, numbered anew; unchanged if most classes occur."""
+    num_rows = len(batch.labels)
+    labels = batch.labels if batch.ref_labels is None else torch.cat([batch.labels, batch.ref_labels])
+    classes, positions = labels.unique(return_inverse=True)
+    if 4 * len(classes) > 3 * tables.num_classes:
+        return batch, tables
+    assert tables.relevance is not None
+    scale, bias, relevance = (
+        table.index_select(0, classes).index_select(1, classes)
+        for table in (tables.scale, tables.bias, tables.relevance)
+    )
+    ref_labels = None if batch.is_self else positions[num_rows:]
+    return batch._replace(labels=positions[:num_rows], ref_labels=ref_labels), ClassPairTables(
+        scale, bias, relevance=relevance
+    )
 
 
 # The log-partition function, from all pairs

@@ -1,9 +1,31 @@
-"""Measures beyond accuracy: which *pairs* of classes are confused, and how well the embeddings group the classes.
+"""Measures beyond accuracy: which *pairs* of classes are confused, what mistakes cost, how embeddings group classes.
 
-Measures of predictions take confusion counts; measures of embeddings take rows and labels. Each family has its module.
+Measures of predictions take confusion counts or classes; measures of embeddings take rows and labels. Each family has
+its module.
 """
 
+from labeldist.evaluation.decisions import (
+    decide,
+    expected_cost,
+    group_accuracy,
+    mean_absolute_error,
+    posterior_median,
+    quadratic_weighted_kappa,
+)
+from labeldist.evaluation.graded_retrieval import graded_ndcg, group_mean_average_precision
 from labeldist.evaluation.mistakes import MistakeSeverity, mistake_severity
 from labeldist.evaluation.retrieval import embedding_metrics
 
-__all__ = ["MistakeSeverity", "embedding_metrics", "mistake_severity"]
+__all__ = [
+    "MistakeSeverity",
+    "decide",
+    "embedding_metrics",
+    "expected_cost",
+    "graded_ndcg",
+    "group_accuracy",
+    "group_mean_average_precision",
+    "mean_absolute_error",
+    "mistake_severity",
+    "posterior_median",
+    "quadratic_weighted_kappa",
+]

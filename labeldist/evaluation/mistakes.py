@@ -42,7 +42,7 @@ def mistake_severity(
     The matrix decides what a high value means:
 
     - In the matrices of this library a *large* entry marks two classes that are easily confused and are therefore
-      pushed apart harder: the listed pairs of `from_pairs`, the *near* classes of `from_hierarchy`, the confused ones
+      pushed apart harder: the listed pairs of `from_pairs`, the related classes of `Relation.near`, the confused ones
       of `from_confusion`. Here a severity above the expected value means that the mistakes fall on the marked pairs,
       and repairing those pairs lowers it.
     - In a matrix of costs, such as the height of the lowest common ancestor, a large entry marks a bad mistake, and

@@ -1,6 +1,5 @@
 """The base class of label-distance matrices: a `(C, C)` buffer, the class names, and the class-pair tables."""
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from labeldist import functional
 from labeldist.checks import can_read_values
 from labeldist.class_names import Class, class_index, resolve_names
+from labeldist.distributed import checksum
 from labeldist.options import Weighting
 from labeldist.pairs import ClassPairTables
 from labeldist.precision import at_least_float32
@@ -121,11 +121,9 @@ class LabelDistanceMatrix(ModuleWithRecords):
 
     def agreement(self) -> dict[str, object]:
         """Values that must be equal on all processes, by name: see `labeldist.distributed.check_agreement`."""
-        entries = self.matrix.detach().cpu().contiguous().view(torch.uint8)  # numpy has no bfloat16
-        checksum = zlib.crc32(entries.numpy().tobytes())
         return {
             "number of classes": self.num_classes,
-            "label-distance matrix": f"one with checksum {checksum:08x}",
+            "label-distance matrix": f"one with checksum {checksum(self.matrix)}",
         }
 
     def distance(self, anchor: Class, other: Class) -> float:

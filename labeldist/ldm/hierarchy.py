@@ -39,16 +39,16 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
                 [0., 0., 0.]])
     """
     leaves = list(_leaves(tree))
-    indices = class_indices((name for name, _ in leaves), class_names)
+    indices = class_indices((name for name, *_ in leaves), class_names)
     seen: set[int] = set()
-    for index, (name, _) in zip(indices, leaves, strict=True):
+    for index, (name, *_) in zip(indices, leaves, strict=True):
         if index in seen:
             raise ValueError(f"Each class must stand once in the hierarchy, {shown(name)} stands more than once.")
         seen.add(index)
     missing = [name for i, name in enumerate(class_names) if i not in seen]
     if missing:
         raise ValueError(f"The hierarchy must hold every class, {shown(missing[0])} is missing.")
-    neighbors = torch.tensor([float(depth) for _, depth in leaves])
+    neighbors = torch.tensor([float(shared) for _, shared, _ in leaves])
     in_tree_order = torch.zeros(len(leaves), len(leaves))
     for i in range(len(leaves) - 1):
         in_tree_order[i, i + 1 :] = neighbors[i + 1 :].cummin(dim=0).values
@@ -59,15 +59,25 @@ def common_ancestor_depths(tree: Hierarchy, class_names: Sequence[str]) -> Tenso
     return in_tree_order[position[:, None], position]
 
 
-def _leaves(tree: Hierarchy) -> Iterator[tuple[str, int]]:
-    """Yield each leaf's name with the depth of its lowest common ancestor with the leaf before it (0 for the first)."""
+def deepest_leaf(tree: Hierarchy) -> int:
+    """Depth of the deepest leaf; the root has depth 0.
+
+    Examples:
+        >>> deepest_leaf({"x": ["a", "b"], "y": "c"})
+        2
+    """
+    return max((depth for *_, depth in _leaves(tree)), default=0)
+
+
+def _leaves(tree: Hierarchy) -> Iterator[tuple[str, int, int]]:
+    """Yield each leaf's name, the depth of its lowest ancestor in common with the leaf before it, and its own depth."""
     # Not recursive: a tree may be deeper than Python's stack. The last iterator gives children of depth len(stack) - 1.
     stack: list[Iterator[Hierarchy]] = [iter([tree])]
     shared = 0
     while stack:
         for node in stack[-1]:
             if isinstance(node, str):
-                yield node, max(shared, 0)
+                yield node, max(shared, 0), len(stack) - 1
                 shared = len(stack) - 2
                 continue
             if not isinstance(node, Mapping | Sequence):

@@ -12,7 +12,6 @@ from labeldist.confusion import ArrayLike
 from labeldist.functional import unit_rows
 from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import check_max_distance, distances_from_confusion, stretch
-from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths
 from labeldist.options import Normalization
 
 _StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
@@ -24,9 +23,10 @@ class StaticLDM(LabelDistanceMatrix):
     An entry is a weight, not a dissimilarity: a larger entry pushes the pairs of its two classes apart harder, so
     easily confused classes have large entries. Use `from_distances` to convert real dissimilarities.
 
-    The constructor takes the matrix itself. The class methods build one from prior knowledge about the classes: classes
-    that are easy to tell apart get the entry 1, the most confusable classes get `max_distance`, and others lie in
-    between. The diagonal is 1.
+    The constructor takes the matrix itself. The class methods build one from what is known about *confusable* classes:
+    classes that are easy to tell apart get the entry 1, the most confusable classes get `max_distance`, and others lie
+    in between. The diagonal is 1. For classes that are *related*, by an order or a hierarchy, describe the relation
+    first and choose what to push: `labeldist.Relation`, with `near` and `far`.
 
     Choice: for the static matrix, the paper says only "tau = 5.0" and "manually selecting confusing classes".
 
@@ -162,35 +162,6 @@ class StaticLDM(LabelDistanceMatrix):
         return cls(matrix.fill_diagonal_(1), class_names=names)
 
     @classmethod
-    def from_hierarchy(
-        cls: type[_StaticLDM], tree: Hierarchy, *, max_distance: float = 5.0, class_names: Sequence[str]
-    ) -> _StaticLDM:
-        r"""Entries from the depth of the lowest common ancestor (LCA) in a tree of classes.
-
-        $1 + (m - 1)\, l_{ab} / \max_{a \ne b} l_{ab}$ with $l_{ab}$ the depth of the LCA and $m$ = `max_distance`: two
-        classes whose only common ancestor is the root (depth 0) get 1, those with the deepest LCA get `max_distance`.
-
-        Args:
-            tree: nested mappings and sequences whose leaves are the class names, each exactly once:
-                `{"recreation": {"sport": ["baseball", "hockey"], "autos": "autos"}, "politics": ["guns", "mideast"]}`.
-                The keys only name inner nodes.
-            max_distance: entry of the classes with the deepest LCA, > 0.
-            class_names: one name per class.
-
-        Raises:
-            ValueError: if a leaf is not a class, a class appears twice, or a class is missing.
-
-        Examples:
-            >>> tree = {"sport": {"ball": ["soccer", "rugby"], "water": ["rowing"]}, "other": ["chess"]}
-            >>> ldm = StaticLDM.from_hierarchy(tree, class_names=["soccer", "rugby", "rowing", "chess"])
-            >>> ldm.matrix[0]
-            tensor([1., 5., 3., 1.])
-        """
-        check_max_distance(max_distance)
-        depths = common_ancestor_depths(tree, class_names)
-        return cls(stretch(depths, max_distance, lowest=0.0), class_names=class_names)
-
-    @classmethod
     def from_confusion(
         cls: type[_StaticLDM],
         counts: ArrayLike,
@@ -309,33 +280,6 @@ class StaticLDM(LabelDistanceMatrix):
                 f"{distances[column, row].item()} the other way. Average both directions: (d + d.T) / 2."
             )
         return cls(stretch(-distances, max_distance), class_names=class_names)
-
-    @classmethod
-    def from_order(
-        cls: type[_StaticLDM],
-        *,
-        max_distance: float = 5.0,
-        class_names: Sequence[str] | None = None,
-        num_classes: int | None = None,
-    ) -> _StaticLDM:
-        """Entries for ordered classes, such as star ratings.
-
-        Neighbors get `max_distance`, the first and the last class 1, and other pairs lie on the line in between.
-
-        Args:
-            max_distance: entry of neighbors, > 0.
-            class_names: one name per class, in order; pass this or `num_classes`.
-            num_classes: `C`.
-
-        Examples:
-            >>> StaticLDM.from_order(num_classes=4, max_distance=5.0).matrix[0]
-            tensor([1., 5., 3., 1.])
-        """
-        check_max_distance(max_distance)
-        names = resolve_names(class_names, num_classes)
-        rank = torch.arange(len(names), dtype=torch.get_default_dtype())
-        apart = (rank[:, None] - rank[None, :]).abs()
-        return cls(stretch(-apart, max_distance, lowest=-max(len(names) - 1.0, 2.0)), class_names=names)
 
     def flattened(self) -> "StaticLDM":
         """A control for this matrix: every off-diagonal entry is replaced by their mean. The diagonal is unchanged.

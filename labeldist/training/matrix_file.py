@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from labeldist.class_names import class_index, class_indices
 from labeldist.ldm import StaticLDM
 from labeldist.messages import shown, shown_json
+from labeldist.relation import Relation
 from labeldist.training.data.dialects import csv_defect, find_dialect
 from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
@@ -32,7 +33,8 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
 
     - `"pairs"`: `[["a", "b"], ["a", "c", 3.0]]`, the third entry a distance of the pair's own;
     - `"groups"`: `{"sport": ["a", "b"]}` or `[["a", "b"]]`;
-    - `"hierarchy"`: nested objects and arrays whose leaves are all the classes;
+    - `"hierarchy"`: nested objects and arrays whose leaves are all the classes; the classes with the deepest common
+      ancestor are pushed apart hardest (`Relation.near`);
     - `"matrix"`: rows of numbers, with `"class_names"` for their order, as in the `ldm.json` of a run,
 
     and optionally `"max_distance"`, which takes precedence over the argument. The `ldm.json` of a run is such a file:
@@ -195,9 +197,8 @@ def _from_json(content: dict[str, Any], class_names: Sequence[str], max_distance
     if "groups" in content:
         return StaticLDM.from_groups(_groups(content["groups"]), max_distance=max_distance, class_names=class_names)
     if "hierarchy" in content:
-        return StaticLDM.from_hierarchy(
-            _named_leaves(content["hierarchy"]), max_distance=max_distance, class_names=class_names
-        )
+        relation = Relation.from_hierarchy(_named_leaves(content["hierarchy"]), class_names=class_names)
+        return relation.scaled().near(max_distance)
     if "class_names" not in content:
         raise ValueError('a "matrix" needs "class_names" beside it, the classes of its rows and columns in order.')
     names = _names(content["class_names"], "class_names")

@@ -144,6 +144,7 @@ class Case:
     scale: torch.Tensor
     bias: torch.Tensor
     upstream: torch.Tensor
+    relevance: torch.Tensor | None = None
 
     def leaves(self, dtype, device, *, tables_learn=True) -> list[Any]:
         """All arguments on `device`, floating ones in `dtype` and asking for a gradient; the tables stay float32."""
@@ -155,8 +156,10 @@ class Case:
 
         table = dtype if dtype == torch.float64 else torch.float32
         rows = (self.anchors, self.labels, self.references, self.ref_labels)
-        tables = [leaf(tensor, table).requires_grad_(tables_learn) for tensor in (self.scale, self.bias)]
-        return [leaf(tensor, dtype) for tensor in rows] + tables
+        tables = [self.scale, self.bias] + ([] if self.relevance is None else [self.relevance])
+        return [leaf(tensor, dtype) for tensor in rows] + [
+            leaf(tensor, table).requires_grad_(tables_learn) for tensor in tables
+        ]
 
 
 def case_of(
@@ -190,8 +193,14 @@ def case_of(
     )
 
 
-def eager_losses(anchors, labels, references, ref_labels, scale, bias):
+def eager_losses(anchors, labels, references, ref_labels, scale, bias, relevance=None):
     """The specification with tables of one's own."""
+    if relevance is not None:
+        batch, tables = (
+            Batch(anchors, labels, references, ref_labels),
+            ClassPairTables(scale, bias, relevance=relevance),
+        )
+        return functional.anchor_losses(batch, tables)
     similarity = functional.cosine_similarity(anchors, references)
     logits = functional.pair_logits(
         similarity, labels, labels if ref_labels is None else ref_labels, ClassPairTables(scale, bias)
@@ -203,10 +212,12 @@ def eager_losses(anchors, labels, references, ref_labels, scale, bias):
     )
 
 
-def fused_losses(anchors, labels, references, ref_labels, scale, bias, *, is_symmetric=None, span=None, group=None):
+def fused_losses(
+    anchors, labels, references, ref_labels, scale, bias, relevance=None, *, is_symmetric=None, span=None, group=None
+):
     """The backend with its arguments one by one, as a case has them."""
     batch = Batch(anchors, labels, references, ref_labels)
-    return fused.anchor_losses(batch, ClassPairTables(scale, bias, is_symmetric, span), group=group)
+    return fused.anchor_losses(batch, ClassPairTables(scale, bias, is_symmetric, span, relevance), group=group)
 
 
 def results_of(function, leaves, upstream, **options):
@@ -483,7 +494,7 @@ def test_half_precision_rows_give_gradients_of_their_dtype():
 
 
 def arguments_of(case, **options):
-    known = {"is_symmetric": None, "span": None} | options
+    known = {"is_symmetric": None, "span": None, "relevance": None} | options
     return (*case.leaves(torch.float32, DEVICE), *known.values())
 
 
@@ -492,9 +503,9 @@ def test_the_operators_keep_the_rules_of_operators(num_refs):
     case = case_of(9, num_refs=num_refs)
     torch.library.opcheck(torch.ops.labeldist.large_losses.default, arguments_of(case))
     leaves = case.leaves(torch.float32, DEVICE, tables_learn=False)
-    torch.library.opcheck(torch.ops.labeldist.small_losses.default, (*leaves, None, None))
+    torch.library.opcheck(torch.ops.labeldist.small_losses.default, (*leaves, None, None, None))
     leaves = case.leaves(torch.float16, DEVICE, tables_learn=False)
-    torch.library.opcheck(torch.ops.labeldist.medium_losses.default, (*leaves, None, None))
+    torch.library.opcheck(torch.ops.labeldist.medium_losses.default, (*leaves, None, None, None))
 
 
 @pytest.mark.parametrize("num_refs", [None, 6], ids=["itself", "references"])

@@ -52,6 +52,7 @@ def compile_all(capability):
     compile_narrow(capability)
     compile_small(capability)
     compile_medium(capability)
+    compile_rows(capability)
 
 
 def compile_wide(capability, has_full):
@@ -148,6 +149,28 @@ def compile_medium(capability):
     for is_transposed in (False, True):
         constants = {"TRANSPOSED": is_transposed, "WIDTH": 768} | blocks
         report(_kernels_medium.gradient_from_weights, capability, own, constants, tiling)
+
+
+def compile_rows(capability):
+    """The kernels that finish losses and gradients, with and without graded targets."""
+    from labeldist.backends.fused import _kernels_graded, _kernels_rows, tilings
+
+    tiling = tilings.tiling_for("tables", 2, 768)._replace(num_warps=4, num_stages=3)
+    floats = ("class_sums", "ref_sums", "anchor_sums", "pulls", "ref_pulls", "numbers", "partial_maxima")
+    floats += ("partial_sums", "shifts", "normalizers", "means", "anchor_gradients")
+    ends = dict.fromkeys(("starts", "ends", "ref_starts", "ref_ends"), "*i32")
+    own = dict.fromkeys(floats, "*fp32") | ends | {"order": "*i64", "is_valid": "*i1", "gradient": "*bf16"}
+    for rows, width in (("*fp32", 128), ("*fp16", 768)):
+        types = own | {"unit_rows": rows}
+        for is_self in (True, False):
+            constants = {"IS_SELF": is_self, "WIDTH": width, "BLOCK": 16, "BLOCK_D": 64}
+            roles = {"ROWS_ARE_ANCHORS": True, "COLUMNS_ARE_ANCHORS": is_self, "plane_scale": 1.0}
+            for module, finish, scatter in (
+                (_kernels_rows, "finish_losses", "scatter_gradient"),
+                (_kernels_graded, "finish_graded_losses", "scatter_graded_gradient"),
+            ):
+                report(getattr(module, finish), capability, types, constants, tiling)
+                report(getattr(module, scatter), capability, types, constants | roles, tiling)
 
 
 def sides(tiling):

@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from labeldist import Relation
 from labeldist.ldm import StaticLDM
 from labeldist.training.data import lines
 from labeldist.training.errors import UserError
@@ -40,7 +41,9 @@ def test_groups_with_and_without_names(tmp_path, groups):
 def test_hierarchy_of_objects_and_arrays(tmp_path):
     tree = {"sport": {"ball": ["baseball"], "ice": "hockey"}, "talk": ["guns", "politics"]}
     ldm = read(tmp_path / "a.json", {"hierarchy": tree}, max_distance=3.0)
-    assert torch.equal(ldm.matrix, StaticLDM.from_hierarchy(tree, max_distance=3.0, class_names=NAMES).matrix)
+    # The only common ancestor below the root is that of guns and politics, and that of baseball and hockey.
+    assert torch.equal(ldm.matrix, Relation.from_hierarchy(tree, class_names=NAMES).scaled().near(3.0).matrix)
+    assert ldm.distance("guns", "politics") == 3
     assert ldm.distance("guns", "baseball") == 1
 
 

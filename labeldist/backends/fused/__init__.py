@@ -8,9 +8,10 @@ and backward. `labeldist.functional` is the specification.
 |---|---|
 | `small` | few rows: two launches forward, one backward |
 | `medium` | up to 4,096 bfloat16 or float16 rows: three launches forward, two backward |
-| `large` | more rows, float32, and learnable tables: sorted by class, pairs by one of the next two |
+| `large` | more rows, float32, learnable tables and graded targets: sorted by class, pairs by one of the next two |
 | `narrow` | bfloat16 or float16 rows of up to 128 dimensions: all of a tile in registers |
 | `wide` | others: pair weights go through memory, and the library multiplies them by the rows |
+| `graded` | what `large` does for graded targets: sums over class pairs, on the host |
 | `rows`, `state` | what `large` does once a row, and what passes between its steps |
 | `operators` | how the paths become calls that autograd and `torch.compile` know |
 | `launching`, `tilings` | launches and memory with little of the host's time; sizes of tiles and grids |
@@ -41,11 +42,15 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
     118 nats, and has up to twice eager's error beyond. bfloat16 and float16 round rows and pair weights to 16 bits.
     Sums, exponentials and results are always float32.
 
+    Graded targets (`tables.relevance`) take the path of large batches at every size. Pairs are computed as without
+    them, and the targets come from sums over classes. Their product of (C, C) by (C, D) is torch's, in float32; it is
+    rounded to tf32 only if `torch.backends.cuda.matmul.allow_tf32` is set.
+
     Args:
         batch: rows float32, bfloat16 or float16, of any length (normalized here), on a CUDA device; integer labels.
-        tables: scale and bias of the similarity, float32, on the same device; C at most 32767. With `is_symmetric` or
-            `span` unknown (`None`) the device finds out, at the price of some launches. They matter only where the
-            anchors are their own references.
+        tables: scale, bias and relevance of class pairs, float32, on the same device; C at most 32767. With
+            `is_symmetric` or `span` unknown (`None`) the device finds out, at the price of some launches. They matter
+            only where the anchors are their own references.
         group: processes that share the pairs of a large batch, as in `blockwise.anchor_losses`; of a small or medium
             one each process computes all pairs. The tables' gradient is the same on all processes, 1 / P of the whole.
 
@@ -66,11 +71,12 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
         tensor([ True,  True,  True, False], device='cuda:0')
     """
     _check(batch, tables)
-    # Gradients of the tables are computed from rows sorted by class.
+    # Gradients of the tables and graded targets are computed from rows sorted by class.
     tables_learn = torch.is_grad_enabled() and (tables.scale.requires_grad or tables.bias.requires_grad)
-    if not tables_learn and is_small(batch):
+    is_sorted = tables_learn or tables.relevance is not None
+    if not is_sorted and is_small(batch):
         return AnchorLosses(*small_losses(batch, tables))
-    if not tables_learn and is_medium(batch):
+    if not is_sorted and is_medium(batch):
         return AnchorLosses(*medium_losses(batch, tables))
     if group is not None:
         # All processes must use the same mode, so treat unknown `is_symmetric` as false and unknown `span` as infinite.
@@ -101,6 +107,7 @@ def _check(batch: Batch, tables: ClassPairTables) -> None:
         "ref_labels": batch.ref_labels,
         "scale": tables.scale,
         "bias": tables.bias,
+        "relevance": tables.relevance,
     }
     for name, tensor in others.items():
         if tensor is not None and tensor.device != device:

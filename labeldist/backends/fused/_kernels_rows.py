@@ -18,8 +18,10 @@ from labeldist.backends.fused._kernels_tables import DROPPED, table_entries, tab
 __all__ = [
     "finish_losses",
     "gather_rows",
+    "gradient_at_unit_rows",
     "inverse_norm",
     "list_tiles",
+    "log_sum_of_partials",
     "normalize_rows",
     "scatter_gradient",
     "softmax_coefficients",
@@ -208,6 +210,31 @@ def sum_classes(
     tl.store(target, total, mask=dims < WIDTH)
 
 
+@triton.jit
+def log_sum_of_partials(
+    summaries, partial_maxima, partial_sums, row_ids, padded_rows, num_dense_slots, num_mirrored_slots,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Whether pairs are mirrored, their shift, and for each row a shift and its sum of exp2(logit - shift)."""
+    is_mirrored, shift = table_summary(summaries)
+    highest = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    if is_mirrored:
+        highest = tl.zeros([BLOCK], tl.float32) + shift
+        for slot in range(num_mirrored_slots):
+            total += tl.load(partial_sums + tl.cast(slot, tl.int64) * padded_rows + row_ids)
+    else:
+        for slot in range(num_dense_slots):
+            at = tl.cast(slot, tl.int64) * padded_rows + row_ids
+            maximum, partial = tl.load(partial_maxima + at), tl.load(partial_sums + at)
+            new = tl.maximum(highest, maximum)
+            # -inf - -inf would be NaN.
+            safe = tl.where(new == -float("inf"), 0.0, new)
+            total = total * tl.exp2(highest - safe) + partial * tl.exp2(maximum - safe)
+            highest = new
+    return is_mirrored, shift, highest, total
+
+
 @triton.jit(do_not_specialize=SIZES)
 def finish_losses(
     unit_rows,  # (N, D), anchors
@@ -242,22 +269,9 @@ def finish_losses(
     source_ids = tl.load(order + row_ids, mask=is_row, other=0)
     label = tl.load(labels + row_ids)
 
-    is_mirrored, shift = table_summary(summaries)
-    highest = tl.full([BLOCK], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    if is_mirrored:
-        highest = tl.zeros([BLOCK], tl.float32) + shift
-        for slot in range(num_mirrored_slots):
-            total += tl.load(partial_sums + tl.cast(slot, tl.int64) * padded_rows + row_ids)
-    else:
-        for slot in range(num_dense_slots):
-            at = tl.cast(slot, tl.int64) * padded_rows + row_ids
-            maximum, partial = tl.load(partial_maxima + at), tl.load(partial_sums + at)
-            new = tl.maximum(highest, maximum)
-            # -inf - -inf would be NaN.
-            safe = tl.where(new == -float("inf"), 0.0, new)
-            total = total * tl.exp2(highest - safe) + partial * tl.exp2(maximum - safe)
-            highest = new
+    is_mirrored, shift, highest, total = log_sum_of_partials(
+        summaries, partial_maxima, partial_sums, row_ids, padded_rows, num_dense_slots, num_mirrored_slots, BLOCK
+    )
     log_sum = highest + tl.log2(total)
 
     dot = tl.zeros([BLOCK], tl.float32)

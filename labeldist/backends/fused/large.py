@@ -11,13 +11,14 @@ With $\mathrm{logit}_{ij} = \mathrm{scale}_{ab}\, u_i^\top v_j + \mathrm{bias}_{
    upstream gradient g and the softmax q: one product, since that A is symmetric whatever the tables. The gradient is
    $A V$ minus the positives' term, which `rows.scatter_gradient` computes from class sums.
 
-The passes over pairs are those of `narrow.py` or `wide.py`.
+Graded targets change the first step and the last term only: `graded.py`. The passes over pairs are those of `narrow.py`
+or `wide.py`.
 """
 
 import torch
 from torch import Tensor
 
-from labeldist.backends.fused import _kernels_pairs, narrow, rows, wide
+from labeldist.backends.fused import _kernels_pairs, graded, narrow, rows, wide
 from labeldist.backends.fused.launching import launch, on_device_of
 from labeldist.backends.fused.operators import Gradients, Results, define_loss
 from labeldist.backends.fused.state import AnchorTerms, PartialSums, Problem, num_words, problem_of
@@ -44,9 +45,12 @@ def _forward(batch: Batch, tables: ClassPairTables, results: Results, group: Pro
         # The pairs as early as possible: while the device computes them, the host prepares the rest.
         partial = _passes(problem).partition_sums(problem)
         rows.sum_classes(problem, problem.references, problem.state.class_sums)
+        if problem.graded is not None:
+            graded.sum_targets(problem)
         if group is not None:
             partial = _sum_over_group(partial, group, is_mirrored=problem.modes == ("mirrored",))
-        rows.finish_losses(problem, partial, results.losses, results.is_valid)
+        finish = rows.finish_losses if problem.graded is None else graded.finish_losses
+        finish(problem, partial, results.losses, results.is_valid)
 
 
 def _sort(problem: Problem) -> None:
@@ -87,6 +91,8 @@ def _backward(
             _row_gradients(problem, terms, gradients)
         if gradients.scale is not None or gradients.bias is not None:
             _table_gradients(problem, terms, gradients)
+        elif gradients.relevance is not None:
+            gradients.relevance.copy_(_over_group(problem, _graded_table_gradients(problem, terms)[2]))
 
 
 def _anchor_terms(problem: Problem, upstream: Tensor) -> AnchorTerms:
@@ -104,36 +110,59 @@ def _anchor_terms(problem: Problem, upstream: Tensor) -> AnchorTerms:
 
 def _row_gradients(problem: Problem, terms: AnchorTerms, gradients: Gradients) -> None:
     is_self = problem.is_self
-    anchor_sums = None
+    anchor_sums, ref_pulls = None, None
     if is_self or gradients.ref_emb is not None:
-        anchor_sums = terms.gradients.new_empty(problem.num_classes, problem.width)
-        rows.sum_classes(problem, problem.anchors, anchor_sums, terms.gradients)
+        anchor_sums = _anchor_sums(problem, terms)
+        if problem.graded is not None:
+            ref_pulls = graded.reference_pulls(problem, anchor_sums)
     anchor_parts, ref_parts = _passes(problem).gradient_parts(
         problem, terms, of_anchors=gradients.embeddings is not None, of_references=gradients.ref_emb is not None
     )
-    plane_scale = wide.plane_scale(problem)
-    if gradients.embeddings is not None and anchor_parts is not None:
-        rows.scatter_gradient(
-            problem, problem.anchors, anchor_parts, terms, anchor_sums, gradients.embeddings,
-            plane_scale=plane_scale, is_anchor=True, is_reference=is_self,
-        )  # fmt: skip
-    if gradients.ref_emb is not None and ref_parts is not None:
-        rows.scatter_gradient(
-            problem, problem.references, ref_parts, terms, anchor_sums, gradients.ref_emb,
-            plane_scale=plane_scale, is_anchor=False, is_reference=True,
-        )  # fmt: skip
+    for side, parts, gradient, is_anchor in (
+        (problem.anchors, anchor_parts, gradients.embeddings, True),
+        (problem.references, ref_parts, gradients.ref_emb, False),
+    ):
+        if parts is None or gradient is None:
+            continue
+        roles = {"is_anchor": is_anchor, "is_reference": is_self or not is_anchor}
+        plane_scale = wide.plane_scale(problem)
+        if problem.graded is None:
+            rows.scatter_gradient(problem, side, parts, terms, anchor_sums, gradient, plane_scale=plane_scale, **roles)
+        else:
+            graded.scatter_gradient(
+                problem, side, parts, terms, anchor_sums, ref_pulls, gradient, plane_scale=plane_scale, **roles
+            )
+
+
+def _anchor_sums(problem: Problem, terms: AnchorTerms) -> Tensor:
+    """Sum of the anchors of each class times their upstream gradients, `(C, width)`."""
+    sums = terms.gradients.new_empty(problem.num_classes, problem.width)
+    rows.sum_classes(problem, problem.anchors, sums, terms.gradients)
+    return sums
 
 
 def _table_gradients(problem: Problem, terms: AnchorTerms, gradients: Gradients) -> None:
     of_tables = _dot_product_table_gradients(problem, terms)
-    if problem.group is not None:
-        of_tables = problem.group.sum(of_tables) / problem.group.size
-    grad_scale, grad_bias = of_tables.unbind(dim=-1)
+    if problem.graded is not None:
+        of_scale, of_bias, of_relevance = _graded_table_gradients(problem, terms)
+        of_tables += torch.stack([of_scale, of_bias], dim=-1)
+        if gradients.relevance is not None:
+            gradients.relevance.copy_(_over_group(problem, of_relevance))
+    grad_scale, grad_bias = _over_group(problem, of_tables).unbind(dim=-1)
     # scale of dot products = scale / 2, and their bias = scale / 2 + bias
     if gradients.scale is not None:
         gradients.scale.copy_((grad_scale + grad_bias) / 2)
     if gradients.bias is not None:
         gradients.bias.copy_(grad_bias)
+
+
+def _over_group(problem: Problem, of_tables: Tensor) -> Tensor:
+    """The mean over the processes, each of which has the gradient of its own losses."""
+    return of_tables if problem.group is None else problem.group.sum(of_tables) / problem.group.size
+
+
+def _graded_table_gradients(problem: Problem, terms: AnchorTerms) -> tuple[Tensor, Tensor, Tensor]:
+    return graded.table_gradients(problem, terms, _anchor_sums(problem, terms))
 
 
 def _dot_product_table_gradients(problem: Problem, terms: AnchorTerms) -> Tensor:
@@ -145,6 +174,8 @@ def _dot_product_table_gradients(problem: Problem, terms: AnchorTerms) -> Tensor
     # Many classes are small ones: several to a program.
     classes_per_program = max(1, num_classes**2 >> 20)
     parts = terms.gradients.new_empty(splits, num_classes, num_classes, 2)
+    # `graded.table_gradients` has the term of graded targets.
+    positives = state.positives if problem.graded is None else terms.gradients.new_zeros(anchors.num_padded)
     launch(
         _kernels_pairs.sum_table_gradient,
         (num_classes, divide_up(num_classes, classes_per_program), splits),
@@ -154,7 +185,7 @@ def _dot_product_table_gradients(problem: Problem, terms: AnchorTerms) -> Tensor
         state.shifts,
         state.normalizers,
         terms.gradients,
-        state.positives,
+        positives,
         references.rows,
         references.starts,
         references.ends,

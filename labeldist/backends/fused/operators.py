@@ -24,11 +24,12 @@ _LIBRARY = Library("labeldist", "FRAGMENT")
 # The fields of `Batch` and `ClassPairTables`, in order.
 INPUTS = (
     "Tensor embeddings, Tensor labels, Tensor? ref_emb, Tensor? ref_labels, "
-    "Tensor scale, Tensor bias, bool? is_symmetric, float? span"
+    "Tensor scale, Tensor bias, bool? is_symmetric, float? span, Tensor? relevance"
 )
-NUM_INPUTS, NUM_TENSORS = INPUTS.count(",") + 1, INPUTS.count("Tensor")
+NUM_INPUTS = INPUTS.count(",") + 1
+TENSORS = tuple(place for place, declared in enumerate(INPUTS.split(", ")) if declared.startswith("Tensor"))
 # Which of them have a gradient: those of `Gradients`, in order.
-DIFFERENTIABLE = (0, 2, 4, 5)
+DIFFERENTIABLE = (0, 2, 4, 5, 8)
 
 
 class Results(NamedTuple):
@@ -52,6 +53,7 @@ class Gradients(NamedTuple):
     ref_emb: Tensor | None
     scale: Tensor | None
     bias: Tensor | None
+    relevance: Tensor | None
 
 
 class LossOperator(NamedTuple):
@@ -117,7 +119,7 @@ def define_loss(
 
     backward_operator = _define(
         f"{name}_backward(Tensor upstream, Tensor workspace, {INPUTS}, bool[] needed) "
-        "-> (Tensor, Tensor, Tensor, Tensor)",
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         real_backward,
         fake_backward,
         _refuse_second_derivative,
@@ -188,8 +190,8 @@ def _run_backward(loss: LossOperator, group: ProcessGroup | None, needed, upstre
 def _save(ctx, inputs, workspace: Tensor) -> None:
     """Keep what the backward pass needs."""
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:NUM_TENSORS], workspace)
-    ctx.known_of_tables = inputs[NUM_TENSORS:]
+    ctx.save_for_backward(*(inputs[place] for place in TENSORS), workspace)
+    ctx.inputs = [None if place in TENSORS else value for place, value in enumerate(inputs)]
 
 
 def _input_gradients(ctx, upstream: Tensor | None, run: Callable) -> tuple[Tensor | None, ...]:
@@ -199,8 +201,11 @@ def _input_gradients(ctx, upstream: Tensor | None, run: Callable) -> tuple[Tenso
         return tuple(found)
     # Read `saved_tensors` once: checkpointing frees them after the first access.
     *tensors, workspace = ctx.saved_tensors
+    inputs = list(ctx.inputs)
+    for place, tensor in zip(TENSORS, tensors, strict=True):
+        inputs[place] = tensor
     needed = [ctx.needs_input_grad[place] for place in DIFFERENTIABLE]
-    gradients = run(needed, upstream, workspace, *tensors, *ctx.known_of_tables)
+    gradients = run(needed, upstream, workspace, *inputs)
     for place, is_needed, gradient in zip(DIFFERENTIABLE, needed, gradients, strict=True):
         found[place] = gradient if is_needed else None
     return tuple(found)

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_SPAN",
     "AnchorTerms",
     "ForwardState",
+    "GradedState",
     "PairMode",
     "PartialSums",
     "Problem",
@@ -82,7 +83,8 @@ class ForwardState(NamedTuple):
         shifts: `(padded B,)`, sorted, base 2: what logits are taken relative to. One number for all anchors where pairs
             are mirrored, else the anchor's log-sum-exp; `inf` for an anchor without a loss.
         normalizers: `(padded B,)`, sorted: the softmax is `exp2(logit - shift)` times it; 0 without a loss.
-        positives: `(padded B,)`, sorted: mean dot product with the positives.
+        positives: `(padded B,)`, sorted: mean dot product with the positives; with graded targets the mean of
+            `logit - log relevance` under them, in nats.
         class_sums: `(C, width)`, sums of the references.
         tables: `(C, C)`, int64: two float32, see `_kernels_tables.py`.
         summaries: see `_kernels_tables.table_summary`.
@@ -94,6 +96,18 @@ class ForwardState(NamedTuple):
     class_sums: Slot
     tables: Slot
     summaries: Slot
+
+
+class GradedState(NamedTuple):
+    """What the backward needs of the forward for graded targets, see `_targets.py`; in nats.
+
+    Attributes:
+        pulls: `(C, width)`, `ClassTargets.pulls`.
+        numbers: `(3, C)`, `ClassTargets.total`, `constant` and `own_scale`.
+    """
+
+    pulls: Slot
+    numbers: Slot
 
 
 class Problem(NamedTuple):
@@ -108,6 +122,7 @@ class Problem(NamedTuple):
         modes: the possible modes; with both, the device picks one.
         shard: which of the pairs to compute.
         group: the processes that hold the other shards.
+        graded: what the forward finds for graded targets, if there are any.
     """
 
     batch: Batch
@@ -118,6 +133,7 @@ class Problem(NamedTuple):
     modes: tuple[PairMode, ...]
     shard: Shard
     group: ProcessGroup | None
+    graded: GradedState | None
 
     @property
     def is_self(self) -> bool:
@@ -182,13 +198,16 @@ class AnchorTerms(NamedTuple):
 
 def num_words(batch: Batch, tables: ClassPairTables) -> int:
     """Length of the workspace."""
-    return _workspace(batch.embeddings.shape, _ref_shape(batch), tables.num_classes, batch.embeddings.dtype).num_words
+    return _workspace(*_shapes(batch, tables)).num_words
 
 
 def problem_of(batch: Batch, tables: ClassPairTables, workspace: Tensor, group: ProcessGroup | None) -> Problem:
     """A batch with the slots of its workspace by name."""
-    layout = _cached_workspace(batch.embeddings.shape, _ref_shape(batch), tables.num_classes, batch.embeddings.dtype)
-    slots = layout.slots(workspace)
+    slots = _cached_workspace(*_shapes(batch, tables)).slots(workspace)
+    graded = None
+    if tables.relevance is not None:
+        num_graded = len(GradedState._fields)
+        slots, graded = slots[:-num_graded], GradedState(*slots[-num_graded:])
     num_state, num_rows = len(ForwardState._fields), len(SortedRows._fields)
     anchors = SortedRows(*slots[num_state : num_state + num_rows])
     return Problem(
@@ -200,11 +219,15 @@ def problem_of(batch: Batch, tables: ClassPairTables, workspace: Tensor, group: 
         modes=_possible_modes(batch, tables),
         shard=Shard(0, 1) if group is None else Shard(group.rank, group.size),
         group=group,
+        graded=graded,
     )
 
 
-def _ref_shape(batch: Batch) -> tuple[int, ...] | None:
-    return None if batch.ref_emb is None else batch.ref_emb.shape
+def _shapes(
+    batch: Batch, tables: ClassPairTables
+) -> tuple[tuple[int, ...], tuple[int, ...] | None, int, torch.dtype, bool]:
+    references = None if batch.ref_emb is None else batch.ref_emb.shape
+    return batch.embeddings.shape, references, tables.num_classes, batch.embeddings.dtype, tables.relevance is not None
 
 
 def _possible_modes(batch: Batch, tables: ClassPairTables) -> tuple[PairMode, ...]:
@@ -215,7 +238,7 @@ def _possible_modes(batch: Batch, tables: ClassPairTables) -> tuple[PairMode, ..
 
 
 def _workspace(
-    anchors: tuple[int, ...], references: tuple[int, ...] | None, num_classes: int, dtype: torch.dtype
+    anchors: tuple[int, ...], references: tuple[int, ...] | None, num_classes: int, dtype: torch.dtype, is_graded: bool
 ) -> Workspace:
     wide = is_wide(anchors[1], dtype)
     width, padded = padded_width(anchors[1], is_wide=wide), padded_rows(anchors[0])
@@ -234,7 +257,8 @@ def _workspace(
             f"{prefix}ends": ((num_classes,), torch.int32),
         }
 
-    # In the order of `ForwardState` and `SortedRows`.
+    graded = {"pulls": ((num_classes, width), torch.float32), "numbers": ((3, num_classes), torch.float32)}
+    # In the order of `ForwardState`, `SortedRows` and `GradedState`.
     return Workspace(
         shifts=((padded,), torch.float32),
         normalizers=((padded,), torch.float32),
@@ -244,6 +268,7 @@ def _workspace(
         summaries=((4, int(_kernels_tables.NUM_SUMMARIES)), torch.float32),
         **sorted_rows("anchor_", anchors),
         **({} if references is None else sorted_rows("ref_", references)),
+        **(graded if is_graded else {}),
     )
 
 

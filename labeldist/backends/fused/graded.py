@@ -1,0 +1,175 @@
+"""Graded targets of a large batch: the sums over class pairs on the host, and the launches that read them.
+
+The passes over the pairs do not change. Forward and backward each have one product of (C, C) by (C, D) more, in float32
+by `torch.matmul`, and some elementwise operations on (C, C).
+"""
+
+import torch
+from torch import Tensor
+
+from labeldist.backends._class_sums import add_by_class
+from labeldist.backends._targets import class_targets, target_tables
+from labeldist.backends.fused import _kernels_graded
+from labeldist.backends.fused.launching import launch
+from labeldist.backends.fused.rows import ROWS_PER_PROGRAM, WHOLE_ROWS_PER_PROGRAM
+from labeldist.backends.fused.state import AnchorTerms, GradedState, PartialSums, Problem, SortedRows
+from labeldist.backends.fused.tilings import DIMS_PER_STEP
+
+__all__ = ["finish_losses", "reference_pulls", "scatter_gradient", "sum_targets", "table_gradients"]
+
+
+def _state(problem: Problem) -> GradedState:
+    assert problem.graded is not None
+    return problem.graded
+
+
+def _class_sizes(problem: Problem) -> Tensor:
+    references = problem.references
+    return (references.ends.view() - references.starts.view()).to(torch.float32)
+
+
+def sum_targets(problem: Problem) -> None:
+    """Fill `pulls` and `numbers` from the class sums."""
+    graded = _state(problem)
+    targets = target_tables(problem.tables.for_dot_products())
+    sums = problem.state.class_sums.view()
+    by_class = class_targets(targets, sums, _class_sizes(problem), is_self=problem.is_self)
+    graded.pulls.view().copy_(by_class.pulls)
+    torch.stack([by_class.total, by_class.constant, by_class.own_scale], out=graded.numbers.view())
+
+
+def finish_losses(problem: Problem, partial: PartialSums, losses: Tensor, is_valid: Tensor) -> None:
+    """Fill losses and validity, in the caller's order, and `shifts`, `normalizers` and `positives`."""
+    anchors, state, graded = problem.anchors, problem.state, _state(problem)
+    launch(
+        _kernels_graded.finish_graded_losses,
+        (anchors.num_padded // ROWS_PER_PROGRAM,),
+        anchors.unit_rows,
+        anchors.order,
+        anchors.labels,
+        state.class_sums,
+        graded.pulls,
+        graded.numbers,
+        state.summaries,
+        *partial,
+        losses,
+        is_valid,
+        state.shifts,
+        state.normalizers,
+        state.positives,
+        anchors.num_rows,
+        anchors.num_padded,
+        problem.num_classes,
+        anchors.unit_rows.shape[1],
+        IS_SELF=problem.is_self,
+        WIDTH=problem.width,
+        BLOCK=ROWS_PER_PROGRAM,
+        BLOCK_D=min(problem.width, DIMS_PER_STEP),
+    )
+
+
+def _inverse_totals(problem: Problem) -> Tensor:
+    """1 / Z of each class, `(C,)`; 0 where no anchor of the class has a target."""
+    total = _state(problem).numbers.view()[0]
+    return torch.where(total == 0, 0.0, 1 / total)
+
+
+def reference_pulls(problem: Problem, anchor_sums: Tensor) -> Tensor:
+    """What the anchors of other classes pull the references of each class with, `(C, width)`.
+
+    Args:
+        problem: the batch.
+        anchor_sums: sum of the anchors of each class times their upstream gradients, `(C, width)`.
+    """
+    tables = problem.tables
+    assert tables.relevance is not None
+    # `TargetTables.scale`, by few launches; a half turns the scale of similarities into that of dot products.
+    scale = tables.relevance.masked_fill(tables.bias == -torch.inf, 0).fill_diagonal_(0).mul_(tables.scale)
+    return scale.T @ (anchor_sums * (_inverse_totals(problem) / 2)[:, None])
+
+
+def scatter_gradient(
+    problem: Problem,
+    rows: SortedRows,
+    parts: Tensor,
+    terms: AnchorTerms,
+    anchor_sums: Tensor | None,
+    ref_pulls: Tensor | None,
+    gradient: Tensor,
+    *,
+    plane_scale: float,
+    is_anchor: bool,
+    is_reference: bool,
+) -> None:
+    """Fill the gradient at the caller's rows from its parts at sorted unit rows."""
+    splits, padded, width = parts.shape
+    graded = _state(problem)
+    launch(
+        _kernels_graded.scatter_graded_gradient,
+        (padded // WHOLE_ROWS_PER_PROGRAM,),
+        parts,
+        rows.unit_rows,
+        rows.inverse_norms,
+        rows.order,
+        rows.labels,
+        terms.gradients,
+        problem.state.class_sums,
+        graded.pulls,
+        anchor_sums,
+        ref_pulls,
+        graded.numbers,
+        terms.loss_scale,
+        gradient,
+        splits,
+        rows.num_rows,
+        padded,
+        problem.num_classes,
+        rows.unit_rows.shape[1],
+        plane_scale=plane_scale,
+        ROWS_ARE_ANCHORS=is_anchor,
+        COLUMNS_ARE_ANCHORS=is_reference,
+        IS_SELF=problem.is_self,
+        WIDTH=width,
+        BLOCK=WHOLE_ROWS_PER_PROGRAM,
+        BLOCK_D=min(width, 128 if width % 128 == 0 else DIMS_PER_STEP),
+    )
+
+
+def table_gradients(problem: Problem, terms: AnchorTerms, anchor_sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""What the targets add to the gradients of scale and bias of dot products, and the gradient of the relevance.
+
+    With the derivative of an anchor's loss by the weight of a pair, $(\log w_{ij} - \mathrm{logit}_{ij} + \mu_i) / Z_i$
+    for the mean $\mu_i$ of $\mathrm{logit} - \log w$ under the targets, summed over the pairs of two classes.
+
+    Args:
+        problem: the batch.
+        terms: upstream gradients of the anchors.
+        anchor_sums: as in `reference_pulls`.
+
+    Returns:
+        Three tables, each `(C, C)`.
+    """
+    anchors, tables = problem.anchors, problem.tables.for_dot_products()
+    relevance = tables.relevance
+    assert relevance is not None
+    gradients = terms.gradients[: anchors.num_rows]
+    rows = anchors.unit_rows.view().index_select(0, anchors.order.view()).to(torch.float32)
+    means = problem.state.positives.view()[: anchors.num_rows]
+    values = torch.stack([gradients, gradients * means, gradients * rows.square().sum(dim=1)], dim=1)
+    labels = anchors.labels.view()[: anchors.num_rows].long()
+    # (C, 1) each
+    upstream, upstream_means, own = add_by_class(values.new_zeros(problem.num_classes, 3), labels, values).split(1, 1)
+    products = anchor_sums @ problem.state.class_sums.view().T  # (C, C)
+    counts = _class_sizes(problem).repeat(problem.num_classes, 1)
+    if problem.is_self:
+        products.diagonal().sub_(own[:, 0])
+        counts.diagonal().sub_(1).clamp_min_(0)
+    is_out = (relevance == 0) | (tables.bias == -torch.inf)
+    inverse = _inverse_totals(problem)[:, None]
+    weights = relevance.masked_fill(is_out, 0) * inverse
+    constant = relevance.masked_fill(is_out, 1).log() - tables.bias.masked_fill(is_out, 0)
+    of_relevance = (counts * (constant * upstream + upstream_means) - tables.scale * products) * inverse
+    of_bias = -weights * counts * upstream
+    # The kernel has subtracted one positive of the own class.
+    of_bias.diagonal().add_(upstream[:, 0])
+    return -weights * products, of_bias, of_relevance.masked_fill(is_out, 0)
