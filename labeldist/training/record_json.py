@@ -149,8 +149,6 @@ def _parse_dataclass(kind: Any, value: object, at: str) -> Any:
         raise _misfit(at, "an object", value)
     annotations = get_type_hints(kind)
     names = [field.name for field in fields(kind)]
-    # A field that was added later says so: older records lack it.
-    value = {**{one.name: None for one in fields(kind) if one.metadata.get("added")}, **value}
     for name in names:
         if name not in value:
             raise ValueError(f"{_below(at, name)} is missing")

@@ -295,7 +295,7 @@ def test_a_comparison_says_whether_training_was_worth_it(encoder):
     )  # fmt: skip
     worth = found.comparison.training
     assert worth is not None
-    means = {name: np.mean(values) for name, values in found.accuracy.items()}
+    means = {name: np.mean(np.array(values, dtype=float)) for name, values in found.accuracy.items()}
     assert worth.trained == "contrastive"
     assert worth.frozen == max(("logistic", "centroid"), key=lambda name: means[name])
     assert worth.difference.mean == pytest.approx(means[worth.trained] - means[worth.frozen])

@@ -4,7 +4,7 @@ Accuracies and differences are fractions. None stands for a value that is not th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import ArrayLike
@@ -237,7 +237,7 @@ class Comparison(Record):
     verdict: StudyVerdict
     pairs: Mapping[str, PairChanges]
     provenance: Provenance | None = None
-    training: WorthOfTraining | None = field(default=None, metadata={"added": True})
+    training: WorthOfTraining | None = None
 
     def __post_init__(self) -> None:
         """Check that every name is that of an objective and every objective has an entry for each seed."""
