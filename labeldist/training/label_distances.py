@@ -62,7 +62,8 @@ def choose_matrix(
     """
     names, kind = corpus.class_names, OBJECTIVES[objective].matrix
     if kind == "none":
-        return MatrixChoice(None, "none: cross-entropy alone")
+        is_frozen = OBJECTIVES[objective].frozen_head is not None
+        return MatrixChoice(None, "none: nothing is trained" if is_frozen else "none: cross-entropy alone")
     if kind == "ones":
         return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), "1 between all classes")
     if kind == "static":
