@@ -33,9 +33,14 @@ def sum_targets(problem: Problem) -> None:
     graded = _state(problem)
     targets = target_tables(problem.tables.for_dot_products())
     sums = problem.state.class_sums.view()
-    by_class = class_targets(targets, sums, _class_sizes(problem), is_self=problem.is_self)
+    sizes = _class_sizes(problem)
+    by_class = class_targets(targets, sums, sizes, is_self=problem.is_self)
     graded.pulls.view().copy_(by_class.pulls)
-    torch.stack([by_class.total, by_class.constant, by_class.own_scale], out=graded.numbers.view())
+    own_scale = by_class.own_scale
+    if problem.is_self:
+        # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
+        own_scale = own_scale * (sizes > 1)
+    torch.stack([by_class.total, by_class.constant, own_scale], out=graded.numbers.view())
 
 
 def finish_losses(problem: Problem, partial: PartialSums, losses: Tensor, is_valid: Tensor) -> None:
