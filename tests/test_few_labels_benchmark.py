@@ -14,7 +14,7 @@ from benchmarks.few_labels import record as records
 from benchmarks.few_labels import rows as benchmark_rows
 from benchmarks.few_labels import table as tables
 from benchmarks.few_labels.label_texts import label_texts
-from benchmarks.few_labels.ours import Options, _batches, _rate, train_labeldist
+from benchmarks.few_labels.ours import Options, _batches, _rate, train_in_bare_loop, train_with_recipe
 from benchmarks.few_labels.pack import cut
 from benchmarks.few_labels.record import RESULTS, save
 from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
@@ -57,12 +57,24 @@ def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head):
     setup = {"num_classes": num_classes, "encoder": str(tiny_bert_folder), **options}
     # Messages in place of names, whose words this encoder does not know.
     texts = [rows.evaluated.texts[int(np.argmax(rows.evaluated.labels == label))] for label in range(num_classes)]
-    predict = train_labeldist(rows.train, texts, 0, **setup)
+    predict = train_in_bare_loop(rows.train, texts, 0, **setup)
     assert np.mean(predict(rows.train.texts) == rows.train.labels) > 0.9
     assert np.mean(predict(texts) == np.arange(num_classes)) > 0.9
     assert predict(rows.train.texts).shape == (len(rows.train),)
-    again = train_labeldist(rows.train, texts, 0, **setup)
+    again = train_in_bare_loop(rows.train, texts, 0, **setup)
     assert again(rows.evaluated.texts).tolist() == predict(rows.evaluated.texts).tolist()
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_the_public_door_takes_the_same_rows(tiny_bert_folder):
+    rows = draw_rows("demo", 2, 0, "test")
+    num_classes = len(rows.class_names)
+    texts = [f"what class {label} is" for label in range(num_classes)]
+    setup = {"num_classes": num_classes, "encoder": str(tiny_bert_folder), "steps": 2, "max_length": 64}
+    with_texts, without = (train_with_recipe(rows.train, given, 0, **setup) for given in (texts, None))
+    assert with_texts(rows.evaluated.texts).shape == (len(rows.evaluated),)
+    assert set(with_texts(rows.evaluated.texts).tolist()) <= set(range(num_classes))
+    assert with_texts(rows.evaluated.texts).tolist() != without(rows.evaluated.texts).tolist()
 
 
 @given(num_rows=st.integers(1, 50), batch_size=st.integers(1, 20), steps=st.integers(1, 30), warmup=st.floats(0.0, 1.0))
@@ -100,7 +112,7 @@ def tokenizer():
 def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
     path, variants = tmp_path / "record.json", tmp_path / "variants.json"
     variants.write_text(json.dumps({"short": {"steps": 2}, "shorter": {"steps": 1}}), encoding="utf-8")
-    methods = ["labeldist + label texts", "frozen centroid"]
+    methods = ["bare loop + label texts", "frozen centroid"]
     small = ["--corpora", "demo", "--shots", "1", "--seeds", "0", "--methods", *methods, "--variants", str(variants)]
     where = ["--encoder", str(tiny_bert_folder), "--device", "cpu", "--threads", "1", "--output", str(path)]
     command = [sys.executable, "-m", "benchmarks.few_labels", *small, *where]

@@ -2,13 +2,13 @@
 
 python -m benchmarks.few_labels --shots 1 3 10 20 --seeds 0 1 2 3 4 5 6 7 --jobs 8 --output accuracy.json
 python -m benchmarks.few_labels --corpora trec --shots 3 --seeds 0 --device cpu --output cpu.json  # one at a time
-python -m benchmarks.few_labels --methods labeldist --evaluate validation --variants VARIANTS.json --output tuning.json
+python -m benchmarks.few_labels --methods "bare loop" --evaluate validation --variants V.json --output tuning.json
 
 Every method gets the same encoder, rows, label texts and 128 tokens of a text. Corpora stand in $LABELDIST_DATA.
 SetFit is an installation beside this one, and is needed for its methods only: `pip install setfit`. Runs are processes'
 work, several at a time where `--jobs` says so: times of such a record are no times of a run alone. Each run is written
 when it ends, and `--resume` does what a record lacks. `--variants` names a JSON file that maps names to options of
-`benchmarks.few_labels.ours.Options`; each is trained wherever `labeldist` is.
+`benchmarks.few_labels.ours.Options`; each is trained wherever the bare loop is.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
 from benchmarks.few_labels.runs import METHODS, Task, prepare, run
 from benchmarks.few_labels.table import report
 from benchmarks.machine import current_commit, versions_of
+from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "setfit", "scikit-learn", "pytorch-metric-learning")
 SHOTS, SEEDS = [1, 3, 10, 20], [0, 1, 2, 3, 4, 5, 6, 7]
@@ -61,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--evaluate", choices=("test", "validation"), default="test")
-    parser.add_argument("--variants", type=Path, help="JSON: names with options of labeldist")
+    parser.add_argument("--variants", type=Path, help="JSON: names with options of the bare loop")
     parser.add_argument("--encoder", help="a folder; default: the packaged MiniLM")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; several GPUs share them")
@@ -113,7 +114,7 @@ def _resumed(new: dict[str, Any], old: dict[str, Any], path: Path) -> dict[str, 
             sys.exit(f"{path} was made with {name} {old[name]}, not {new[name]}. Give another --output.")
     for name, chosen in new["options"].items():
         if old["options"].setdefault(name, chosen) != chosen:
-            sys.exit(f"{path} has other options of labeldist by the name {name!r}. Give another --output.")
+            sys.exit(f"{path} has other options of the bare loop by the name {name!r}. Give another --output.")
     commands = [*old["commands"], *(command for command in new["commands"] if command not in old["commands"])]
     commits = dict.fromkeys([*old["commit"].split(", "), new["commit"]])
     return {**old, "commands": commands, "commit": ", ".join(commits)}
@@ -126,7 +127,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[Task]:
             for seed in options.seeds:
                 for method in options.methods:
                     task = Task(method, corpus, shots, seed, options.evaluate)
-                    if not method.startswith("labeldist"):
+                    if not method.startswith("bare loop"):
                         yield task
                         continue
                     for name, chosen in variants.items():
@@ -142,9 +143,10 @@ def _cost(task: Task) -> float:
     if task.method.startswith("setfit"):
         # 40 pairs a row, forward and backward.
         passes = 3 * 80 * num_rows
-    elif task.method.startswith("labeldist"):
+    elif task.method.startswith(("labeldist", "bare loop")):
         chosen = Options(**task.options)
-        passes = 3 * chosen.steps * chosen.views * min(chosen.batch_size, num_rows)
+        steps = chosen.steps or MIN_STEPS + STEPS_PER_CLASS * len(rows.class_names)
+        passes = 3 * steps * chosen.views * min(chosen.batch_size, num_rows)
     return length * (passes + len(rows.evaluated))
 
 

@@ -1,11 +1,11 @@
-"""Few-label training with the label-distance loss, as a bare PyTorch loop: `train_labeldist`.
+"""Few-label training with the library: its public door, and the same as a bare PyTorch loop to measure that against.
 
 The whole encoder is tuned. Its own pooled vector is both classified and contrasted, in two dropout views; all pairs of
 classes have the same distance.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import set_seed
 
+import labeldist
 from benchmarks.few_labels.rows import MAX_LENGTH
 from labeldist import LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_tokenizer, without_progress_bar
 from labeldist.training.data.corpus import Split
+from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
 EVAL_BATCH_SIZE = 256
 Predict = Callable[[Sequence[str]], np.ndarray]
@@ -27,10 +29,10 @@ Predict = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Options:
-    """How `train_labeldist` trains.
+    """How `train_in_bare_loop` trains. The defaults are those of the recipe `few-labels`.
 
     Attributes:
-        steps: updates of the weights.
+        steps: updates of the weights; the recipe's, which grow with the number of classes, if `None`.
         batch_size: rows a step, each seen `views` times; all rows if there are fewer.
         learning_rate: of the encoder, at its highest.
         head_learning_rate: of the class layer, at its highest.
@@ -46,14 +48,14 @@ class Options:
         is_mixed: whether to train in bfloat16 autocast on a GPU.
     """
 
-    steps: int = 50
-    batch_size: int = 64
+    steps: int | None = None
+    batch_size: int = 128
     learning_rate: float = 5e-5
     head_learning_rate: float = 1e-2
-    warmup: float = 0.1
-    weight_decay: float = 0.01
+    warmup: float = 0.0
+    weight_decay: float = 0.1
     temperature: float = 0.1
-    ce_weight: float = 0.5
+    ce_weight: float = 0.2
     dropout: float = 0.1
     encoder_dropout: float | None = None
     views: int = 2
@@ -62,7 +64,45 @@ class Options:
     is_mixed: bool = False
 
 
-def train_labeldist(
+def train_with_recipe(
+    rows: Split,
+    label_texts: Sequence[str] | None,
+    seed: int,
+    *,
+    num_classes: int,
+    encoder: str,
+    device: str = "cpu",
+    **settings: Any,
+) -> Predict:
+    """`labeldist.train` with the recipe of few labels, as a user calls it.
+
+    Args:
+        rows: the shots.
+        label_texts: a text for each class, or `None`.
+        seed: of the class layer's weights, dropout and the order of the rows.
+        num_classes: `C`.
+        encoder: folder of a Hugging Face encoder.
+        device: to train and predict on.
+        **settings: of `labeldist.train`.
+    """
+    texts = "none" if label_texts is None else {str(label): text for label, text in enumerate(label_texts)}
+    run = labeldist.train(
+        list(rows.texts),
+        rows.labels.tolist(),
+        # Figures of the run itself are of no use here: one row for each class, so that they cost nothing.
+        test=([f"text {label}" for label in range(num_classes)], list(range(num_classes))),
+        encoder=encoder,
+        recipe="few-labels",
+        label_texts=texts,
+        seed=seed,
+        device="cuda" if device.startswith("cuda") else "cpu",
+        progress=False,
+        **{"max_length": MAX_LENGTH, **settings},
+    )
+    return lambda new: np.array([int(one["label"]) for one in run.predict(new)])
+
+
+def train_in_bare_loop(
     rows: Split,
     label_texts: Sequence[str] | None,
     seed: int,
@@ -87,6 +127,8 @@ def train_labeldist(
         The trained classifier, which predicts.
     """
     chosen = Options(**options)
+    if chosen.steps is None:
+        chosen = replace(chosen, steps=MIN_STEPS + STEPS_PER_CLASS * num_classes)
     set_seed(seed)
     model, tokenizer = _classifier(encoder, num_classes, chosen)
     model.to(device)
@@ -169,6 +211,7 @@ def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor
 
 def _rate(step: int, options: Options) -> float:
     """Linear warm-up, linear decay; a share of the highest rate."""
+    assert options.steps is not None
     warmup = round(options.warmup * options.steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -179,6 +222,7 @@ def _batches(num_rows: int, options: Options) -> Iterator[Tensor]:
     """Rows of each step: epoch after epoch in a new order, without a smaller last batch."""
     batch_size = min(options.batch_size, num_rows)
     order = torch.empty(0, dtype=torch.int64)
+    assert options.steps is not None
     for _ in range(options.steps):
         if len(order) < batch_size:
             order = torch.cat([order, torch.randperm(num_rows)])

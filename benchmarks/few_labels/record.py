@@ -30,7 +30,7 @@ def key_of(run: dict[str, Any]) -> Key:
     return run["method"], run.get("variant", ""), run["corpus"], run["shots"], run["seed"]
 
 
-ORDER = ("labeldist", "setfit", "frozen")
+ORDER = ("labeldist", "bare", "setfit", "frozen")
 """Of the methods, by how their names begin."""
 
 

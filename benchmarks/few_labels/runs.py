@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.few_labels.label_texts import label_texts
-from benchmarks.few_labels.ours import Predict, train_labeldist
+from benchmarks.few_labels.ours import Predict, train_in_bare_loop, train_with_recipe
 from benchmarks.few_labels.peers import train_frozen, train_setfit
 from benchmarks.few_labels.rows import Evaluated, draw_rows
 
@@ -19,8 +19,10 @@ METHODS: dict[str, Callable[..., Predict]] = {
     "setfit": train_setfit,
     "setfit + label texts": train_setfit,
     "setfit + plain label texts": partial(train_setfit, texts="plain"),
-    "labeldist": train_labeldist,
-    "labeldist + label texts": train_labeldist,
+    "labeldist": train_with_recipe,
+    "labeldist + label texts": train_with_recipe,
+    "bare loop": train_in_bare_loop,
+    "bare loop + label texts": train_in_bare_loop,
     "frozen logistic": train_frozen,
     "frozen logistic + label texts": train_frozen,
     "frozen centroid": partial(train_frozen, head="centroid"),
@@ -38,8 +40,8 @@ class Task:
         shots: labels a class.
         seed: of the rows and the training.
         evaluated: validation or test rows.
-        variant: name of the options, of `labeldist` only; empty for the defaults.
-        options: of `labeldist`.
+        variant: name of the options, of the bare loop only; empty for the defaults.
+        options: of the bare loop.
     """
 
     method: str
@@ -120,7 +122,7 @@ def _warm_up(train: Callable[..., Predict], encoder: str, device: str) -> None:
     """Two steps or so, that are not timed: imports, kernels, memory."""
     from labeldist.training.data.corpus import Split
 
-    options = {"steps": 2} if train is train_labeldist else {}
+    options = {"steps": 2} if train in (train_in_bare_loop, train_with_recipe) else {}
     rows = Split(["a good film", "a bad film"], np.array([1, 0]))
     train(rows, None, 0, num_classes=2, encoder=encoder, device=device, **options)(["a film"])
 
