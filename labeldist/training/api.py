@@ -324,14 +324,17 @@ def resume_run_in(
     *,
     trust_remote_code: bool = False,
 ) -> None:
-    """Go on with a run; its data are read from the files that it names, or found by `find` if they were in memory.
+    """Go on with a run; its data are read from the files that it names, or found by `find`.
+
+    They are found where the texts were in memory, or the label texts were given as a mapping.
 
     Raises:
         UserError: see `labeldist.training.run.resume_run`.
     """
     config = RunFolder(folder).read_config()
     settings = config.spec.settings
-    if find is None or settings.data.data or RunFolder(folder).is_finished:
+    in_files = settings.data.data and (settings.data.label_texts != "given" or label_texts is None)
+    if find is None or in_files or RunFolder(folder).is_finished:
         resume_run(folder, options, trust_remote_code=trust_remote_code)
         return
     data = settings.data

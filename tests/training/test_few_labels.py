@@ -86,6 +86,20 @@ def test_label_texts_that_a_held_out_row_repeats_are_left_out():
     assert any(note.startswith("test: 1 label texts also stand in test") for note in run.config.notes)
 
 
+def test_a_run_on_files_goes_on_with_the_same_mapping(tmp_path):
+    data = write_rows(tmp_path / "train.jsonl", ROWS)
+    options = {**SMALL, "objective": "ce", "epochs": 1, "output": tmp_path / "run"}
+    first = train(data, label_texts=SENTENCES, **options).metrics
+    (tmp_path / "run" / "metrics.json").unlink()
+    with pytest.raises(UserError, match="changed since the run began"):
+        train(data, label_texts={**SENTENCES, CLASSES[0]: "another"}, resume=True, **options)
+    with pytest.raises(UserError, match="label texts of this run were given in Python"):
+        train(data, resume=True, **options)
+    again = train(data, label_texts=SENTENCES, resume=True, **options)
+    assert again.config.num_rows["label texts"] == 8
+    assert again.metrics == first
+
+
 def test_names_that_say_little_are_told():
     labels = [f"x{CLASSES.index(name)}" for name in LABELS]
     said: list[str] = []
