@@ -1,6 +1,7 @@
 """Training with few labels: label texts, the recipe, runs without validation rows, and class layers that are fitted."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from labeldist.cli import main
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.api import compare, train
+from labeldist.training.data.corpus import Split, read_corpus
+from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.errors import UserError
 from labeldist.training.frozen import fit_class_layer
 from labeldist.training.recipes import MAX_FEW, MIN_STEPS, STEPS_PER_CLASS
@@ -217,6 +220,23 @@ def test_a_frozen_encoder_stays_as_it_is_and_serves(encoder):
         if f"encoder.{name}" in after:
             assert torch.equal(after[f"encoder.{name}"], weight)
     assert run.predict(TEXTS[0])[0]["label"] in CLASSES
+
+
+def test_class_names_that_read_alike_are_one_sentence_on_a_frozen_encoder(encoder):
+    labels = ["a_b" if name == CLASSES[0] else "a-b" for name in LABELS]
+    options = {"encoder": encoder, "max_length": 8, "recipe": "standard"}
+    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'a b'"):
+        train(TEXTS, labels, objective="logistic-label-texts", **options)
+    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'a b'"):
+        compare(TEXTS, labels, objectives=["logistic", "logistic-label-texts"], seeds=[0], **options)
+
+
+def test_a_class_name_in_the_test_set_is_no_row_of_a_frozen_encoder():
+    corpus = read_corpus(["demo"]).draw(shots=2)
+    names = list(corpus.class_names)
+    held_out = Split([names[1].replace("_", " ").upper()], np.array([1]))
+    rows = names_as_rows(replace(corpus, test=held_out))
+    assert rows.labels.tolist() == [0, *range(2, len(names))]
 
 
 # The recipe
