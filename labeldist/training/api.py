@@ -287,9 +287,11 @@ def carry_out_run(
     def check(spec: RunSpec) -> None:
         begin_processes(spec)
         check_matrix_is_used(spec)
-        processes.on_main(lambda: check_new_folder(folder_of(spec)))
 
     check(known or wanted.standard)
+    folders = {folder_of(spec) for spec in ([known] if known else [wanted.standard, wanted.few()])}
+    if len(folders) == 1:
+        processes.on_main(lambda: check_new_folder(*folders))
     raw = processes.on_all(lambda: _read(find, wanted.standard.settings))
     spec = _chosen(wanted, raw, options.say)
     if known is None:

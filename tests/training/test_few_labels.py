@@ -309,6 +309,18 @@ def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, 
     assert read(tmp_path / "c" / "config.json")["optim"]["recipe"] == "few-labels"
 
 
+def test_the_folder_of_the_other_recipe_may_be_taken(encoder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_rows(tmp_path / "data" / "train.jsonl", ROWS[:40]).parent
+    write_rows(data / "test.jsonl", ROWS[40:])
+    command = ["train", "--data", str(data), "--encoder", encoder, "--max-length", "8", "--steps", "2"]
+    assert main([*command, "--recipe", "standard"]) == 0
+    assert main(command) == 0
+    assert sorted(path.name.split("-")[-2] for path in (tmp_path / "runs").iterdir()) == ["adaptive", "contrastive"]
+    assert main(command) == 2
+    assert "contrastive-seed0" in capsys.readouterr().err
+
+
 def test_one_row_a_class_and_a_validation_split_is_one_sentence(tmp_path, capsys):
     rows = [next(row for row in ROWS if row["label"] == name) for name in CLASSES]
     data = write_rows(tmp_path / "data" / "train.jsonl", rows).parent
