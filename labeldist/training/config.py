@@ -106,7 +106,8 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of each label that the cross-entropy spreads over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weight of each class in the cross-entropy: all equal, or inverse to its number of training texts (`balanced`)."""
+    """Weight of each class in the cross-entropy and in a logistic regression: all equal, or inverse to its number of
+    training texts (`balanced`)."""
     focal_gamma: float = 0.0
     """Above 0, the focal loss: texts that are classified well already weigh less, the more so the larger gamma is."""
 

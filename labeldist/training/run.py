@@ -321,7 +321,8 @@ def _carry_out(
         known = rows_of_class_layer(spec.objective, corpus)
         encodings = tokens.encode(known.texts, tokenizer, settings, corpus)
         vectors = predict_batches(model, tokenizer, known.texts, settings.model.max_length, encodings=encodings).vectors
-        fit_class_layer(model, vectors, known.labels, frozen_head or "logistic")
+        balanced = settings.loss.class_weights == "balanced"
+        fit_class_layer(model, vectors, known.labels, frozen_head or "logistic", balanced=balanced)
 
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings

@@ -197,6 +197,24 @@ def test_a_fitted_class_layer_decides_as_scikit_learn(num_classes):
     assert (decided == (new_unit @ centroids.T).argmax(axis=1)).all()
 
 
+def test_a_logistic_class_layer_weighs_the_classes_as_asked():
+    generator = torch.Generator().manual_seed(0)
+    vectors, labels = torch.randn(80, 300, generator=generator), (np.arange(80) % 8 == 0).astype(np.int64)
+    model = ContrastiveClassifier(TextCNN(vocab_size=9), 2)
+    fit_class_layer(model, vectors, labels, "logistic", balanced=True)
+    length = vectors.double().norm(dim=1).mean().item()
+    wanted = LogisticRegression(max_iter=1000, class_weight="balanced").fit(vectors.double().numpy() / length, labels)
+    with torch.no_grad():
+        found = model.classifier(vectors).softmax(dim=1)
+    np.testing.assert_allclose(found.numpy(), wanted.predict_proba(vectors.double().numpy() / length), atol=2e-4)
+    plain, balanced = (
+        few(objective="ce", epochs=1, learning_rate=1e-12, class_layer="logistic", class_weights=weights)
+        for weights in ("none", "balanced")
+    )
+    first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (plain, balanced))
+    assert not torch.allclose(first["classifier.weight"], second["classifier.weight"], atol=1e-4)
+
+
 def test_a_logistic_class_layer_reads_the_trained_vectors():
     trained, fitted = (few(objective="ce", steps=4, class_layer=kind) for kind in ("trained", "logistic"))
     first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (trained, fitted))
