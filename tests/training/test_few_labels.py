@@ -144,6 +144,11 @@ def test_without_validation_rows_training_runs_to_its_end():
     assert read(run.folder / "history.json")["log"][-1]["step"] == 7
 
 
+def test_without_validation_rows_training_that_diverges_has_no_weights_to_keep():
+    with pytest.raises(UserError, match=r"diverged at step \d+, and no weights are kept without validation rows"):
+        few(objective="ce", validation_fraction=0, steps=20, learning_rate=1e38)
+
+
 def test_steps_with_validation_rows_keep_the_best_weights():
     run = few(objective="ce", steps=10)
     evaluations = [entry for entry in read(run.folder / "history.json")["log"] if "eval_accuracy" in entry]
