@@ -168,6 +168,15 @@ def test_a_static_matrix_is_counted_by_cross_validation_without_validation_rows(
     assert np.sum(counts) == 40
 
 
+def test_one_row_a_class_is_too_few_for_cross_validation_and_the_cure_is_told():
+    rows = [LABELS.index(name) for name in CLASSES]
+    texts, options = [TEXTS[row] for row in rows], {**SMALL, "objective": "static", "validation_fraction": 0}
+    with pytest.raises(UserError, match=r"folds 3 does not fit the training set: .* got 3 folds of 0\. Give static"):
+        train(texts, CLASSES, test=TEST, confusion_from="cross-validation", **options)
+    run = train(texts, CLASSES, test=TEST, steps=1, confusable=[CLASSES[:2]], **options)
+    assert "as given" in run.metrics.matrix_source
+
+
 def test_the_heads_have_a_learning_rate_of_their_own():
     frozen, tuned = (
         few(objective="ce", validation_fraction=0, steps=2, learning_rate=1e-12, head_learning_rate=rate)
