@@ -136,7 +136,7 @@ def train(
         }
     )
     trusts = wanted.standard.settings.model.trust_remote_code
-    options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
+    options = RunOptions(show_progress=_shows(progress), say=_saying(say), note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
             resume_run_in(folder, options, find, texts, trust_remote_code=trusts)
@@ -213,7 +213,7 @@ def compare(
             folder,
             jobs=jobs,
             show_progress=_shows(progress),
-            say=say or _nothing,
+            say=_saying(say),
             label_texts=texts,
         )
         trusts = wanted.standard.settings.model.trust_remote_code
@@ -311,9 +311,12 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     labels = raw.labels_per_class(asked.data.shots)
     spec = wanted.chosen(labels, len(raw.class_names))
     if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
+        texts = spec.settings.data.label_texts
+        kinds = {"names": "with the class names as label texts", "none": "without label texts"}
         say(
-            f"{labels:.3g} labels per class: recipe few-labels, with {spec.settings.data.label_texts} as label texts "
-            "(--recipe standard: as with many labels; --label-texts none: without them)."
+            f"{labels:.3g} labels per class: recipe few-labels, {kinds.get(texts, 'with the label texts given')} "
+            "(--recipe standard: the defaults for many labels"
+            f"{'' if texts == 'none' else '; --label-texts none: no label texts'})."
         )
     return spec
 
@@ -421,6 +424,11 @@ def _folder_for(output: str | Path | None) -> Iterator[tuple[Path, Any]]:
 
 def _shows(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
+
+
+def _saying(say: Say | None) -> Say:
+    """Pass each sentence on in the words of this module."""
+    return _nothing if say is None else lambda sentence: say(_in_python(sentence))
 
 
 def _nothing(sentence: str) -> None:

@@ -96,7 +96,7 @@ def test_a_run_on_files_goes_on_with_the_same_mapping(tmp_path):
     (tmp_path / "run" / "metrics.json").unlink()
     with pytest.raises(UserError, match="changed since the run began"):
         train(data, label_texts={**SENTENCES, CLASSES[0]: "another"}, resume=True, **options)
-    with pytest.raises(UserError, match="label texts of this run were given in Python"):
+    with pytest.raises(UserError, match="stands for a mapping of label texts passed in Python"):
         train(data, resume=True, **options)
     again = train(data, label_texts=SENTENCES, resume=True, **options)
     assert again.config.num_rows["label texts"] == 8
@@ -284,7 +284,9 @@ def test_few_labels_take_the_recipe_and_say_so(encoder):
         "none",
     )
     assert run.config.num_rows == {"train": 40, "validation": 0, "test": 20, "label texts": 4}
-    assert said[0].startswith("10 labels per class: recipe few-labels, with names as label texts")
+    assert said[0].startswith(
+        "10 labels per class: recipe few-labels, with the class names as label texts (recipe standard"
+    )
 
 
 def test_what_is_given_stands_whatever_the_recipe(encoder):

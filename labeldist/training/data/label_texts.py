@@ -34,7 +34,10 @@ def with_label_texts(raw: RawCorpus, wanted: str, given: LabelTexts | None = Non
     if wanted == "none":
         return raw
     if wanted == "given" and given is None:
-        raise UserError("The label texts of this run were given in Python. Go on with it there, with the same texts.")
+        raise UserError(
+            "label_texts 'given' stands for a mapping of label texts passed in Python, and there is none here. Pass it "
+            "(the same one to go on with a run), or give a file."
+        )
     if wanted not in ("names", "given"):
         given = _read(Path(wanted))
     source = {"names": "the class names", "given": "the mapping given"}.get(wanted, Path(wanted).name)
