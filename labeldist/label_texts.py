@@ -1,7 +1,7 @@
 """Label texts: what a class is called, as one more training row of the class."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from labeldist.class_names import nearest_name
 from labeldist.messages import listed, shown
@@ -74,6 +74,7 @@ def label_text_rows(
 
     Raises:
         ValueError: if a name is no class, a class has no text, a text is empty, or one text stands for two classes.
+        TypeError: if a class name is no string, or a text is neither a string nor a sequence of them.
 
     Examples:
         >>> label_text_rows(["card_arrival", "lost_card"])
@@ -81,6 +82,9 @@ def label_text_rows(
         >>> label_text_rows(["NUM", "LOC"], {"NUM": ["how many", "how much"], "LOC": "a place"})
         (['how many', 'how much', 'a place'], [0, 0, 1])
     """
+    for name in (*class_names, *(texts or ())):
+        if not isinstance(name, str):
+            raise TypeError(f"class names must be strings, got {name!r}. Write {str(name)!r}.")
     if texts is None:
         texts = {name: name_as_text(name) for name in class_names}
     for name in texts:
@@ -91,6 +95,8 @@ def label_text_rows(
     missing = []
     for index, name in enumerate(class_names):
         given = texts.get(name, ())
+        if not isinstance(given, Iterable):
+            raise TypeError(f"label texts must be one sentence or a list of them, got {given!r} for {shown(name)}.")
         sentences = [given] if isinstance(given, str) else list(given)
         if not sentences:
             missing.append(name)

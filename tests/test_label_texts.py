@@ -1,5 +1,7 @@
 """Label texts: class names as people would write them, and one row a class."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,21 @@ def test_a_mapping_gives_each_class_its_sentences_in_order(data):
 def test_texts_that_do_not_fit_the_classes_are_told(texts, sentence):
     with pytest.raises(ValueError, match="label texts") as caught:
         label_text_rows(["fast", "slow"], texts)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "sentence"),
+    [
+        (["0", "1"], {0: "a", 1: "b"}, "class names must be strings, got 0. Write '0'."),
+        ([0, 1], None, "class names must be strings, got 0. Write '0'."),
+        (["0", "1"], {"0": 3, "1": "b"}, "label texts must be one sentence or a list of them, got 3 for '0'."),
+        (["0", "1"], {"0": None, "1": "b"}, "label texts must be one sentence or a list of them, got None for '0'."),
+    ],
+)
+def test_what_is_no_text_or_no_name_is_told(names: Any, texts: Any, sentence):
+    with pytest.raises(TypeError) as caught:
+        label_text_rows(names, texts)
     assert str(caught.value) == sentence
 
 

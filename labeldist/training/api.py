@@ -136,7 +136,7 @@ def train(
         }
     )
     trusts = wanted.standard.settings.model.trust_remote_code
-    options = RunOptions(show_progress=_shows(progress), say=say or _nothing, note=_nothing)
+    options = RunOptions(show_progress=_shows(progress), say=_saying(say), note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
             resume_run_in(folder, options, find, texts, trust_remote_code=trusts)
@@ -213,7 +213,7 @@ def compare(
             folder,
             jobs=jobs,
             show_progress=_shows(progress),
-            say=say or _nothing,
+            say=_saying(say),
             label_texts=texts,
         )
         trusts = wanted.standard.settings.model.trust_remote_code
@@ -287,9 +287,11 @@ def carry_out_run(
     def check(spec: RunSpec) -> None:
         begin_processes(spec)
         check_matrix_is_used(spec)
-        processes.on_main(lambda: check_new_folder(folder_of(spec)))
 
     check(known or wanted.standard)
+    folders = {folder_of(spec) for spec in ([known] if known else [wanted.standard, wanted.few()])}
+    if len(folders) == 1:
+        processes.on_main(lambda: check_new_folder(*folders))
     raw = processes.on_all(lambda: _read(find, wanted.standard.settings))
     spec = _chosen(wanted, raw, options.say)
     if known is None:
@@ -309,9 +311,12 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     labels = raw.labels_per_class(asked.data.shots)
     spec = wanted.chosen(labels, len(raw.class_names))
     if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
+        texts = spec.settings.data.label_texts
+        kinds = {"names": "with the class names as label texts", "none": "without label texts"}
         say(
-            f"{labels:.3g} labels per class: recipe few-labels, with {spec.settings.data.label_texts} as label texts "
-            "(--recipe standard: as with many labels; --label-texts none: without them)."
+            f"{labels:.3g} labels per class: recipe few-labels, {kinds.get(texts, 'with the label texts given')} "
+            "(--recipe standard: the defaults for many labels"
+            f"{'' if texts == 'none' else '; --label-texts none: no label texts'})."
         )
     return spec
 
@@ -324,14 +329,17 @@ def resume_run_in(
     *,
     trust_remote_code: bool = False,
 ) -> None:
-    """Go on with a run; its data are read from the files that it names, or found by `find` if they were in memory.
+    """Go on with a run; its data are read from the files that it names, or found by `find`.
+
+    They are found where the texts were in memory, or the label texts were given as a mapping.
 
     Raises:
         UserError: see `labeldist.training.run.resume_run`.
     """
     config = RunFolder(folder).read_config()
     settings = config.spec.settings
-    if find is None or settings.data.data or RunFolder(folder).is_finished:
+    in_files = settings.data.data and (settings.data.label_texts != "given" or label_texts is None)
+    if find is None or in_files or RunFolder(folder).is_finished:
         resume_run(folder, options, trust_remote_code=trust_remote_code)
         return
     data = settings.data
@@ -416,6 +424,11 @@ def _folder_for(output: str | Path | None) -> Iterator[tuple[Path, Any]]:
 
 def _shows(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
+
+
+def _saying(say: Say | None) -> Say:
+    """Pass each sentence on in the words of this module."""
+    return _nothing if say is None else lambda sentence: say(_in_python(sentence))
 
 
 def _nothing(sentence: str) -> None:

@@ -106,7 +106,8 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of each label that the cross-entropy spreads over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weight of each class in the cross-entropy: all equal, or inverse to its number of training texts (`balanced`)."""
+    """Weight of each class in the cross-entropy and in a logistic regression: all equal, or inverse to its number of
+    training texts (`balanced`)."""
     focal_gamma: float = 0.0
     """Above 0, the focal loss: texts that are classified well already weigh less, the more so the larger gamma is."""
 
@@ -151,13 +152,14 @@ class OptimSettings:
     steps: int | None = None
     """Optimizer steps, in place of epochs."""
     patience: int = 10
-    """Stop after this many epochs without a better validation accuracy."""
+    """Stop after this many evaluations without a better validation accuracy. There is one each epoch; with `steps`
+    there are five in all."""
     batch_size: int = 128
     """Texts a step, shared by all processes."""
     chunk_size: int | None = None
     """Encode a step's texts this many at a time, for batches that memory does not hold; all at once if not given."""
     learning_rate: float | None = None
-    """2e-5 for transformers and 1e-3 for textcnn if not given."""
+    """1e-3 for textcnn and 2e-5 for transformers, 5e-5 with the recipe few-labels, if not given."""
     head_learning_rate: float | None = None
     """Learning rate of class layer and projection; that of the encoder if not given."""
     weight_decay: float = 0.1
@@ -182,10 +184,12 @@ class RunSettings:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate given, or the encoder's default."""
+        """The learning rate given, or the default of the encoder and the recipe."""
         if self.optim.learning_rate is not None:
             return self.optim.learning_rate
-        return 1e-3 if self.model.encoder == "textcnn" else 2e-5
+        if not self.model.is_pretrained:
+            return 1e-3
+        return 5e-5 if self.optim.recipe == "few-labels" else 2e-5
 
     @property
     def confusion_epochs(self) -> int:

@@ -91,7 +91,7 @@ def resolve_device(optim: OptimSettings) -> str:
 
 
 class DivergedError(UserError):
-    """Training came to a loss or to weights that are no finite numbers, before it had any good ones to keep."""
+    """Training came to a loss or to weights that are no finite numbers, and no good weights were kept before."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +164,19 @@ def fit(
         # Trackers and bars end as after any training.
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
         best = trainer.state.best_model_checkpoint
-        # Without it no epoch ended, so there are no good weights to restore.
+        # Without it no epoch ended well, or there are no validation rows: there are no good weights to restore.
         has_good_weights = best is not None
         if best is not None:
             model.load_state_dict(load_file(Path(best) / "model.safetensors"))
     # The main process may delete the checkpoints next, and others still read the best one.
     processes.barrier()
     if not has_good_weights or not all(parameter.isfinite().all() for parameter in model.parameters()):
+        when = (
+            "before any evaluation went well" if has_validation else "and no weights are kept without validation rows"
+        )
         raise DivergedError(
-            f"Training diverged at step {diverged_at or trainer.state.global_step}, before any epoch ended well: its "
-            "loss or weights are NaN or infinite. Try a smaller --learning-rate, a larger --temperature, or "
-            "--precision fp32."
+            f"Training diverged at step {diverged_at or trainer.state.global_step}, {when}: its loss or weights are "
+            "NaN or infinite. Try a smaller --learning-rate, a larger --temperature, or --precision fp32."
         )
     return Fitted(trainer.state.log_history, diverged_at)
 

@@ -16,7 +16,14 @@ MAX_ITERATIONS = 1000
 TEMPERATURE = 0.1
 
 
-def fit_class_layer(model: ContrastiveClassifier, vectors: Tensor, labels: NDArray[np.int64], kind: FrozenHead) -> None:
+def fit_class_layer(
+    model: ContrastiveClassifier,
+    vectors: Tensor,
+    labels: NDArray[np.int64],
+    kind: FrozenHead,
+    *,
+    balanced: bool = False,
+) -> None:
     r"""Put a fitted class layer on a classifier, in place.
 
     `"logistic"`: scikit-learn's logistic regression on $x / m$, where m is the mean length of the vectors x.
@@ -28,6 +35,7 @@ def fit_class_layer(model: ContrastiveClassifier, vectors: Tensor, labels: NDArr
         vectors: `(N, hidden_size)`, of the training rows.
         labels: class index of each row, `(N,)`; every class has a row.
         kind: which layer.
+        balanced: whether the logistic regression weighs each class inversely to its rows. Centroids do so anyway.
 
     Examples:
         >>> from labeldist.models.textcnn import TextCNN
@@ -42,7 +50,9 @@ def fit_class_layer(model: ContrastiveClassifier, vectors: Tensor, labels: NDArr
     rows = rows / length
     num_classes = model.classifier.out_features
     if kind == "logistic":
-        fitted = LogisticRegression(max_iter=MAX_ITERATIONS).fit(rows, labels)
+        fitted = LogisticRegression(max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None).fit(
+            rows, labels
+        )
         weight, bias = np.asarray(fitted.coef_), np.asarray(fitted.intercept_)
         if num_classes == 2:
             # One score for two classes: half of it for the one, half against the other.

@@ -190,7 +190,10 @@ def draw_folds(settings: RunSettings, corpus: Corpus, seed: int) -> list[np.ndar
     try:
         return stratified_folds(corpus.train.labels, settings.matrix.folds, seed)
     except ValueError as error:
-        raise UserError(f"--folds {settings.matrix.folds} does not fit the training set: {error}") from error
+        raise UserError(
+            f"--folds {settings.matrix.folds} does not fit the training set: {error} Give static and uniform a matrix "
+            "by --confusable or --matrix-file, or take other objectives."
+        ) from error
 
 
 def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) -> MatrixChoice:

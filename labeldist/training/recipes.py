@@ -51,7 +51,7 @@ RECIPES: dict[RecipeName, Recipe] = {
             model=ModelSettings(projection="none", dropout=0.1, class_layer="logistic"),
             loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),
-            optim=OptimSettings(batch_size=128, learning_rate=5e-5, head_learning_rate=1e-2),
+            optim=OptimSettings(batch_size=128, head_learning_rate=1e-2),
         ),
         "contrastive",
         (

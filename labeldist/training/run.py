@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from labeldist.coarse import FineLabelsOnly
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
-from labeldist.label_texts import label_text_rows
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
@@ -22,7 +20,7 @@ from labeldist.training.classification import classification_loss, with_coarse_l
 from labeldist.training.config import RunSettings
 from labeldist.training.data.coarse import CoarseOptions
 from labeldist.training.data.corpus import Corpus, Split, joined, read_corpus, training_rows
-from labeldist.training.data.label_texts import with_label_texts
+from labeldist.training.data.label_texts import names_as_rows, with_label_texts
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
@@ -207,17 +205,24 @@ def check_run(spec: RunSpec, corpus: Corpus) -> None:
         UserError: for the first mistake found.
     """
     check_matrix(spec.objective, spec.settings, corpus, spec.seed)
-    check_frozen(spec.objective, spec.settings)
+    check_frozen(spec.objective, spec.settings, corpus)
     check_encoder(spec.settings, corpus)
 
 
-def check_frozen(objective: Objective, settings: RunSettings) -> None:
-    """Raise `UserError` for an objective on the frozen encoder where there is none that has learned anything."""
-    if OBJECTIVES[objective].frozen_head is not None and not settings.model.is_pretrained:
+def check_frozen(objective: Objective, settings: RunSettings, corpus: Corpus) -> None:
+    """Find a mistake in an objective on the frozen encoder.
+
+    Raises:
+        UserError: if the encoder is not pretrained, or class names that are needed as label texts read alike.
+    """
+    if OBJECTIVES[objective].frozen_head is None:
+        return
+    if not settings.model.is_pretrained:
         raise UserError(
             f"--objective {objective} needs a pretrained encoder, such as --encoder minilm: the weights of a textcnn "
             "are random until it is trained."
         )
+    rows_of_class_layer(objective, corpus)
 
 
 def check_encoder(settings: RunSettings, corpus: Corpus) -> None:
@@ -316,7 +321,8 @@ def _carry_out(
         known = rows_of_class_layer(spec.objective, corpus)
         encodings = tokens.encode(known.texts, tokenizer, settings, corpus)
         vectors = predict_batches(model, tokenizer, known.texts, settings.model.max_length, encodings=encodings).vectors
-        fit_class_layer(model, vectors, known.labels, frozen_head or "logistic")
+        balanced = settings.loss.class_weights == "balanced"
+        fit_class_layer(model, vectors, known.labels, frozen_head or "logistic", balanced=balanced)
 
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
@@ -378,8 +384,7 @@ def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:
         return corpus.train
     if len(corpus.label_texts) or spec.frozen_head is None:
         return joined(corpus.train, corpus.label_texts)
-    texts, labels = label_text_rows(corpus.class_names)
-    return joined(corpus.train, Split(texts, np.asarray(labels, dtype=np.int64)))
+    return joined(corpus.train, names_as_rows(corpus))
 
 
 def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, corpus: Corpus) -> TrainerObjective:

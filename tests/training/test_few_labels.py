@@ -1,6 +1,7 @@
 """Training with few labels: label texts, the recipe, runs without validation rows, and class layers that are fitted."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from labeldist.cli import main
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.api import compare, train
+from labeldist.training.data.corpus import Split, read_corpus
+from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.errors import UserError
 from labeldist.training.frozen import fit_class_layer
 from labeldist.training.recipes import MAX_FEW, MIN_STEPS, STEPS_PER_CLASS
@@ -86,6 +89,20 @@ def test_label_texts_that_a_held_out_row_repeats_are_left_out():
     assert any(note.startswith("test: 1 label texts also stand in test") for note in run.config.notes)
 
 
+def test_a_run_on_files_goes_on_with_the_same_mapping(tmp_path):
+    data = write_rows(tmp_path / "train.jsonl", ROWS)
+    options = {**SMALL, "objective": "ce", "epochs": 1, "output": tmp_path / "run"}
+    first = train(data, label_texts=SENTENCES, **options).metrics
+    (tmp_path / "run" / "metrics.json").unlink()
+    with pytest.raises(UserError, match="changed since the run began"):
+        train(data, label_texts={**SENTENCES, CLASSES[0]: "another"}, resume=True, **options)
+    with pytest.raises(UserError, match="stands for a mapping of label texts passed in Python"):
+        train(data, resume=True, **options)
+    again = train(data, label_texts=SENTENCES, resume=True, **options)
+    assert again.config.num_rows["label texts"] == 8
+    assert again.metrics == first
+
+
 def test_names_that_say_little_are_told():
     labels = [f"x{CLASSES.index(name)}" for name in LABELS]
     said: list[str] = []
@@ -127,6 +144,11 @@ def test_without_validation_rows_training_runs_to_its_end():
     assert read(run.folder / "history.json")["log"][-1]["step"] == 7
 
 
+def test_without_validation_rows_training_that_diverges_has_no_weights_to_keep():
+    with pytest.raises(UserError, match=r"diverged at step \d+, and no weights are kept without validation rows"):
+        few(objective="ce", validation_fraction=0, steps=20, learning_rate=1e38)
+
+
 def test_steps_with_validation_rows_keep_the_best_weights():
     run = few(objective="ce", steps=10)
     evaluations = [entry for entry in read(run.folder / "history.json")["log"] if "eval_accuracy" in entry]
@@ -144,6 +166,15 @@ def test_a_static_matrix_is_counted_by_cross_validation_without_validation_rows(
     run = few(objective="static", validation_fraction=0, steps=3, confusion_from="cross-validation", folds=2)
     counts = read(run.folder / "confusion.json")["counts"]
     assert np.sum(counts) == 40
+
+
+def test_one_row_a_class_is_too_few_for_cross_validation_and_the_cure_is_told():
+    rows = [LABELS.index(name) for name in CLASSES]
+    texts, options = [TEXTS[row] for row in rows], {**SMALL, "objective": "static", "validation_fraction": 0}
+    with pytest.raises(UserError, match=r"folds 3 does not fit the training set: .* got 3 folds of 0\. Give static"):
+        train(texts, CLASSES, test=TEST, confusion_from="cross-validation", **options)
+    run = train(texts, CLASSES, test=TEST, steps=1, confusable=[CLASSES[:2]], **options)
+    assert "as given" in run.metrics.matrix_source
 
 
 def test_the_heads_have_a_learning_rate_of_their_own():
@@ -180,6 +211,24 @@ def test_a_fitted_class_layer_decides_as_scikit_learn(num_classes):
     assert (decided == (new_unit @ centroids.T).argmax(axis=1)).all()
 
 
+def test_a_logistic_class_layer_weighs_the_classes_as_asked():
+    generator = torch.Generator().manual_seed(0)
+    vectors, labels = torch.randn(80, 300, generator=generator), (np.arange(80) % 8 == 0).astype(np.int64)
+    model = ContrastiveClassifier(TextCNN(vocab_size=9), 2)
+    fit_class_layer(model, vectors, labels, "logistic", balanced=True)
+    length = vectors.double().norm(dim=1).mean().item()
+    wanted = LogisticRegression(max_iter=1000, class_weight="balanced").fit(vectors.double().numpy() / length, labels)
+    with torch.no_grad():
+        found = model.classifier(vectors).softmax(dim=1)
+    np.testing.assert_allclose(found.numpy(), wanted.predict_proba(vectors.double().numpy() / length), atol=2e-4)
+    plain, balanced = (
+        few(objective="ce", epochs=1, learning_rate=1e-12, class_layer="logistic", class_weights=weights)
+        for weights in ("none", "balanced")
+    )
+    first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (plain, balanced))
+    assert not torch.allclose(first["classifier.weight"], second["classifier.weight"], atol=1e-4)
+
+
 def test_a_logistic_class_layer_reads_the_trained_vectors():
     trained, fitted = (few(objective="ce", steps=4, class_layer=kind) for kind in ("trained", "logistic"))
     first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (trained, fitted))
@@ -205,6 +254,23 @@ def test_a_frozen_encoder_stays_as_it_is_and_serves(encoder):
     assert run.predict(TEXTS[0])[0]["label"] in CLASSES
 
 
+def test_class_names_that_read_alike_are_one_sentence_on_a_frozen_encoder(encoder):
+    labels = ["a_b" if name == CLASSES[0] else "a-b" for name in LABELS]
+    options = {"encoder": encoder, "max_length": 8, "recipe": "standard"}
+    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'a b'"):
+        train(TEXTS, labels, objective="logistic-label-texts", **options)
+    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'a b'"):
+        compare(TEXTS, labels, objectives=["logistic", "logistic-label-texts"], seeds=[0], **options)
+
+
+def test_a_class_name_in_the_test_set_is_no_row_of_a_frozen_encoder():
+    corpus = read_corpus(["demo"]).draw(shots=2)
+    names = list(corpus.class_names)
+    held_out = Split([names[1].replace("_", " ").upper()], np.array([1]))
+    rows = names_as_rows(replace(corpus, test=held_out))
+    assert rows.labels.tolist() == [0, *range(2, len(names))]
+
+
 # The recipe
 
 
@@ -218,7 +284,9 @@ def test_few_labels_take_the_recipe_and_say_so(encoder):
         "none",
     )
     assert run.config.num_rows == {"train": 40, "validation": 0, "test": 20, "label texts": 4}
-    assert said[0].startswith("10 labels per class: recipe few-labels, with names as label texts")
+    assert said[0].startswith(
+        "10 labels per class: recipe few-labels, with the class names as label texts (recipe standard"
+    )
 
 
 def test_what_is_given_stands_whatever_the_recipe(encoder):
@@ -273,6 +341,18 @@ def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, 
         == 0
     )
     assert read(tmp_path / "c" / "config.json")["optim"]["recipe"] == "few-labels"
+
+
+def test_the_folder_of_the_other_recipe_may_be_taken(encoder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = write_rows(tmp_path / "data" / "train.jsonl", ROWS[:40]).parent
+    write_rows(data / "test.jsonl", ROWS[40:])
+    command = ["train", "--data", str(data), "--encoder", encoder, "--max-length", "8", "--steps", "2"]
+    assert main([*command, "--recipe", "standard"]) == 0
+    assert main(command) == 0
+    assert sorted(path.name.split("-")[-2] for path in (tmp_path / "runs").iterdir()) == ["adaptive", "contrastive"]
+    assert main(command) == 2
+    assert "contrastive-seed0" in capsys.readouterr().err
 
 
 def test_one_row_a_class_and_a_validation_split_is_one_sentence(tmp_path, capsys):

@@ -34,6 +34,7 @@ __all__ = [
     "read_split",
     "split_of_table",
     "training_rows",
+    "without_texts_of",
 ]
 
 TEST_FRACTION = 0.2
@@ -175,7 +176,7 @@ class RawCorpus:
             notes += _draw_shots(tables, shots, seed, self.class_names)
         splits = {part: split_of_table(table, self.class_names) for part, table in tables.items()}
         train, test, validation = splits["train"], splits["test"], splits.get("validation", NO_ROWS)
-        label_texts, left_out = _without_texts_of(self.label_texts, (test, validation))
+        label_texts, left_out = without_texts_of(self.label_texts, (test, validation))
         notes += left_out
         parts = (train, validation, test, label_texts) if len(label_texts) else (train, validation, test)
         digest = _fingerprint(self.class_names, parts)
@@ -425,7 +426,7 @@ def _overlap_notes(tables: dict[str, Table], coarse: CoarseRows | None) -> list[
     )
 
 
-def _without_texts_of(label_texts: Split, held_out: Iterable[Split]) -> tuple[Split, list[str]]:
+def without_texts_of(label_texts: Split, held_out: Iterable[Split]) -> tuple[Split, list[str]]:
     """Leave out label texts that a held-out row repeats: the model would have seen it in training."""
     seen = {_plain(text) for split in held_out for text in split.texts}
     kept = [row for row, text in enumerate(label_texts.texts) if _plain(text) not in seen]

@@ -10,11 +10,11 @@ import numpy as np
 
 from labeldist.label_texts import label_text_rows, names_without_meaning
 from labeldist.messages import listed, shown
-from labeldist.training.data.corpus import RawCorpus, Split
+from labeldist.training.data.corpus import Corpus, RawCorpus, Split, without_texts_of
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
 
-__all__ = ["LabelTexts", "with_label_texts"]
+__all__ = ["LabelTexts", "names_as_rows", "with_label_texts"]
 
 LabelTexts = Mapping[str, str | Sequence[str]]
 """One sentence or several for each class, by class name."""
@@ -34,7 +34,10 @@ def with_label_texts(raw: RawCorpus, wanted: str, given: LabelTexts | None = Non
     if wanted == "none":
         return raw
     if wanted == "given" and given is None:
-        raise UserError("The label texts of this run were given in Python. Go on with it there, with the same texts.")
+        raise UserError(
+            "label_texts 'given' stands for a mapping of label texts passed in Python, and there is none here. Pass it "
+            "(the same one to go on with a run), or give a file."
+        )
     if wanted not in ("names", "given"):
         given = _read(Path(wanted))
     source = {"names": "the class names", "given": "the mapping given"}.get(wanted, Path(wanted).name)
@@ -51,6 +54,19 @@ def with_label_texts(raw: RawCorpus, wanted: str, given: LabelTexts | None = Non
             "each class helps more: --label-texts FILE"
         )
     return replace(raw, label_texts=Split(texts, np.asarray(labels, dtype=np.int64)), notes=(*raw.notes, *notes))
+
+
+def names_as_rows(corpus: Corpus) -> Split:
+    """The class names as label texts, but for those that stand in the test or validation set.
+
+    Raises:
+        UserError: if two names read alike.
+    """
+    try:
+        texts, labels = label_text_rows(corpus.class_names)
+    except ValueError as error:
+        raise UserError(f"the class names: {error} Give sentences: --label-texts FILE.") from error
+    return without_texts_of(Split(texts, np.asarray(labels, dtype=np.int64)), (corpus.test, corpus.validation))[0]
 
 
 def _read(path: Path) -> dict[str, list[str]]:

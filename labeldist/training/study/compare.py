@@ -134,7 +134,7 @@ def compare(
     study = _Study(spec.settings, folder, corpora := _draw(spec, data), _fingerprints(spec, corpora))
     for objective in spec.objectives:
         check_matrix(objective, spec.settings, corpora[spec.seeds[0]], spec.seeds[0])
-        check_frozen(objective, spec.settings)
+        check_frozen(objective, spec.settings, corpora[spec.seeds[0]])
     check_encoder(spec.settings, corpora[spec.seeds[0]])
     _check_begun_runs(spec, study)
     with owning(folder):
