@@ -273,8 +273,10 @@ def _copied_table(relevance: Tensor | Sequence[Sequence[float]]) -> Tensor:
     try:
         table = torch.as_tensor(relevance).detach().clone()
     except (TypeError, ValueError, RuntimeError):
+        # A Relation is described in a part that this one does not know.
+        cure = " Give the table that its relevance() returns." if hasattr(relevance, "relevance") else ""
         raise TypeError(
-            f"relevance must be a (C, C) table or a module that returns one, got {type(relevance).__name__}."
+            f"relevance must be a (C, C) table or a module that returns one, got {type(relevance).__name__}.{cure}"
         ) from None
     return table if table.is_floating_point() else table.to(torch.get_default_dtype())
 

@@ -286,3 +286,11 @@ def test_an_entry_shifts_the_stationary_cosine_by_the_gap():
 )
 def test_bad_input_gets_one_sentence(build, message):
     assert message in refusal_of(ValueError, build)
+
+
+def test_a_relation_in_place_of_a_table_is_told_with_the_cure():
+    relation = Relation.from_order(num_classes=3)
+    with pytest.raises(TypeError, match=r"must be a \(C, C\) table, got Relation\. Give the matrix that its near\(\)"):
+        LabelDistanceContrastiveLoss(relation)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got Relation\. Give the table that its relevance\(\) returns\."):
+        LabelDistanceContrastiveLoss(relation.near(), relevance=relation)  # type: ignore[arg-type]

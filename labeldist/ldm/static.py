@@ -38,6 +38,7 @@ class StaticLDM(LabelDistanceMatrix):
     Raises:
         ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or does not have one name per
             class.
+        TypeError: if it is no table of numbers.
 
     Examples:
         >>> StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
@@ -46,7 +47,7 @@ class StaticLDM(LabelDistanceMatrix):
 
     def __init__(self, matrix: Tensor | Sequence[Sequence[float]], *, class_names: Sequence[str] | None = None):
         if not isinstance(matrix, nn.Parameter):
-            matrix = torch.as_tensor(matrix).detach().clone()
+            matrix = _copied(matrix)
         if not matrix.is_floating_point():
             matrix = matrix.to(torch.get_default_dtype())
         check_matrix(matrix)
@@ -294,3 +295,12 @@ class StaticLDM(LabelDistanceMatrix):
         flat = torch.full_like(self.matrix, self.mean_off_diagonal)
         flat.diagonal().copy_(self.matrix.diagonal())
         return StaticLDM(flat, class_names=self.class_names)
+
+
+def _copied(matrix: Tensor | Sequence[Sequence[float]]) -> Tensor:
+    try:
+        return torch.as_tensor(matrix).detach().clone()
+    except (TypeError, RuntimeError):
+        # A Relation is described in a part that this one does not know.
+        cure = " Give the matrix that its near() or far() returns." if hasattr(matrix, "near") else ""
+        raise TypeError(f"A label-distance matrix must be a (C, C) table, got {type(matrix).__name__}.{cure}") from None

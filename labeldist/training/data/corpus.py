@@ -138,7 +138,7 @@ class RawCorpus:
     label_texts: Split = field(default_factory=lambda: NO_ROWS)
 
     def labels_per_class(self, shots: int | None = None) -> float:
-        """Training labels of a class, on average, of at most `shots` each."""
+        """Labels of a class in train, on average, before any split is drawn; of at most `shots` each."""
         counts = Counter(self.tables["train"].labels).values()
         return sum(min(count, shots or count) for count in counts) / len(self.class_names)
 
