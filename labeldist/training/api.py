@@ -23,6 +23,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
 from labeldist.training.recipes import RECIPES, ByRecipe, Recipe, RecipeName
 from labeldist.training.record_json import typed
+from labeldist.training.relations import check_relation_is_given, check_relation_is_used
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
@@ -93,9 +94,9 @@ def train(
             file, a file. Without it a fifth of the rows is drawn.
         validation: the rows for early stopping and confusion counts, likewise. Without it a tenth of what is left to
             train on is drawn (`validation_fraction`).
-        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"logistic"` or
-            `"centroid"`; see `labeldist train --help`. `None` takes the recipe's: `"adaptive"`, or `"contrastive"` with
-            few labels.
+        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"near"`, `"far"`,
+            `"graded"`, `"logistic"` or `"centroid"`; see `labeldist train --help`. `None` takes the recipe's:
+            `"adaptive"`, or `"contrastive"` with few labels.
         label_texts: more rows to train on, that say what each class is: `"names"` (the class names, written out), a
             mapping from class names to one sentence or several, a file of such, or `"none"`. `None` takes the recipe's:
             none, or `"names"` with few labels.
@@ -244,13 +245,18 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
-    """Raise `UserError` for pairs or a matrix file beside an objective that takes none: in silence they did nothing."""
+    """Raise `UserError` for pairs, a matrix file or an order beside an objective that takes none.
+
+    In silence they did nothing. The reverse, an objective without the relation that it needs, is one, too.
+    """
     matrix = spec.settings.matrix
     if not takes_given_matrix(spec.objective) and (matrix.confusable or matrix.matrix_file):
         takers = " or ".join(filter(takes_given_matrix, OBJECTIVES))
         raise UserError(
             f"--confusable and --matrix-file belong to --objective {takers}, got --objective {spec.objective}."
         )
+    check_relation_is_used((spec.objective,), spec.settings)
+    check_relation_is_given(spec.objective, spec.settings)
 
 
 def by_recipe(under: Mapping[RecipeName, Spec]) -> ByRecipe[Spec]:

@@ -61,6 +61,10 @@ def settings_of(names: tuple[str, ...], options: Mapping[str, Any], defaults: Ru
         sections["data"]["hierarchy"] = str(hierarchy) if isinstance(hierarchy, Path) else _as_json(hierarchy)
     if "confusable" in sections.get("matrix", {}):
         sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
+    order = sections.get("matrix", {}).get("order")
+    if isinstance(order, list | tuple):
+        # Labels in memory may be numbers; classes are named by them.
+        sections["matrix"]["order"] = [str(plain(name)) for name in order]
     made = {}
     for section in dataclasses.fields(RunSettings):
         hints = get_type_hints(section.default_factory)

@@ -94,6 +94,12 @@ class TrainedRun:
         return None if matrix is None else matrix.tolist()
 
     @cached_property
+    def relevance(self) -> list[list[float]] | None:
+        """The graded targets it was trained with, `(C, C)`; `None` where only rows of the same class were positives."""
+        relevance = RunFolder(self.folder).read_relevance()
+        return None if relevance is None else relevance.tolist()
+
+    @cached_property
     def _predictor(self) -> "Predictor":
         # Read when texts come: looking at the figures needs no model.
         from labeldist.training.inference import Predictor
