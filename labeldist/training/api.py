@@ -4,16 +4,14 @@ The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 """
 
 import dataclasses
-import functools
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from labeldist.training import processes
-from labeldist.training.arguments import FindSource, found, plain, settings_of
+from labeldist.training.arguments import FindSource, found, plain, says_it_in_python, settings_of
 from labeldist.training.config import RunSettings
 from labeldist.training.data.coarse import CoarseOptions
 from labeldist.training.data.corpus import RawCorpus, read_source
@@ -35,36 +33,10 @@ from labeldist.training.study.results import Comparison
 __all__ = ["compare", "load", "train"]
 
 Say = Callable[[str], None]
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 Spec = TypeVar("Spec", RunSpec, CompareSpec)
 
 
-def _says_it_in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a `UserError` name arguments (`max_distance`) where the command line names flags (`--max-distance`)."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: _P.args, **named: _P.kwargs) -> _T:
-        try:
-            return function(*arguments, **named)
-        except UserError as error:
-            raise type(error)(_in_python(str(error))) from error
-
-    return wrapped
-
-
-def _in_python(sentence: str) -> str:
-    r"""A sentence of the command line in the words of this module.
-
-    Examples:
-        >>> _in_python("--max-distance must be above 0. To go on with it: --resume runs/a.")
-        'max_distance must be above 0. To go on with it: resume=True.'
-    """
-    sentence = re.sub(r"--resume \S+(?=\.( |$)| )", "resume=True", sentence)
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), sentence)
-
-
-@_says_it_in_python
+@says_it_in_python
 def train(
     data: Any,
     labels: Sequence[Any] | None = None,
@@ -146,7 +118,7 @@ def train(
         return TrainedRun(folder, temporary=temporary, trust_remote_code=trusts)
 
 
-@_says_it_in_python
+@says_it_in_python
 def compare(
     data: Any,
     labels: Sequence[Any] | None = None,
@@ -221,7 +193,7 @@ def compare(
         return FinishedComparison(folder, comparison, temporary=temporary, trust_remote_code=trusts)
 
 
-@_says_it_in_python
+@says_it_in_python
 def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = False) -> TrainedRun:
     """Open a finished run folder, wherever it stands now.
 

@@ -1,6 +1,8 @@
-"""How closely the classes of a run are related, from its settings: an order, a hierarchy, or parts of class names."""
+"""How closely the classes of a run are related: an order, a hierarchy, or parts of class names; what mistakes cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,10 +11,13 @@ from labeldist.messages import escape_controls, listed, shown
 from labeldist.relation import Relation
 from labeldist.training.config import RunSettings
 from labeldist.training.errors import UserError
-from labeldist.training.matrix_file import read_hierarchy
+from labeldist.training.matrix_file import cost_table, read_cost_file, read_hierarchy
 from labeldist.training.objectives import OBJECTIVES, Objective, takes_relation
 
-__all__ = ["check_relation_is_given", "check_relation_is_used", "relation_in_words", "relation_of"]
+__all__ = ["Costs", "check_relation_is_given", "check_relation_is_used", "costs_of", "relation_in_words", "relation_of"]
+
+Costs = Path | str | Mapping[str, Mapping[str, float]]
+"""What mistakes cost: a file, or costs by true class and decided class."""
 
 
 def relation_of(settings: RunSettings, class_names: Sequence[str]) -> Relation | None:
@@ -52,6 +57,13 @@ def relation_of(settings: RunSettings, class_names: Sequence[str]) -> Relation |
 
 def _ordered(order: Sequence[str], class_names: Sequence[str]) -> Relation:
     """Classes in an order, as a relation in the order of `class_names`."""
+    rank = _ranks(order, class_names)
+    closeness = Relation.from_order(num_classes=len(rank)).closeness
+    return Relation(closeness[rank[:, None], rank], class_names=class_names)
+
+
+def _ranks(order: Sequence[str], class_names: Sequence[str]) -> torch.Tensor:
+    """The place of each class in the order, from 0, `(C,)`."""
     # Raises for an unknown class, with the nearest name.
     indices = class_indices(order, class_names)
     doubled = next((name for i, name in enumerate(order) if name in order[:i]), None)
@@ -62,9 +74,36 @@ def _ordered(order: Sequence[str], class_names: Sequence[str]) -> Relation:
         raise ValueError(
             f"The order must name every class, from one end to the other, and {shown(class_names[absent])} is missing."
         )
-    rank = torch.tensor(indices).argsort()
-    closeness = Relation.from_order(num_classes=len(indices)).closeness
-    return Relation(closeness[rank[:, None], rank], class_names=class_names)
+    return torch.tensor(indices).argsort()
+
+
+def costs_of(costs: Costs | None, order: Sequence[Any], class_names: Sequence[str]) -> torch.Tensor | None:
+    """What mistakes cost, `(C, C)`, row = true class, column = decided class; `None` if nothing says so.
+
+    Args:
+        costs: a file, see `read_cost_file`, or costs by true class and decided class.
+        order: the classes from one end to the other: each step between them costs 1.
+        class_names: the classes, in their order.
+
+    Raises:
+        UserError: if both are given, or either does not fit the classes.
+
+    Examples:
+        >>> costs_of(None, ["bad", "fair", "good"], ["bad", "good", "fair"])[0]
+        tensor([0., 2., 1.])
+    """
+    if costs is not None and order:
+        raise UserError("Give what mistakes cost either by --costs or by --order, not by both.")
+    if isinstance(costs, str | Path):
+        return read_cost_file(costs, class_names)
+    source = "--order" if order else "--costs"
+    try:
+        if order:
+            rank = _ranks([str(name).strip() for name in order], class_names).to(torch.get_default_dtype())
+            return (rank[:, None] - rank).abs()
+        return None if costs is None else cost_table(costs, class_names)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def relation_in_words(settings: RunSettings) -> str:
