@@ -95,10 +95,12 @@ def _evaluate(command: Evaluate) -> None:
     from labeldist.training.inference import Predictor
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.records import record_to_json
+    from labeldist.training.relations import costs_of
 
     table_format = TableFormat.of(command.delimiter, command.quotes)
     _check_new_file(command.output)
     predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
+    costs = costs_of(command.costs, command.order, predictor.class_names)
     split = read_split(
         command.data,
         predictor.class_names,
@@ -107,7 +109,7 @@ def _evaluate(command: Evaluate) -> None:
         table_format=table_format,
         note=_say,
     )
-    metrics = predictor.evaluate(split)
+    metrics = predictor.evaluate(split, costs)
     if command.output is not None:
         with writing_to(command.output.parent), new_file(command.output) as file:
             file.write(json.dumps(record_to_json(metrics), indent=2, ensure_ascii=False) + "\n")
@@ -134,7 +136,13 @@ def _predict(command: Predict) -> None:
     texts = given or read_texts(
         command.file or "-", text_column=command.text_column, note=_say, table_format=table_format
     )
-    predictions = predictor.predictions(texts)
+    costs = None
+    if command.costs is not None or command.order:
+        # Here: other predictions need none of it.
+        from labeldist.training.relations import costs_of
+
+        costs = costs_of(command.costs, command.order, predictor.class_names)
+    predictions = predictor.predictions(texts, costs)
     if command.output is None:
         one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
         for prediction in predictions:

@@ -102,6 +102,7 @@ class Evaluate:
     """Measure a trained run on other labeled rows.
 
     $ labeldist evaluate runs/demo-textcnn-adaptive-seed0 --data more.csv
+    $ labeldist evaluate runs/demo-textcnn-adaptive-seed0 --data more.csv --costs costs.json
     """
 
     run: Positional[Path]
@@ -116,6 +117,11 @@ class Evaluate:
     """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
     quotes: Literal["standard", "none"] | None = None
     """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
+    costs: Path | None = None
+    """Also measure what decisions cost: a JSON file {true class: {decided class: cost}}, or a csv or tsv table with
+    class names in the first row and column."""
+    order: tuple[str, ...] = ()
+    """All classes from one end to the other: each step between true and decided class costs 1."""
     output: Output = None
     """Also write the metrics to this JSON file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -153,6 +159,11 @@ class Predict:
     """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
     quotes: Literal["standard", "none"] | None = None
     """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
+    costs: Path | None = None
+    """Decide at least expected cost: a JSON file {true class: {decided class: cost}}, or a csv or tsv table with
+    class names in the first row and column."""
+    order: tuple[str, ...] = ()
+    """All classes from one end to the other: each step between true and decided class costs 1."""
     output: Output = None
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -4,16 +4,14 @@ The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 """
 
 import dataclasses
-import functools
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from labeldist.training import processes
-from labeldist.training.arguments import FindSource, found, plain, settings_of
+from labeldist.training.arguments import FindSource, found, plain, says_it_in_python, settings_of
 from labeldist.training.config import RunSettings
 from labeldist.training.data.coarse import CoarseOptions
 from labeldist.training.data.corpus import RawCorpus, read_source
@@ -23,6 +21,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
 from labeldist.training.recipes import RECIPES, ByRecipe, Recipe, RecipeName
 from labeldist.training.record_json import typed
+from labeldist.training.relations import check_relation_is_given, check_relation_is_used
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
@@ -34,36 +33,10 @@ from labeldist.training.study.results import Comparison
 __all__ = ["compare", "load", "train"]
 
 Say = Callable[[str], None]
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 Spec = TypeVar("Spec", RunSpec, CompareSpec)
 
 
-def _says_it_in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a `UserError` name arguments (`max_distance`) where the command line names flags (`--max-distance`)."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments: _P.args, **named: _P.kwargs) -> _T:
-        try:
-            return function(*arguments, **named)
-        except UserError as error:
-            raise type(error)(_in_python(str(error))) from error
-
-    return wrapped
-
-
-def _in_python(sentence: str) -> str:
-    r"""A sentence of the command line in the words of this module.
-
-    Examples:
-        >>> _in_python("--max-distance must be above 0. To go on with it: --resume runs/a.")
-        'max_distance must be above 0. To go on with it: resume=True.'
-    """
-    sentence = re.sub(r"--resume \S+(?=\.( |$)| )", "resume=True", sentence)
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), sentence)
-
-
-@_says_it_in_python
+@says_it_in_python
 def train(
     data: Any,
     labels: Sequence[Any] | None = None,
@@ -93,9 +66,9 @@ def train(
             file, a file. Without it a fifth of the rows is drawn.
         validation: the rows for early stopping and confusion counts, likewise. Without it a tenth of what is left to
             train on is drawn, with few labels none (`validation_fraction`).
-        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"logistic"`,
-            `"logistic-label-texts"`, `"centroid"` or `"centroid-label-texts"`; see `labeldist train --help`. `None`
-            takes the recipe's: `"adaptive"`, or `"contrastive"` with few labels.
+        objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"near"`, `"far"`,
+            `"graded"`, `"logistic"`, `"logistic-label-texts"`, `"centroid"` or `"centroid-label-texts"`; see
+            `labeldist train --help`. `None` takes the recipe's: `"adaptive"`, or `"contrastive"` with few labels.
         label_texts: more rows to train on, that say what each class is: `"names"` (the class names, written out), a
             mapping from class names to one sentence or several, a file of such, or `"none"`. `None` takes the recipe's:
             none, or `"names"` with few labels.
@@ -145,7 +118,7 @@ def train(
         return TrainedRun(folder, temporary=temporary, trust_remote_code=trusts)
 
 
-@_says_it_in_python
+@says_it_in_python
 def compare(
     data: Any,
     labels: Sequence[Any] | None = None,
@@ -220,7 +193,7 @@ def compare(
         return FinishedComparison(folder, comparison, temporary=temporary, trust_remote_code=trusts)
 
 
-@_says_it_in_python
+@says_it_in_python
 def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = False) -> TrainedRun:
     """Open a finished run folder, wherever it stands now.
 
@@ -244,13 +217,18 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
-    """Raise `UserError` for pairs or a matrix file beside an objective that takes none: in silence they did nothing."""
+    """Raise `UserError` for pairs, a matrix file or an order beside an objective that takes none.
+
+    In silence they did nothing. The reverse, an objective without the relation that it needs, is one, too.
+    """
     matrix = spec.settings.matrix
     if not takes_given_matrix(spec.objective) and (matrix.confusable or matrix.matrix_file):
         takers = " or ".join(filter(takes_given_matrix, OBJECTIVES))
         raise UserError(
             f"--confusable and --matrix-file belong to --objective {takers}, got --objective {spec.objective}."
         )
+    check_relation_is_used((spec.objective,), spec.settings)
+    check_relation_is_given(spec.objective, spec.settings)
 
 
 def by_recipe(under: Mapping[RecipeName, Spec]) -> ByRecipe[Spec]:

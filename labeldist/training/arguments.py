@@ -1,10 +1,12 @@
-"""The arguments of `train` and `compare` as data to find and settings to follow."""
+"""The arguments of `train` and `compare` as data to find and settings to follow, and errors in their names."""
 
 import dataclasses
+import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from labeldist.class_names import nearest_name
 from labeldist.training.config import RunSettings, option_names, section_of
@@ -13,9 +15,35 @@ from labeldist.training.data.sources import Source, find_source
 from labeldist.training.errors import UserError
 from labeldist.training.record_json import typed
 
-__all__ = ["FindSource", "found", "plain", "settings_of"]
+__all__ = ["FindSource", "found", "plain", "says_it_in_python", "settings_of"]
 
 FindSource = Callable[[], Source]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def says_it_in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a `UserError` name arguments (`max_distance`) where the command line names flags (`--max-distance`)."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: _P.args, **named: _P.kwargs) -> _T:
+        try:
+            return function(*arguments, **named)
+        except UserError as error:
+            raise type(error)(_in_python(str(error))) from error
+
+    return wrapped
+
+
+def _in_python(sentence: str) -> str:
+    r"""A sentence of the command line in the words of Python.
+
+    Examples:
+        >>> _in_python("--max-distance must be above 0. To go on with it: --resume runs/a.")
+        'max_distance must be above 0. To go on with it: resume=True.'
+    """
+    sentence = re.sub(r"--resume \S+(?=\.( |$)| )", "resume=True", sentence)
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: found[1].replace("-", "_"), sentence)
 
 
 def found(data: Any, labels: Any, test: Any, validation: Any) -> tuple[FindSource, tuple[str, ...]]:
@@ -61,6 +89,10 @@ def settings_of(names: tuple[str, ...], options: Mapping[str, Any], defaults: Ru
         sections["data"]["hierarchy"] = str(hierarchy) if isinstance(hierarchy, Path) else _as_json(hierarchy)
     if "confusable" in sections.get("matrix", {}):
         sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
+    order = sections.get("matrix", {}).get("order")
+    if isinstance(order, list | tuple):
+        # Labels in memory may be numbers; classes are named by them.
+        sections["matrix"]["order"] = [str(plain(name)) for name in order]
     made = {}
     for section in dataclasses.fields(RunSettings):
         hints = get_type_hints(section.default_factory)

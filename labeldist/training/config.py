@@ -49,14 +49,23 @@ class DataSettings:
     coarse_column: str | None = None
     """Column with the coarse label (a group of classes) of training rows whose label is missing."""
     hierarchy: str | None = None
-    """JSON file {group: [classes or nested groups]}: a training label that names a group is a coarse label."""
+    """JSON file {group: [classes or nested groups]}: a training label that names a group is a coarse label. For near,
+    far and graded it is the relation of the classes, too."""
     hierarchy_separator: str | None = None
-    """Between the parts of class names such as NUM:date: a training label that is a prefix (NUM) is a coarse label."""
+    """Between the parts of class names such as NUM:date: a training label that is a prefix (NUM) is a coarse label. For
+    near, far and graded the parts are the relation of the classes, too."""
     shots: int | None = None
     """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
     label_texts: str = "none"
     """More rows to train on, that say what each class is: `names` (the class names, written out), a file (JSON with one
     sentence or several per class, or a table with text and label), or `none`."""
+
+    @property
+    def hierarchy_file(self) -> Path | None:
+        """The file of the hierarchy; `None` without one, and where the hierarchy is JSON itself."""
+        return (
+            None if self.hierarchy is None or self.hierarchy.lstrip().startswith(("{", "[")) else Path(self.hierarchy)
+        )
 
     @property
     def table_format(self) -> TableFormat:
@@ -114,10 +123,10 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class MatrixSettings:
-    """The label-distance matrix of `static`, `uniform` (the static one spread evenly) and `adaptive`."""
+    """The label-distance matrix of `static`, `uniform` (the static one spread evenly), `adaptive`, `near` and `far`."""
 
     max_distance: float = 5.0
-    """Distance of the most confusable classes; 1 is neutral."""
+    """Distance of the most confusable classes (near: the most related ones; far: the least related); 1 is neutral."""
     confusable: tuple[str, ...] = ()
     """static: pairs of confusable classes, each written `first,second`."""
     matrix_file: Path | None = None
@@ -138,6 +147,12 @@ class MatrixSettings:
     """adaptive: confusion rates scaled to max_distance, or the raw counts (the paper's literal form)."""
     symmetric: bool = True
     """adaptive: average both directions of confusion."""
+    order: tuple[str, ...] = ()
+    """near, far, graded: all classes from one end to the other, such as `bad fair good`, in place of a hierarchy."""
+    relevance_weight: float = 0.1
+    """graded: relevance of a row of the most related class (closeness 1); a row of the same class has 1."""
+    relevance_level: float = 0.0
+    """graded: closeness, from 0 to 1, from which another class's rows are relevant at all."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +226,7 @@ class RunSettings:
             encoder = _absolute(encoder)
         matrix_file = self.matrix.matrix_file
         hierarchy = self.data.hierarchy
-        # It may be JSON itself.
-        if hierarchy is not None and not hierarchy.lstrip().startswith(("{", "[")):
+        if hierarchy is not None and self.data.hierarchy_file is not None:
             hierarchy = _absolute(hierarchy)
         return replace(
             self,
@@ -274,6 +288,8 @@ def check_settings(settings: RunSettings) -> None:
         ("--learning-rate", settings.learning_rate, 0 < settings.learning_rate < float("inf"), "a number above 0"),
         ("--head-learning-rate", head_rate, 0 < head_rate < float("inf"), "a number above 0"),
         ("--folds", matrix.folds, matrix.folds >= 2, "at least 2"),
+        ("--relevance-weight", matrix.relevance_weight, 0 <= matrix.relevance_weight < float("inf"), "0 or more"),
+        ("--relevance-level", matrix.relevance_level, 0 <= matrix.relevance_level <= 1, "between 0 and 1"),
     ]
     at_least_one = {
         "--shots": data.shots,

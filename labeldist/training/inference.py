@@ -72,29 +72,40 @@ class Predictor:
         """Class probabilities, `(N, C)`, float32 on the CPU, of at least one text."""
         return self.classifier.predict(texts).probabilities
 
-    def predictions(self, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def predictions(self, texts: Iterable[str], costs: Tensor | None = None) -> Iterator[dict[str, Any]]:
         """Yield a prediction for each text, in order, with a few thousand texts in memory.
+
+        Args:
+            texts: any number.
+            costs: `(C, C)`, row = true class, column = decided class: the label is then the class of least expected
+                cost, and the probability is that class's. The most probable class if `None`.
 
         Yields:
             `{"text", "label", "probability", "probabilities": {class: probability}}`.
         """
         for window, probabilities in self.classifier.probabilities(texts):
-            for text, row in zip(window, probabilities.tolist(), strict=True):
-                probability = max(row)
+            decided = None if costs is None else _decided(probabilities, costs)
+            for i, (text, row) in enumerate(zip(window, probabilities.tolist(), strict=True)):
+                label = row.index(max(row)) if decided is None else decided[i]
                 yield {
                     "text": text,
-                    "label": self.class_names[row.index(probability)],
-                    "probability": round(probability, 6),
+                    "label": self.class_names[label],
+                    "probability": round(row[label], 6),
                     "probabilities": dict(zip(self.class_names, [round(value, 6) for value in row], strict=True)),
                 }
 
-    def evaluate(self, split: "Split") -> "PredictionMetrics":
-        """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`."""
+    def evaluate(self, split: "Split", costs: Tensor | None = None) -> "PredictionMetrics":
+        """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`.
+
+        Args:
+            split: the rows.
+            costs: `(C, C)`, row = true class, column = decided class: the result is then a `CostedMetrics`.
+        """
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
-        from labeldist.training.metrics import evaluate_predictions
+        from labeldist.training.metrics import evaluate_predictions, with_costs
 
         predictions = self.classifier.predict(list(split.texts))
-        return evaluate_predictions(
+        metrics = evaluate_predictions(
             split.labels,
             predictions.probabilities,
             self.class_names,
@@ -102,6 +113,13 @@ class Predictor:
             vectors=predictions.vectors,
             matrix=RunFolder(self.folder).read_matrix(),
         )
+        return metrics if costs is None else with_costs(metrics, split.labels, predictions.probabilities, costs)
+
+
+def _decided(probabilities: Tensor, costs: Tensor) -> list[int]:
+    from labeldist.evaluation import decide
+
+    return decide(probabilities, costs).tolist()
 
 
 def _with_code(run: RunFolder, config: RunConfig, device: str) -> SavedClassifier:

@@ -24,7 +24,8 @@ from labeldist.training.errors import UserError
 from labeldist.training.fit import FitOptions, fit, predict_batches
 from labeldist.training.matrix_file import parse_pair, read_matrix_file
 from labeldist.training.matrix_json import matrix_from_json, matrix_to_json
-from labeldist.training.objectives import OBJECTIVES, Objective, takes_given_matrix
+from labeldist.training.objectives import OBJECTIVES, Objective, takes_given_matrix, takes_relation
+from labeldist.training.relations import check_relation_is_given, relation_in_words, relation_of
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
 
@@ -39,11 +40,13 @@ class MatrixChoice:
         ldm: `None` for cross-entropy alone.
         source: a sentence that says what was taken.
         confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
+        relevance: graded targets, `(C, C)`; `None` where only rows of the same class are positives.
     """
 
     ldm: LabelDistanceMatrix | None
     source: str
     confusion: Tensor | None = None
+    relevance: Tensor | None = None
 
 
 def choose_matrix(
@@ -58,7 +61,8 @@ def choose_matrix(
         count: counts confusions by short cross-entropy runs; called only if they are needed.
 
     Raises:
-        UserError: if a given pair or file does not fit the classes.
+        UserError: if a given pair, file, order or hierarchy does not fit the classes, or a relation of the classes is
+            needed and none was given.
     """
     names, kind = corpus.class_names, OBJECTIVES[objective].matrix
     if kind == "none":
@@ -74,6 +78,8 @@ def choose_matrix(
         flat = static.ldm.flattened() if isinstance(static.ldm, StaticLDM) else static.ldm
         mean = flat.mean_off_diagonal
         return MatrixChoice(flat, f"{mean:.3g} between all classes, the mean of this static matrix: {static.source}")
+    if takes_relation(objective):
+        return _related(objective, settings, names)
     assert kind == "adaptive"
     matrix = settings.matrix
     ldm = AdaptiveLDM(
@@ -102,7 +108,7 @@ def moves_at_evaluations(objective: Objective) -> bool:
 
 
 def check_matrix(objective: Objective, settings: RunSettings, corpus: Corpus, seed: int) -> None:
-    """Find a mistake in given pairs, a matrix file or the number of folds, before any training.
+    """Find a mistake in given pairs, a matrix file, a relation or the number of folds, before any training.
 
     Raises:
         UserError: for the first mistake found.
@@ -114,8 +120,8 @@ def check_matrix(objective: Objective, settings: RunSettings, corpus: Corpus, se
             f"--objective {objective} learns from validation rows, and there are none. Give {cures}"
             "--validation-fraction 0.1, or another objective."
         )
-    if takes_given_matrix(objective):
-        # Placeholder counts: only given pairs and files are checked.
+    if takes_given_matrix(objective) or takes_relation(objective):
+        # Placeholder counts: only given pairs and files, and the relation, are checked.
         num_classes = len(corpus.class_names)
         choose_matrix(objective, settings, corpus, lambda: torch.zeros(num_classes, num_classes).long())
     if needs_counting(objective, settings) and settings.matrix.confusion_from == "cross-validation":
@@ -221,6 +227,36 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
     shown = "; ".join(f"{a} / {b}" for a, b in pairs)
     ldm = StaticLDM.from_pairs(pairs, max_distance=matrix.max_distance, class_names=names)
     return MatrixChoice(ldm, f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
+
+
+def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]) -> MatrixChoice:
+    """Large entries for related classes or for unrelated ones, or graded targets beside plain contrast."""
+    check_relation_is_given(objective, settings)
+    relation = relation_of(settings, names)
+    assert relation is not None
+    matrix, described, kind = settings.matrix, relation_in_words(settings), OBJECTIVES[objective].matrix
+    if kind == "graded":
+        relevance = relation.relevance(weight=matrix.relevance_weight, level=matrix.relevance_level)
+        low, high = _off_diagonal_range(relevance)
+        ones = StaticLDM.uniform(1.0, class_names=names)
+        if not high:
+            return MatrixChoice(ones, f"1 between all classes, and no class is relevant to another, by {described}")
+        return MatrixChoice(
+            ones,
+            f"1 between all classes; rows of related classes are weak positives, of relevance {low:.3g} to {high:.3g}, "
+            f"by {described}",
+            relevance=relevance,
+        )
+    ldm = relation.near(matrix.max_distance) if kind == "near" else relation.far(matrix.max_distance)
+    low, high = _off_diagonal_range(ldm.matrix)
+    pushed = "related" if kind == "near" else "unrelated"
+    how = "harder" if matrix.max_distance >= 1 else "less hard"
+    return MatrixChoice(ldm, f"{low:.3g} to {high:.3g}, pushes {pushed} classes apart {how}, by {described}")
+
+
+def _off_diagonal_range(table: Tensor) -> tuple[float, float]:
+    entries = table[~torch.eye(len(table), dtype=torch.bool)]
+    return entries.min().item(), entries.max().item()
 
 
 def _count_once(

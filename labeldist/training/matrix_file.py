@@ -1,9 +1,9 @@
-"""A label-distance matrix from a file, by class name: pairs, groups, a hierarchy, or every entry."""
+"""Matrices from files, by class name: label distances (pairs, groups, a hierarchy, every entry) and costs."""
 
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
 from labeldist.training.matrix_json import matrix_from_json
 
-__all__ = ["parse_pair", "read_hierarchy", "read_matrix_file"]
+__all__ = ["cost_table", "parse_pair", "read_cost_file", "read_hierarchy", "read_matrix_file"]
 
 _KEYS = ("pairs", "groups", "hierarchy", "matrix")
 _MAX_BYTES = 2**30
@@ -68,7 +68,8 @@ def read_matrix_file(path: Path | str, class_names: Sequence[str], *, max_distan
     try:
         if suffix == ".json":
             return _from_json(_parse_json(text), class_names, max_distance)
-        return _from_table(text, "\t" if suffix == ".tsv" else ",", class_names)
+        entries = _ordered(*_table(text, suffix), class_names)
+        return StaticLDM(entries, class_names=class_names)
     # The builders check classes and entries; here their sentence gets the file's name.
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
@@ -100,6 +101,77 @@ def read_hierarchy(source: str) -> Any:
         return _named_leaves(content)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def read_cost_file(path: Path | str, class_names: Sequence[str]) -> torch.Tensor:
+    """Read what mistakes cost.
+
+    A `.json` file holds one object by true class, `{"spam": {"mail": 1}, "mail": {"spam": 20}}`, or `"matrix"` with
+    `"class_names"`. A `.csv` or `.tsv` file holds the whole table: class names in the first row and the first column,
+    in any order. Row = true class, column = decided class. Without an entry, the right decision costs nothing.
+
+    Args:
+        path: the file.
+        class_names: the classes, in their order.
+
+    Returns:
+        `(C, C)`, in the order of `class_names`.
+
+    Raises:
+        UserError: for a file that is missing or broken, an unknown, missing or doubled class (the nearest name is
+            offered), or a cost that is missing, negative, NaN or no number.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "costs.json"
+        >>> _ = path.write_text('{"spam": {"mail": 1}, "mail": {"spam": 20}}')
+        >>> read_cost_file(path, ["mail", "spam"])
+        tensor([[ 0., 20.],
+                [ 1.,  0.]])
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".csv", ".tsv"):
+        raise UserError(f"{path}: costs are read from a .json, .csv or .tsv file.")
+    text = _read_text(path, "cost file")
+    try:
+        if suffix == ".json":
+            return cost_table(_json_of(text), class_names)
+        return _ordered(*_table(text, suffix), class_names, "cost")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def cost_table(costs: Any, class_names: Sequence[str]) -> torch.Tensor:
+    """Costs by true class and decided class, or `"matrix"` with `"class_names"`, as a table; see `read_cost_file`.
+
+    Raises:
+        ValueError: for anything else.
+
+    Examples:
+        >>> cost_table({"spam": {"mail": 1}, "mail": {"spam": 20}}, ["mail", "spam"])[0]
+        tensor([ 0., 20.])
+    """
+    if isinstance(costs, Mapping) and set(costs) == {"class_names", "matrix"} and isinstance(costs["matrix"], list):
+        names = _names(costs["class_names"], "class_names")
+        return _ordered(_rows(costs["matrix"], names), names, names, class_names, "cost")
+    if not isinstance(costs, Mapping) or not all(isinstance(row, Mapping) for row in costs.values()):
+        raise ValueError('costs are one object by true class, such as {"spam": {"mail": 1}, "mail": {"spam": 20}}.')
+    rows = _names(list(costs), "costs")
+    # Raises for an unknown class, with the nearest name.
+    class_indices(rows, class_names)
+    table = []
+    for name, row in zip(rows, costs.values(), strict=True):
+        given = dict(zip(_names(list(row), "costs"), row.values(), strict=True))
+        class_indices(given, class_names)
+        for other, cost in given.items():
+            if not _is_number(cost):
+                raise ValueError(f"the cost of {shown(other)} for {shown(name)} must be a number, got {shown(cost)}.")
+        missing = next((other for other in class_names if other != name and other not in given), None)
+        if missing is not None:
+            raise ValueError(f"the cost of deciding {shown(missing)} for a row of {shown(name)} is missing.")
+        table.append([_as_float(given.get(other, 0)) for other in class_names])
+    return _ordered(table, rows, class_names, class_names, "cost")
 
 
 def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
@@ -206,8 +278,9 @@ def _from_json(content: dict[str, Any], class_names: Sequence[str], max_distance
         compact = matrix_from_json(content["matrix"], len(names))
         if compact is None:
             raise ValueError('a "matrix" that is no array must be {"common": 1.0, "others": [[row, column, 5.0]]}.')
-        return _ordered(compact, names, names, class_names)
-    return _ordered(_rows(content["matrix"], names), names, names, class_names)
+        return StaticLDM(_ordered(compact, names, names, class_names), class_names=class_names)
+    entries = _ordered(_rows(content["matrix"], names), names, names, class_names)
+    return StaticLDM(entries, class_names=class_names)
 
 
 def _pairs(value: Any) -> list[list[Any]]:
@@ -274,7 +347,9 @@ def _rows(value: Any, names: Sequence[str]) -> list[list[float]]:
     return [[_as_float(entry) for entry in row] for row in value]
 
 
-def _from_table(text: str, delimiter: str, class_names: Sequence[str]) -> StaticLDM:
+def _table(text: str, suffix: str) -> tuple[list[list[float]], list[str], list[str]]:
+    """Entries, row names and column names of a csv or tsv file."""
+    delimiter = "\t" if suffix == ".tsv" else ","
     lines = [line + "\n" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     dialect = find_dialect(lines, delimiter, is_whole=True)
     try:
@@ -293,7 +368,7 @@ def _from_table(text: str, delimiter: str, class_names: Sequence[str]) -> Static
                 f"row {shown(name)} has {len(entries)} entries where the header names {len(columns)} classes."
             )
         matrix.append([_as_number(entry, name, column) for entry, column in zip(entries, columns, strict=True)])
-    return _ordered(matrix, row_names, columns, class_names)
+    return matrix, row_names, columns
 
 
 def _as_number(entry: str, row: str, column: str) -> float:
@@ -303,7 +378,9 @@ def _as_number(entry: str, row: str, column: str) -> float:
         raise ValueError(f"row {shown(row)}, column {shown(column)}: {shown(entry)} is no number.") from None
 
 
-def _ordered(matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], class_names: Sequence[str]) -> StaticLDM:
+def _ordered(
+    matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], class_names: Sequence[str], noun: str = "distance"
+) -> torch.Tensor:
     """Reorder a matrix to `class_names`, and check its entries while its own row and column names are at hand."""
     indices = {}
     for names, kind in ((rows, "row"), (columns, "column")):
@@ -322,12 +399,12 @@ def _ordered(matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], cla
     if wrong.any():
         row, column = (int(i) for i in wrong.nonzero()[0])
         raise ValueError(
-            f"row {shown(rows[row])}, column {shown(columns[column])}: a distance must be finite and >= 0, "
+            f"row {shown(rows[row])}, column {shown(columns[column])}: a {noun} must be finite and >= 0, "
             f"got {entries[row, column].item()}."
         )
     ordered = torch.empty_like(entries)
     ordered[torch.tensor(indices["row"])[:, None], torch.tensor(indices["column"])] = entries
-    return StaticLDM(ordered.to(torch.get_default_dtype()), class_names=class_names)
+    return ordered.to(torch.get_default_dtype())
 
 
 def _doubled(names: Sequence[str]) -> str:

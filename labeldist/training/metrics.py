@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from labeldist.evaluation import embedding_metrics, mistake_severity
+from labeldist.evaluation import decide, embedding_metrics, expected_cost, mistake_severity
 from labeldist.training.records import (
     ClassScores,
     Confusion,
+    CostedMetrics,
+    DecisionCosts,
     DirectedPair,
     EmbeddingScores,
     Example,
@@ -19,7 +22,7 @@ from labeldist.training.records import (
     Severity,
 )
 
-__all__ = ["evaluate_predictions", "severity_under", "shorten", "tells_pairs_apart"]
+__all__ = ["evaluate_predictions", "severity_under", "shorten", "tells_pairs_apart", "with_costs"]
 
 NUM_CONFUSED_PAIRS = 10
 NUM_EXAMPLES = 3
@@ -94,6 +97,33 @@ def evaluate_predictions(
         confused_pairs=_confused_pairs(true, predicted, scores, confusion, class_names, texts),
         confusion=confusion,
     )
+
+
+def with_costs(
+    metrics: PredictionMetrics, labels: ArrayLike, probabilities: ArrayLike, costs: ArrayLike
+) -> CostedMetrics:
+    """Add what the decisions cost, for the most probable class and for the class of least expected cost.
+
+    Args:
+        metrics: of these predictions.
+        labels: true class indices, `(N,)`.
+        probabilities: predicted probabilities, `(N, C)`.
+        costs: `(C, C)`, non-negative, row = true class, column = decided class.
+
+    Examples:
+        >>> labels, probabilities = [0, 1], [[0.9, 0.1], [0.6, 0.4]]
+        >>> metrics = evaluate_predictions(labels, probabilities, ["mail", "fraud"], ["a", "b"])
+        >>> with_costs(metrics, labels, probabilities, [[0, 1], [5, 0]]).costs
+        DecisionCosts(most_probable=2.5, least_expected=0.0, least_expected_accuracy=1.0)
+    """
+    true, scores, table = (torch.as_tensor(values) for values in (labels, probabilities, costs))
+    decided = decide(scores, table)
+    found = DecisionCosts(
+        most_probable=expected_cost(true, scores.argmax(dim=1), table),
+        least_expected=expected_cost(true, decided, table),
+        least_expected_accuracy=(decided == true).double().mean().item(),
+    )
+    return CostedMetrics(**{one.name: getattr(metrics, one.name) for one in fields(metrics)}, costs=found)
 
 
 def _checked(

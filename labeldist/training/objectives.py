@@ -17,6 +17,7 @@ __all__ = [
     "ObjectiveSpec",
     "spec_of",
     "takes_given_matrix",
+    "takes_relation",
 ]
 
 Objective = Literal[
@@ -26,13 +27,16 @@ Objective = Literal[
     "uniform",
     "static",
     "adaptive",
+    "near",
+    "far",
+    "graded",
     "logistic",
     "logistic-label-texts",
     "centroid",
     "centroid-label-texts",
 ]
 
-Matrix = Literal["none", "ones", "spread", "static", "adaptive"]
+Matrix = Literal["none", "ones", "spread", "static", "adaptive", "near", "far", "graded"]
 FrozenHead = Literal["logistic", "centroid"]
 
 
@@ -44,7 +48,8 @@ class ObjectiveSpec:
         name: as on the command line.
         views: dropout views of each text.
         matrix: the label distances: none (no contrastive loss), ones (plain contrast), the static ones spread evenly
-            over all classes, the static ones themselves, or adaptive ones.
+            over all classes, the static ones themselves, adaptive ones, or those of the relation of the classes: large
+            for related classes (near), large for unrelated ones (far), or ones beside graded targets (graded).
         is_control: whether it trains the encoder without label distance, so that a claim about label distance is
             measured against it.
         is_required: whether "label distance helps" may only be said where this control was run.
@@ -65,6 +70,10 @@ class ObjectiveSpec:
     is_default: bool = True
     frozen_head: FrozenHead | None = None
     label_texts: bool = False
+
+
+def _related(name: Objective, matrix: Matrix, summary: str) -> ObjectiveSpec:
+    return ObjectiveSpec(name, 2, matrix, False, False, summary, is_default=False)
 
 
 def _frozen(name: Objective, head: FrozenHead, summary: str, *, label_texts: bool = False) -> ObjectiveSpec:
@@ -114,6 +123,9 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             is_required=False,
             summary="label distances learned from validation confusions",
         ),
+        _related("near", "near", "related classes are pushed apart harder, by --order or --hierarchy"),
+        _related("far", "far", "unrelated classes are pushed apart harder, by --order or --hierarchy"),
+        _related("graded", "graded", "rows of related classes are weak positives, by --order or --hierarchy"),
         _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
         _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
         _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),
@@ -158,3 +170,13 @@ def takes_given_matrix(name: Objective) -> bool:
         (True, False)
     """
     return OBJECTIVES[name].matrix in ("static", "spread")
+
+
+def takes_relation(name: Objective) -> bool:
+    """Whether the objective trains with the relation of the classes: their order or hierarchy.
+
+    Examples:
+        >>> takes_relation("far"), takes_relation("static")
+        (True, False)
+    """
+    return OBJECTIVES[name].matrix in ("near", "far", "graded")

@@ -22,6 +22,8 @@ __all__ = [
     "FORMAT",
     "ClassScores",
     "Confusion",
+    "CostedMetrics",
+    "DecisionCosts",
     "DirectedPair",
     "EmbeddingScores",
     "Example",
@@ -251,6 +253,32 @@ class PredictionMetrics(Record):
     def confusion_matrix(self) -> NDArray[np.int64]:
         """Confusion counts, `(C, C)`, row = true class, column = predicted class."""
         return self.confusion.matrix(len(self.class_names))
+
+
+@dataclass(frozen=True)
+class DecisionCosts:
+    """What the decisions cost, by the user's table of costs: means over the rows.
+
+    Attributes:
+        most_probable: of deciding for the most probable class, as all other metrics do.
+        least_expected: of deciding for the class of least expected cost (`labeldist.evaluation.decide`).
+        least_expected_accuracy: share of the rows that the latter decides right.
+    """
+
+    most_probable: float
+    least_expected: float
+    least_expected_accuracy: float
+
+
+@dataclass(frozen=True)
+class CostedMetrics(PredictionMetrics):
+    """Metrics of predictions, and what the decisions cost.
+
+    Attributes:
+        costs: of the decisions.
+    """
+
+    costs: DecisionCosts
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from labeldist.messages import escape_controls
+from labeldist.training.arguments import says_it_in_python
 from labeldist.training.data.columns import text_of
 from labeldist.training.data.corpus import read_split, split_of_table
 from labeldist.training.data.memory import memory_source
 from labeldist.training.errors import UserError
 from labeldist.training.output.words import percent, points, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RunMetrics
+from labeldist.training.relations import Costs, costs_of
 from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
 from labeldist.training.study.results import Comparison
 
@@ -94,30 +96,51 @@ class TrainedRun:
         return None if matrix is None else matrix.tolist()
 
     @cached_property
+    def relevance(self) -> list[list[float]] | None:
+        """The graded targets it was trained with, `(C, C)`; `None` where only rows of the same class were positives."""
+        relevance = RunFolder(self.folder).read_relevance()
+        return None if relevance is None else relevance.tolist()
+
+    @cached_property
     def _predictor(self) -> "Predictor":
         # Read when texts come: looking at the figures needs no model.
         from labeldist.training.inference import Predictor
 
         return Predictor.from_run(self.folder, device=self._device, trust_remote_code=self._trust_remote_code)
 
-    def predict(self, texts: str | Iterable[str]) -> list[dict[str, Any]]:
+    @says_it_in_python
+    def predict(
+        self, texts: str | Iterable[str], *, costs: Costs | None = None, order: Sequence[Any] = ()
+    ) -> list[dict[str, Any]]:
         """Classify texts.
 
         Args:
             texts: one, or any number.
+            costs: of mistakes, by true class and decided class, or a file of them: each label is then the class of
+                least expected cost, and not the most probable one. See `labeldist.evaluation.decide`.
+            order: all classes from one end to the other, in place of costs: each step between two costs 1.
 
         Returns:
             For each text `{"text", "label", "probability", "probabilities": {class: probability}}`.
 
         Raises:
-            labeldist.training.errors.UserError: for an empty text, or one that is no string.
+            labeldist.training.errors.UserError: for an empty text, or one that is no string; for costs or an order that
+                do not fit the classes.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
-        return list(self._predictor.predictions(checked))
+        return list(self._predictor.predictions(checked, costs_of(costs, order, self.class_names)))
 
+    @says_it_in_python
     def evaluate(
-        self, data: Any, labels: Any = None, *, text_column: str | None = None, label_column: str | None = None
+        self,
+        data: Any,
+        labels: Any = None,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        costs: Costs | None = None,
+        order: Sequence[Any] = (),
     ) -> PredictionMetrics:
         """Measure the classifier on other labeled rows.
 
@@ -127,20 +150,22 @@ class TrainedRun:
             labels: class of each text in a list.
             text_column: column of the texts; found by name unless given.
             label_column: column of the labels; found by name unless given.
+            costs: as in `predict`: what the decisions cost is then measured, too, as `costs`.
+            order: as in `predict`.
 
         Returns:
-            See `labeldist.training.metrics.evaluate_predictions`.
+            See `labeldist.training.metrics.evaluate_predictions`; a `CostedMetrics` with costs or an order.
 
         Raises:
             labeldist.training.errors.UserError: for any defect of the data, or a label that is none of the classes.
         """
+        table_of_costs = costs_of(costs, order, self.class_names)
         if isinstance(data, str | Path):
-            return self._predictor.evaluate(
-                read_split(data, self.class_names, text_column=text_column, label_column=label_column)
-            )
+            split = read_split(data, self.class_names, text_column=text_column, label_column=label_column)
+            return self._predictor.evaluate(split, table_of_costs)
         table = data if labels is None else (data, labels)
         rows = memory_source({"train": table}).table("train", text_column=text_column, label_column=label_column)
-        return self._predictor.evaluate(split_of_table(rows, self.class_names))
+        return self._predictor.evaluate(split_of_table(rows, self.class_names), table_of_costs)
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run folder, so that it outlives a temporary one.

@@ -96,18 +96,18 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
 
 
 def fingerprint(settings: RunSettings, corpus: Corpus) -> str:
-    """A digest of everything that a run reads from files: its rows, and its matrix file.
+    """A digest of everything that a run reads from files: its rows, its matrix file and its hierarchy.
 
     Raises:
-        UserError: if the matrix file cannot be read.
+        UserError: if a file cannot be read.
     """
-    path = settings.matrix.matrix_file
-    if path is None:
-        return corpus.fingerprint
-    try:
-        return hashlib.sha256(corpus.fingerprint.encode() + path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    digest = corpus.fingerprint
+    for path in filter(None, (settings.matrix.matrix_file, settings.data.hierarchy_file)):
+        try:
+            digest = hashlib.sha256(digest.encode() + path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return digest
 
 
 def start_run(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions) -> RunMetrics | None:
@@ -172,7 +172,8 @@ def resume_run(
     corpus = processes.on_all(lambda: given or read_run_corpus(spec.settings, spec.seed))
     if processes.on_all(lambda: fingerprint(spec.settings, corpus)) != config.fingerprint:
         raise UserError(
-            f"The data or the matrix file of {folder} changed since the run began. Choose another --output."
+            f"The data, the matrix file or the hierarchy of {folder} changed since the run began. "
+            "Choose another --output."
         )
     with _owned_by_main(folder):
         # Another process may have ended it while this one read the data.
@@ -399,7 +400,7 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     if choice.ldm is None:
         return TrainerObjective(None, model, views=views, **options)
     contrastive = LabelDistanceContrastiveLoss(
-        choice.ldm, temperature=settings.temperature, weighting=settings.weighting
+        choice.ldm, temperature=settings.temperature, weighting=settings.weighting, relevance=choice.relevance
     )
     if corpus.groups:
         contrastive = FineLabelsOnly(contrastive)

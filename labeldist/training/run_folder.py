@@ -261,14 +261,24 @@ class RunFolder:
         Raises:
             UserError: if the file is broken.
         """
-        if not self.matrix.exists():
-            return None
-        stored = _object(self.matrix, {"matrix": list | dict})
+        return self._read_table("matrix") if self.matrix.exists() else None
+
+    def read_relevance(self) -> NDArray[np.float64] | None:
+        """The graded targets, `(C, C)`; `None` where the run has none.
+
+        Raises:
+            UserError: if the file is broken.
+        """
+        has_any = self.matrix.exists() and "relevance" in _object(self.matrix, {})
+        return self._read_table("relevance") if has_any else None
+
+    def _read_table(self, key: str) -> NDArray[np.float64]:
+        stored = _object(self.matrix, {key: list | dict})
         names = stored.get("class_names")
-        matrix = matrix_from_json(stored["matrix"], len(names) if isinstance(names, list) else None)
-        if matrix is None:
-            raise UserError(f"{self.matrix} cannot be read: the matrix must be a square array of numbers.")
-        return matrix
+        table = matrix_from_json(stored[key], len(names) if isinstance(names, list) else None)
+        if table is None:
+            raise UserError(f"{self.matrix} cannot be read: the {key} must be a square array of numbers.")
+        return table
 
     def fail(self, sentence: str) -> None:
         """Note why the run cannot go on, so that no attempt to resume it trains as long as this one did."""

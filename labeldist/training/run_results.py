@@ -41,7 +41,7 @@ def matrix_of_best_epoch(
 
 
 def write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None:
-    """Write the matrix, where it came from, and its latest updates, in a file of bounded size."""
+    """Write the matrix, where it came from, graded targets if any, and its latest updates, in bounded size."""
     assert choice.ldm is not None
     history = choice.ldm.history if isinstance(choice.ldm, AdaptiveLDM) else []
     history = history[max(len(history) - MAX_HISTORY_ENTRIES // matrix.numel(), 0) :]
@@ -51,6 +51,7 @@ def write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None
             "class_names": list(choice.ldm.class_names),
             "source": choice.source,
             "matrix": matrix_to_json(matrix),
+            **({} if choice.relevance is None else {"relevance": matrix_to_json(choice.relevance)}),
             "history": [{"progress": progress, "matrix": matrix_to_json(moved)} for progress, moved in history],
         },
     )

@@ -18,7 +18,7 @@ from labeldist.training.output.words import (
     verdict_sentence,
     verdict_sentences,
 )
-from labeldist.training.records import DirectedPair, PredictionMetrics
+from labeldist.training.records import CostedMetrics, DirectedPair, PredictionMetrics
 from labeldist.training.study.results import Answer, Comparison, PairChange, PairChanges, PairedDifference, SeedScores
 
 __all__ = ["comparison_table", "train_summary"]
@@ -55,6 +55,7 @@ def train_summary(
     lines = [
         *wrap(f"{heading}: {accuracy}, macro-F1 {percent(metrics.macro_f1)} % ({', '.join(facts)})", width, INDENT),
         *_neighbors_and_mistakes(metrics),
+        *_costs(metrics, width),
         "",
         *_weakest_classes(metrics, stream),
         "",
@@ -78,6 +79,18 @@ def _neighbors_and_mistakes(metrics: PredictionMetrics) -> list[str]:
         if mean is not None and expected is not None:
             lines.append(f"Mean label distance of the mistakes: {mean:.2f} ({expected:.2f} if spread evenly)")
     return lines
+
+
+def _costs(metrics: PredictionMetrics, width: int) -> list[str]:
+    if not isinstance(metrics, CostedMetrics):
+        return []
+    costs = metrics.costs
+    return wrap(
+        f"Mean cost: {costs.most_probable:.4g} deciding for the most probable class, {costs.least_expected:.4g} at "
+        f"least expected cost (accuracy {percent(costs.least_expected_accuracy)} %)",
+        width,
+        INDENT,
+    )
 
 
 def _weakest_classes(metrics: PredictionMetrics, stream: TextIO | None) -> list[str]:

@@ -22,6 +22,7 @@ from labeldist.training.output import pictures
 from labeldist.training.output.words import percent
 from labeldist.training.record_json import to_json
 from labeldist.training.records import write_record
+from labeldist.training.relations import check_relation_is_given, check_relation_is_used
 from labeldist.training.run import (
     RunOptions,
     begin_processes,
@@ -176,6 +177,9 @@ def check_spec(spec: CompareSpec, *, jobs: int = 1) -> None:
     matrix = spec.settings.matrix
     if (matrix.confusable or matrix.matrix_file) and not any(map(takes_given_matrix, spec.objectives)):
         raise UserError("--confusable and --matrix-file belong to the objectives static and uniform; name one of them.")
+    check_relation_is_used(spec.objectives, spec.settings)
+    for objective in spec.objectives:
+        check_relation_is_given(objective, spec.settings)
     if not 0 < spec.margin < 1:
         raise UserError(f"--margin must lie between 0 and 1 (0.005 is half a point of accuracy), got {spec.margin}.")
     if jobs < 1:
@@ -232,7 +236,9 @@ def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
     run = study.run(seed, objective)
     config = run.read_config(trust_remote_code=study.settings.model.trust_remote_code)
     if config.fingerprint != study.fingerprints[seed]:
-        raise UserError(f"The data or the matrix file changed since {run} was begun. Choose another --output.")
+        raise UserError(
+            f"The data, the matrix file or the hierarchy changed since {run} was begun. Choose another --output."
+        )
     stored = replace(config.spec.settings, data=replace(config.spec.settings.data, data=study.settings.data.data))
     if (stored, config.spec.objective, config.spec.seed) != (study.settings, objective, seed):
         raise UserError(f"{run} was begun with other settings than this comparison. Choose another --output.")
@@ -321,4 +327,6 @@ def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
     _check_is_of_study(study, seed, objective)
     assert metrics is not None
     seconds = run.read_history()["seconds"]
-    return FinishedRun(objective, seed, metrics.test, seconds, run.read_matrix(), metrics.matrix_source)
+    return FinishedRun(
+        objective, seed, metrics.test, seconds, run.read_matrix(), metrics.matrix_source, run.read_relevance()
+    )

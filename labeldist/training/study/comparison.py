@@ -162,11 +162,20 @@ def _worth_of_training(table: Mapping[str, Runs]) -> WorthOfTraining | None:
 
 
 def _have_same_matrix(runs: Runs, others: Runs) -> bool:
-    """Whether both objectives trained with one matrix on every seed that they share, as two classes make it."""
-    matrices = [(runs[seed].matrix, others[seed].matrix) for seed in _common_seeds(runs, others)]
-    return bool(matrices) and all(
-        one is not None and other is not None and np.array_equal(one, other) for one, other in matrices
+    """Whether both objectives trained with one matrix on every seed that they share, as two classes make it.
+
+    Graded targets beside the same matrix make another objective of it.
+    """
+    pairs = [(runs[seed], others[seed]) for seed in _common_seeds(runs, others)]
+    return bool(pairs) and all(
+        _are_one(one.matrix, other.matrix)
+        and (one.relevance is other.relevance is None or _are_one(one.relevance, other.relevance))
+        for one, other in pairs
     )
+
+
+def _are_one(table: ArrayLike | None, other: ArrayLike | None) -> bool:
+    return table is not None and other is not None and np.array_equal(table, other)
 
 
 def _corrected(judged: Mapping[str, Mapping[str, PairedDifference]]) -> dict[str, dict[str, float | None]]:

@@ -46,6 +46,7 @@ class FinishedRun:
         seconds: wall time of the training; None where it was interrupted.
         matrix: label distances, `(C, C)`; None without any.
         matrix_source: where they came from, in words.
+        relevance: graded targets, `(C, C)`; None without any.
     """
 
     objective: str
@@ -54,6 +55,7 @@ class FinishedRun:
     seconds: float | None
     matrix: ArrayLike | None = None
     matrix_source: str = ""
+    relevance: ArrayLike | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""The relation of a run's classes, and the objectives that train with it: near, far and graded."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comparisons import run_with_accuracy
+from labeldist import LabelDistanceContrastiveLoss, Relation
+from labeldist.cli import main
+from labeldist.models import TextCNN
+from labeldist.models.classifier import ContrastiveClassifier
+from labeldist.training.api import compare, train
+from labeldist.training.config import DataSettings, MatrixSettings, RunSettings, check_settings
+from labeldist.training.data.corpus import load_corpus
+from labeldist.training.errors import UserError
+from labeldist.training.label_distances import choose_matrix, needs_counting
+from labeldist.training.relations import relation_of
+from labeldist.training.run import fingerprint, make_objective
+from labeldist.training.run_folder import RunFolder, RunSpec
+from labeldist.training.study.compare import CompareSpec, check_spec
+from labeldist.training.study.comparison import build_comparison
+from runs import CLASSES, QUICK, messages, read, settings_of
+
+pytestmark = pytest.mark.usefixtures("as_it_was")
+
+ORDER = (CLASSES[0], CLASSES[3], CLASSES[2], CLASSES[1])
+TREE = {"verdict": list(CLASSES[:2]), "news": list(CLASSES[2:])}
+ROWS = messages(100)
+TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
+SMALL: dict[str, Any] = {"embedding_dim": 8, "projection_dim": 8, "batch_size": 16, "epochs": 1}
+OFF = ~torch.eye(4, dtype=torch.bool)
+
+
+def of(matrix: dict[str, Any] | None = None, **data: Any) -> RunSettings:
+    return RunSettings(data=DataSettings(**data), matrix=MatrixSettings(**(matrix or {})))
+
+
+@given(st.permutations(CLASSES))
+def test_an_order_is_one_whatever_the_order_of_the_classes(order):
+    relation = relation_of(of({"order": tuple(order)}), CLASSES)
+    assert relation is not None
+    assert relation.class_names == CLASSES
+    for i, first in enumerate(order):
+        for j, second in enumerate(order):
+            assert relation.between(first, second) == pytest.approx(1 - abs(i - j) / 3)
+
+
+def test_a_hierarchy_is_the_relation_too(tmp_path):
+    expected = Relation.from_hierarchy(TREE, class_names=CLASSES).closeness
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(TREE))
+    for hierarchy in (str(path), json.dumps(TREE)):
+        relation = relation_of(of(hierarchy=hierarchy), CLASSES)
+        assert relation is not None
+        assert torch.equal(relation.closeness, expected)
+    names = ["a:x", "a:y", "b"]
+    by_name = relation_of(of(hierarchy_separator=":"), names)
+    assert by_name is not None
+    assert torch.equal(by_name.closeness, Relation.from_names(names).closeness)
+    # Beside an order it serves coarse labels alone.
+    ordered = relation_of(of({"order": ORDER}, hierarchy=str(path)), CLASSES)
+    assert ordered is not None
+    assert ordered.between(ORDER[0], ORDER[3]) == 0
+    assert relation_of(RunSettings(), CLASSES) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (of({"order": ("a", "b")}), "--order: The order must name every class, from one end to the other, and 'c' is "),
+        (
+            of({"order": ("a", "b", "c", "b")}),
+            "--order: The order must name each class once, 'b' stands more than once",
+        ),
+        (
+            of({"order": ("a", "bb", "c")}),
+            "--order: There is no class 'bb'; the classes are a, b, c. Did you mean 'b'?",
+        ),
+        (of(hierarchy='[["a", "b"]]'), "--hierarchy: The hierarchy must hold every class, 'c' is missing."),
+        (of(hierarchy='["a", "b", "c", "b"]'), "--hierarchy: Each class must stand once in the hierarchy, 'b' stands "),
+        (of(hierarchy='["a", "b", "k"]'), "--hierarchy: There is no class 'k'; the classes are a, b, c."),
+        (of(hierarchy="tree.json"), "There is no hierarchy file tree.json."),
+        (of(hierarchy_separator="/"), "--hierarchy-separator: No class name contains the separator '/': a, b, c."),
+    ],
+)
+def test_a_relation_that_does_not_fit_is_told_in_one_sentence(settings, sentence):
+    with pytest.raises(UserError) as caught:
+        relation_of(settings, ("a", "b", "c"))
+    assert sentence in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def corpus(tickets):
+    return load_corpus([str(tickets)])
+
+
+def choose(objective, corpus, **matrix) -> Any:
+    settings = settings_of("tickets", matrix=MatrixSettings(**matrix))
+    assert not needs_counting(objective, settings)
+    return choose_matrix(objective, settings, corpus, lambda: pytest.fail("nothing was to be counted"))
+
+
+def test_near_and_far_push_in_opposite_directions(corpus):
+    near, far = (choose(name, corpus, order=ORDER, max_distance=4.0) for name in ("near", "far"))
+    assert near.ldm.class_names == far.ldm.class_names == CLASSES
+    assert near.ldm.distance(*ORDER[:2]) == far.ldm.distance(ORDER[0], ORDER[2]) == 3.0
+    assert near.ldm.distance(ORDER[0], ORDER[3]) == 1.0
+    assert far.ldm.distance(ORDER[0], ORDER[3]) == 4.0
+    torch.testing.assert_close((near.ldm.matrix + far.ldm.matrix)[OFF], torch.full((12,), 5.0))
+    order = ", ".join(ORDER)
+    assert near.source == f"1 to 3, pushes related classes apart harder, by the order {order}"
+    assert far.source == f"2 to 4, pushes unrelated classes apart harder, by the order {order}"
+    assert "less hard" in choose("far", corpus, order=ORDER, max_distance=0.5).source
+    assert near.relevance is far.relevance is None
+
+
+def test_graded_has_ones_and_graded_targets(corpus):
+    choice = choose("graded", corpus, order=ORDER, relevance_weight=0.3, relevance_level=0.5)
+    assert torch.equal(choice.ldm.matrix, torch.ones(4, 4))
+    neighbors = [abs(ORDER.index(a) - ORDER.index(b)) == 1 for a in CLASSES for b in CLASSES]
+    expected = torch.eye(4) + 0.2 * torch.tensor(neighbors).view(4, 4)
+    torch.testing.assert_close(choice.relevance, expected)
+    assert choice.source.startswith(
+        "1 between all classes; rows of related classes are weak positives, of relevance 0 "
+    )
+    plain = choose("graded", corpus, order=ORDER, relevance_weight=0.0)
+    assert plain.relevance is None
+    assert "no class is relevant to another" in plain.source
+
+
+def test_the_loss_of_a_run_has_the_graded_targets(corpus):
+    settings = settings_of("tickets", matrix=MatrixSettings(order=ORDER))
+    choice = choose("graded", corpus, order=ORDER)
+    model = ContrastiveClassifier(TextCNN(20, embedding_dim=4, num_maps=3), 4, projection_dim=5)
+    objective = make_objective(RunSpec(settings, "graded", 0), choice, model, corpus)
+    contrastive = objective.losses["contrastive"]
+    assert isinstance(contrastive, LabelDistanceContrastiveLoss)
+    assert torch.equal(contrastive.relevance_table(), choice.relevance)  # type: ignore[arg-type]
+    assert objective.views == 2
+
+
+def test_a_graded_run_from_the_command_line(tickets, tmp_path, capsys):
+    folder = tmp_path / "run"
+    flags = ["--objective", "graded", "--order", *ORDER, "--relevance-weight", "0.3", "--output", str(folder)]
+    assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0
+    assert "rows of related classes are weak positives, of relevance 0 to 0.2, by the order" in capsys.readouterr().err
+    stored = read(folder / "ldm.json")
+    assert stored["matrix"] == torch.ones(4, 4).tolist()
+    assert stored["relevance"][0][0] == 1.0
+    assert stored["relevance"][0][3] == pytest.approx(0.2)
+    assert read(folder / "metrics.json")["matrix_source"] == stored["source"]
+    relevance = RunFolder(folder).read_relevance()
+    assert relevance is not None
+    assert relevance.tolist() == stored["relevance"]
+
+
+def test_python_and_coarse_labels_share_the_hierarchy():
+    coarse = [label if i < 60 else "verdict" for i, label in enumerate(LABELS) if i < 60 or label in TREE["verdict"]]
+    texts = [text for i, text in enumerate(TEXTS) if i < 60 or LABELS[i] in TREE["verdict"]]
+    run = train(texts, coarse, hierarchy=TREE, objective="graded", **SMALL)
+    assert run.config.num_rows["coarse"] > 0
+    assert run.metrics.matrix_source.endswith("of relevance 0 to 0.05, by the hierarchy as given")
+    assert run.relevance is not None
+    assert run.relevance[0] == pytest.approx([1.0, 0.05, 0.0, 0.0])
+    far = train(texts, coarse, hierarchy=TREE, objective="far", **SMALL)
+    assert far.label_distances is not None
+    assert far.label_distances[0] == [1.0, 3.0, 5.0, 5.0]
+    assert far.relevance is None
+
+
+def test_classes_that_are_numbers_are_ordered_by_number():
+    stars = [1 + i % 3 for i in range(60)]
+    run = train(TEXTS[:60], stars, order=[1, 2, 3], objective="far", **SMALL)
+    assert run.label_distances == [[1.0, 3.0, 5.0], [3.0, 1.0, 3.0], [5.0, 3.0, 1.0]]
+    with pytest.raises(TypeError, match="order must be a list, got '123'"):
+        train(TEXTS[:60], stars, order="123", objective="far", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"objective": "graded"},
+            "objective graded needs a relation of the classes. Give order (the classes from one end to the other), "
+            "hierarchy or hierarchy_separator.",
+        ),
+        (
+            {"objective": "static", "order": ORDER},
+            "order belongs to objective near or far or graded, got objective static.",
+        ),
+        (
+            {"objective": "far", "order": ORDER[:3]},
+            f"order: The order must name every class, from one end to the other, and '{ORDER[3]}' is missing.",
+        ),
+        ({"objective": "graded", "relevance_weight": -1.0}, "relevance_weight must be 0 or more, got -1.0."),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(options, sentence, tmp_path):
+    with pytest.raises(UserError) as caught:
+        train(TEXTS, LABELS, output=tmp_path / "run", **{**SMALL, **options})
+    assert str(caught.value) == sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_refuses_what_a_run_refuses(tickets):
+    with pytest.raises(UserError, match=r"--objective far needs a relation of the classes\. Give --order"):
+        check_spec(CompareSpec(settings_of(tickets), ("contrastive", "far"), (0,)))
+    ordered = settings_of(tickets, matrix=MatrixSettings(order=ORDER))
+    with pytest.raises(UserError, match="--order belongs to --objective near or far or graded, got --objective ce sta"):
+        check_spec(CompareSpec(ordered, ("ce", "static"), (0,)))
+    with pytest.raises(UserError, match=r"--relevance-level must be between 0 and 1, got 1\.5"):
+        check_settings(settings_of(tickets, matrix=MatrixSettings(relevance_level=1.5)))
+
+
+def test_a_comparison_judges_graded_targets_against_plain_contrast():
+    found = compare(
+        TEXTS[:60], LABELS[:60], objectives=["contrastive", "far", "graded"], seeds=[0], order=list(ORDER), **SMALL
+    )
+    comparison = found.comparison
+    assert comparison.controls == ("contrastive",)
+    assert list(comparison.verdict.objectives) == ["far", "graded"]
+    for verdict in comparison.verdict.objectives.values():
+        assert verdict.same_matrix == ()
+        assert "contrastive" in verdict.corrected_p
+    provenance = comparison.provenance
+    assert provenance is not None
+    assert provenance.matrices["far-seed0"].startswith("2.33 to 5, pushes unrelated classes apart harder")
+
+
+@pytest.mark.parametrize(("relevance", "same"), [(None, ("contrastive",)), ([[1, 0.1], [0.1, 1]], ())])
+def test_ones_with_graded_targets_are_not_plain_contrast(relevance, same):
+    ones = [[1.0, 1.0], [1.0, 1.0]]
+    runs = [run_with_accuracy("contrastive", 0, 0.8, matrix=ones)]
+    runs += [run_with_accuracy("graded", 0, 0.9, matrix=ones, relevance=relevance)]
+    verdict = build_comparison(runs, data="trec", encoder="textcnn").verdict.objectives["graded"]
+    assert verdict.same_matrix == same
+
+
+def test_a_hierarchy_that_changed_is_another_run(corpus, tmp_path):
+    path = tmp_path / "tree.json"
+    path.write_text(json.dumps(TREE))
+    settings = of(hierarchy=str(path))
+    before = fingerprint(settings, corpus)
+    assert before == fingerprint(settings, corpus) != corpus.fingerprint
+    path.write_text(json.dumps({"all": TREE}))
+    assert fingerprint(settings, corpus) != before
+    assert fingerprint(of(hierarchy=json.dumps(TREE)), corpus) == corpus.fingerprint
