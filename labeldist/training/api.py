@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from labeldist.training import processes
-from labeldist.training.arguments import FindSource, found, plain, says_it_in_python, settings_of
+from labeldist.training.arguments import FindSource, found, in_python, plain, says_it_in_python, settings_of
 from labeldist.training.config import RunSettings
 from labeldist.training.data.coarse import CoarseOptions
 from labeldist.training.data.corpus import RawCorpus, read_source
@@ -406,7 +406,7 @@ def _shows(progress: bool | None) -> bool:
 
 def _saying(say: Say | None) -> Say:
     """Pass each sentence on in the words of this module."""
-    return _nothing if say is None else lambda sentence: say(_in_python(sentence))
+    return _nothing if say is None else lambda sentence: say(in_python(sentence))
 
 
 def _nothing(sentence: str) -> None:

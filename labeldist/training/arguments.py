@@ -15,7 +15,7 @@ from labeldist.training.data.sources import Source, find_source
 from labeldist.training.errors import UserError
 from labeldist.training.record_json import typed
 
-__all__ = ["FindSource", "found", "plain", "says_it_in_python", "settings_of"]
+__all__ = ["FindSource", "found", "in_python", "plain", "says_it_in_python", "settings_of"]
 
 FindSource = Callable[[], Source]
 _P = ParamSpec("_P")
@@ -30,16 +30,16 @@ def says_it_in_python(function: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return function(*arguments, **named)
         except UserError as error:
-            raise type(error)(_in_python(str(error))) from error
+            raise type(error)(in_python(str(error))) from error
 
     return wrapped
 
 
-def _in_python(sentence: str) -> str:
+def in_python(sentence: str) -> str:
     r"""A sentence of the command line in the words of Python.
 
     Examples:
-        >>> _in_python("--max-distance must be above 0. To go on with it: --resume runs/a.")
+        >>> in_python("--max-distance must be above 0. To go on with it: --resume runs/a.")
         'max_distance must be above 0. To go on with it: resume=True.'
     """
     sentence = re.sub(r"--resume \S+(?=\.( |$)| )", "resume=True", sentence)
