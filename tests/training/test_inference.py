@@ -98,7 +98,8 @@ def test_memory_does_not_grow_with_the_number_of_texts(predictor):
         return size
 
     peak(256)
-    assert peak(2560) < 2 * peak(512)
+    # A window of 1,024 texts in place of 256; all predictions together would take more than ten times as much.
+    assert peak(2560) < 3 * peak(512)
 
 
 def test_a_text_longer_than_the_limit_is_cut(predictor):

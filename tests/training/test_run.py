@@ -40,7 +40,7 @@ LONG = [*SIZES, "--epochs", str(EPOCHS), "--patience", str(EPOCHS)]
 
 
 def long_settings(data: Path) -> RunSettings:
-    optim = OptimSettings(epochs=EPOCHS, patience=EPOCHS, batch_size=16)
+    optim = OptimSettings(recipe="standard", epochs=EPOCHS, patience=EPOCHS, batch_size=16)
     return settings_of(data, optim=optim, matrix=MatrixSettings())
 
 
