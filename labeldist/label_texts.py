@@ -61,8 +61,8 @@ def label_text_rows(
 ) -> tuple[list[str], list[int]]:
     """Rows to train on beside one's own: what each class is called, with its class index.
 
-    With few labels they help much: with one label a class a wholly tuned MiniLM goes from 40 to 64 % on TREC, whose
-    class names were written out. Add them to the training rows alone, never to validation or test rows.
+    With few labels they help much: a logistic regression on a frozen MiniLM goes from 39 to 50 % on TREC with three
+    labels a class (docs/guides/few-labels.md). Add them to the training rows alone, never to validation or test rows.
 
     Args:
         class_names: name of each class, C of them.

@@ -43,6 +43,9 @@ class Recipe:
     objectives: tuple[Objective, ...]
 
 
+NOT_BY_EPOCHS = 1_000_000
+"""The recipe's most epochs: training ends by steps, unless epochs are given."""
+
 RECIPES: dict[RecipeName, Recipe] = {
     "standard": Recipe(RunSettings(), "adaptive", DEFAULT_COMPARED),
     "few-labels": Recipe(
@@ -51,7 +54,7 @@ RECIPES: dict[RecipeName, Recipe] = {
             model=ModelSettings(projection="none", dropout=0.1, class_layer="logistic"),
             loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),
-            optim=OptimSettings(batch_size=128, head_learning_rate=1e-2),
+            optim=OptimSettings(epochs=NOT_BY_EPOCHS, batch_size=128, head_learning_rate=1e-2),
         ),
         "contrastive",
         (
@@ -102,7 +105,7 @@ class ByRecipe(Generic[T]):
         settings = self.settings_of(wanted)
         optim = settings.optim
         # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
-        if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == OptimSettings().epochs:
+        if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == NOT_BY_EPOCHS:
             steps = MIN_STEPS + STEPS_PER_CLASS * num_classes
             wanted = self.with_settings(wanted, replace(settings, optim=replace(optim, steps=steps)))
         return wanted

@@ -133,6 +133,9 @@ def compare(
     with writing_to(folder):
         check_folder(spec, folder)
     study = _Study(spec.settings, folder, corpora := _draw(spec, data), _fingerprints(spec, corpora))
+    for note in corpora[spec.seeds[0]].notes:
+        if note.startswith(("label texts:", "coarse:")):
+            say(note)
     for objective in spec.objectives:
         check_matrix(objective, spec.settings, corpora[spec.seeds[0]], spec.seeds[0])
         check_frozen(objective, spec.settings, corpora[spec.seeds[0]])
