@@ -199,7 +199,10 @@ def test_our_method_is_compared_with_setfit_given_the_same():
     ]
 
 
-@pytest.mark.parametrize("path", RECORDED, ids=[path.stem for path in RECORDED])
+NO_RECORD = pytest.param(None, marks=pytest.mark.skip(reason="no record of training on few labels is committed yet"))
+
+
+@pytest.mark.parametrize("path", RECORDED or [NO_RECORD], ids=lambda path: path.stem if path else "none")
 def test_a_record_is_whole(path):
     record = records.load(path)
     assert {"torch", "transformers", "sentence-transformers", "setfit", "python"} <= record["versions"].keys()
