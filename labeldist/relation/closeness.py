@@ -21,23 +21,6 @@ def checked_closeness(value: float) -> float:
     return float(value)
 
 
-def num_shared(path: Sequence[str], other: Sequence[str]) -> int:
-    """Number of equal parts at the start of two paths."""
-    shared = 0
-    for mine, theirs in zip(path, other, strict=False):
-        if mine != theirs:
-            break
-        shared += 1
-    return shared
-
-
-def as_words(name: str) -> str:
-    """A class name with separators as spaces."""
-    for separator in SEPARATORS:
-        name = name.replace(separator, " ")
-    return " ".join(name.split())
-
-
 def of_unlikeness(values: ArrayLike, one: str, many: str) -> Tensor:
     """1 - value / largest value, for a table with a zero diagonal."""
     table = torch.as_tensor(values).detach().cpu()
@@ -62,12 +45,16 @@ def of_names(names: Sequence[str], separator: str) -> Tensor:
         cure = f" They contain {' and '.join(map(repr, found))}." if found else ""
         raise ValueError(f"No class name contains the separator {separator!r}: {listed(names, 3)}.{cure}")
     paths = [name.split(separator) for name in names]
-    table = torch.eye(len(names))
+    table = torch.zeros(len(names), len(names))
     deepest = max(map(len, paths))
-    for a, path in enumerate(paths):
-        for b, other in enumerate(paths[:a]):
-            table[a, b] = table[b, a] = num_shared(path, other) / deepest
-    return table
+    # From the root down: what is shared to a greater depth overwrites what was shared above it.
+    for depth in range(1, deepest + 1):
+        numbers: dict[tuple[str, ...], int] = {}
+        starts = [numbers.setdefault(tuple(path[:depth]), len(numbers)) for path in paths]
+        start = torch.tensor(starts)
+        is_as_deep = torch.tensor([len(path) >= depth for path in paths])
+        table[(start[:, None] == start) & is_as_deep] = depth / deepest
+    return table.fill_diagonal_(1)
 
 
 def of_vectors(vectors: Tensor, names: Sequence[str]) -> Tensor:

@@ -10,11 +10,12 @@ from torch import Tensor
 from labeldist.checks import check_matrix
 from labeldist.class_names import Class, class_index, class_indices, nearest_name, resolve_names
 from labeldist.confusion import ArrayLike, as_counts, confusion_rates
+from labeldist.label_texts import name_as_text
 from labeldist.ldm import StaticLDM
 from labeldist.ldm.distances import check_max_distance
 from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths, deepest_leaf
 from labeldist.messages import listed, shown
-from labeldist.relation.closeness import as_words, checked_closeness, of_names, of_unlikeness, of_vectors
+from labeldist.relation.closeness import checked_closeness, of_names, of_unlikeness, of_vectors
 
 __all__ = ["Relation"]
 
@@ -353,7 +354,8 @@ class Relation:
         Args:
             encode: turns a list of C texts into `(C, D)`, such as the `encode` of a sentence encoder.
             class_names: one name per class.
-            texts: a text by class name. A class without one is encoded by its name, with separators as spaces.
+            texts: a text by class name. A class without one is encoded by its name, written out by
+                `labeldist.label_texts.name_as_text`.
 
         Raises:
             ValueError: if `texts` names an unknown class (the nearest name is offered), or `encode` does not return one
@@ -372,7 +374,7 @@ class Relation:
                     f"texts must name classes, got {shown(name)}; the classes are {listed(names)}."
                     f"{nearest_name(name, names)}"
                 )
-        vectors = torch.as_tensor(encode([given.get(name, as_words(name)) for name in names]))
+        vectors = torch.as_tensor(encode([given.get(name, name_as_text(name)) for name in names]))
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise ValueError(
                 f"encode must return one vector for each of the {len(names)} texts, ({len(names)}, D), got "
