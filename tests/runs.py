@@ -20,7 +20,8 @@ from labeldist.training.config import (
 )
 from labeldist.training.data.corpus import RawCorpus, read_corpus
 from labeldist.training.objectives import Objective
-from labeldist.training.run import RunOptions, read_run_corpus, start_run
+from labeldist.training.run import RunOptions, start_run
+from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunSpec
 
 ROOT = Path(__file__).resolve().parent.parent

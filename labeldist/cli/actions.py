@@ -13,7 +13,7 @@ from labeldist.training.atomic import check_absent, new_file, writing_to
 from labeldist.training.config import ModelSettings
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
-from labeldist.training.recipes import RecipeName
+from labeldist.training.recipes import ByRecipe
 
 __all__ = ["HANDLERS", "carry_out"]
 
@@ -33,7 +33,7 @@ def carry_out(command: Any, under_few_labels: Any = None) -> None:
 
 
 def _train(command: Train, under_few_labels: Train) -> None:
-    from labeldist.training.api import by_recipe, carry_out_run, resume_run_in
+    from labeldist.training.api import carry_out_run, resume_run_in
     from labeldist.training.data.sources import find_source
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.run import RunOptions
@@ -48,8 +48,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
         _check_resume_alone(command)
         resume_run_in(folder, options, trust_remote_code=command.model.trust_remote_code)
     else:
-        commands: dict[RecipeName, Train] = {"standard": command, "few-labels": under_few_labels}
-        wanted = by_recipe({name: RunSpec(one.settings(), one.objective, one.seed) for name, one in commands.items()})
+        wanted = ByRecipe(*(RunSpec(one.settings(), one.objective, one.seed) for one in (command, under_few_labels)))
 
         def folder_of(spec: RunSpec) -> Path:
             nonlocal folder
@@ -67,7 +66,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
 
 
 def _compare(command: Compare, under_few_labels: Compare) -> None:
-    from labeldist.training.api import by_recipe, carry_out_comparison
+    from labeldist.training.api import carry_out_comparison
     from labeldist.training.data.sources import find_source
     from labeldist.training.output.terminal import comparison_table
     from labeldist.training.study.compare import CompareSpec
@@ -75,10 +74,9 @@ def _compare(command: Compare, under_few_labels: Compare) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("labeldist compare starts processes of its own: give --jobs, and no launcher such as torchrun.")
     folder = command.folder()
-    commands: dict[RecipeName, Compare] = {"standard": command, "few-labels": under_few_labels}
     comparison = carry_out_comparison(
-        by_recipe(
-            {name: CompareSpec(one.settings(), one.objectives, one.seeds, one.margin) for name, one in commands.items()}
+        ByRecipe(
+            *(CompareSpec(one.settings(), one.objectives, one.seeds, one.margin) for one in (command, under_few_labels))
         ),
         lambda: find_source(command.data.data),
         folder,

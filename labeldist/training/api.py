@@ -3,7 +3,6 @@
 The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,18 +11,17 @@ from typing import Any, TypeVar
 
 from labeldist.training import processes
 from labeldist.training.arguments import FindSource, found, in_python, plain, says_it_in_python, settings_of
-from labeldist.training.config import RunSettings
-from labeldist.training.data.coarse import CoarseOptions
-from labeldist.training.data.corpus import RawCorpus, read_source
+from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
-from labeldist.training.recipes import RECIPES, ByRecipe, Recipe, RecipeName
+from labeldist.training.recipes import RECIPES, ByRecipe, Recipe
 from labeldist.training.record_json import typed
 from labeldist.training.relations import check_relation_is_given, check_relation_is_used
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
+from labeldist.training.run_data import draw_splits, read_rows
 from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
 from labeldist.training.seeding import global_state_restored
 from labeldist.training.study.compare import CompareSpec, check_folder, check_spec
@@ -102,12 +100,11 @@ def train(
     find, names = found(data, labels, test, validation)
     texts = _as_setting(label_texts, settings)
     seed = typed(int, plain(seed), "seed")
-    wanted = by_recipe(
-        {
-            name: RunSpec(settings_of(names, settings, recipe.settings), objective or recipe.objective, seed)
-            for name, recipe in RECIPES.items()
-        }
-    )
+
+    def under(recipe: Recipe) -> RunSpec:
+        return RunSpec(settings_of(names, settings, recipe.settings), objective or recipe.objective, seed)
+
+    wanted = ByRecipe(under(RECIPES["standard"]), under(RECIPES["few-labels"]))
     trusts = wanted.standard.settings.model.trust_remote_code
     options = RunOptions(show_progress=_shows(progress), say=_saying(say), note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
@@ -178,7 +175,7 @@ def compare(
         compared = recipe.objectives if objectives is None else tuple(objectives)
         return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain)
 
-    wanted = by_recipe({name: under(recipe) for name, recipe in RECIPES.items()})
+    wanted = ByRecipe(under(RECIPES["standard"]), under(RECIPES["few-labels"]))
     with _folder_for(output) as (folder, temporary), global_state_restored():
         comparison = carry_out_comparison(
             wanted,
@@ -231,16 +228,6 @@ def check_matrix_is_used(spec: RunSpec) -> None:
     check_relation_is_given(spec.objective, spec.settings)
 
 
-def by_recipe(under: Mapping[RecipeName, Spec]) -> ByRecipe[Spec]:
-    """What is wanted of a run or a comparison under each recipe."""
-    return ByRecipe(
-        under["standard"],
-        under["few-labels"],
-        lambda spec: spec.settings,
-        lambda spec, settings: dataclasses.replace(spec, settings=settings),
-    )
-
-
 def carry_out_run(
     wanted: ByRecipe[RunSpec],
     find: FindSource,
@@ -270,15 +257,14 @@ def carry_out_run(
     folders = {folder_of(spec) for spec in ([known] if known else [wanted.standard, wanted.few()])}
     if len(folders) == 1:
         processes.on_main(lambda: check_new_folder(*folders))
-    raw = processes.on_all(lambda: _read(find, wanted.standard.settings))
+    raw = processes.on_all(lambda: read_rows(find(), wanted.standard.settings.data))
     spec = _chosen(wanted, raw, options.say)
     if known is None:
         check(spec)
     data = spec.settings.data
 
-    def draw():
-        named = with_label_texts(raw, data.label_texts, label_texts)
-        return named.draw(seed=spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
+    def draw() -> Corpus:
+        return draw_splits(with_label_texts(raw, data.label_texts, label_texts), data, spec.seed)
 
     start_run(spec, processes.on_all(draw), folder_of(spec), options)
 
@@ -321,8 +307,8 @@ def resume_run_in(
         resume_run(folder, options, trust_remote_code=trust_remote_code)
         return
     data = settings.data
-    raw = with_label_texts(_read(find, settings), data.label_texts, label_texts)
-    corpus = raw.draw(seed=config.spec.seed, validation_fraction=data.validation_fraction, shots=data.shots)
+    raw = with_label_texts(read_rows(find(), data), data.label_texts, label_texts)
+    corpus = draw_splits(raw, data, config.spec.seed)
     resume_run(folder, options, corpus, trust_remote_code=trust_remote_code)
 
 
@@ -345,7 +331,7 @@ def carry_out_comparison(
     check_spec(known or wanted.standard, jobs=jobs)
     if known is not None:
         check_folder(known, folder)
-    raw = _read(find, wanted.standard.settings)
+    raw = read_rows(find(), wanted.standard.settings.data)
     spec = _chosen(wanted, raw, say)
     check_spec(spec, jobs=jobs)
     check_folder(spec, folder)
@@ -353,17 +339,6 @@ def carry_out_comparison(
     name = data_name(names) if names else None
     raw = with_label_texts(raw, spec.settings.data.label_texts, label_texts)
     return compare_runs(spec, raw, folder, name=name, jobs=jobs, show_progress=show_progress, say=say)
-
-
-def _read(find: FindSource, settings: RunSettings) -> RawCorpus:
-    data = settings.data
-    return read_source(
-        find(),
-        text_column=data.text_column,
-        label_column=data.label_column,
-        table_format=data.table_format,
-        coarse=CoarseOptions.of(data),
-    )
 
 
 def _as_setting(label_texts: str | Path | LabelTexts | None, settings: dict[str, Any]) -> LabelTexts | None:

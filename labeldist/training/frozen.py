@@ -7,13 +7,29 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from labeldist.models.classifier import ContrastiveClassifier
-from labeldist.training.objectives import FrozenHead
+from labeldist.training.data.corpus import Corpus, Split, joined
+from labeldist.training.data.label_texts import names_as_rows
+from labeldist.training.objectives import OBJECTIVES, FrozenHead, Objective
 
-__all__ = ["fit_class_layer"]
+__all__ = ["fit_class_layer", "rows_of_class_layer"]
 
 MAX_ITERATIONS = 1000
 # Cosines lie close together: this makes probabilities of them, as in the contrast.
 TEMPERATURE = 0.1
+
+
+def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:
+    """The rows that a class layer is fitted on, where one is: those of train, and label texts.
+
+    Of the objectives on the frozen encoder those named so take label texts, the class names where the corpus has none;
+    the others never do.
+    """
+    spec = OBJECTIVES[objective]
+    if spec.frozen_head is not None and not spec.label_texts:
+        return corpus.train
+    if len(corpus.label_texts) or spec.frozen_head is None:
+        return joined(corpus.train, corpus.label_texts)
+    return joined(corpus.train, names_as_rows(corpus))
 
 
 def fit_class_layer(

@@ -3,9 +3,8 @@
 Nothing here imports PyTorch, so that `labeldist --help` answers at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from labeldist.training.config import (
     DataSettings,
@@ -69,51 +68,56 @@ RECIPES: dict[RecipeName, Recipe] = {
     ),
 }
 
-T = TypeVar("T")
+
+class _HasSettings(Protocol):
+    """A run or a comparison: a dataclass with settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def settings(self) -> RunSettings: ...
+
+
+T = TypeVar("T", bound=_HasSettings)
 
 
 @dataclass(frozen=True)
 class ByRecipe(Generic[T]):
-    """What a user asked for, under each recipe: what was not given has the recipe's default.
+    """What a user asked for, a run or a comparison, under each recipe: what was not given has the recipe's default.
 
     Attributes:
         standard: under the recipe of many labels.
         few_labels: under that of few.
-        settings_of: the settings in either.
-        with_settings: either, with other settings.
     """
 
     standard: T
     few_labels: T
-    settings_of: Callable[[T], RunSettings]
-    with_settings: Callable[[T, RunSettings], T]
 
     @property
     def decided(self) -> T | None:
         """What holds whatever the data are; `None` if the data decide."""
-        settings = self.settings_of(self.standard)
+        settings = self.standard.settings
         recipe, shots = settings.optim.recipe, settings.data.shots
         if recipe == "auto" and settings.model.is_pretrained:
             return self.few() if shots is not None and shots <= MAX_FEW else None
-        return self.few() if recipe == "few-labels" else self._named(self.standard, "standard")
+        return self.few() if recipe == "few-labels" else _with_optim(self.standard, recipe="standard")
 
     def chosen(self, labels_per_class: float, num_classes: int) -> T:
         """What holds for data with so many training labels per class, on average, and so many classes."""
         wanted = self.decided
         if wanted is None:
-            wanted = self.few() if labels_per_class <= MAX_FEW else self._named(self.standard, "standard")
-        settings = self.settings_of(wanted)
-        optim = settings.optim
+            wanted = self.few() if labels_per_class <= MAX_FEW else _with_optim(self.standard, recipe="standard")
+        optim = wanted.settings.optim
         # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
         if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == NOT_BY_EPOCHS:
-            steps = MIN_STEPS + STEPS_PER_CLASS * num_classes
-            wanted = self.with_settings(wanted, replace(settings, optim=replace(optim, steps=steps)))
+            return _with_optim(wanted, steps=MIN_STEPS + STEPS_PER_CLASS * num_classes)
         return wanted
 
     def few(self) -> T:
         """Under the recipe of few labels."""
-        return self._named(self.few_labels, "few-labels")
+        return _with_optim(self.few_labels, recipe="few-labels")
 
-    def _named(self, wanted: T, recipe: RecipeName) -> T:
-        settings = self.settings_of(wanted)
-        return self.with_settings(wanted, replace(settings, optim=replace(settings.optim, recipe=recipe)))
+
+def _with_optim(wanted: T, **changes: Any) -> T:
+    settings = wanted.settings
+    return replace(wanted, settings=replace(settings, optim=replace(settings.optim, **changes)))

@@ -1,6 +1,5 @@
 """One run: a corpus, an objective and a seed become a folder with model, matrix, metrics, predictions and pictures."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +17,7 @@ from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.classification import classification_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
-from labeldist.training.data.coarse import CoarseOptions
-from labeldist.training.data.corpus import Corpus, Split, joined, read_corpus, training_rows
-from labeldist.training.data.label_texts import names_as_rows, with_label_texts
+from labeldist.training.data.corpus import Corpus, joined, training_rows
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
@@ -33,7 +30,7 @@ from labeldist.training.fit import (
     resolve_device,
 )
 from labeldist.training.folder_lock import owning
-from labeldist.training.frozen import fit_class_layer
+from labeldist.training.frozen import fit_class_layer, rows_of_class_layer
 from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
@@ -45,6 +42,7 @@ from labeldist.training.machine import describe_machine, versions
 from labeldist.training.metrics import evaluate_predictions
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.records import RunMetrics
+from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
 from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions
 from labeldist.training.seeding import seed_everything
@@ -73,41 +71,6 @@ class RunOptions:
     say: Callable[[str], None] = lambda sentence: None
     note: Callable[[str], None] = lambda sentence: None
     resume_hint: str | None = None
-
-
-def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
-    """Read the data that settings name, and draw the splits of one seed.
-
-    Raises:
-        UserError: for any defect of the data; if they were given in memory, and so are nowhere to be read.
-    """
-    data = settings.data
-    if not data.data:
-        raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
-    raw = read_corpus(
-        data.data,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        table_format=data.table_format,
-        coarse=CoarseOptions.of(data),
-    )
-    raw = with_label_texts(raw, data.label_texts)
-    return raw.draw(seed=seed, validation_fraction=data.validation_fraction, shots=data.shots)
-
-
-def fingerprint(settings: RunSettings, corpus: Corpus) -> str:
-    """A digest of everything that a run reads from files: its rows, its matrix file and its hierarchy.
-
-    Raises:
-        UserError: if a file cannot be read.
-    """
-    digest = corpus.fingerprint
-    for path in filter(None, (settings.matrix.matrix_file, settings.data.hierarchy_file)):
-        try:
-            digest = hashlib.sha256(digest.encode() + path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return digest
 
 
 def start_run(spec: RunSpec, corpus: Corpus, folder: Path, options: RunOptions) -> RunMetrics | None:
@@ -372,20 +335,6 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
         )
     if OBJECTIVES[spec.objective].matrix == "adaptive" and not num_updates:
         say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
-
-
-def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:
-    """The rows that a class layer is fitted on, where one is: those of train, and label texts.
-
-    Of the objectives on the frozen encoder those named so take label texts, the class names where the corpus has none;
-    the others never do.
-    """
-    spec = OBJECTIVES[objective]
-    if spec.frozen_head is not None and not spec.label_texts:
-        return corpus.train
-    if len(corpus.label_texts) or spec.frozen_head is None:
-        return joined(corpus.train, corpus.label_texts)
-    return joined(corpus.train, names_as_rows(corpus))
 
 
 def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, corpus: Corpus) -> TrainerObjective:

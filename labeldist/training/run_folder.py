@@ -102,9 +102,6 @@ class RunConfig:
         sections = ("data", "model", "loss", "matrix", "optim")
         rest = {name: value for name, value in stored.items() if name != "format_version"}
         settings = {name: rest.pop(name) for name in sections if name in rest}
-        if isinstance(settings.get("data"), dict):
-            # Older folders lack them.
-            settings["data"] = {"delimiter": None, "quotes": None, **settings["data"]}
         spec = {"settings": settings, **{name: rest.pop(name) for name in ("objective", "seed") if name in rest}}
         config = from_json(cls, {**rest, "spec": spec})
         # Never trust a folder's `trust_remote_code`.

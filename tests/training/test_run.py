@@ -27,7 +27,8 @@ from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
 from labeldist.training.inference import Predictor
 from labeldist.training.records import RunMetrics, Severity, read_record
-from labeldist.training.run import RunOptions, matrix_of_best_epoch, read_run_corpus, resume_run, start_run
+from labeldist.training.run import RunOptions, matrix_of_best_epoch, resume_run, start_run
+from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
 from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of, train, write_corpus
 

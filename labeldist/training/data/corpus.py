@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from labeldist.class_names import look_alikes, nearest_name
+from labeldist.class_names import nearest_name
 from labeldist.messages import listed, shown
 from labeldist.training.data.coarse import CoarseOptions, CoarseRows, check_no_group, separate
 from labeldist.training.data.columns import Table
 from labeldist.training.data.dialects import TableFormat
+from labeldist.training.data.notes import absence_notes, column_notes, look_alike_notes, overlap_notes, words_of
 from labeldist.training.data.readers import Note
 from labeldist.training.data.sources import DEMO, Source, find_source
 from labeldist.training.data.splits import draw_shots, stratified_split
@@ -167,11 +168,11 @@ class RawCorpus:
         tables, notes = dict(self.tables), list(self.notes)
         if "test" not in tables:
             notes += _draw(tables, "test", TEST_FRACTION, seed, self.class_names)
-            notes += _overlap_notes(tables, self.coarse)
+            notes += overlap_notes(tables, self.coarse)
         if "validation" not in tables and validation_fraction:
             notes += _draw(tables, "validation", validation_fraction, seed, self.class_names)
         if "validation" in tables:
-            notes += _absence_notes(tables["validation"], self.class_names)
+            notes += absence_notes(tables["validation"], self.class_names)
         if shots is not None:
             notes += _draw_shots(tables, shots, seed, self.class_names)
         splits = {part: split_of_table(table, self.class_names) for part, table in tables.items()}
@@ -273,10 +274,10 @@ def read_source(
     for part in present[1:]:
         check_no_group(tables[part], part, groups, class_names)
         _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
-    notes = [] if source.name == DEMO or (text_column and label_column) else _column_notes(tables)
-    notes += [note for table in tables.values() for note in table.notes] + _look_alike_notes(class_names)
+    notes = [] if source.name == DEMO or (text_column and label_column) else column_notes(tables)
+    notes += [note for table in tables.values() for note in table.notes] + look_alike_notes(class_names)
     if "test" in tables:
-        notes += _overlap_notes(tables, coarse_rows)
+        notes += overlap_notes(tables, coarse_rows)
     return RawCorpus(source.name, class_names, tables, tuple(notes), coarse_rows)
 
 
@@ -387,23 +388,6 @@ def _check_labels(table: Table, class_names: Sequence[str], complaint: str) -> N
     raise UserError(f"{table.place.at(number)}: the label {shown(label)} {complaint}{others}.{hint}")
 
 
-def _column_notes(tables: dict[str, Table]) -> list[str]:
-    """Say which columns were found; once where all parts agree."""
-    found = {part: f"text {table.columns[0]!r}, label {table.columns[1]!r}" for part, table in tables.items()}
-    if len(set(found.values())) == 1:
-        return [f"columns: {found['train']}"]
-    return [f"columns of {part}: {columns}" for part, columns in found.items()]
-
-
-def _look_alike_notes(class_names: Sequence[str]) -> list[str]:
-    """Say once which classes look the same: they are trained and counted as different ones."""
-    pairs = [f"{shown(first)} and {shown(second)} ({kind})" for first, second, kind in look_alikes(class_names)]
-    if not pairs:
-        return []
-    more = "; ..." if len(pairs) > 5 else ""
-    return [f"labels that look alike are different classes: {'; '.join(pairs[:5])}{more}"]
-
-
 def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class_names: Sequence[str]) -> list[str]:
     """Move a stratified share of train to a part of its own."""
     train = tables["train"]
@@ -417,36 +401,15 @@ def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class
     return [f"{part}: {len(drawn)} of {len(train)} rows drawn from {train.place.name} by seed {seed}"]
 
 
-def _overlap_notes(tables: dict[str, Table], coarse: CoarseRows | None) -> list[str]:
-    """Count test texts that a model has seen in training: the test flatters it there."""
-    train = {_plain(text) for text in tables["train"].texts + (coarse.table.texts if coarse else [])}
-    shared = sum(_plain(text) in train for text in tables["test"].texts)
-    return (
-        [f"test: {shared} of {len(tables['test'])} texts also stand in train, case and spacing aside"] if shared else []
-    )
-
-
 def without_texts_of(label_texts: Split, held_out: Iterable[Split]) -> tuple[Split, list[str]]:
     """Leave out label texts that a held-out row repeats: the model would have seen it in training."""
-    seen = {_plain(text) for split in held_out for text in split.texts}
-    kept = [row for row, text in enumerate(label_texts.texts) if _plain(text) not in seen]
+    seen = {words_of(text) for split in held_out for text in split.texts}
+    kept = [row for row, text in enumerate(label_texts.texts) if words_of(text) not in seen]
     left_out = len(label_texts) - len(kept)
     if not left_out:
         return label_texts, []
     rows = Split([label_texts.texts[row] for row in kept], label_texts.labels[kept])
     return rows, [f"test: {left_out} label texts also stand in test or validation and were left out of training"]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _absence_notes(validation: Table, class_names: Sequence[str]) -> list[str]:
-    present = set(validation.labels)
-    absent = [name for name in class_names if name not in present]
-    if not absent:
-        return []
-    return [f"validation: no row of {len(absent)} of {len(class_names)} classes ({listed(absent, 5)})"]
 
 
 def _draw_shots(tables: dict[str, Table], shots: int, seed: int, class_names: Sequence[str]) -> list[str]:

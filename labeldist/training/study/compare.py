@@ -28,10 +28,10 @@ from labeldist.training.run import (
     begin_processes,
     check_encoder,
     check_frozen,
-    fingerprint,
     resume_run,
     start_run,
 )
+from labeldist.training.run_data import draw_splits, fingerprint
 from labeldist.training.run_folder import MAX_SEED, RunFolder, RunSpec, check_new_folder
 from labeldist.training.study.comparison import build_comparison
 from labeldist.training.study.results import Comparison, FinishedRun, Provenance
@@ -215,11 +215,7 @@ def check_folder(spec: CompareSpec, folder: Path) -> None:
 
 
 def _draw(spec: CompareSpec, data: RawCorpus) -> dict[int, Corpus]:
-    settings = spec.settings.data
-    return {
-        seed: data.draw(seed=seed, validation_fraction=settings.validation_fraction, shots=settings.shots)
-        for seed in spec.seeds
-    }
+    return {seed: draw_splits(data, spec.settings.data, seed) for seed in spec.seeds}
 
 
 def _fingerprints(spec: CompareSpec, corpora: Mapping[int, Corpus]) -> dict[int, str]:

@@ -13,13 +13,14 @@ import torch
 
 from labeldist.cli import main
 from labeldist.evaluation import mistake_severity
-from labeldist.training.api import by_recipe, carry_out_comparison
+from labeldist.training.api import carry_out_comparison
 from labeldist.training.config import MatrixSettings
 from labeldist.training.data.names import data_name
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
 from labeldist.training.output.words import verdict_sentence
+from labeldist.training.recipes import ByRecipe
 from labeldist.training.records import Confusion, read_record
 from labeldist.training.study import compare as module
 from labeldist.training.study.compare import CompareSpec
@@ -218,7 +219,7 @@ def test_data_are_read_once_and_models_are_built_for_runs_and_countings_alone(tm
     # As the command line does it.
     spec = CompareSpec(settings, objectives, (0, 1, 2))
     carry_out_comparison(
-        by_recipe({"standard": spec, "few-labels": spec}),
+        ByRecipe(spec, spec),
         lambda: find_source([str(data)]),
         tmp_path / "all",
         jobs=1,
