@@ -83,7 +83,8 @@ def draw_pictures(
     """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
     names = corpus.class_names
     pictures.plot_confusion(metrics.test.confusion, names, folder / "confusion.png")
-    pictures.plot_curves(history, folder / "curves.png")
+    if history:
+        pictures.plot_curves(history, folder / "curves.png")
     pictures.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
     if matrix is not None:
         pictures.plot_ldm(matrix.numpy(force=True), names, folder / "ldm.png")

@@ -32,28 +32,15 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             `eval_loss`, `eval_accuracy`, `eval_macro_f1`, `ldm_epsilon`; what is not there is not drawn.
         path: where the figure goes; the suffix says the format.
     """
-    figure = new_figure(8.4, 6.2)
-    loss_axes, score_axes = figure.subplots(2, 1, sharex=True)
-    for key, label, color, line in (
-        ("loss", "training", INK, "-"),
-        ("cross_entropy", "training: cross-entropy", BLUE, "--"),
-        ("contrastive", "training: contrastive", ORANGE, "--"),
-        ("eval_loss", "validation", GREEN, "-"),
-    ):
-        _curve(loss_axes, history, key, label, color, line, 1)
-    for key, label, color in (("eval_accuracy", "accuracy", BLUE), ("eval_macro_f1", "macro-F1", ORANGE)):
-        _curve(score_axes, history, key, label, color, "-", 100)
-    _mark_best(score_axes, history)
-    updates = [entry["epoch"] for entry in history if "ldm_epsilon" in entry and "epoch" in entry]
-    if updates:
-        heights = np.full(len(updates), 0.02)
-        marks = score_axes.plot(updates, heights, "|", transform=score_axes.get_xaxis_transform())
-        marks[0].set(color=PURPLE, markersize=8, markeredgewidth=1.2, label="update of label distances")
-    set_title(loss_axes, "Loss", "training, its parts, and validation")
-    set_title(score_axes, "Validation", "accuracy and macro-F1 after each epoch")
-    loss_axes.set_ylabel("nats")
-    score_axes.set(xlabel="epoch", ylabel="%")
-    for axes in (loss_axes, score_axes):
+    # Without validation rows, as with few labels, one panel says all.
+    is_validated = any("eval_accuracy" in entry for entry in history)
+    figure = new_figure(8.4, 6.2 if is_validated else 3.4)
+    panels = list(figure.subplots(1 + is_validated, 1, sharex=True, squeeze=False)[:, 0])
+    _draw_losses(panels[0], history, is_validated=is_validated)
+    if is_validated:
+        _draw_scores(panels[1], history)
+    panels[-1].set_xlabel("epoch")
+    for axes in panels:
         lighten(axes)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         if axes.get_legend_handles_labels()[0]:
@@ -62,6 +49,30 @@ def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=MUTED)
             axes.set(xticks=[], yticks=[])
     save(figure, path)
+
+
+def _draw_losses(axes: Axes, history: Sequence[Mapping[str, Any]], *, is_validated: bool) -> None:
+    for key, label, color, line in (
+        ("loss", "training", INK, "-"),
+        ("cross_entropy", "training: cross-entropy", BLUE, "--"),
+        ("contrastive", "training: contrastive", ORANGE, "--"),
+        ("eval_loss", "validation", GREEN, "-"),
+    ):
+        _curve(axes, history, key, label, color, line, 1)
+    set_title(axes, "Loss", "training, its parts, and validation" if is_validated else "training and its parts")
+    axes.set_ylabel("nats")
+
+
+def _draw_scores(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+    for key, label, color in (("eval_accuracy", "accuracy", BLUE), ("eval_macro_f1", "macro-F1", ORANGE)):
+        _curve(axes, history, key, label, color, "-", 100)
+    _mark_best(axes, history)
+    updates = [entry["epoch"] for entry in history if "ldm_epsilon" in entry and "epoch" in entry]
+    if updates:
+        marks = axes.plot(updates, np.full(len(updates), 0.02), "|", transform=axes.get_xaxis_transform())
+        marks[0].set(color=PURPLE, markersize=8, markeredgewidth=1.2, label="update of label distances")
+    set_title(axes, "Validation", "accuracy and macro-F1 at each evaluation")
+    axes.set_ylabel("%")
 
 
 def _curve(
