@@ -208,7 +208,8 @@ def test_version_and_help_load_nothing_heavy(arguments):
 
 @pytest.mark.parametrize("delay", [0.0, 0.3, 1.0, 3.0])
 def test_an_interrupt_at_any_moment_is_one_line(tickets, tmp_path, interruptible, delay):
-    arguments = ["train", "--data", str(tickets), "--epochs", "1000", "-o", str(tmp_path / "run")]
+    endless = ["--epochs", "1000", "--patience", "1000"]  # no machine ends it before the signal comes
+    arguments = ["train", "--data", str(tickets), *endless, "-o", str(tmp_path / "run")]
     command = [sys.executable, "-c", TELL_WHEN_IT_BEGINS, str(ROOT / "labeldist"), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     pipe = subprocess.PIPE
