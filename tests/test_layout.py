@@ -45,6 +45,7 @@ LEVELS = {
     "": 8,
     "models": 9,
     "integrations": 10,
+    "reports": 10,
     "serving": 10,
     "training": 11,
     "cli": 12,

@@ -1,0 +1,112 @@
+"""Which classes look alike to a classifier: the share of rows that each pair confuses, an order, and groups."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+__all__ = ["MIN_GROUP_SHARE", "cluster_order", "confused_shares", "look_alike_groups"]
+
+MIN_GROUP_SHARE = 0.05
+"""Two groups of classes are one if at least this share of the rows of two members is confused, on average."""
+
+# The optimal order of leaves takes time that grows with the third power of the classes.
+MAX_OPTIMAL_ORDER = 300
+
+
+def confused_shares(counts: ArrayLike) -> NDArray[np.float64]:
+    """Share of the rows of each pair of classes that are taken for the other one of the pair.
+
+    Args:
+        counts: `(C, C)`, row = true class, column = predicted class.
+
+    Returns:
+        `(C, C)`, symmetric, values in [0, 1], zeros on the diagonal and for pairs without rows.
+
+    Examples:
+        >>> confused_shares([[8, 2], [0, 10]]).tolist()
+        [[0.0, 0.1], [0.1, 0.0]]
+    """
+    matrix = _square(counts)
+    rows = matrix.sum(axis=1)
+    confused = matrix + matrix.T
+    np.fill_diagonal(confused, 0.0)
+    return confused / np.maximum(rows[:, None] + rows[None, :], 1.0)
+
+
+def cluster_order(counts: ArrayLike) -> NDArray[np.int64]:
+    """An order of the classes in which those that are confused stand side by side.
+
+    Average linkage of `1 - confused_shares`, its leaves ordered so that neighbors are as close as possible (up to 300
+    classes). Without any mistake, and with two classes, the order is that of the indices.
+
+    Args:
+        counts: `(C, C)`, row = true class, column = predicted class.
+
+    Returns:
+        `(C,)`: class index at each place.
+
+    Examples:
+        >>> counts = [[9, 0, 1, 0], [0, 9, 0, 1], [1, 0, 9, 0], [0, 1, 0, 9]]
+        >>> cluster_order(counts).tolist()
+        [0, 2, 3, 1]
+    """
+    shares = confused_shares(counts)
+    size = len(shares)
+    if size < 3 or not shares.any():
+        return np.arange(size)
+    order = leaves_list(_linkage(shares)).astype(np.int64)
+    # Either direction is as good: begin at the end that holds the smaller index.
+    return order if order[0] <= order[-1] else order[::-1]
+
+
+def look_alike_groups(counts: ArrayLike, *, min_share: float = MIN_GROUP_SHARE) -> list[list[int]]:
+    """Groups of classes that a classifier hardly tells apart.
+
+    Average linkage: two groups are joined while the mean of `confused_shares` between their members is at least
+    `min_share`. A chain of confusable pairs is thus no group unless its ends are confused, too.
+
+    Args:
+        counts: `(C, C)`, row = true class, column = predicted class.
+        min_share: in (0, 1].
+
+    Returns:
+        Class indices of each group of at least two classes, sorted; the group with the most confused rows first.
+
+    Raises:
+        ValueError: if `min_share` is out of range.
+
+    Examples:
+        >>> look_alike_groups([[8, 2, 0], [1, 9, 0], [0, 0, 10]])
+        [[0, 1]]
+    """
+    if not 0 < min_share <= 1:
+        raise ValueError(f"min_share must lie in (0, 1], got {min_share}.")
+    matrix = _square(counts)
+    shares = confused_shares(matrix)
+    if len(shares) < 2 or not shares.any():
+        return []
+    # A rounding error must not part two classes that are confused exactly this often.
+    labels = fcluster(_linkage(shares, ordered=False), 1 - min_share + 1e-12, criterion="distance")
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    found = [group for group in groups if len(group) > 1]
+
+    def num_confused(group: NDArray[np.int64]) -> float:
+        block = matrix[np.ix_(group, group)]
+        return float(block.sum() - block.trace())
+
+    return [group.tolist() for group in sorted(found, key=lambda group: (-num_confused(group), group[0]))]
+
+
+def _linkage(shares: NDArray[np.float64], *, ordered: bool = True) -> NDArray[np.float64]:
+    distances = 1.0 - shares
+    np.fill_diagonal(distances, 0.0)
+    optimal = ordered and len(shares) <= MAX_OPTIMAL_ORDER
+    return linkage(squareform(distances, checks=False), method="average", optimal_ordering=optimal)
+
+
+def _square(counts: ArrayLike) -> NDArray[np.float64]:
+    matrix = np.asarray(counts, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"counts must have shape (C, C), got {matrix.shape}.")
+    return matrix
