@@ -1,1 +1,1 @@
-"""The report: which classes a classifier confuses, by which texts, and what to do about it (extra `labeldist[report]`)."""
+"""The report: which classes a classifier confuses, by which texts, and what to do (extra `labeldist[report]`)."""
