@@ -85,6 +85,7 @@ def draw_pictures(
     pictures.plot_confusion(metrics.test.confusion, names, folder / "confusion.png")
     if history:
         pictures.plot_curves(history, folder / "curves.png")
-    pictures.plot_embeddings(embeddings.numpy(), corpus.test.labels, names, folder / "embeddings.png")
+    points = pictures.two_dimensions(embeddings.numpy())
+    pictures.plot_embeddings(points, corpus.test.labels, names, folder / "embeddings.png")
     if matrix is not None:
         pictures.plot_ldm(matrix.numpy(force=True), names, folder / "ldm.png")

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.lines import Line2D
-from numpy.typing import ArrayLike, NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
+from numpy.typing import ArrayLike
 
 from labeldist.training.output.pictures.drawing import GRID, INK, add_font_note, new_figure, save, set_title
 from labeldist.training.output.pictures.names import display_names, text_width
+from labeldist.training.output.projection import TwoDimensions
 
 __all__ = ["plot_embeddings"]
 
@@ -20,34 +19,25 @@ CLASS_COLORS = (
     "#5b5b5b", "#a3a134", "#3aa6b0", "#e0a83c", "#8fb0e0", "#1d3b2f",
 )  # fmt: skip
 CLASS_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<")
-MAX_EMBEDDINGS = 2000
-MIN_TSNE_ROWS = 10
 # More classes than pairs of a color and a marker cannot be told apart.
 MAX_LEGEND = len(CLASS_COLORS) * len(CLASS_MARKERS)
 
 
-def plot_embeddings(embeddings: ArrayLike, labels: ArrayLike, class_names: Sequence[str], path: Path) -> None:
+def plot_embeddings(projection: TwoDimensions, labels: ArrayLike, class_names: Sequence[str], path: Path) -> None:
     """Embeddings in two dimensions, one color and marker for each class; without a legend above 104 classes.
 
-    Rows are scaled to unit length, as the loss sees them. t-SNE of at most 2000 rows, both by a fixed seed; principal
-    components where there are fewer than 10 rows.
-
     Args:
-        embeddings: `(N, D)`, finite, N >= 1.
-        labels: class index of each row, `(N,)`.
+        projection: of the embeddings: see `two_dimensions`.
+        labels: class index of each row, `(N,)`, those without a point included.
         class_names: name of each class.
         path: where the figure goes; the suffix says the format.
     """
-    rows, classes = np.asarray(embeddings, dtype=np.float64), np.asarray(labels)
-    if rows.ndim != 2 or not len(rows) or classes.shape != (len(rows),):
-        raise ValueError(f"embeddings must be (N, D) with N labels, N >= 1, got {rows.shape} and {classes.shape}.")
-    if not np.isfinite(rows).all():
-        raise ValueError("embeddings must be finite, got NaN or infinity.")
-    num_rows = len(rows)
-    if num_rows > MAX_EMBEDDINGS:
-        kept = np.sort(np.random.default_rng(0).choice(num_rows, MAX_EMBEDDINGS, replace=False))
-        rows, classes = rows[kept], classes[kept]
-    points, method = _two_dimensions(rows)
+    kept, points, method = projection
+    classes = np.asarray(labels)
+    num_rows = len(classes)
+    if kept[-1] >= num_rows:
+        raise ValueError(f"labels must have one entry for each row of the embeddings, got {num_rows}.")
+    classes = classes[kept]
     present = np.unique(classes).tolist()
     names = display_names(class_names)
     has_legend = len(present) <= MAX_LEGEND
@@ -55,14 +45,14 @@ def plot_embeddings(embeddings: ArrayLike, labels: ArrayLike, class_names: Seque
     width = 0.085 * max(text_width(names[c]) for c in present) + 0.4
     figure = new_figure(7.2 + num_columns * width, 6.4)
     axes = figure.add_subplot()
-    size = 26 if len(rows) <= 500 else 15
+    size = 26 if len(points) <= 500 else 15
     for c in present:
         x, y = points[classes == c].T
         axes.scatter(x, y, s=size, marker=_marker(c), color=_color(c), alpha=0.8, linewidths=0.3, edgecolors="white")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color(GRID)
     axes.set_aspect("equal", adjustable="datalim")
-    shown = f"{len(rows):,} of {num_rows:,} rows" if len(rows) < num_rows else f"{num_rows:,} rows"
+    shown = f"{len(points):,} of {num_rows:,} rows" if len(points) < num_rows else f"{num_rows:,} rows"
     kinds = (
         "rows that lie close are similar to the model" if has_legend else f"{len(present):,} classes, without legend"
     )
@@ -88,19 +78,6 @@ def plot_embeddings(embeddings: ArrayLike, labels: ArrayLike, class_names: Seque
         text.set_text(names[c])
     add_font_note(figure, class_names)
     save(figure, path)
-
-
-def _two_dimensions(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    # t-SNE starts from principal components and fails on rows that are all equal.
-    if len(rows) >= MIN_TSNE_ROWS and rows.shape[1] >= 2 and np.ptp(rows, axis=0).max() > 1e-9:
-        perplexity = min(30.0, (len(rows) - 1) / 3)
-        return TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=0).fit_transform(rows), "t-SNE"
-    points = np.zeros((len(rows), 2))
-    num_components = min(2, *rows.shape)
-    if len(rows) > 1 and np.ptp(rows, axis=0).max() > 1e-9:
-        points[:, :num_components] = PCA(num_components, random_state=0).fit_transform(rows)
-    return points, "principal components"
 
 
 def _color(class_index: int) -> str:
