@@ -1,0 +1,102 @@
+"""Rows whose label may be wrong, or that make the measurement unfair."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from labeldist.reports.pairs import SURE
+from labeldist.reports.predictions import Predictions
+from labeldist.reports.similar_texts import same_text_key
+
+__all__ = ["Doubt", "DoubtfulRow", "labels_to_check"]
+
+Doubt = Literal["sure mistake", "same text, other label", "same text in training", "nearest training text"]
+"""Why a row is worth a look.
+
+- `"same text, other label"`: the same text, apart from case and spaces, has another label elsewhere.
+- `"nearest training text"`: the row is a mistake, and the most similar training text has the predicted class, too.
+- `"sure mistake"`: the predicted class has a probability of at least 90 %, and the label is another one.
+- `"same text in training"`: the text is a training text with the same label: the measurement counts what was learned.
+"""
+
+WEIGHTS: dict[Doubt, int] = {
+    "same text, other label": 4,
+    "nearest training text": 2,
+    "sure mistake": 2,
+    "same text in training": 1,
+}
+
+
+@dataclass(frozen=True)
+class DoubtfulRow:
+    """A row to look at.
+
+    Attributes:
+        row: its index.
+        doubts: why, the strongest first.
+        others: other labels of the same text, by name.
+    """
+
+    row: int
+    doubts: tuple[Doubt, ...]
+    others: tuple[str, ...] = ()
+
+
+def labels_to_check(predictions: Predictions) -> list[DoubtfulRow]:
+    """Rows whose label is doubtful, and rows that were seen in training; the strongest doubts first.
+
+    A mistake that the model is sure of is either a hard text or a wrong label: only a person can tell. The rules are
+    those of a first look (identical texts, a high probability, a similar training text); they need no package of their
+    own.
+
+    Args:
+        predictions: of labeled rows. Without texts, only sure mistakes are found.
+
+    Examples:
+        >>> from labeldist.reports.predictions import predictions_of
+        >>> found = predictions_of(["a", "b", "a"], ["a", "a", "a"], texts=["x", "X ", "y"], probabilities=[1, 0.95, 1])
+        >>> [(row.row, row.doubts) for row in labels_to_check(found)]
+        [(1, ('same text, other label', 'sure mistake')), (0, ('same text, other label',))]
+    """
+    doubts: dict[int, set[Doubt]] = defaultdict(set)
+    others: dict[int, set[str]] = defaultdict(set)
+    wrong, names = predictions.is_wrong, predictions.class_names
+    if predictions.confidence is not None:
+        for row in np.flatnonzero(wrong & (predictions.confidence >= SURE)).tolist():
+            doubts[row].add("sure mistake")
+    if predictions.texts is not None and predictions.num_runs == 1:
+        _same_texts(predictions, doubts, others)
+    for row, nearest in enumerate(predictions.nearest or ()):
+        if nearest is None:
+            continue
+        if nearest.is_same and nearest.label != names[predictions.labels[row]]:
+            doubts[row].add("same text, other label")
+            others[row].add(nearest.label)
+        elif nearest.is_same:
+            doubts[row].add("same text in training")
+        elif wrong[row] and nearest.label == names[predictions.predicted[row]]:
+            doubts[row].add("nearest training text")
+    confidence = np.zeros(len(predictions)) if predictions.confidence is None else predictions.confidence
+
+    def rank(row: int) -> tuple[int, bool, float, int]:
+        return -sum(WEIGHTS[doubt] for doubt in doubts[row]), not wrong[row], -float(confidence[row]), row
+
+    return [
+        DoubtfulRow(row, tuple(sorted(doubts[row], key=lambda doubt: -WEIGHTS[doubt])), tuple(sorted(others[row])))
+        for row in sorted(doubts, key=rank)
+    ]
+
+
+def _same_texts(predictions: Predictions, doubts: dict[int, set[Doubt]], others: dict[int, set[str]]) -> None:
+    assert predictions.texts is not None
+    by_text: dict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(predictions.texts):
+        by_text[same_text_key(text)].append(row)
+    for rows in by_text.values():
+        labels = {int(predictions.labels[row]) for row in rows}
+        if len(labels) > 1:
+            for row in rows:
+                doubts[row].add("same text, other label")
+                others[row] |= {predictions.class_names[c] for c in labels - {int(predictions.labels[row])}}

@@ -1,0 +1,256 @@
+"""Findings to one HTML file: no server, no network, its data inside.
+
+Texts and class names may be hostile. The template escapes them; the data are JSON with every `<`, `>` and `&` escaped;
+the script writes text only; and the page's own policy allows no script and no style but its own, by their hashes.
+"""
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from labeldist.messages import escape_controls
+from labeldist.reports.comparison import ComparisonPart
+from labeldist.reports.findings import Findings
+from labeldist.reports.pairs import Pair
+from labeldist.reports.similar_texts import Piece
+from labeldist.reports.words import count, percent, points
+
+__all__ = ["About", "render"]
+
+MAX_ROWS = 3_000
+"""Mistakes whose texts the page holds."""
+
+MAX_MAP_ROWS = 2_000
+MAX_ROWS_OF_CELL = 30
+MAX_DOUBTFUL = 100
+MAX_CLASSES = 1_000
+MAX_TEXT = 600
+"""Characters of a text that the page shows."""
+
+MAX_NAME = 120
+MAX_DATA_BYTES = 3_500_000
+
+
+@dataclass(frozen=True)
+class About:
+    """What a report says of where it comes from.
+
+    Attributes:
+        title: of the page.
+        settings: what to show under Settings, by name, in order.
+        notes: what was decided in reading the data, one clause each.
+        command: the command that repeats it; empty if there is none.
+        data: what `--data` would be given for the commands that the page suggests; empty if not known.
+        map_method: how the map was made, such as t-SNE.
+    """
+
+    title: str = "Report"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    command: str = ""
+    data: str = ""
+    map_method: str = ""
+
+
+def render(findings: Findings, about: About, comparison: ComparisonPart | None = None) -> str:
+    """The page.
+
+    Args:
+        findings: of the predictions.
+        about: where they come from.
+        comparison: that the predictions are part of.
+
+    Returns:
+        HTML, of less than 5 MB.
+    """
+    environment = _environment()
+    script, style = (environment.loader.get_source(environment, name)[0] for name in ("report.js", "report.css"))  # pyright: ignore[reportOptionalMemberAccess]
+    rows, num_left_out = _rows(findings)
+    names = [_name(name) for name in findings.predictions.class_names]
+    context = {
+        "about": about,
+        "classes": findings.classes[:MAX_CLASSES],
+        "comparison": comparison,
+        "data": _data(findings, about, names, rows),
+        "doubtful": findings.doubtful[:MAX_DOUBTFUL],
+        "f": findings,
+        "map_size": 0
+        if findings.predictions.points is None
+        else int(np.isfinite(findings.predictions.points).all(1).sum()),
+        "max_text": MAX_TEXT,
+        "names": names,
+        "num_left_out": num_left_out,
+        "pair_commands": [_compare_command(pair, findings.predictions.class_names, about) for pair in findings.pairs],
+        "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:",
+        "script": Markup(script),
+        "style": Markup(style),
+        "version": _version(),
+    }
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("labeldist.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": count,
+        "cut": _cut,
+        "percent": percent,
+        "pieces": _pieces,
+        "points": points,
+        "show": lambda text: escape_controls(text, keep="\n\t"),
+    }
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    return environment
+
+
+def _version() -> str:
+    from labeldist import __version__
+
+    return __version__
+
+
+def _hash(source: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _name(name: str) -> str:
+    """A class name that is safe to show, on one line."""
+    return _cut(escape_controls(" ".join(name.split())), MAX_NAME)
+
+
+def _cut(text: str, length: int = MAX_TEXT) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def _pieces(pieces: Sequence[Piece], length: int = MAX_TEXT) -> list[Piece]:
+    """The pieces of a text, cut to `length` characters, safe to show."""
+    kept, left = [], length
+    for piece in pieces:
+        if left <= 0:
+            kept.append(Piece("…", False))
+            break
+        text = piece.text[:left]
+        left -= len(text)
+        kept.append(Piece(escape_controls(text, keep="\n\t"), piece.differs))
+        if len(text) < len(piece.text):
+            kept.append(Piece("…", False))
+            break
+    return kept
+
+
+def _compare_command(pair: Pair, names: Sequence[str], about: About) -> str:
+    """The command that measures whether pushing the two classes apart helps; empty where no command can name them."""
+    first, second = (names[index] for index in (pair.forward.true, pair.forward.predicted))
+    if "," in first + second or not about.data or escape_controls(first + second) != first + second:
+        return ""
+    return shlex.join(["labeldist", "compare", "--data", *about.data.split("\0"), "--confusable", f"{first},{second}"])
+
+
+def _rows(findings: Findings) -> tuple[list[int], int]:
+    """The rows whose texts the page holds, and how many mistakes are left out."""
+    predictions = findings.predictions
+    if predictions.texts is None:
+        return [], 0
+    wrong = np.flatnonzero(predictions.is_wrong)
+    confidence = predictions.confidence
+    order = wrong if confidence is None else wrong[np.argsort(-confidence[wrong], kind="stable")]
+    size = len(predictions.class_names)
+    kept: list[int] = []
+    of_cell: dict[int, int] = {}
+    seen: set[tuple[int, str]] = set()
+    for row in order.tolist():
+        cell = int(predictions.labels[row]) * size + int(predictions.predicted[row])
+        # Pooled runs bring the same mistake several times.
+        key = (cell, predictions.texts[row]) if predictions.num_runs > 1 else (row, "")
+        if key in seen:
+            continue
+        seen.add(key)
+        if of_cell.get(cell, 0) < MAX_ROWS_OF_CELL and len(kept) < MAX_ROWS:
+            of_cell[cell] = of_cell.get(cell, 0) + 1
+            kept.append(row)
+    left_out = len(seen) - len(kept)
+    if predictions.points is not None:
+        on_map = np.flatnonzero(np.isfinite(predictions.points).all(axis=1))[:MAX_MAP_ROWS].tolist()
+        kept += [row for row in on_map if row not in set(kept)]
+    return kept, left_out
+
+
+def _data(findings: Findings, about: About, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
+    """What the script reads; texts are shortened until it is small enough."""
+    data: dict[str, Any] = {}
+    for length in (MAX_TEXT, 300, 150, 60):
+        data = {
+            "classes": names,
+            "matrix": _matrix(findings),
+            "groups": [list(group.classes) for group in findings.groups],
+            "pairs": [[pair.forward.true, pair.forward.predicted] for pair in findings.pairs],
+            "rows": [_row(findings, row, length) for row in rows],
+            "matrixFile": _matrix_file(findings),
+        }
+        if len(json.dumps(data, ensure_ascii=False).encode()) <= MAX_DATA_BYTES:
+            break
+    return data
+
+
+def _matrix(findings: Findings) -> dict[str, Any]:
+    matrix = findings.matrix
+
+    def cells(counts: np.ndarray) -> list[list[int]]:
+        true, predicted = counts.nonzero()
+        return [true.tolist(), predicted.tolist(), counts[true, predicted].tolist()]
+
+    support = np.bincount(findings.predictions.labels, minlength=len(findings.predictions.class_names))
+    return {
+        "classes": matrix.classes.tolist(),
+        "support": support[matrix.classes].tolist(),
+        "cells": cells(matrix.counts),
+        "baseline": None if matrix.baseline is None else cells(matrix.baseline),
+    }
+
+
+def _row(findings: Findings, row: int, length: int) -> list[Any]:
+    """`[text, true, predicted, probability, other classes, map, nearest]`, by place to save room."""
+    predictions = findings.predictions
+    top = []
+    if predictions.top is not None:
+        found = zip(predictions.top.classes[row].tolist(), predictions.top.probabilities[row].tolist(), strict=True)
+        top = [[c, round(probability, 3)] for c, probability in found if c >= 0 and probability >= 0.001]
+    nearest = None if predictions.nearest is None else predictions.nearest[row]
+    point = None if predictions.points is None else predictions.points[row]
+    return [
+        _cut(escape_controls(predictions.text(row), keep="\n\t"), length),
+        int(predictions.labels[row]),
+        int(predictions.predicted[row]),
+        None if predictions.confidence is None else round(float(predictions.confidence[row]), 3),
+        top,
+        None if point is None or not np.isfinite(point).all() else [round(float(value), 2) for value in point],
+        None
+        if nearest is None
+        else [
+            _cut(escape_controls(nearest.text, keep="\n\t"), min(length, 300)),
+            _name(nearest.label),
+            nearest.is_same,
+        ],
+    ]
+
+
+def _matrix_file(findings: Findings) -> str:
+    """A file for `--matrix-file`: the pairs that the page shows, as confusable ones."""
+    names = findings.predictions.class_names
+    pairs = [[names[pair.forward.true], names[pair.forward.predicted]] for pair in findings.pairs]
+    return json.dumps({"pairs": pairs}, indent=2)
