@@ -64,7 +64,7 @@ def settings_of(data: Path | str, *, epochs: int = 2, shots: int | None = None, 
 def train(folder: Path, settings: RunSettings, objective: Objective = "adaptive", *, seed: int = 0, **options: Any):
     """A run without pictures."""
     corpus = read_run_corpus(settings, seed)
-    metrics = start_run(RunSpec(settings, objective, seed), corpus, folder, RunOptions(pictures=False, **options))
+    metrics = start_run(RunSpec(settings, objective, seed), corpus, folder, RunOptions(report=False, **options))
     assert metrics is not None
     return metrics
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labeldist.cli.commands import Compare, Evaluate, Predict, Train
+from labeldist.cli.commands import Compare, Evaluate, Predict, ReportOf, Train
 from labeldist.messages import escape_controls
 from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
@@ -30,6 +30,41 @@ def carry_out(command: Any, under_few_labels: Any = None) -> None:
     """
     more = (under_few_labels,) if isinstance(command, Train | Compare) else ()
     HANDLERS[type(command)](command, *more)
+
+
+def _report(command: ReportOf) -> None:
+    from labeldist.training.reporting.prediction_table import PredictionColumns
+    from labeldist.training.reporting.saving import report_path, save_report
+
+    columns = PredictionColumns(
+        command.text_column, command.label_column, command.prediction_column, command.probability_column
+    )
+    table_format = TableFormat.of(command.delimiter, command.quotes)
+    of_tables = (command.train, command.costs, *command.order, command.title)
+    path = command.output or report_path(command.source)
+    if command.source.is_dir():
+        if columns != PredictionColumns() or table_format or any(one is not None for one in of_tables):
+            raise UserError(f"{command.source} is a folder: only --output goes with it, the rest belongs to a table.")
+        from labeldist.training.reporting.sources import folder_report
+
+        report = folder_report(command.source)
+    else:
+        from labeldist.training.reporting.tables import table_report
+
+        report = table_report(
+            command.source,
+            columns,
+            train=command.train,
+            costs=command.costs,
+            order=command.order,
+            title=command.title,
+            table_format=table_format,
+            command=["labeldist", *sys.argv[1:]],
+            note=_say if command.verbose else _say_nothing,
+        )
+    save_report(report, path)
+    print(report)
+    print(f"\nReport: {escape_controls(str(path))}")
 
 
 def _train(command: Train, under_few_labels: Train) -> None:
@@ -151,7 +186,13 @@ def _predict(command: Predict) -> None:
         file.writelines(one_line(prediction) + "\n" for prediction in predictions)
 
 
-HANDLERS: dict[type, Any] = {Train: _train, Compare: _compare, Evaluate: _evaluate, Predict: _predict}
+HANDLERS: dict[type, Any] = {
+    ReportOf: _report,
+    Train: _train,
+    Compare: _compare,
+    Evaluate: _evaluate,
+    Predict: _predict,
+}
 
 
 def _say(sentence: str) -> None:

@@ -10,7 +10,7 @@ from labeldist.training.config import RunSettings
 from labeldist.training.objectives import DEFAULT_COMPARED, HELP, Objective
 from labeldist.training.recipes import RECIPES
 
-__all__ = ["COMMANDS", "Compare", "Evaluate", "Predict", "Train", "with_few_labels"]
+__all__ = ["COMMANDS", "Compare", "Evaluate", "Predict", "ReportOf", "Train", "with_few_labels"]
 
 Verbose = Annotated[bool, arg(aliases=["-v"])]
 Output = Annotated[Path | None, arg(aliases=["-o"])]
@@ -95,6 +95,52 @@ class Compare(_Trains):
     def how_to_go_on(self) -> str:
         """What to say after an interruption."""
         return " The same command goes on where it stopped."
+
+
+@dataclass(frozen=True)
+class ReportOf:
+    """See which classes any classifier confuses, and what to do about it.
+
+    $ labeldist report predictions.csv
+    $ labeldist report predictions.jsonl --train train.csv --output mail.html
+    $ labeldist report runs/demo-textcnn-adaptive-seed0
+
+    Writes one HTML page that needs no server and no network: the confused pairs with their texts, the confusion matrix,
+    labels to check, thresholds. A table needs a column of labels and one of predictions; texts and probabilities are
+    used where they are there. Nothing is trained.
+    """
+
+    source: Positional[Path]
+    """A table of predictions (jsonl, csv, tsv, each also .gz, or parquet), or the folder of a run or a comparison."""
+    text_column: str | None = None
+    """Column of the texts; found by name if not given."""
+    label_column: str | None = None
+    """Column of the true classes; found by name if not given."""
+    prediction_column: str | None = None
+    """Column of the predicted classes; found by name if not given."""
+    probability_column: str | None = None
+    """Column of the predicted class's probability; found by name if not given."""
+    delimiter: str | None = None
+    """Character between the fields of a csv or tsv file (`tab`, `;`, ...); found in the file if not given."""
+    quotes: Literal["standard", "none"] | None = None
+    """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
+    train: str | None = None
+    """Labeled texts that the classifier was trained on: finds rows that were seen, and similar texts."""
+    costs: Path | None = None
+    """What mistakes cost: a JSON file {true class: {decided class: cost}}, or a csv or tsv table with class names in
+    the first row and column."""
+    order: tuple[str, ...] = ()
+    """All classes from one end to the other: each step between true and decided class costs 1."""
+    title: str | None = None
+    """Title of the page; the name of the source if not given."""
+    output: Output = None
+    """The page; report.html in a folder, SOURCE.report.html beside a table, if not given."""
+    verbose: Verbose = False
+    """Say which columns were read, and show warnings."""
+
+    def how_to_go_on(self) -> str:
+        """What to say after an interruption."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -187,4 +233,10 @@ def with_few_labels(kind: type) -> Any:
     return Compare(**sections, objectives=recipe.objectives) if kind is Compare else None
 
 
-COMMANDS: dict[str, Any] = {"train": Train, "compare": Compare, "evaluate": Evaluate, "predict": Predict}
+COMMANDS: dict[str, Any] = {
+    "report": ReportOf,
+    "train": Train,
+    "compare": Compare,
+    "evaluate": Evaluate,
+    "predict": Predict,
+}

@@ -116,7 +116,7 @@ def pairs_over_seeds(
 ) -> tuple[tuple[PairOverSeeds, ...], tuple[PairOverSeeds, ...]]:
     """Pairs that are confused less often, and pairs that are confused more often, with intervals over the seeds.
 
-    The interval is that of the mean of paired differences (Student's t). It is one of many pairs: with twenty pairs, one
+    The interval is that of the mean of paired differences (Student's t). With twenty pairs, one
     interval that excludes 0 is expected by chance.
 
     Args:

@@ -135,8 +135,10 @@ def predictions_of(
     if predicted is None:
         if scores is None or scores.ndim != 2:
             raise ValueError("predicted must be given, or probabilities of all classes, shape (N, C), got neither.")
-        predicted = scores.argmax(axis=1)
-    true_column, predicted_column = (_column(values) for values in (labels, predicted))
+        guesses_given: Sequence[Any] | ArrayLike = scores.argmax(axis=1)
+    else:
+        guesses_given = predicted
+    true_column, predicted_column = _column(labels), _column(guesses_given)
     if not len(true_column):
         raise ValueError("labels must hold at least one row, got none.")
     names = _names(class_names, (true_column, predicted_column))

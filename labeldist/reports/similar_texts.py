@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,9 @@ class TextIndex:
     """
 
     def __init__(self, texts: Sequence[str]):
-        self._vectorizer = TfidfVectorizer(analyzer=_terms, sublinear_tf=True, dtype=np.float32)
+        # scikit-learn's annotations know neither an analyzer that is a function nor this type.
+        options: dict[str, Any] = {"analyzer": _terms, "dtype": np.float32}
+        self._vectorizer = TfidfVectorizer(sublinear_tf=True, **options)
         try:
             self._vectors = self._vectorizer.fit_transform([text[:MAX_COMPARED] for text in texts])
         # No text has a word.

@@ -29,15 +29,23 @@ _NO_ROOM_BYTES = 1 << 20
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as a whole or not at all."""
+    with new_text(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def new_text(path: Path) -> Iterator[IO[str]]:
+    """Open a file beside `path` that takes its place, at the end, if nothing failed."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
 
 

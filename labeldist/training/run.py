@@ -1,7 +1,7 @@
 """One run: a corpus, an objective and a seed become a folder with model, matrix, metrics, predictions and pictures."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,8 +40,12 @@ from labeldist.training.label_distances import (
 )
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.metrics import evaluate_predictions
+from labeldist.training.nearest import nearest_training_texts
 from labeldist.training.objectives import OBJECTIVES, Objective
+from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
+from labeldist.training.reporting.runs import run_report
+from labeldist.training.reporting.saving import REPORT, save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
 from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions
@@ -55,7 +59,7 @@ class RunOptions:
 
     Attributes:
         show_progress: whether a progress bar is drawn.
-        pictures: whether pictures are drawn.
+        report: whether pictures are drawn, and predictions written with all that a report shows.
         confusion_file: where counted confusions are kept for other runs of the same split; in the run folder if `None`.
         tokens: of the corpus's texts, shared with other runs of the same split.
         say: receives each sentence that a user must know: which label distances were taken, what happened to the
@@ -65,7 +69,7 @@ class RunOptions:
     """
 
     show_progress: bool = False
-    pictures: bool = True
+    report: bool = True
     confusion_file: Path | None = None
     tokens: TokenCache | None = None
     say: Callable[[str], None] = lambda sentence: None
@@ -317,13 +321,27 @@ def _carry_out(
     tokenizer.save_pretrained(run.model)
     if matrix is not None:
         write_matrix(choice, matrix, run.matrix)
-    write_predictions(corpus, predictions.probabilities, run.predictions)
+    projection = two_dimensions(predictions.embeddings.numpy()) if options.report else None
+    nearest = None
+    if options.report and len(corpus.train):
+
+        def vectors_of(texts: Sequence[str]) -> torch.Tensor:
+            encodings = tokens.encode(texts, tokenizer, settings, corpus)
+            return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
+
+        nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
+    write_predictions(
+        corpus.test, classes, predictions.probabilities, run.predictions, projection=projection, nearest=nearest
+    )
     # The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
-    if options.pictures:
-        draw_pictures(run.path, corpus, metrics, fitted.log_history, matrix, predictions.embeddings)
+    if projection is not None:
+        draw_pictures(run.path, corpus, metrics, fitted.log_history, matrix, projection)
     run.finish(metrics)
+    if options.report:
+        # The run is whole by now, whatever comes: `labeldist report` makes the page again.
+        save_report(run_report(run.path), run.path / REPORT)
     return metrics
 
 

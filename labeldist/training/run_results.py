@@ -1,21 +1,26 @@
 """What a run leaves beside its model: the matrix of its best epoch, predictions, pictures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
-from labeldist.training.atomic import write_json, write_text
-from labeldist.training.data.corpus import Corpus
+from labeldist.reports.predictions import Nearest
+from labeldist.training.atomic import new_text, write_json
+from labeldist.training.data.corpus import Corpus, Split
 from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.matrix_json import matrix_to_json
 from labeldist.training.output import pictures
+from labeldist.training.output.projection import TwoDimensions
 from labeldist.training.records import RunMetrics
 
 # Of all updates in `ldm.json`: a number takes some 20 bytes there.
 MAX_HISTORY_ENTRIES = 1_000_000
+MAX_ALL_PROBABILITIES = 20
+NUM_FIRST_PROBABILITIES = 5
 
 __all__ = ["draw_pictures", "matrix_of_best_epoch", "write_matrix", "write_predictions"]
 
@@ -57,19 +62,45 @@ def write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None
     )
 
 
-def write_predictions(corpus: Corpus, probabilities: torch.Tensor, path: Path) -> None:
-    """Write each test text with its label, the prediction and its probability."""
-    best, predicted = probabilities.max(dim=1)
-    rows = zip(corpus.test.texts, corpus.test.labels.tolist(), predicted.tolist(), best.tolist(), strict=True)
-    names = corpus.class_names
-    lines = (
-        json.dumps(
-            {"text": text, "label": names[label], "predicted": names[guess], "probability": round(probability, 6)},
-            ensure_ascii=False,
-        )
-        for text, label, guess, probability in rows
-    )
-    write_text(path, "\n".join(lines) + "\n")
+def write_predictions(
+    split: Split,
+    class_names: Sequence[str],
+    probabilities: torch.Tensor,
+    path: Path,
+    *,
+    projection: TwoDimensions | None = None,
+    nearest: Sequence[Nearest] | None = None,
+) -> None:
+    """Write each text with its label, the prediction, and what a report shows of it.
+
+    Args:
+        split: the rows.
+        class_names: name of each class, C of them.
+        probabilities: `(N, C)`. All are written for up to 20 classes, else the five largest of a row.
+        path: of the file, in JSON Lines.
+        projection: places of some rows on a map.
+        nearest: the most similar training text of each row.
+    """
+    kept = len(class_names) if len(class_names) <= MAX_ALL_PROBABILITIES else NUM_FIRST_PROBABILITIES
+    best, predicted = (values.tolist() for values in probabilities.max(dim=1))
+    values, classes = (column.tolist() for column in probabilities.topk(kept, dim=1))
+    places = {} if projection is None else dict(zip(projection.kept.tolist(), projection.points.tolist(), strict=True))
+    with new_text(path) as file:
+        for row, (text, label) in enumerate(zip(split.texts, split.labels.tolist(), strict=True)):
+            found: dict[str, Any] = {
+                "text": text,
+                "label": class_names[label],
+                "predicted": class_names[predicted[row]],
+                "probability": round(best[row], 6),
+                "probabilities": {
+                    class_names[c]: round(value, 6) for c, value in zip(classes[row], values[row], strict=True)
+                },
+            }
+            if row in places:
+                found["map"] = [round(value, 3) for value in places[row]]
+            if nearest is not None:
+                found["nearest"] = vars(nearest[row])
+            file.write(json.dumps(found, ensure_ascii=False) + "\n")
 
 
 def draw_pictures(
@@ -78,14 +109,13 @@ def draw_pictures(
     metrics: RunMetrics,
     history: list[dict[str, Any]],
     matrix: torch.Tensor | None,
-    embeddings: torch.Tensor,
+    projection: TwoDimensions,
 ) -> None:
     """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
     names = corpus.class_names
     pictures.plot_confusion(metrics.test.confusion, names, folder / "confusion.png")
     if history:
         pictures.plot_curves(history, folder / "curves.png")
-    points = pictures.two_dimensions(embeddings.numpy())
-    pictures.plot_embeddings(points, corpus.test.labels, names, folder / "embeddings.png")
+    pictures.plot_embeddings(projection, corpus.test.labels, names, folder / "embeddings.png")
     if matrix is not None:
         pictures.plot_ldm(matrix.numpy(force=True), names, folder / "ldm.png")

@@ -237,10 +237,12 @@ def assert_agrees(case, *, tolerance=ROUNDING, tables_learn=True, dtype=torch.fl
     truth = results_of(eager_losses, leaves[0], upstream)
     actual = results_of(fused_losses, leaves[1], upstream, **options)
     assert torch.equal(actual[1], truth[1])
+    # The gradient of an only reference is a sum over the anchors whose terms cancel: its rounding is that of the terms.
+    least = 0.5 if references is not None and len(references) == 1 else 0.25
     for value, expected in zip([actual[0], *actual[2]], [truth[0], *truth[2]], strict=True):
         assert value.shape == expected.shape
         if expected.numel():
-            size = expected.abs().max().clamp_min(0.25)
+            size = expected.abs().max().clamp_min(least)
             assert (value.double() - expected).abs().max() <= tolerance * size
 
 

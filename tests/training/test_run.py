@@ -34,7 +34,7 @@ from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
-QUIET = RunOptions(pictures=False)
+QUIET = RunOptions(report=False)
 # Long enough to be killed in the middle.
 EPOCHS = 12
 LONG = [*SIZES, "--epochs", str(EPOCHS), "--patience", str(EPOCHS)]

@@ -17,6 +17,7 @@ __all__ = [
     "Place",
     "Table",
     "Unread",
+    "find_column",
     "find_text_column",
     "is_text",
     "labeled_table",
@@ -207,7 +208,7 @@ def find_text_column(row: dict[str, Any], where: str, *, named: str | None = Non
     """
     if named is None and len(row) == 1 and other is None:
         return next(iter(row))
-    return _find_column(row, where, named=named, known=TEXT_COLUMNS, other=other, option="--text-column", kind="text")
+    return find_column(row, where, named=named, known=TEXT_COLUMNS, other=other, option="--text-column", kind="text")
 
 
 def _find_label_column(
@@ -217,7 +218,7 @@ def _find_label_column(
         raise UserError(f"--text-column and --label-column must differ, got {named!r} for both.")
     if named is None:
         row = {name: value for name, value in row.items() if name != coarse_column}
-    return _find_column(
+    return find_column(
         row, where, named=named, known=LABEL_COLUMNS, other=text_column, option="--label-column", kind="label"
     )
 
@@ -225,19 +226,33 @@ def _find_label_column(
 def _find_coarse_column(row: dict[str, Any], where: str, named: str, *, others: Sequence[str]) -> None:
     if named in others:
         raise UserError(f"--coarse-column must differ from the columns of text and label, got {named!r}.")
-    _find_column(row, where, named=named, known=(), other=None, option="--coarse-column", kind="coarse label")
+    find_column(row, where, named=named, known=(), other=None, option="--coarse-column", kind="coarse label")
 
 
-def _find_column(
+def find_column(
     row: dict[str, Any],
     where: str,
     *,
     named: str | None,
     known: Sequence[str],
-    other: str | None,
     option: str,
     kind: str,
+    other: str | None = None,
 ) -> str:
+    """The column of `row` that the user named, or the first of those that are known to hold such values.
+
+    Args:
+        row: the first row.
+        where: its place, for the message.
+        named: the column that the user named.
+        known: names to look for, in lower case.
+        option: that names the column.
+        kind: what the column holds, for the message.
+        other: a column that it cannot be.
+
+    Raises:
+        UserError: if it is not there.
+    """
     names = [str(name) for name in row]
     there = listed(map(shown, names), 20) or "none"
     if named is not None:

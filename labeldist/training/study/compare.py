@@ -23,6 +23,8 @@ from labeldist.training.output.words import percent
 from labeldist.training.record_json import to_json
 from labeldist.training.records import write_record
 from labeldist.training.relations import check_relation_is_given, check_relation_is_used
+from labeldist.training.reporting.comparisons import comparison_report
+from labeldist.training.reporting.saving import REPORT, save_report
 from labeldist.training.run import (
     RunOptions,
     begin_processes,
@@ -160,6 +162,7 @@ def compare(
         with writing_to(folder):
             write_record(folder / COMPARISON, comparison)
             pictures.plot_comparison(comparison, folder / FIGURE)
+            save_report(comparison_report(folder), folder / REPORT)
     return comparison
 
 
@@ -313,7 +316,7 @@ def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
     """Carry out, go on with, or just read one run."""
     run, corpus = study.run(seed, objective), study.corpora[seed]
     options = RunOptions(
-        pictures=False,
+        report=False,
         confusion_file=study.confusion_file(seed),
         tokens=study.tokens,
         resume_hint="give the same command again",

@@ -1,0 +1,190 @@
+"""The door to the report: predictions of any model to a page."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from labeldist.messages import escape_controls
+from labeldist.reports.comparison import ComparisonPart
+from labeldist.reports.findings import Findings, find
+from labeldist.reports.page import About, render
+from labeldist.reports.predictions import Nearest, predictions_of
+from labeldist.reports.similar_texts import TextIndex, same_text_key
+from labeldist.reports.words import count, percent
+
+__all__ = ["Report", "report"]
+
+MAX_COMPARED_MISTAKES = 5_000
+
+
+class Report:
+    """Which classes a classifier confuses, by which texts, and what to do about it.
+
+    In a notebook it shows itself.
+
+    Args:
+        findings: what was found.
+        about: where the predictions come from.
+        comparison: that they are part of.
+
+    Attributes:
+        findings: accuracy, pairs, groups, classes, doubtful labels, confidence, costs.
+    """
+
+    def __init__(self, findings: Findings, about: About, comparison: ComparisonPart | None = None):
+        self.findings = findings
+        self._about = about
+        self._comparison = comparison
+
+    @cached_property
+    def html(self) -> str:
+        """The page: one file without references to others."""
+        return render(self.findings, self._about, self._comparison)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page.
+
+        Args:
+            path: of the file, such as `report.html`; an existing one is replaced.
+
+        Returns:
+            The path.
+        """
+        path = Path(path)
+        path.write_text(self.html, encoding="utf-8")
+        return path
+
+    def __str__(self) -> str:
+        found = self.findings
+        names = [escape_controls(name) for name in found.predictions.class_names]
+        lines = [
+            f"accuracy {percent(found.accuracy.value)} % (95 % interval {percent(found.accuracy.low)} to "
+            f"{percent(found.accuracy.high)}), {count(found.accuracy.total, 'row')}"
+        ]
+        lines += [
+            f"{names[pair.forward.true]} and {names[pair.forward.predicted]}: {count(pair.num_rows, 'row')}, "
+            f"{100 * pair.share_of_mistakes:.0f} % of the mistakes"
+            for pair in found.pairs[:5]
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Report: {str(self).splitlines()[0]}>"
+
+    def _repr_html_(self) -> str:
+        # A frame of its own: neither the notebook's style nor its scripts meet the page's.
+        return (
+            f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts allow-downloads" '
+            'style="width: 100%; height: 720px; border: 1px solid #8884" title="Report"></iframe>'
+        )
+
+
+def report(
+    labels: Sequence[Any] | ArrayLike,
+    predictions: Sequence[Any] | ArrayLike | None = None,
+    *,
+    texts: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    probabilities: ArrayLike | None = None,
+    points: ArrayLike | None = None,
+    train_texts: Sequence[str] | None = None,
+    train_labels: Sequence[Any] | None = None,
+    costs: ArrayLike | None = None,
+    baseline: Sequence[Any] | ArrayLike | None = None,
+    title: str = "Report",
+    settings: Mapping[str, str] | None = None,
+) -> Report:
+    """A report of the predictions of any classifier; nothing is trained and no model is needed.
+
+    Args:
+        labels: true class of each row: names, or indices into `class_names`; N of them, at least one.
+        predictions: predicted class of each row, likewise; the most probable one if `None`.
+        texts: the N texts. Without them the report has no examples.
+        class_names: name of each class; those that occur, sorted, if `None`.
+        probabilities: of the predicted class, `(N,)`, or of all classes, `(N, C)`, in the order of `class_names`.
+        points: place of each row on a map, `(N, 2)`, such as a t-SNE of embeddings; NaN for rows without a place.
+        train_texts: texts that the classifier was trained on, to find rows that were seen, and similar ones.
+        train_labels: their classes, by name or index.
+        costs: of mistakes, `(C, C)`, non-negative, row = true class, column = decided class.
+        baseline: predictions of another classifier for the same rows, for the difference of the confusion matrices.
+        title: of the page.
+        settings: what else to say, by name.
+
+    Returns:
+        The report: `save` it, or let a notebook show it.
+
+    Raises:
+        ValueError: if lengths disagree, a class is unknown, or a probability lies outside [0, 1].
+
+    Examples:
+        >>> labels = ["ask", "ask", "tell", "tell"]
+        >>> found = report(labels, ["ask", "tell", "tell", "ask"], texts=["is it?", "is it so?", "it is", "it is so"])
+        >>> print(found)
+        accuracy 50.0 % (95 % interval 15.0 to 85.0), 4 rows
+        ask and tell: 2 rows, 100 % of the mistakes
+        >>> found.html.startswith("<!doctype html>")
+        True
+    """
+    given = predictions_of(
+        labels, predictions, texts=texts, class_names=class_names, probabilities=probabilities, points=points
+    )
+    names = given.class_names
+    if (train_texts is None) != (train_labels is None):
+        raise ValueError("train_texts and train_labels must be given together.")
+    if train_texts is not None and train_labels is not None:
+        if texts is None:
+            raise ValueError("texts must be given with train_texts: the two are compared.")
+        known = predictions_of(
+            train_labels, train_labels, texts=train_texts, class_names=None if class_names is None else names
+        )
+        nearest = nearest_by_words(
+            list(given.texts or ()), given.is_wrong, train_texts, [known.class_names[c] for c in known.labels]
+        )
+        given = predictions_of(
+            given.labels,
+            given.predicted,
+            texts=texts,
+            class_names=names,
+            probabilities=probabilities,
+            points=points,
+            nearest=nearest,
+        )
+    other = None if baseline is None else predictions_of(given.labels, baseline, class_names=names)
+    about = About(title=title, settings=settings or {}, map_method="" if points is None else "the points given")
+    return Report(find(given, costs=costs, baseline=other), about)
+
+
+def nearest_by_words(
+    texts: Sequence[str], is_wrong: NDArray[np.bool_], train_texts: Sequence[str], train_labels: Sequence[str]
+) -> list[Nearest | None]:
+    """The training text that is the same as each text; for mistakes without one, the training text most like it.
+
+    Args:
+        texts: N texts.
+        is_wrong: which of them are mistakes, `(N,)`; the first 5,000 are compared word by word.
+        train_texts: at least one.
+        train_labels: their class names.
+    """
+    first: dict[str, int] = {}
+    for row, text in enumerate(train_texts):
+        first.setdefault(same_text_key(text), row)
+    found: list[Nearest | None] = [None] * len(texts)
+    compared: list[int] = []
+    for row, wrong in enumerate(is_wrong.tolist()):
+        same = first.get(same_text_key(texts[row]))
+        if same is not None:
+            found[row] = Nearest(train_texts[same], train_labels[same], True)
+        elif wrong and len(compared) < MAX_COMPARED_MISTAKES:
+            compared.append(row)
+    if compared:
+        places = TextIndex(train_texts).nearest([texts[row] for row in compared], [None] * len(compared))
+        for row, place in zip(compared, places.tolist(), strict=True):
+            if place >= 0:
+                found[row] = Nearest(train_texts[place], train_labels[place], False)
+    return found

@@ -1,0 +1,155 @@
+"""The report of a comparison: the verdict, and what one objective predicts over all seeds beside the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from labeldist.reports.comparison import ComparedObjective, ComparisonPart, flips_of, pairs_over_seeds
+from labeldist.reports.findings import find
+from labeldist.reports.page import About
+from labeldist.reports.predictions import Predictions, TopClasses
+from labeldist.reports.report import Report
+from labeldist.training.errors import UserError
+from labeldist.training.objectives import CONTROLS, FROZEN
+from labeldist.training.output.words import training_sentence, verdict_sentence, verdict_sentences
+from labeldist.training.records import read_record
+from labeldist.training.reporting.commands import compare_command
+from labeldist.training.reporting.prediction_table import read_predictions
+from labeldist.training.reporting.runs import costs_of_run, settings_of_run
+from labeldist.training.run_folder import RunFolder
+from labeldist.training.study.results import Comparison
+
+__all__ = ["COMPARISON", "comparison_report", "run_of"]
+
+COMPARISON = "comparison.json"
+
+
+def run_of(folder: Path, objective: str, seed: int) -> RunFolder:
+    """The folder of one run of a comparison."""
+    return RunFolder(folder / "runs" / f"{objective}-seed{seed}")
+
+
+def comparison_report(folder: Path) -> Report:
+    """The report of a finished comparison, from what its folder holds.
+
+    Raises:
+        UserError: if it is no comparison, a run is missing, or a file is broken.
+    """
+    comparison = read_record(folder / COMPARISON, Comparison)
+    shown = _shown(comparison)
+    seeds = [
+        seed
+        for seed in comparison.seeds
+        if all(run_of(folder, name, seed).is_finished for name in (shown, comparison.baseline))
+    ]
+    if not seeds:
+        raise UserError(f"{folder} holds no runs of {shown} and {comparison.baseline} with the same seed.")
+    config = run_of(folder, shown, seeds[0]).read_config()
+    ours, theirs = (
+        [read_predictions(run_of(folder, name, seed).predictions, class_names=config.class_names) for seed in seeds]
+        for name in (shown, comparison.baseline)
+    )
+    settings = {name: value for name, value in settings_of_run(config).items() if name not in ("Objective", "Seed")}
+    spec = config.spec
+    about = About(
+        title=f"Comparison: {comparison.data}, {comparison.encoder}",
+        settings={"Objectives": ", ".join(comparison.objectives), "Seeds": ", ".join(map(str, seeds)), **settings},
+        notes=config.notes,
+        command=compare_command(
+            spec.settings, tuple(comparison.objectives), tuple(comparison.seeds), comparison.margin
+        ),
+        data=spec.settings.data.data,
+    )
+    findings = find(pooled(ours), costs=costs_of_run(config), baseline=pooled(theirs))
+    return Report(findings, about, _part(comparison, shown, ours, theirs))
+
+
+def _shown(comparison: Comparison) -> str:
+    """The label-distance objective of the highest mean accuracy; without one, the best of the others."""
+    means = {
+        name: float(np.mean([value for value in scores.accuracy if value is not None] or [0]))
+        for name, scores in comparison.objectives.items()
+        if name != comparison.baseline
+    }
+    candidates = [name for name in means if name not in (*CONTROLS, *FROZEN)] or list(means)
+    return max(candidates, key=lambda name: means[name]) if candidates else comparison.baseline
+
+
+def pooled(runs: Sequence[Predictions]) -> Predictions:
+    """The rows of several runs, one after the other; see `Predictions.num_runs`.
+
+    Examples:
+        >>> from labeldist.reports.predictions import predictions_of
+        >>> both = pooled([predictions_of(["a", "b"], ["a", "a"]), predictions_of(["a", "b"], ["a", "b"])])
+        >>> both.predicted.tolist(), both.num_runs
+        ([0, 0, 0, 1], 2)
+    """
+    if len(runs) == 1:
+        return runs[0]
+    first = runs[0]
+
+    def rows(name: str) -> np.ndarray | None:
+        columns = [getattr(run, name) for run in runs]
+        return None if any(column is None for column in columns) else np.concatenate(columns)
+
+    labels, predicted = rows("labels"), rows("predicted")
+    assert labels is not None
+    assert predicted is not None
+    tops = [run.top for run in runs]
+    same_width = all(top is not None for top in tops) and len({top.classes.shape[1] for top in tops if top}) == 1
+    return Predictions(
+        class_names=first.class_names,
+        labels=labels,
+        predicted=predicted,
+        texts=None
+        if any(run.texts is None for run in runs)
+        else tuple(text for run in runs for text in run.texts or ()),
+        confidence=rows("confidence"),
+        probabilities=rows("probabilities"),
+        top=TopClasses(
+            np.concatenate([top.classes for top in tops if top]),
+            np.concatenate([top.probabilities for top in tops if top]),
+        )
+        if same_width
+        else None,
+        num_runs=len(runs),
+    )
+
+
+def _part(
+    comparison: Comparison, shown: str, ours: Sequence[Predictions], theirs: Sequence[Predictions]
+) -> ComparisonPart:
+    objectives = []
+    for name, scores in comparison.objectives.items():
+        difference = comparison.difference_to_baseline(name)
+        seconds = [value for value in scores.seconds if value is not None]
+        objectives.append(
+            ComparedObjective(
+                name=name,
+                is_control=name in comparison.controls,
+                accuracies=tuple(value for value in scores.accuracy if value is not None),
+                difference=None if difference is None else difference.mean,
+                low=None if difference is None else difference.low,
+                high=None if difference is None else difference.high,
+                seconds=float(np.mean(seconds)) if seconds else None,
+            )
+        )
+    training = training_sentence(comparison)
+    many = len(comparison.verdict.objectives) > 1
+    part = ComparisonPart(
+        verdict=verdict_sentence(comparison),
+        answer=comparison.verdict.answer,
+        sentences=(*(verdict_sentences(comparison) if many else ()), *([training] if training else [])),
+        objectives=tuple(objectives),
+        baseline=comparison.baseline,
+        shown=shown,
+        margin=comparison.margin,
+        num_seeds=len(comparison.seeds),
+    )
+    if shown == comparison.baseline:
+        return part
+    repaired, broken = pairs_over_seeds(theirs, ours)
+    fixed, lost = flips_of(theirs, ours)
+    return replace(part, repaired=repaired, broken=broken, fixed_texts=fixed, lost_texts=lost)

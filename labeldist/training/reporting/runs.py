@@ -1,0 +1,91 @@
+"""The report of a run folder."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeldist.messages import escape_controls
+from labeldist.reports.findings import find
+from labeldist.reports.page import About
+from labeldist.reports.report import Report
+from labeldist.training.errors import UserError
+from labeldist.training.output.words import count, duration
+from labeldist.training.relations import costs_of, relation_of
+from labeldist.training.reporting.commands import train_command
+from labeldist.training.reporting.prediction_table import read_predictions
+from labeldist.training.run_folder import RunConfig, RunFolder
+
+__all__ = ["costs_of_run", "run_report", "settings_of_run"]
+
+
+def run_report(folder: Path) -> Report:
+    """The report of a finished run, from what its folder holds.
+
+    Raises:
+        UserError: if it is no finished run, or a file is broken.
+    """
+    run = RunFolder(folder)
+    config, metrics = run.read_finished(), run.read_metrics()
+    if not run.predictions.exists():
+        raise UserError(f"{run.predictions} is missing: a report is made from it.")
+    notes: list[str] = []
+    predictions = read_predictions(run.predictions, class_names=config.class_names)
+    settings = settings_of_run(config)
+    settings["Label distances"] = metrics.matrix_source
+    seconds = run.read_history()["seconds"]
+    if seconds is not None:
+        settings["Training took"] = duration(seconds)
+    spec = config.spec
+    about = About(
+        title=f"{config.data_name}, {Path(spec.settings.model.encoder).name}, {spec.objective}",
+        settings=settings,
+        notes=(*config.notes, *notes),
+        command=train_command(spec),
+        data=spec.settings.data.data,
+        map_method=map_method(len(predictions)),
+    )
+    return Report(find(predictions, costs=costs_of_run(config)), about)
+
+
+def map_method(num_rows: int) -> str:
+    """How `labeldist.training.output.projection` makes the map of so many rows, as the page says it."""
+    from labeldist.training.output.projection import MAX_EMBEDDINGS, MIN_TSNE_ROWS
+
+    method = "t-SNE" if num_rows >= MIN_TSNE_ROWS else "principal components"
+    return f"{method} of {MAX_EMBEDDINGS:,} rows, drawn" if num_rows > MAX_EMBEDDINGS else method
+
+
+def costs_of_run(config: RunConfig) -> NDArray[np.float64] | None:
+    """What mistakes cost by the relation of the run's classes: steps of its order, or how little related they are."""
+    settings = config.spec.settings
+    if settings.matrix.order:
+        costs = costs_of(None, [name.strip() for name in settings.matrix.order], config.class_names)
+        return None if costs is None else costs.double().numpy()
+    try:
+        relation = relation_of(settings, config.class_names)
+    # The file of the hierarchy may have gone: the report is worth having without it.
+    except UserError:
+        return None
+    return None if relation is None else 1 - relation.closeness.double().numpy()
+
+
+def settings_of_run(config: RunConfig) -> dict[str, str]:
+    """What a report says of a run, by name."""
+    settings = config.spec.settings
+    rows = ", ".join(f"{escape_controls(name)} {number:,}" for name, number in config.num_rows.items())
+    return {
+        "Data": config.data_name,
+        "Rows": rows,
+        "Classes": f"{len(config.class_names):,}",
+        "Encoder": settings.model.encoder,
+        "Objective": config.spec.objective,
+        "Seed": str(config.spec.seed),
+        "Recipe": settings.optim.recipe,
+        "Temperature": f"{settings.loss.temperature:g}",
+        "Share of the cross-entropy": f"{settings.loss.ce_weight:g}",
+        "Processes": count(config.num_processes, "process").replace("processs", "processes"),
+        "Machine": config.machine,
+        "Versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
+        "Fingerprint of the data": config.fingerprint,
+    }
