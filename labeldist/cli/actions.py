@@ -1,7 +1,9 @@
 """What the commands do: thin users of `labeldist.training.api`, imported when a command is carried out."""
 
+import itertools
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from labeldist.training.config import ModelSettings
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
 from labeldist.training.recipes import ByRecipe
+from labeldist.training.reporting import REPORT
 
 __all__ = ["HANDLERS", "carry_out"]
 
@@ -98,6 +101,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
     title = f"{config.data_name}, {Path(config.spec.settings.model.encoder).name}, {config.spec.objective}"
     seconds = run.read_history()["seconds"]
     print(train_summary(metrics.test, title=title, seconds=seconds, folder=str(folder), stream=sys.stdout))
+    print(f"Report: {escape_controls(str(folder / REPORT))}")
 
 
 def _compare(command: Compare, under_few_labels: Compare) -> None:
@@ -121,32 +125,63 @@ def _compare(command: Compare, under_few_labels: Compare) -> None:
     )
     print(comparison_table(comparison, sys.stdout))
     _say(f"\nSaved in {escape_controls(str(folder))}")
+    _say(f"Report: {escape_controls(str(folder / REPORT))}")
 
 
 def _evaluate(command: Evaluate) -> None:
+    from labeldist.reports.page import About
     from labeldist.training.data.corpus import read_split
+    from labeldist.training.data.names import data_name
     from labeldist.training.inference import Predictor
     from labeldist.training.output.terminal import train_summary
-    from labeldist.training.records import record_to_json
     from labeldist.training.relations import costs_of
+    from labeldist.training.reporting.evaluations import save_evaluation
+    from labeldist.training.reporting.runs import map_method
+    from labeldist.training.run_folder import check_new_folder
 
     table_format = TableFormat.of(command.delimiter, command.quotes)
-    _check_new_file(command.output)
+    folder = command.output or _free_folder(Path("runs") / f"evaluate-{command.run.name}-{data_name([command.data])}")
+    check_new_folder(folder)
     predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     costs = costs_of(command.costs, command.order, predictor.class_names)
+    notes: list[str] = []
+
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        _say(sentence)
+
     split = read_split(
         command.data,
         predictor.class_names,
         text_column=command.text_column,
         label_column=command.label_column,
         table_format=table_format,
-        note=_say,
+        note=note,
     )
-    metrics = predictor.evaluate(split, costs)
-    if command.output is not None:
-        with writing_to(command.output.parent), new_file(command.output) as file:
-            file.write(json.dumps(record_to_json(metrics), indent=2, ensure_ascii=False) + "\n")
-    print(train_summary(metrics, title=f"{command.run.name} on {command.data}", stream=sys.stdout))
+    metrics, predictions = predictor.measure(split, costs)
+    title = f"{command.run.name} on {command.data}"
+    about = About(
+        title=title,
+        settings={"Run": str(command.run), "Data": command.data, "Rows": f"{len(split):,}"},
+        notes=notes,
+        command=shlex.join(["labeldist", *sys.argv[1:]]),
+        map_method=map_method(len(split)),
+    )
+    with writing_to(folder):
+        path = save_evaluation(
+            folder, split, metrics, predictions, about, costs=None if costs is None else costs.double().numpy()
+        )
+    print(train_summary(metrics, title=title, folder=str(folder), stream=sys.stdout))
+    print(f"Report: {escape_controls(str(path))}")
+
+
+def _free_folder(folder: Path) -> Path:
+    """The folder, or the first of `-2`, `-3`, ... that does not exist."""
+    return next(
+        path
+        for path in (folder, *(folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
+        if not path.exists()
+    )
 
 
 def _predict(command: Predict) -> None:

@@ -169,7 +169,7 @@ class Evaluate:
     order: tuple[str, ...] = ()
     """All classes from one end to the other: each step between true and decided class costs 1."""
     output: Output = None
-    """Also write the metrics to this JSON file."""
+    """New folder for metrics, predictions, pictures and the report; runs/evaluate-RUN-DATA if not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     trust_remote_code: bool = False

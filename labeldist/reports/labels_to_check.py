@@ -64,8 +64,13 @@ def labels_to_check(predictions: Predictions) -> list[DoubtfulRow]:
     others: dict[int, set[str]] = defaultdict(set)
     wrong, names = predictions.is_wrong, predictions.class_names
     if predictions.confidence is not None:
+        seen: set[tuple[str, int]] = set()
         for row in np.flatnonzero(wrong & (predictions.confidence >= SURE)).tolist():
-            doubts[row].add("sure mistake")
+            # Pooled runs bring a text several times: once is enough.
+            key = (predictions.text(row), int(predictions.predicted[row]))
+            if predictions.num_runs == 1 or key not in seen:
+                doubts[row].add("sure mistake")
+            seen.add(key)
     if predictions.texts is not None and predictions.num_runs == 1:
         _same_texts(predictions, doubts, others)
     for row, nearest in enumerate(predictions.nearest or ()):

@@ -48,7 +48,7 @@ class About:
         settings: what to show under Settings, by name, in order.
         notes: what was decided in reading the data, one clause each.
         command: the command that repeats it; empty if there is none.
-        data: what `--data` is given in the commands that the page suggests; empty if not known.
+        compare: the command that compares objectives on these data, to which the page adds a pair; empty if not known.
         map_method: how the map was made, such as t-SNE.
     """
 
@@ -56,7 +56,7 @@ class About:
     settings: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     command: str = ""
-    data: Sequence[str] = ()
+    compare: Sequence[str] = ()
     map_method: str = ""
 
 
@@ -156,9 +156,9 @@ def _pieces(pieces: Sequence[Piece], length: int = MAX_TEXT) -> list[Piece]:
 def _compare_command(pair: Pair, names: Sequence[str], about: About) -> str:
     """The command that measures whether pushing the two classes apart helps; empty where no command can name them."""
     first, second = (names[index] for index in (pair.forward.true, pair.forward.predicted))
-    if "," in first + second or not about.data or escape_controls(first + second) != first + second:
+    if "," in first + second or not about.compare or escape_controls(first + second) != first + second:
         return ""
-    return shlex.join(["labeldist", "compare", "--data", *about.data, "--confusable", f"{first},{second}"])
+    return shlex.join([*about.compare, "--confusable", f"{first},{second}"])
 
 
 def _rows(findings: Findings) -> tuple[list[int], int]:

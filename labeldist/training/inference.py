@@ -16,6 +16,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.run_folder import RunConfig, RunFolder
 
 if TYPE_CHECKING:
+    from labeldist.serving.batches import Predictions
     from labeldist.training.data.corpus import Split
     from labeldist.training.records import PredictionMetrics
 
@@ -101,6 +102,15 @@ class Predictor:
             split: the rows.
             costs: `(C, C)`, row = true class, column = decided class: the result is then a `CostedMetrics`.
         """
+        return self.measure(split, costs)[0]
+
+    def measure(self, split: "Split", costs: Tensor | None = None) -> "tuple[PredictionMetrics, Predictions]":
+        """Metrics on labeled rows, and the predictions that they were taken of.
+
+        Args:
+            split: the rows.
+            costs: as in `evaluate`.
+        """
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
         from labeldist.training.metrics import evaluate_predictions, with_costs
 
@@ -113,7 +123,9 @@ class Predictor:
             vectors=predictions.vectors,
             matrix=RunFolder(self.folder).read_matrix(),
         )
-        return metrics if costs is None else with_costs(metrics, split.labels, predictions.probabilities, costs)
+        if costs is not None:
+            metrics = with_costs(metrics, split.labels, predictions.probabilities, costs)
+        return metrics, predictions
 
 
 def _decided(probabilities: Tensor, costs: Tensor) -> list[int]:

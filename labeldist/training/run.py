@@ -44,8 +44,9 @@ from labeldist.training.nearest import nearest_training_texts
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
+from labeldist.training.reporting import REPORT
 from labeldist.training.reporting.runs import run_report
-from labeldist.training.reporting.saving import REPORT, save_report
+from labeldist.training.reporting.saving import save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
 from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions

@@ -9,7 +9,7 @@ from labeldist.training.config import RunSettings
 from labeldist.training.recipes import RECIPES
 from labeldist.training.run_folder import RunSpec
 
-__all__ = ["compare_command", "train_command"]
+__all__ = ["compare_base", "compare_command", "train_command"]
 
 
 def train_command(spec: RunSpec) -> str:
@@ -38,6 +38,18 @@ def compare_command(settings: RunSettings, objectives: tuple[str, ...], seeds: t
     options = ["--objectives", *objectives, "--seeds", *map(str, seeds)]
     options += [] if margin == 0.005 else ["--margin", f"{margin:g}"]
     return shlex.join(["labeldist", "compare", "--data", *settings.data.data, *options, *_options(settings)])
+
+
+def compare_base(settings: RunSettings) -> tuple[str, ...]:
+    """`labeldist compare` with the data and the encoder of some settings; empty where the data were in memory.
+
+    Examples:
+        >>> compare_base(RunSettings())
+        ('labeldist', 'compare', '--data', 'demo', '--encoder', 'textcnn')
+    """
+    if not settings.data.data:
+        return ()
+    return ("labeldist", "compare", "--data", *settings.data.data, "--encoder", settings.model.encoder)
 
 
 def _options(settings: RunSettings) -> Iterator[str]:

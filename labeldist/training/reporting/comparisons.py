@@ -15,7 +15,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.objectives import CONTROLS, FROZEN
 from labeldist.training.output.words import training_sentence, verdict_sentence, verdict_sentences
 from labeldist.training.records import read_record
-from labeldist.training.reporting.commands import compare_command
+from labeldist.training.reporting.commands import compare_base, compare_command
 from labeldist.training.reporting.prediction_table import read_predictions
 from labeldist.training.reporting.runs import costs_of_run, settings_of_run
 from labeldist.training.run_folder import RunFolder
@@ -60,7 +60,7 @@ def comparison_report(folder: Path) -> Report:
         command=compare_command(
             spec.settings, tuple(comparison.objectives), tuple(comparison.seeds), comparison.margin
         ),
-        data=spec.settings.data.data,
+        compare=compare_base(spec.settings),
     )
     findings = find(pooled(ours), costs=costs_of_run(config), baseline=pooled(theirs))
     return Report(findings, about, _part(comparison, shown, ours, theirs))

@@ -12,7 +12,7 @@ from labeldist.reports.report import Report
 from labeldist.training.errors import UserError
 from labeldist.training.output.words import count, duration
 from labeldist.training.relations import costs_of, relation_of
-from labeldist.training.reporting.commands import train_command
+from labeldist.training.reporting.commands import compare_base, train_command
 from labeldist.training.reporting.prediction_table import read_predictions
 from labeldist.training.run_folder import RunConfig, RunFolder
 
@@ -42,7 +42,7 @@ def run_report(folder: Path) -> Report:
         settings=settings,
         notes=(*config.notes, *notes),
         command=train_command(spec),
-        data=spec.settings.data.data,
+        compare=compare_base(spec.settings),
         map_method=map_method(len(predictions)),
     )
     return Report(find(predictions, costs=costs_of_run(config)), about)

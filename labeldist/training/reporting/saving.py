@@ -5,11 +5,9 @@ from pathlib import Path
 from labeldist.reports.report import Report
 from labeldist.training.atomic import write_text, writing_to
 from labeldist.training.errors import UserError
+from labeldist.training.reporting import REPORT
 
-__all__ = ["REPORT", "is_report", "report_path", "save_report"]
-
-REPORT = "report.html"
-"""Name of the page in a folder."""
+__all__ = ["is_report", "report_path", "save_report"]
 
 GENERATOR = '<meta name="generator" content="labeldist'
 

@@ -75,6 +75,6 @@ def table_report(
         settings={"Predictions": str(path), "Classes": f"{len(predictions.class_names):,}"},
         notes=[escape_controls(clause) for clause in notes],
         command=shlex.join(command),
-        data=() if train is None else (train,),
+        compare=() if train is None else ("labeldist", "compare", "--data", train),
     )
     return Report(find(predictions, costs=found), about)

@@ -23,8 +23,9 @@ from labeldist.training.output.words import percent
 from labeldist.training.record_json import to_json
 from labeldist.training.records import write_record
 from labeldist.training.relations import check_relation_is_given, check_relation_is_used
+from labeldist.training.reporting import REPORT
 from labeldist.training.reporting.comparisons import comparison_report
-from labeldist.training.reporting.saving import REPORT, save_report
+from labeldist.training.reporting.saving import save_report
 from labeldist.training.run import (
     RunOptions,
     begin_processes,
