@@ -1,4 +1,4 @@
-"""What a run leaves beside its model: the matrix of its best epoch, predictions, pictures."""
+"""What a run leaves beside its model: the matrix of its best epoch, and predictions."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,11 @@ from labeldist.training.atomic import write_json, write_text
 from labeldist.training.data.corpus import Corpus
 from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.matrix_json import matrix_to_json
-from labeldist.training.output import pictures
-from labeldist.training.records import RunMetrics
 
 # Of all updates in `ldm.json`: a number takes some 20 bytes there.
 MAX_HISTORY_ENTRIES = 1_000_000
 
-__all__ = ["draw_pictures", "matrix_of_best_epoch", "write_matrix", "write_predictions"]
+__all__ = ["matrix_of_best_epoch", "write_matrix", "write_predictions"]
 
 
 def matrix_of_best_epoch(
@@ -70,22 +68,3 @@ def write_predictions(corpus: Corpus, probabilities: torch.Tensor, path: Path) -
         for text, label, guess, probability in rows
     )
     write_text(path, "\n".join(lines) + "\n")
-
-
-def draw_pictures(
-    folder: Path,
-    corpus: Corpus,
-    metrics: RunMetrics,
-    history: list[dict[str, Any]],
-    matrix: torch.Tensor | None,
-    embeddings: torch.Tensor,
-) -> None:
-    """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
-    names = corpus.class_names
-    pictures.plot_confusion(metrics.test.confusion, names, folder / "confusion.png")
-    if history:
-        pictures.plot_curves(history, folder / "curves.png")
-    points = pictures.two_dimensions(embeddings.numpy())
-    pictures.plot_embeddings(points, corpus.test.labels, names, folder / "embeddings.png")
-    if matrix is not None:
-        pictures.plot_ldm(matrix.numpy(force=True), names, folder / "ldm.png")
