@@ -19,12 +19,13 @@ from labeldist.training.records import Confusion
 
 __all__ = ["plot_embeddings"]
 
-MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<")
+MARKERS = ("o", "^", "s", "D", "v", "P")
 # The same as characters, for labels in place.
-MARKER_SIGNS = ("●", "▲", "■", "◆", "▼", "✚", "✖", "◀")
+MARKER_SIGNS = ("●", "▲", "■", "◆", "▼", "✚")
 MAX_LEGEND = 13
 MAX_GROUPS = 8
-MAX_NAMED_IN_GROUP = 5
+# The last mark is for all others of a group.
+MAX_NAMED_IN_GROUP = len(MARKERS) - 1
 NUM_PAIRS_WITHOUT_GROUPS = 3
 
 
@@ -68,14 +69,18 @@ def plot_embeddings(
     axes.set_aspect("equal", adjustable="datalim")
     shown = f"{len(points):,} of {num_rows:,} rows" if len(points) < num_rows else f"{num_rows:,} rows"
     drawing = _Map(figure, axes, points, classes, names, colors)
+    groups: list[list[int]] = []
     if has_legend:
         drawing.draw_all(present)
         what = "rows that lie close are similar to the model"
     else:
-        groups = [] if confusion is None else _groups(Cells.of(confusion, len(class_names)), set(present))
+        if confusion is not None:
+            groups = _groups(Cells.of(confusion, len(class_names)), set(present))
         what = drawing.draw_groups(groups, present)
     set_title(axes, "Embeddings in two dimensions", f"{method} of {shown}; {what}", colors)
     add_font_note(figure, class_names, colors)
+    # Last: titles and notes move the points.
+    drawing.name_groups(groups)
     save(figure, path)
 
 
@@ -128,27 +133,29 @@ class _Map:
             text.set_text(self.names[c])
 
     def draw_groups(self, groups: Sequence[Sequence[int]], present: Sequence[int]) -> str:
-        """A color for each group, with its names in place; all other classes gray. Returns what was drawn, in words."""
-        in_groups = {c for group in groups for c in group}
-        for c in present:
-            if c not in in_groups:
-                self._scatter(c, "o", self.theme.rest, size=0.7 * self.size)
-        labels = []
+        """A color for each group, a mark for each of its classes; all others gray. Returns what was drawn, in words."""
+        num_others = len(set(present).difference(*groups))
+        for c in set(present).difference(*groups):
+            self._scatter(c, "o", self.theme.rest, size=0.7 * self.size)
         for group, color in zip(groups, self.theme.classes, strict=False):
-            lines = []
             for place, c in enumerate(group):
-                sign = min(place, MAX_NAMED_IN_GROUP)
-                self._scatter(c, MARKERS[sign], color, size=1.2 * self.size)
-                if place < MAX_NAMED_IN_GROUP:
-                    lines.append(f"{MARKER_SIGNS[sign]} {self.names[c]}")
-            if more := len(group) - MAX_NAMED_IN_GROUP:
-                lines += [f"{MARKER_SIGNS[MAX_NAMED_IN_GROUP]} {more} more"] if more > 0 else []
-            labels.append(Label("\n".join(lines), self._middle(group), color))
-        place_labels(self.figure, self.axes, labels, self.points[np.isin(self.classes, list(in_groups))], self.theme)
+                self._scatter(c, MARKERS[min(place, MAX_NAMED_IN_GROUP)], color, size=1.2 * self.size)
         if not groups:
             return f"{len(present):,} classes"
         colored = "the group" if len(groups) == 1 else f"the {len(groups)} groups"
-        return f"colored: {colored} of classes confused most; gray: {len(present) - len(in_groups):,} other classes"
+        return f"colored: {colored} of classes confused most; gray: {num_others:,} other classes"
+
+    def name_groups(self, groups: Sequence[Sequence[int]]) -> None:
+        """The marks of each group's classes with their names, beside its points."""
+        labels = []
+        for group, color in zip(groups, self.theme.classes, strict=False):
+            shown = group[:MAX_NAMED_IN_GROUP]
+            lines = [f"{sign} {self.names[c]}" for sign, c in zip(MARKER_SIGNS, shown, strict=False)]
+            if more := len(group) - len(shown):
+                lines.append(f"{MARKER_SIGNS[MAX_NAMED_IN_GROUP]} {more} more")
+            labels.append(Label("\n".join(lines), self._middle(group), color))
+        in_groups = np.isin(self.classes, [c for group in groups for c in group])
+        place_labels(self.figure, self.axes, labels, self.points[in_groups], self.theme)
 
     def _scatter(self, c: int, marker: str, color: str, *, size: float | None = None) -> None:
         x, y = self.points[self.classes == c].T
