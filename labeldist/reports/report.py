@@ -184,7 +184,7 @@ def nearest_by_words(
             compared.append(row)
     if compared:
         places = TextIndex(train_texts).nearest([texts[row] for row in compared], [None] * len(compared))
-        for row, place in zip(compared, places.tolist(), strict=True):
+        for row, place in zip(compared, map(int, places), strict=True):
             if place >= 0:
                 found[row] = Nearest(train_texts[place], train_labels[place], False)
     return found

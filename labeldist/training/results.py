@@ -224,7 +224,7 @@ class FinishedComparison:
         trust_remote_code: whether code that comes with the runs' encoder may run.
 
     Attributes:
-        folder: holds the runs, `comparison.json` and `comparison.png`.
+        folder: holds the runs, `comparison.json` and its pictures.
         comparison: all that was found, as in `comparison.json`.
     """
 

@@ -42,6 +42,7 @@ from labeldist.training.machine import describe_machine, versions
 from labeldist.training.metrics import evaluate_predictions
 from labeldist.training.nearest import nearest_training_texts
 from labeldist.training.objectives import OBJECTIVES, Objective
+from labeldist.training.output import pictures
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
 from labeldist.training.reporting import REPORT
@@ -49,7 +50,7 @@ from labeldist.training.reporting.runs import run_report
 from labeldist.training.reporting.saving import save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
-from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions
+from labeldist.training.run_results import matrix_of_best_epoch, write_matrix, write_predictions
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache
 
@@ -338,7 +339,17 @@ def _carry_out(
     seconds = None if resume else time.perf_counter() - started
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
     if projection is not None:
-        draw_pictures(run.path, corpus, metrics, fitted.log_history, matrix, projection)
+        pictures.draw_pictures(
+            run.path,
+            classes,
+            corpus.test.labels,
+            results.confusion,
+            projection=projection,
+            matrix=None if matrix is None else matrix.numpy(force=True),
+            history=fitted.log_history,
+        )
+        if sentence := pictures.font_sentence(classes):
+            options.say(sentence)
     run.finish(metrics)
     if options.report:
         # The run is whole by now, whatever comes: `labeldist report` makes the page again.

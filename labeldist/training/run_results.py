@@ -1,4 +1,4 @@
-"""What a run leaves beside its model: the matrix of its best epoch, predictions, pictures."""
+"""What a run leaves beside its model: the matrix of its best epoch, and predictions."""
 
 import json
 from collections.abc import Sequence
@@ -10,19 +10,17 @@ import torch
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
 from labeldist.reports.predictions import Nearest
 from labeldist.training.atomic import new_text, write_json
-from labeldist.training.data.corpus import Corpus, Split
+from labeldist.training.data.corpus import Split
 from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.matrix_json import matrix_to_json
-from labeldist.training.output import pictures
 from labeldist.training.output.projection import TwoDimensions
-from labeldist.training.records import RunMetrics
 
 # Of all updates in `ldm.json`: a number takes some 20 bytes there.
 MAX_HISTORY_ENTRIES = 1_000_000
 MAX_ALL_PROBABILITIES = 20
 NUM_FIRST_PROBABILITIES = 5
 
-__all__ = ["draw_pictures", "matrix_of_best_epoch", "write_matrix", "write_predictions"]
+__all__ = ["matrix_of_best_epoch", "write_matrix", "write_predictions"]
 
 
 def matrix_of_best_epoch(
@@ -101,21 +99,3 @@ def write_predictions(
             if nearest is not None:
                 found["nearest"] = vars(nearest[row])
             file.write(json.dumps(found, ensure_ascii=False) + "\n")
-
-
-def draw_pictures(
-    folder: Path,
-    corpus: Corpus,
-    metrics: RunMetrics,
-    history: list[dict[str, Any]],
-    matrix: torch.Tensor | None,
-    projection: TwoDimensions,
-) -> None:
-    """Confusion matrix, label distances, training curves and test embeddings as PNG files in `folder`."""
-    names = corpus.class_names
-    pictures.plot_confusion(metrics.test.confusion, names, folder / "confusion.png")
-    if history:
-        pictures.plot_curves(history, folder / "curves.png")
-    pictures.plot_embeddings(projection, corpus.test.labels, names, folder / "embeddings.png")
-    if matrix is not None:
-        pictures.plot_ldm(matrix.numpy(force=True), names, folder / "ldm.png")

@@ -50,8 +50,7 @@ def save_evaluation(
     names = metrics.class_names
     projection = two_dimensions(predictions.embeddings.numpy())
     write_predictions(split, names, predictions.probabilities, folder / PREDICTIONS, projection=projection)
-    pictures.plot_confusion(metrics.confusion, names, folder / "confusion.png")
-    pictures.plot_embeddings(projection, split.labels, names, folder / "embeddings.png")
+    pictures.draw_pictures(folder, names, split.labels, metrics.confusion, projection=projection)
     write_record(folder / METRICS, metrics)
     return save_report(evaluation_report(folder, about, costs=costs), folder / REPORT)
 

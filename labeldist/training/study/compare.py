@@ -37,6 +37,7 @@ from labeldist.training.run import (
 from labeldist.training.run_data import draw_splits, fingerprint
 from labeldist.training.run_folder import MAX_SEED, RunFolder, RunSpec, check_new_folder
 from labeldist.training.study.comparison import build_comparison
+from labeldist.training.study.confusion_maps import draw_confusions
 from labeldist.training.study.results import Comparison, FinishedRun, Provenance
 from labeldist.training.study.workers import Workers
 from labeldist.training.tokenized import TokenCache
@@ -118,7 +119,7 @@ def compare(
     Args:
         spec: what is compared.
         data: what all runs draw their splits from.
-        folder: receives the runs, `comparison.json` and `comparison.png`; owned by this process meanwhile.
+        folder: receives the runs, `comparison.json` and its pictures; owned by this process meanwhile.
         name: of the data, in the comparison; its own if `None`.
         jobs: processes that share the runs, each with its part of the cores.
         show_progress: whether a progress bar is drawn.
@@ -163,6 +164,7 @@ def compare(
         with writing_to(folder):
             write_record(folder / COMPARISON, comparison)
             pictures.plot_comparison(comparison, folder / FIGURE)
+            draw_confusions(runs, comparison, folder)
             save_report(comparison_report(folder), folder / REPORT)
     return comparison
 

@@ -62,6 +62,7 @@ def test_everything_is_on_disk(compared):
     runs = {f"{objective}-seed{seed}" for objective in OBJECTIVES for seed in (0, 1)}
     assert {path.name for path in (compared / "runs").iterdir()} == runs
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in compared.glob("confusion-*.png")} == {"confusion-baseline.png", "confusion-best.png"}
     comparison = read(compared / "comparison.json")
     assert comparison["seeds"] == [0, 1]
     assert set(comparison["objectives"]) == set(OBJECTIVES)

@@ -6,53 +6,49 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from labeldist.training.output.pictures.drawing import (
-    BLUE,
-    GRID,
-    MUTED,
-    ORANGE,
-    lighten,
-    new_figure,
-    save,
-    set_title,
-)
+from labeldist.training.output.pictures.drawing import lighten, new_figure, save, set_title
 from labeldist.training.output.pictures.names import short_name
+from labeldist.training.output.pictures.themes import THEMES, ThemeName
 from labeldist.training.study.results import Comparison, PairedDifference
 
 __all__ = ["plot_comparison"]
 
 
-def plot_comparison(comparison: Comparison, path: Path) -> None:
+def plot_comparison(comparison: Comparison, path: Path, *, theme: ThemeName = "light") -> None:
     """Accuracy of every objective, one dot for each seed, beside the mean difference to the baseline with its interval.
 
     Args:
         comparison: what was found.
         path: where the figure goes; the suffix says the format.
+        theme: the page that it is for.
     """
+    colors = THEMES[theme]
     names, baseline = list(comparison.objectives), comparison.baseline
-    figure = new_figure(10.4, 1.9 + 0.5 * len(names))
+    figure = new_figure(10.4, 1.9 + 0.5 * len(names), colors)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
     for position, name in enumerate(names):
-        color = BLUE if name in comparison.controls else ORANGE
+        color = colors.blue if name in comparison.controls else colors.orange
         _seed_dots(left, comparison.objectives[name].accuracy, position, color)
         difference = comparison.difference_to_baseline(name)
         if difference is not None:
             _interval(right, difference, position, color)
-    right.axvline(0, color=MUTED, linewidth=1, zorder=1)
-    right.plot([0], [names.index(baseline)], "o", color=MUTED, markersize=6, markerfacecolor="white", zorder=3)
+    right.axvline(0, color=colors.muted, linewidth=1, zorder=1)
+    right.plot(
+        [0], [names.index(baseline)], "o", color=colors.muted, markersize=6, markerfacecolor=colors.page, zorder=3
+    )
     margin = 100 * comparison.margin
-    right.axvspan(-margin, margin, color=GRID, alpha=0.55, linewidth=0, zorder=0)
+    right.axvspan(-margin, margin, color=colors.grid, alpha=0.55, linewidth=0, zorder=0)
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
     left.set_xlabel("test accuracy, %")
     right.set_xlabel(f"points of accuracy; gray: less than {margin:g}")
     num_seeds = len(comparison.seeds)
     dots = "one seed" if num_seeds == 1 else f"a dot for each of {num_seeds} seeds, bar = mean"
-    set_title(left, f"Test accuracy: {short_name(comparison.data)}, {short_name(comparison.encoder)}", dots)
+    set_title(left, f"Test accuracy: {short_name(comparison.data)}, {short_name(comparison.encoder)}", dots, colors)
     interval = "one seed, so no interval" if num_seeds == 1 else "paired by seed, mean and its 95 % interval"
-    set_title(right, f"Difference to {baseline}", interval)
+    set_title(right, f"Difference to {baseline}", interval, colors)
     for axes in (left, right):
-        lighten(axes)
+        lighten(axes, colors)
         axes.tick_params(axis="y", length=0)
     right.tick_params(axis="y", labelleft=False)
     save(figure, path)

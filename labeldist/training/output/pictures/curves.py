@@ -8,70 +8,62 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from labeldist.training.output.pictures.drawing import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PURPLE,
-    lighten,
-    new_figure,
-    save,
-    set_title,
-)
+from labeldist.training.output.pictures.drawing import lighten, new_figure, save, set_title
+from labeldist.training.output.pictures.themes import THEMES, Theme, ThemeName
 
 __all__ = ["plot_curves"]
 
 
-def plot_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
+def plot_curves(history: Sequence[Mapping[str, Any]], path: Path, *, theme: ThemeName = "light") -> None:
     """Losses and validation scores over the epochs of a training run, with the updates of the label distances marked.
 
     Args:
         history: `log_history` of a Trainer: entries with `epoch` and some of `loss`, `cross_entropy`, `contrastive`,
             `eval_loss`, `eval_accuracy`, `eval_macro_f1`, `ldm_epsilon`; what is not there is not drawn.
         path: where the figure goes; the suffix says the format.
+        theme: the page that it is for.
     """
+    colors = THEMES[theme]
     # Without validation rows, as with few labels, one panel says all.
     is_validated = any("eval_accuracy" in entry for entry in history)
-    figure = new_figure(8.4, 6.2 if is_validated else 3.4)
+    figure = new_figure(8.4, 6.2 if is_validated else 3.4, colors)
     panels = list(figure.subplots(1 + is_validated, 1, sharex=True, squeeze=False)[:, 0])
-    _draw_losses(panels[0], history, is_validated=is_validated)
+    _draw_losses(panels[0], history, colors, is_validated=is_validated)
     if is_validated:
-        _draw_scores(panels[1], history)
+        _draw_scores(panels[1], history, colors)
     panels[-1].set_xlabel("epoch")
     for axes in panels:
-        lighten(axes)
+        lighten(axes, colors)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK)
+            axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=colors.ink)
         else:
-            axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=MUTED)
+            axes.text(0.5, 0.5, "nothing was logged", transform=axes.transAxes, ha="center", color=colors.muted)
             axes.set(xticks=[], yticks=[])
     save(figure, path)
 
 
-def _draw_losses(axes: Axes, history: Sequence[Mapping[str, Any]], *, is_validated: bool) -> None:
+def _draw_losses(axes: Axes, history: Sequence[Mapping[str, Any]], theme: Theme, *, is_validated: bool) -> None:
     for key, label, color, line in (
-        ("loss", "training", INK, "-"),
-        ("cross_entropy", "training: cross-entropy", BLUE, "--"),
-        ("contrastive", "training: contrastive", ORANGE, "--"),
-        ("eval_loss", "validation", GREEN, "-"),
+        ("loss", "training", theme.ink, "-"),
+        ("cross_entropy", "training: cross-entropy", theme.blue, "--"),
+        ("contrastive", "training: contrastive", theme.orange, "--"),
+        ("eval_loss", "validation", theme.green, "-"),
     ):
         _curve(axes, history, key, label, color, line, 1)
-    set_title(axes, "Loss", "training, its parts, and validation" if is_validated else "training and its parts")
+    set_title(axes, "Loss", "training, its parts, and validation" if is_validated else "training and its parts", theme)
     axes.set_ylabel("nats")
 
 
-def _draw_scores(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    for key, label, color in (("eval_accuracy", "accuracy", BLUE), ("eval_macro_f1", "macro-F1", ORANGE)):
+def _draw_scores(axes: Axes, history: Sequence[Mapping[str, Any]], theme: Theme) -> None:
+    for key, label, color in (("eval_accuracy", "accuracy", theme.blue), ("eval_macro_f1", "macro-F1", theme.orange)):
         _curve(axes, history, key, label, color, "-", 100)
-    _mark_best(axes, history)
+    _mark_best(axes, history, theme)
     updates = [entry["epoch"] for entry in history if "ldm_epsilon" in entry and "epoch" in entry]
     if updates:
         marks = axes.plot(updates, np.full(len(updates), 0.02), "|", transform=axes.get_xaxis_transform())
-        marks[0].set(color=PURPLE, markersize=8, markeredgewidth=1.2, label="update of label distances")
-    set_title(axes, "Validation", "accuracy and macro-F1 at each evaluation")
+        marks[0].set(color=theme.purple, markersize=8, markeredgewidth=1.2, label="update of label distances")
+    set_title(axes, "Validation", "accuracy and macro-F1 at each evaluation", theme)
     axes.set_ylabel("%")
 
 
@@ -85,7 +77,7 @@ def _curve(
         axes.plot(epochs, values, line, color=color, label=label, marker=marker, markersize=3, linewidth=1.5)
 
 
-def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
+def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]], theme: Theme) -> None:
     points = [
         (entry["epoch"], 100 * entry["eval_accuracy"])
         for entry in history
@@ -94,4 +86,4 @@ def _mark_best(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     if points:
         epoch, best = max(points, key=lambda point: point[1])
         label = f"best accuracy: {best:.1f} %"
-        axes.plot([epoch], [best], "o", markersize=9, markerfacecolor="none", markeredgecolor=BLUE, label=label)
+        axes.plot([epoch], [best], "o", markersize=9, markerfacecolor="none", markeredgecolor=theme.blue, label=label)

@@ -1,4 +1,4 @@
-"""What all pictures share: figures without matplotlib's global state, titles, axes, colors, and saving."""
+"""What all pictures share: figures without matplotlib's global state, titles, axes, and saving."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,44 +8,50 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from labeldist.training.output.pictures.names import font_families, missing_characters
+from labeldist.training.output.pictures.names import font_families, font_note
+from labeldist.training.output.pictures.themes import Theme
 
 DPI = 150
-INK, MUTED, GRID = "#222222", "#6b6b6b", "#e4e4e4"
-BLUE, ORANGE, GREEN, PURPLE = "#2f6690", "#d1663a", "#4b8b5d", "#7d5a94"
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, theme: Theme) -> Figure:
     """A figure of so many inches that belongs to no window."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.page)
     FigureCanvasAgg(figure)
     return figure
 
 
-def set_title(axes: Axes, title: str, subtitle: str) -> None:
-    """A bold title at the left, and a muted line below it."""
-    axes.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold", color=INK)
+def set_title(axes: Axes, title: str, subtitle: str, theme: Theme, *, scale: float = 1.0) -> None:
+    """A bold title at the left, and a muted line, or several, below it."""
+    room = "\n" * (1 + subtitle.count("\n"))
+    axes.set_title(f"{title}{room}", loc="left", fontsize=12 * scale, fontweight="bold", color=theme.ink)
     axes.annotate(
-        subtitle, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=MUTED, fontsize=9
+        subtitle,
+        (0, 1),
+        (0, 6 * scale),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=theme.muted,
+        fontsize=9 * scale,
     )
 
 
-def lighten(axes: Axes) -> None:
+def lighten(axes: Axes, theme: Theme) -> None:
     """A pale grid and no frame."""
-    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_facecolor(theme.page)
+    axes.grid(True, color=theme.grid, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#bdbdbd")
-    axes.tick_params(colors=MUTED, labelcolor=INK, length=0)
-    axes.xaxis.label.set_color(MUTED)
-    axes.yaxis.label.set_color(MUTED)
+    axes.spines[["left", "bottom"]].set_color(theme.frame)
+    axes.tick_params(colors=theme.muted, labelcolor=theme.ink, length=0)
+    axes.xaxis.label.set_color(theme.muted)
+    axes.yaxis.label.set_color(theme.muted)
 
 
-def add_font_note(figure: Figure, class_names: Sequence[str]) -> None:
+def add_font_note(figure: Figure, class_names: Sequence[str], theme: Theme, *, scale: float = 1.0) -> None:
     """Say at the bottom of a figure why classes have numbers for names, where no installed font shows the names."""
-    if missing_characters(class_names):
-        note = "class N: no installed font shows this name.\nInstall one, such as Noto Sans CJK (fonts-noto-cjk)."
-        figure.supxlabel(note, fontsize=8, color=MUTED)
+    if note := font_note(class_names):
+        figure.supxlabel(note, fontsize=8 * scale, color=theme.muted)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,174 +1,285 @@
 """Heat maps of class pairs: the confusion matrix and the label distances."""
 
+import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
+from matplotlib.colors import Colormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from labeldist.training.output.pictures.drawing import GRID, INK, MUTED, add_font_note, new_figure, save, set_title
+from labeldist.training.output.pictures.confused import (
+    MAX_DRAWN_CLASSES,
+    MAX_GIVEN_ORDER,
+    Cells,
+    ClassPair,
+    class_order,
+    first_classes,
+)
+from labeldist.training.output.pictures.drawing import add_font_note, new_figure, save, set_title
 from labeldist.training.output.pictures.names import display_names, text_width
+from labeldist.training.output.pictures.themes import THEMES, Theme, ThemeName
 from labeldist.training.records import Confusion
 
-__all__ = ["plot_confusion", "plot_ldm"]
+__all__ = ["largest_share", "plot_confusion", "plot_ldm"]
 
-CONFUSION_COLORS = LinearSegmentedColormap.from_list(
-    "confusion", ["#ffffff", "#c9dcea", "#6fa0c4", "#2f6690", "#123a5a"]
-)
-# Darker = larger distance, as in the paper's Fig. 2; the darkest gray stops short of black.
-LDM_COLORS = LinearSegmentedColormap.from_list("ldm", ["#fbfbfb", "#bdbdbd", "#737373", "#252525"])
-LDM_DIAGONAL = "#f1e7da"
 MAX_CELL_NUMBERS = 15
-# A map of more is larger than any screen, and takes minutes and gigabytes.
-MAX_DRAWN_CLASSES = 150
+NUM_PAIRS_NAMED = 10
+# A color scale that ends below would make a handful of mistakes look like a catastrophe.
+MIN_LARGEST_SHARE = 0.05
+SHARE_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def plot_confusion(counts: ArrayLike | Confusion, class_names: Sequence[str], path: Path) -> None:
-    """Confusion matrix as a heat map: counts in the cells (up to 15 classes), color = share of the true class's rows.
+def plot_confusion(
+    counts: ArrayLike | Confusion,
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    title: str = "Confusion matrix",
+    note: str = "",
+    order: Sequence[int] | NDArray[np.int64] | None = None,
+    top_share: float | None = None,
+    theme: ThemeName = "light",
+) -> None:
+    """Confusion matrix as a heat map: color = share of the true class's rows that were taken for another class.
 
-    The color scale follows the square root of the share, so that rare confusions remain visible. Of more than 150
-    classes, the 150 with the most mistakes are drawn.
+    The diagonal is pale and left out of the scale, so that mistakes stand out. The scale follows the square root of the
+    share: rare confusions remain visible. Up to 15 classes, cells hold counts; with more, the worst pairs are numbered
+    and named beside the map.
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class, or its cells.
         class_names: name of each class, C of them.
         path: where the figure goes; the suffix says the format.
+        title: heading.
+        note: what the counts are of, in a few words.
+        order: indices of the classes to draw, in this order; None takes `class_order`.
+        top_share: end of the color scale; None takes `largest_share`.
+        theme: the page that it is for.
     """
-    true, predicted, num_rows = _cells(counts, class_names)
-    support, wrong = np.bincount(true, num_rows, len(class_names)), num_rows * (true != predicted)
-    total, right = int(num_rows.sum()), int(num_rows.sum() - wrong.sum())
-    mistakes = sum(np.bincount(classes, wrong, len(class_names)) for classes in (true, predicted))
-    drawn, which = _drawn(np.asarray(mistakes), "the most mistakes")
-    place = np.full(len(class_names), -1)
-    place[drawn] = range(len(drawn))
-    is_drawn = (place[true] >= 0) & (place[predicted] >= 0)
-    matrix = np.zeros((len(drawn), len(drawn)))
-    matrix[place[true[is_drawn]], place[predicted[is_drawn]]] = num_rows[is_drawn]
-    shares = matrix / np.maximum(support[drawn][:, None], 1)
-    names = [class_names[int(c)] for c in drawn]
-    norm = PowerNorm(0.5, 0, 1)
-    figure, axes, bar = _heat_map(shares, names, CONFUSION_COLORS, norm, "share of the true class")
-    bar.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
-    if len(names) <= MAX_CELL_NUMBERS:
-        _cell_numbers(axes, matrix, shares > 0.3, lambda count: f"{count:.0f}" if count else "")
-    axes.set(xlabel="predicted class", ylabel="true class")
-    set_title(axes, "Confusion matrix", f"{right:,} of {total:,} rows lie on the diagonal{which}")
-    save(figure, path)
+    cells = Cells.of(counts, len(class_names))
+    drawn = class_order(counts, len(class_names)) if order is None else np.asarray(order)
+    matrix = cells.among(drawn)
+    is_mistake = ~np.eye(len(drawn), dtype=bool)
+    shares = matrix / np.maximum(cells.support[drawn][:, None], 1)
+    top = largest_share(counts, len(class_names)) if top_share is None else top_share
+    names = display_names(class_names)
+    colors = THEMES[theme]
+    drawing = _HeatMap(len(drawn), [names[c] for c in drawn], colors)
+    drawing.draw(
+        np.ma.array(shares, mask=~is_mistake),
+        colors.confusion,
+        PowerNorm(0.5, 0, top),
+        "share of a class taken for another",
+    )
+    drawing.bar.yaxis.set_major_locator(FixedLocator([tick for tick in SHARE_TICKS if tick <= top]))
+    drawing.bar.yaxis.set_minor_locator(NullLocator())
+    drawing.bar.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
+    total, right = int(cells.num_rows.sum()), int(cells.num_rows[cells.true == cells.predicted].sum())
+    facts = [f"{right:,} of {total:,} rows are right", note, _which(drawn, len(names), "the most mistakes")]
+    if len(drawn) <= MAX_CELL_NUMBERS:
+        is_strong = (shares > 0.3 * top) & is_mistake
+        drawing.number_cells(matrix, is_strong, lambda count: f"{count:.0f}" if count else "", muted=~is_mistake)
+    else:
+        pairs = cells.worst_pairs(NUM_PAIRS_NAMED)
+        drawing.name_pairs(pairs, names)
+        drawing.number_pairs(pairs, drawn, matrix, shares > 0.3 * top)
+    if len(drawn) > MAX_GIVEN_ORDER:
+        frames = drawing.frame_groups(cells.groups(drawn), drawn)
+        facts.append("confused classes stand side by side" + (", groups are framed" if frames else ""))
+    drawing.axes.set(xlabel="predicted class", ylabel="true class")
+    drawing.finish(title, "; ".join(filter(None, facts)), class_names, path)
 
 
-def plot_ldm(matrix: ArrayLike, class_names: Sequence[str], path: Path, title: str | None = None) -> None:
+def largest_share(counts: ArrayLike | Confusion, num_classes: int) -> float:
+    """Largest share of a class's rows that were taken for one other class; at least 0.05.
+
+    Args:
+        counts: `(C, C)`, row = true class, column = predicted class, or its cells.
+        num_classes: C.
+
+    Examples:
+        >>> largest_share([[8, 2], [0, 10]], 2)
+        0.2
+    """
+    cells = Cells.of(counts, num_classes)
+    wrong = cells.true != cells.predicted
+    shares = cells.num_rows[wrong] / np.maximum(cells.support[cells.true[wrong]], 1)
+    return max(MIN_LARGEST_SHARE, float(shares.max(initial=0.0)))
+
+
+def plot_ldm(
+    matrix: ArrayLike,
+    class_names: Sequence[str],
+    path: Path,
+    title: str | None = None,
+    *,
+    order: Sequence[int] | NDArray[np.int64] | None = None,
+    theme: ThemeName = "light",
+) -> None:
     """Label-distance matrix as a heat map, as in the paper's Fig. 2: the darker a pair, the larger its label distance.
 
     White is the neutral distance 1, or the smallest entry where that is below 1. The diagonal is no pair of two classes
-    and is left out of the scale. Of more than 150 classes, the 150 with the largest distances are drawn.
+    and is left out of the scale. Of more than 150 classes, the 150 with the largest distances are drawn. On a dark page
+    brighter is larger.
 
     Args:
         matrix: `(C, C)`, row = the anchor's class, column = the other class.
         class_names: name of each class, C of them.
         path: where the figure goes; the suffix says the format.
         title: heading; None takes "Label distance".
+        order: indices of the classes to draw, in this order, such as that of a confusion matrix beside it.
+        theme: the page that it is for.
     """
-    entries = _square(matrix, class_names, "matrix")
+    entries, size = np.asarray(matrix), len(class_names)
+    if entries.shape != (size, size):
+        raise ValueError(f"matrix must have shape (C, C) = ({size}, {size}), as class_names says, got {entries.shape}.")
     sums = entries.sum(axis=0, dtype=np.float64) + entries.sum(axis=1, dtype=np.float64) - 2 * entries.diagonal()
-    drawn, which = _drawn(sums, "the largest distances")
+    drawn = first_classes(sums) if order is None else np.asarray(order)
     distances = entries[np.ix_(drawn, drawn)].astype(np.float64)
-    names = [class_names[int(c)] for c in drawn]
-    is_pair = ~np.eye(len(names), dtype=bool)
+    is_pair = ~np.eye(len(drawn), dtype=bool)
     low = min(1.0, float(distances[is_pair].min(initial=1.0)))
     high = float(distances[is_pair].max(initial=low))
     norm = Normalize(low, high if high > low else low + 1)
-    masked = np.ma.array(distances, mask=~is_pair)
-    figure, axes, _ = _heat_map(masked, names, LDM_COLORS, norm, "label distance")
-    if len(names) <= MAX_CELL_NUMBERS:
-        is_dark = (norm(distances) > 0.55) & is_pair
-        _cell_numbers(axes, distances, is_dark, lambda distance: f"{distance:.3g}", muted=~is_pair)
-    axes.set(xlabel="other class", ylabel="class of the anchor")
-    set_title(axes, title or "Label distance", f"darker = pushed further apart{which}")
-    save(figure, path)
-
-
-def _cells(
-    counts: ArrayLike | Confusion, class_names: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """True class, predicted class and number of rows of each cell that is not zero."""
-    if isinstance(counts, Confusion):
-        true, predicted, num_rows = (
-            np.array(column, dtype=np.int64) for column in (counts.true, counts.predicted, counts.num_rows)
-        )
-        return true, predicted, num_rows
-    matrix = _square(counts, class_names, "counts")
-    true, predicted = matrix.nonzero()
-    return true, predicted, matrix[true, predicted].astype(np.int64)
-
-
-def _drawn(scores: NDArray[np.float64], reason: str) -> tuple[NDArray[np.int64], str]:
-    """The classes that are drawn, in their order, and a clause that says which, where it is not all of them."""
-    if len(scores) <= MAX_DRAWN_CLASSES:
-        return np.arange(len(scores)), ""
-    first = np.argsort(-scores, kind="stable")[:MAX_DRAWN_CLASSES]
-    return np.sort(first), f"; drawn: {len(first)} of {len(scores):,} classes, those with {reason}"
-
-
-def _square(values: ArrayLike, class_names: Sequence[str], name: str) -> NDArray:
-    matrix = np.asarray(values)
-    size = len(class_names)
-    if matrix.shape != (size, size):
-        raise ValueError(f"{name} must have shape (C, C) = ({size}, {size}), as class_names says, got {matrix.shape}.")
-    return matrix
-
-
-def _heat_map(
-    values: NDArray[np.float64],
-    class_names: Sequence[str],
-    colors: LinearSegmentedColormap,
-    norm: Normalize,
-    scale_label: str,
-) -> tuple[Figure, Axes, Axes]:
-    size = len(class_names)
-    # Inches: roomy cells for few classes, then small ones, so that the page grows slowly.
-    cell = 0.85 if size <= 4 else 0.55 if size <= MAX_CELL_NUMBERS else 0.3 if size <= 30 else 0.19
-    cell = min(cell, 20 / size)
     names = display_names(class_names)
-    side = max(size * cell, 2.4)
-    font_size = max(1.5, min(10.0, 0.62 * 72 * cell))
-    margin = 0.8 * font_size / 72 * max(map(text_width, names)) + 0.5
-    figure = new_figure(side + margin + 1.2, side + margin + 0.9)
-    axes = figure.add_subplot()
-    image = axes.imshow(values, cmap=colors.with_extremes(bad=LDM_DIAGONAL), norm=norm, aspect="equal")
-    is_wide = max(map(text_width, names)) * font_size * 0.62 / 72 > 0.95 * side / size
-    axes.set_xticks(range(size), names, fontsize=font_size, rotation=90 if is_wide else 0)
-    axes.set_yticks(range(size), names, fontsize=font_size)
-    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.grid(False)
-    axes.grid(which="minor", color=GRID, linewidth=0.6 if size <= 30 else 0.3)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_color(GRID)
-    axes.xaxis.label.set_color(MUTED)
-    axes.yaxis.label.set_color(MUTED)
-    # An inset keeps the height of the map; a color bar beside the axes would stretch beyond a square.
-    inset = axes.inset_axes((1 + 0.2 / side, 0, 0.15 / side, 1))
-    bar = figure.colorbar(image, cax=inset)
-    bar.set_label(scale_label, color=MUTED)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] (matplotlib types the spine as a callable)
-    bar.ax.tick_params(length=0, labelcolor=MUTED)
-    add_font_note(figure, class_names)
-    return figure, axes, bar.ax
+    colors = THEMES[theme]
+    drawing = _HeatMap(len(drawn), [names[c] for c in drawn], colors)
+    drawing.draw(np.ma.array(distances, mask=~is_pair), colors.distances, norm, "label distance")
+    if len(drawn) <= MAX_CELL_NUMBERS:
+        is_strong = (norm(distances) > 0.55) & is_pair
+        drawing.number_cells(distances, is_strong, lambda distance: f"{distance:.3g}", muted=~is_pair)
+    drawing.axes.set(xlabel="other class", ylabel="class of the anchor")
+    reason = "the largest distances" if order is None else "the most mistakes"
+    facts = [f"{colors.larger} = pushed further apart", _which(drawn, size, reason)]
+    drawing.finish(title or "Label distance", "; ".join(filter(None, facts)), class_names, path)
 
 
-def _cell_numbers(
-    axes: Axes,
-    values: NDArray[np.float64],
-    is_dark: NDArray[np.bool_],
-    number: Callable[[float], str],
-    muted: NDArray[np.bool_] | None = None,
-) -> None:
-    for row, column in np.ndindex(*values.shape):
-        color = "white" if is_dark[row, column] else INK
-        if muted is not None and muted[row, column]:
-            color = "#b5a48d"
-        axes.text(column, row, number(float(values[row, column])), ha="center", va="center", fontsize=8.5, color=color)
+def _which(drawn: NDArray[np.int64], num_classes: int, reason: str) -> str:
+    """Which classes are drawn, where it is not all of them."""
+    if len(drawn) == num_classes or num_classes <= MAX_DRAWN_CLASSES:
+        return ""
+    return f"drawn: the {len(drawn)} of {num_classes:,} classes with {reason}"
+
+
+@dataclass
+class _HeatMap:
+    """A square map with a name for each row and column, and a scale beside it."""
+
+    size: int
+    names: list[str]
+    theme: Theme
+
+    def __post_init__(self) -> None:
+        # Inches: roomy cells for few classes, then small ones, so that the page grows slowly.
+        cell = 0.85 if self.size <= 4 else 0.55 if self.size <= MAX_CELL_NUMBERS else 0.3 if self.size <= 30 else 0.19
+        cell = min(cell, 17 / self.size)
+        self.side = max(self.size * cell, 2.4)
+        # A large page is looked at as a whole: what is to be read there grows with it.
+        self.scale = min(1.6, max(1.0, self.side / 8))
+        self.font_size = max(1.5, min(10.0, 0.62 * 72 * cell))
+        margin = 0.8 * self.font_size / 72 * max(map(text_width, self.names)) + 0.5
+        width = self.side + margin + 1.2 * self.scale
+        self.figure: Figure = new_figure(width, self.side + margin + 0.9 * self.scale, self.theme)
+        self.axes: Axes = self.figure.add_subplot()
+
+    def draw(self, values: np.ma.MaskedArray, colors: Colormap, norm: Normalize, scale_label: str) -> None:
+        """The map, its names and its scale."""
+        axes, theme, side, size = self.axes, self.theme, self.side, self.size
+        image = axes.imshow(values, cmap=colors.with_extremes(bad=theme.diagonal), norm=norm, aspect="equal")
+        is_wide = max(map(text_width, self.names)) * self.font_size * 0.62 / 72 > 0.95 * side / size
+        axes.set_xticks(range(size), self.names, fontsize=self.font_size, rotation=90 if is_wide else 0)
+        axes.set_yticks(range(size), self.names, fontsize=self.font_size)
+        axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+        axes.grid(False)
+        axes.grid(which="minor", color=theme.grid, linewidth=0.6 if size <= 30 else 0.3)
+        axes.tick_params(which="both", length=0, labelcolor=theme.ink)
+        axes.spines[:].set_color(theme.grid)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(color=theme.muted, fontsize=10 * self.scale)
+        # An inset keeps the height of the map; a color bar beside the axes would stretch beyond a square.
+        height = min(1.0, 6.5 / side)
+        inset = axes.inset_axes((1 + 0.2 / side, 1 - height, 0.15 * self.scale / side, height))
+        bar = self.figure.colorbar(image, cax=inset)
+        bar.set_label(scale_label, color=theme.muted, fontsize=9 * self.scale)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue] (matplotlib types the spine as a callable)
+        bar.ax.tick_params(which="both", length=0, labelcolor=theme.muted, labelsize=9 * self.scale)
+        self.bar = bar.ax
+
+    def number_cells(
+        self,
+        values: NDArray,
+        is_strong: NDArray[np.bool_],
+        number: Callable[[float], str],
+        *,
+        muted: NDArray[np.bool_],
+    ) -> None:
+        """The value of each cell, readable on its color."""
+        for row, column in np.ndindex(*values.shape):
+            color = self.theme.page if is_strong[row, column] else self.theme.ink
+            color = self.theme.diagonal_ink if muted[row, column] else color
+            text = number(float(values[row, column]))
+            self.axes.text(
+                column, row, text, ha="center", va="center", fontsize=12 if self.size <= 4 else 8.5, color=color
+            )
+
+    def name_pairs(self, pairs: Sequence[ClassPair], names: Sequence[str]) -> None:
+        """A numbered list of pairs beside the map."""
+        theme, scale = self.theme, self.scale
+        left = 1 + (0.2 + 0.95 * scale) / self.side
+        inch = scale / self.side
+
+        def line(text: str, below: float, color: str, **options: Any) -> None:
+            self.axes.text(
+                left, 1 - below * inch, text, transform=self.axes.transAxes, va="top", color=color, **options
+            )
+
+        title = "Most confused pairs" if pairs else "No row was taken for another class."
+        line(title, 0, theme.ink, fontsize=10 * scale, fontweight="bold")
+        for rank, pair in enumerate(pairs, 1):
+            top = 0.38 * rank - 0.08
+            line(f"{rank}", top, theme.ink, fontsize=8.5 * scale)
+            names_of_pair = f"{names[pair.first]} / {names[pair.second]}"
+            rows = "row" if pair.num_rows == 1 else "rows"
+            line(f"      {names_of_pair}", top, theme.ink, fontsize=8.5 * scale)
+            share = f"{pair.num_rows:,} {rows}, {100 * pair.share:.0f} % of both classes"
+            line(f"       {share}", top + 0.17, theme.muted, fontsize=7.5 * scale)
+
+    def number_pairs(
+        self, pairs: Sequence[ClassPair], drawn: NDArray[np.int64], counts: NDArray, is_strong: NDArray[np.bool_]
+    ) -> None:
+        """The number of each pair in its cells that are not empty."""
+        place = {int(c): position for position, c in enumerate(drawn)}
+        for rank, pair in enumerate(pairs, 1):
+            ends = (place.get(pair.first), place.get(pair.second))
+            for row, column in (ends, ends[::-1]):
+                if row is not None and column is not None and counts[row, column]:
+                    color = self.theme.page if is_strong[row, column] else self.theme.ink
+                    size = min(8.0, 0.9 * self.font_size)
+                    self.axes.text(column, row, str(rank), ha="center", va="center", fontsize=size, color=color)
+
+    def frame_groups(self, groups: Sequence[Sequence[int]], drawn: NDArray[np.int64]) -> int:
+        """A frame around each group that stands together. Returns how many that are."""
+        place = {int(c): position for position, c in enumerate(drawn)}
+        num_frames = 0
+        for group in groups:
+            places = sorted(place[c] for c in group)
+            if places[-1] - places[0] == len(places) - 1:
+                corner, side = (places[0] - 0.5, places[0] - 0.5), len(places)
+                frame = Rectangle(corner, side, side, fill=False, edgecolor=self.theme.orange, linewidth=0.9)
+                self.axes.add_patch(frame)
+                num_frames += 1
+        return num_frames
+
+    def finish(self, title: str, subtitle: str, class_names: Sequence[str], path: Path) -> None:
+        """Title, note on fonts, and the file."""
+        columns = int((self.side + 1.0) * 72 / (5.2 * self.scale))
+        set_title(self.axes, title, "\n".join(textwrap.wrap(subtitle, columns)), self.theme, scale=self.scale)
+        add_font_note(self.figure, class_names, self.theme, scale=self.scale)
+        save(self.figure, path)
