@@ -89,7 +89,7 @@ def expected_cost(labels: ArrayLike, predictions: ArrayLike, costs: ArrayLike) -
         1.5
     """
     table = _costs(costs).double()
-    counts = confusion_counts(torch.as_tensor(labels).cpu(), torch.as_tensor(predictions).cpu(), len(table))
+    counts = confusion_counts(*_classes(labels, predictions, len(table)), len(table))
     return ((counts * table).sum() / counts.sum()).item()
 
 
@@ -142,7 +142,7 @@ def quadratic_weighted_kappa(labels: ArrayLike, predictions: ArrayLike, num_clas
     References:
         Cohen, *Weighted kappa*, Psychological Bulletin 1968.
     """
-    counts = confusion_counts(torch.as_tensor(labels).cpu(), torch.as_tensor(predictions).cpu(), num_classes).double()
+    counts = confusion_counts(*_classes(labels, predictions, num_classes), num_classes).double()
     rank = torch.arange(num_classes, dtype=torch.float64)
     squares = (rank[:, None] - rank).square()
     by_chance = counts.sum(dim=1)[:, None] * counts.sum(dim=0) / counts.sum()
@@ -182,11 +182,17 @@ def group_numbers(groups: Sequence[object] | Tensor) -> Tensor:
 
 def _classes(labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Checked classes on the CPU."""
-    labels, predictions = torch.as_tensor(labels).cpu(), torch.as_tensor(predictions).cpu()
+    labels, predictions = _class_tensor(labels), _class_tensor(predictions)
     bound = 2**62 if num_classes is None else num_classes
     check_labels(labels, len(labels), bound)
     check_labels(predictions, len(labels), bound, name="predictions", rows="labels")
     return labels.long(), predictions.long()
+
+
+def _class_tensor(classes: ArrayLike) -> Tensor:
+    tensor = torch.as_tensor(classes).cpu()
+    # An empty list has no type of its own: torch takes it for floating point.
+    return tensor if tensor.numel() else tensor.long()
 
 
 def _probabilities(probabilities: ArrayLike) -> Tensor:

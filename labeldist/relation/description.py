@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labeldist.checks import check_matrix
-from labeldist.class_names import Class, class_index, class_indices, nearest_name, resolve_names
+from labeldist.class_names import Class, checked_groups, checked_pairs, class_index, nearest_name, resolve_names
 from labeldist.confusion import ArrayLike, as_counts, confusion_rates
 from labeldist.label_texts import name_as_text
 from labeldist.ldm import StaticLDM
@@ -203,6 +203,7 @@ class Relation:
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
+            TypeError: if a pair is no sequence.
             ValueError: for an unknown class (the nearest name is offered), a class paired with itself, or a closeness
                 outside [0, 1].
 
@@ -214,10 +215,7 @@ class Relation:
         """
         names = resolve_names(class_names, num_classes)
         table = torch.eye(len(names))
-        for pair in pairs:
-            if len(pair) not in (2, 3):
-                raise ValueError(f"A pair is (a, b) or (a, b, closeness), got {len(pair)} entries: {tuple(pair)}.")
-            first, second, *own = pair
+        for first, second, own in checked_pairs(pairs, "closeness"):
             a, b = class_index(first, names), class_index(second, names)
             if a == b:
                 raise ValueError(f"A pair must name two different classes, got {shown(names[a])} twice.")
@@ -229,7 +227,7 @@ class Relation:
     @classmethod
     def from_groups(
         cls,
-        groups: Iterable[Sequence[Class]],
+        groups: Iterable[Sequence[Class]] | Mapping[str, Sequence[Class]],
         *,
         closeness: float = 1.0,
         class_names: Sequence[str] | None = None,
@@ -238,12 +236,14 @@ class Relation:
         """Classes of the same group are related; all others have closeness 0.
 
         Args:
-            groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
+            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap and need
+                not cover all classes.
             closeness: of two classes of the same group, in [0, 1].
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
 
         Raises:
+            TypeError: if a group is no list of classes.
             ValueError: for an unknown class (the nearest name is offered), a class twice in one group, or a closeness
                 outside [0, 1].
 
@@ -253,11 +253,7 @@ class Relation:
         """
         names = resolve_names(class_names, num_classes)
         table = torch.eye(len(names))
-        for group in groups:
-            indices = class_indices(group, names)
-            doubled = next((index for index in indices if indices.count(index) > 1), None)
-            if doubled is not None:
-                raise ValueError(f"A group must name different classes, got {shown(names[doubled])} twice.")
+        for indices in checked_groups(groups, names):
             rows = torch.tensor(indices, dtype=torch.long)
             table[rows[:, None], rows] = checked_closeness(closeness)
         return cls(table.fill_diagonal_(1), class_names=names)
