@@ -132,8 +132,8 @@ class StaticLDM(LabelDistanceMatrix):
         """`max_distance` between classes of the same group, 1 between all others.
 
         Args:
-            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap and need
-                not cover all classes.
+            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap
+                and need not cover all classes.
             max_distance: entry of two classes of the same group, > 0.
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.

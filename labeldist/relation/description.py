@@ -236,8 +236,8 @@ class Relation:
         """Classes of the same group are related; all others have closeness 0.
 
         Args:
-            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap and need
-                not cover all classes.
+            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap
+                and need not cover all classes.
             closeness: of two classes of the same group, in [0, 1].
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.

@@ -6,6 +6,7 @@ The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
+from labeldist.training.label_distances import draw_folds, needs_counting
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
 from labeldist.training.recipes import RECIPES, ByRecipe, Recipe
 from labeldist.training.record_json import typed
@@ -273,7 +275,7 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     """What is wanted under the recipe that these data ask for; said where the data decided."""
     asked = wanted.standard.settings
     labels = raw.labels_per_class(asked.data.shots)
-    spec = wanted.chosen(labels, len(raw.class_names))
+    spec = wanted.chosen(labels, len(raw.class_names), num_coarse=0 if raw.coarse is None else len(raw.coarse.table))
     if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
         texts = spec.settings.data.label_texts
         kinds = {"names": "with the class names as label texts", "none": "without label texts"}
@@ -338,7 +340,27 @@ def carry_out_comparison(
     names = spec.settings.data.data
     name = data_name(names) if names else None
     raw = with_label_texts(raw, spec.settings.data.label_texts, label_texts)
+    if wanted.standard.objectives != wanted.few_labels.objectives:
+        spec = _without_uncountable(spec, raw, say)
     return compare_runs(spec, raw, folder, name=name, jobs=jobs, show_progress=show_progress, say=say)
+
+
+def _without_uncountable(spec: CompareSpec, raw: RawCorpus, say: Say) -> CompareSpec:
+    """Leave out of the default objectives those that need a cross-validation which these few rows do not allow."""
+    settings = spec.settings
+    counting = [name for name in spec.objectives if needs_counting(name, settings)]
+    if not counting or settings.matrix.confusion_from != "cross-validation":
+        return spec
+    try:
+        for seed in spec.seeds:
+            draw_folds(settings, draw_splits(raw, settings.data, seed), seed)
+    except UserError:
+        say(
+            f"{' and '.join(counting)} {'is' if len(counting) == 1 else 'are'} left out: too few rows to count "
+            "confusions by cross-validation. Give a matrix by --confusable or --matrix-file to compare them."
+        )
+        return replace(spec, objectives=tuple(name for name in spec.objectives if name not in counting))
+    return spec
 
 
 def _as_setting(label_texts: str | Path | LabelTexts | None, settings: dict[str, Any]) -> LabelTexts | None:

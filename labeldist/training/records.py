@@ -290,7 +290,8 @@ class RunMetrics(Record):
         seed: of the run.
         matrix_source: where the label distances came from, in words.
         num_ldm_updates: how often adaptive distances had moved when the kept weights were trained.
-        best_validation_accuracy: of the kept weights, before a class layer is fitted; None if validation never ran.
+        best_validation_accuracy: of the kept weights, before a class layer is fitted on trained vectors; of the fitted
+            layer on a frozen encoder; None without validation rows.
         num_epochs: epochs that ran, whole or in part.
         num_parameters: trainable and frozen parameters of the model.
         test: metrics on the test rows.

@@ -30,7 +30,7 @@ from labeldist.training.fit import (
     resolve_device,
 )
 from labeldist.training.folder_lock import owning
-from labeldist.training.frozen import fit_class_layer, rows_of_class_layer
+from labeldist.training.frozen import fit_class_layer, note_on_class_layer, rows_of_class_layer
 from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
@@ -233,7 +233,7 @@ def _carry_out_or_say(
 def _carry_out(
     spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, *, resume: bool
 ) -> RunMetrics | None:
-    for note in corpus.notes:
+    for note in _notes(spec, corpus):
         # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts, rows
         # that only a group is known of, and rows that were left out, what was trained.
         (options.say if note.startswith(("test:", "label texts:", "coarse:")) else options.note)(note)
@@ -291,6 +291,14 @@ def _carry_out(
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
     )
+    evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
+    accuracies = [entry["eval_accuracy"] for entry in evaluations]
+    if frozen_head is not None and len(corpus.validation):
+        # The fitted layer has seen none of these rows.
+        found = predict_batches(
+            model, tokenizer, corpus.validation.texts, settings.model.max_length, encodings=validation.encodings
+        )
+        accuracies = [float((found.probabilities.argmax(dim=1).numpy() == corpus.validation.labels).mean())]
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.log_history)
     results = evaluate_predictions(
         corpus.test.labels,
@@ -301,13 +309,12 @@ def _carry_out(
         matrix=None if matrix is None else matrix.numpy(force=True),
     )
     _say_what_happened(spec, fitted, num_updates, options.say)
-    evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
     metrics = RunMetrics(
         objective=spec.objective,
         seed=spec.seed,
         matrix_source=choice.source,
         num_ldm_updates=num_updates,
-        best_validation_accuracy=max((entry["eval_accuracy"] for entry in evaluations), default=None),
+        best_validation_accuracy=max(accuracies, default=None),
         num_epochs=max((entry["epoch"] for entry in evaluations or fitted.log_history), default=0.0),
         num_parameters=parameter_count(model),
         test=results,
@@ -365,13 +372,19 @@ def _num_rows(corpus: Corpus) -> dict[str, int]:
     return {name: len(split) for name, split in {**rows, **extra}.items() if name in rows or len(split)}
 
 
+def _notes(spec: RunSpec, corpus: Corpus) -> tuple[str, ...]:
+    """What was decided about the data, and about the rows of a class layer."""
+    note = note_on_class_layer(spec.objective, corpus)
+    return corpus.notes if note is None else (*corpus.notes, note)
+
+
 def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
     return RunConfig(
         spec=spec,
         data_name=corpus.name,
         class_names=corpus.class_names,
         num_rows=_num_rows(corpus),
-        notes=corpus.notes,
+        notes=_notes(spec, corpus),
         fingerprint=digest,
         num_processes=num_processes(),
         machine=describe_machine(),

@@ -113,7 +113,15 @@ def training_sentence(comparison: Comparison) -> str | None:
         answer = f"training was not worth it: a gain of {100 * comparison.margin:g} points is ruled out"
     else:
         answer = "whether training was worth it is open" + (" with one seed" if difference.num_pairs == 1 else "")
-    return f"The best trained objective, {worth.trained}: {_difference(worth.frozen, difference)}; {answer}."
+    subject = "The trained objective" if worth.chosen_on is None else "The best trained objective"
+    return f"{subject}, {worth.trained}: {_difference(worth.frozen, difference)}; {answer}.{_CHOSEN[worth.chosen_on]}"
+
+
+_CHOSEN = {
+    None: "",
+    "validation": " Both are the best of their kind on the validation rows.",
+    "test": " Both are the best of their kind on these same test rows, so the interval is too narrow.",
+}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
+from labeldist.training.frozen import note_on_class_layer
 from labeldist.training.label_distances import check_matrix, load_or_count_confusions, needs_counting
 from labeldist.training.machine import describe_machine, versions
 from labeldist.training.objectives import Objective, takes_given_matrix
@@ -136,6 +137,8 @@ def compare(
     for note in corpora[spec.seeds[0]].notes:
         if note.startswith(("label texts:", "coarse:")):
             say(note)
+    for note in filter(None, (note_on_class_layer(name, corpora[spec.seeds[0]]) for name in spec.objectives)):
+        say(note)
     for objective in spec.objectives:
         check_matrix(objective, spec.settings, corpora[spec.seeds[0]], spec.seeds[0])
         check_frozen(objective, spec.settings, corpora[spec.seeds[0]])
@@ -327,5 +330,12 @@ def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
     assert metrics is not None
     seconds = run.read_history()["seconds"]
     return FinishedRun(
-        objective, seed, metrics.test, seconds, run.read_matrix(), metrics.matrix_source, run.read_relevance()
+        objective=objective,
+        seed=seed,
+        metrics=metrics.test,
+        seconds=seconds,
+        matrix=run.read_matrix(),
+        matrix_source=metrics.matrix_source,
+        relevance=run.read_relevance(),
+        validation_accuracy=metrics.best_validation_accuracy,
     )

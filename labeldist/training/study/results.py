@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from numpy.typing import ArrayLike
 
+from labeldist.training.record_json import added
 from labeldist.training.records import PredictionMetrics, Record
 
 __all__ = [
@@ -47,6 +48,7 @@ class FinishedRun:
         matrix: label distances, `(C, C)`; None without any.
         matrix_source: where they came from, in words.
         relevance: graded targets, `(C, C)`; None without any.
+        validation_accuracy: best one of the training; None without validation rows.
     """
 
     objective: str
@@ -56,6 +58,7 @@ class FinishedRun:
     matrix: ArrayLike | None = None
     matrix_source: str = ""
     relevance: ArrayLike | None = None
+    validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +132,14 @@ class WorthOfTraining:
     Attributes:
         trained: name of the trained objective.
         frozen: name of the other.
-        difference: the trained one minus the other.
+        difference: the trained one minus the other, on the test rows.
+        chosen_on: the rows by whose accuracy both were chosen; None where there was one of each, and no choice.
     """
 
     trained: str
     frozen: str
     difference: PairedDifference
+    chosen_on: Literal["validation", "test"] | None = added("test")
 
 
 @dataclass(frozen=True)
