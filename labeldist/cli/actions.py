@@ -76,7 +76,10 @@ def _compare(command: Compare, under_few_labels: Compare) -> None:
     folder = command.folder()
     comparison = carry_out_comparison(
         ByRecipe(
-            *(CompareSpec(one.settings(), one.objectives, one.seeds, one.margin) for one in (command, under_few_labels))
+            *(
+                CompareSpec(one.settings(), one.objectives, one.seeds, one.margin, one.measure)
+                for one in (command, under_few_labels)
+            )
         ),
         lambda: find_source(command.data.data),
         folder,

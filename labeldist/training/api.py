@@ -17,10 +17,11 @@ from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
 from labeldist.training.label_distances import draw_folds, needs_counting
+from labeldist.training.measures import Measure
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
 from labeldist.training.recipes import RECIPES, ByRecipe, Recipe
 from labeldist.training.record_json import typed
-from labeldist.training.relations import check_relation_is_given, check_relation_is_used
+from labeldist.training.relations import check_relation_is_given
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_data import draw_splits, read_rows
@@ -128,6 +129,7 @@ def compare(
     label_texts: str | Path | LabelTexts | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     margin: float = 0.005,
+    measure: Measure = "accuracy",
     jobs: int = 1,
     output: str | Path | None = None,
     progress: bool | None = None,
@@ -144,7 +146,10 @@ def compare(
         objectives: at least two; `None` takes the recipe's.
         label_texts: as in `train`.
         seeds: each is one split, one draw of shots, one initialization, the same for every objective.
-        margin: smallest gain of accuracy worth having, as a fraction in (0, 1).
+        margin: smallest gain worth having: a fraction in (0, 1), or in the unit of an absolute error or cost.
+        measure: what the verdict is about: `"accuracy"`, `"macro-f1"`, `"mean-absolute-error"` (takes `order`),
+            `"expected-cost"` (`costs`), `"graded-ndcg"` (`order`, `hierarchy` or `hierarchy_separator`) or
+            `"group-map"` (either of the latter two).
         jobs: runs at a time, >= 1. Above 1 the runs are shared by processes, which import the calling script: keep its
             calls below `if __name__ == "__main__":`.
         output: the folder of the comparison. A call with the same settings goes on where one was interrupted. `None`
@@ -175,7 +180,7 @@ def compare(
 
     def under(recipe: Recipe) -> CompareSpec:
         compared = recipe.objectives if objectives is None else tuple(objectives)
-        return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain)
+        return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain, measure)
 
     wanted = ByRecipe(under(RECIPES["standard"]), under(RECIPES["few-labels"]))
     with _folder_for(output) as (folder, temporary), global_state_restored():
@@ -216,7 +221,7 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
-    """Raise `UserError` for pairs, a matrix file or an order beside an objective that takes none.
+    """Raise `UserError` for pairs or a matrix file beside an objective that takes none.
 
     In silence they did nothing. The reverse, an objective without the relation that it needs, is one, too.
     """
@@ -226,7 +231,6 @@ def check_matrix_is_used(spec: RunSpec) -> None:
         raise UserError(
             f"--confusable and --matrix-file belong to --objective {takers}, got --objective {spec.objective}."
         )
-    check_relation_is_used((spec.objective,), spec.settings)
     check_relation_is_given(spec.objective, spec.settings)
 
 

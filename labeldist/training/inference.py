@@ -1,5 +1,6 @@
 """A trained run at work: predictions for texts as they come, and metrics on other labeled rows."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,13 +98,21 @@ class Predictor:
     def evaluate(self, split: "Split", costs: Tensor | None = None) -> "PredictionMetrics":
         """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`.
 
+        An order, costs or a relation of the classes that the run was begun with are measured, too, as far as the files
+        that they came from are still there.
+
         Args:
             split: the rows.
             costs: `(C, C)`, row = true class, column = decided class: the result is then a `CostedMetrics`.
         """
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
-        from labeldist.training.metrics import evaluate_predictions, with_costs
+        from labeldist.training.metrics import evaluate_predictions, with_costs, with_relation
+        from labeldist.training.relations import measure_tables
 
+        run = RunFolder(self.folder)
+        tables = None
+        with contextlib.suppress(UserError):
+            tables = measure_tables(run.read_config().spec.settings, self.class_names)
         predictions = self.classifier.predict(list(split.texts))
         metrics = evaluate_predictions(
             split.labels,
@@ -111,8 +120,9 @@ class Predictor:
             self.class_names,
             split.texts,
             vectors=predictions.vectors,
-            matrix=RunFolder(self.folder).read_matrix(),
+            matrix=run.read_matrix(),
         )
+        metrics = with_relation(metrics, split.labels, predictions.probabilities, tables, vectors=predictions.vectors)
         return metrics if costs is None else with_costs(metrics, split.labels, predictions.probabilities, costs)
 
 

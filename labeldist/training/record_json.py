@@ -3,46 +3,34 @@
 The annotations that a dataclass may use: `bool`, `int`, `float`, `str`, `Path`, `Any`, a `Literal`, `X | None`,
 `tuple[X, ...]`, `Mapping[str, X]` or `dict[str, X]`, and other dataclasses.
 
-A field that joins a dataclass after files of it were written is declared by `added`: files without it stay readable.
+A field that joins a dataclass after files of it were written has the metadata `ADDED`: files without it stay readable.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["added", "from_json", "to_json", "typed"]
+__all__ = ["ADDED", "from_json", "to_json", "typed"]
 
 T = TypeVar("T")
 
 MAX_CHARACTERS = 40
-_ADDED = "labeldist.added"
+ADDED = {"added": True}
+"""Metadata of a field that earlier versions did not write: a file without it has its default, which is not written.
 
-
-def added(default: Any) -> Any:
-    """A field that earlier versions did not write: a file without it has the default, which is never written.
-
-    Args:
-        default: what files without the entry mean.
-
-    Examples:
-        >>> from dataclasses import dataclass
-        >>> @dataclass(frozen=True)
-        ... class Point:
-        ...     name: str
-        ...     color: str | None = added(None)
-        >>> to_json(Point("a")), to_json(Point("a", "red"))
-        ({'name': 'a'}, {'name': 'a', 'color': 'red'})
-        >>> from_json(Point, {"name": "a"})
-        Point(name='a', color=None)
-    """
-    return field(default=default, metadata={_ADDED: True})
-
-
-def _is_left_out(one: Field, value: Any) -> bool:
-    return _ADDED in one.metadata and value == one.default
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True)
+... class Point:
+...     name: str
+...     color: str | None = field(default=None, metadata=ADDED)
+>>> to_json(Point("a")), to_json(Point("a", "red"))
+({'name': 'a'}, {'name': 'a', 'color': 'red'})
+>>> from_json(Point, {"name": "a"})
+Point(name='a', color=None)
+"""
 
 
 def to_json(value: Any) -> Any:
@@ -62,7 +50,7 @@ def to_json(value: Any) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         entries = [(one, getattr(value, one.name)) for one in fields(value)]
-        return {one.name: to_json(entry) for one, entry in entries if not _is_left_out(one, entry)}
+        return {one.name: to_json(entry) for one, entry in entries if not (_is_added(one) and entry == one.default)}
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -77,8 +65,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], value: object) -> T:
     """The inverse of `to_json`: a dataclass from what `json.load` returned.
 
-    Nothing is guessed: each field must be there, with its type, and no other entry may be. Only a field declared by
-    `added` may be missing.
+    Nothing is guessed: each field must be there, with its type, and no other entry may be. Only a field with
+    the metadata `ADDED` may be missing.
 
     Args:
         kind: the dataclass.
@@ -173,13 +161,17 @@ def _parse_scalar(kind: type, value: object, at: str) -> Any:
     return value
 
 
+def _is_added(one: Field) -> bool:
+    return "added" in one.metadata
+
+
 def _parse_dataclass(kind: Any, value: object, at: str) -> Any:
     if not isinstance(value, dict):
         raise _misfit(at, "an object", value)
     annotations = get_type_hints(kind)
     names = [one.name for one in fields(kind)]
     for one in fields(kind):
-        if one.name not in value and _ADDED not in one.metadata:
+        if one.name not in value and not _is_added(one):
             raise ValueError(f"{_below(at, one.name)} is missing")
     for name in value:
         if name not in names:

@@ -16,7 +16,8 @@ from labeldist.training.data.columns import text_of
 from labeldist.training.data.corpus import read_split, split_of_table
 from labeldist.training.data.memory import memory_source
 from labeldist.training.errors import UserError
-from labeldist.training.output.words import percent, points, verdict_sentence
+from labeldist.training.measures import MEASURES
+from labeldist.training.output.words import change, percent, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RunMetrics
 from labeldist.training.relations import Costs, costs_of
 from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
@@ -271,16 +272,17 @@ class FinishedComparison:
         return comparison_table(self.comparison)
 
     def _repr_html_(self) -> str:
-        baseline = self.comparison.baseline
+        baseline, measure = self.comparison.baseline, MEASURES[self.comparison.measure]
         rows = []
         for name, scores in self.comparison.objectives.items():
             difference = self.comparison.difference_to_baseline(name)
-            shown = "" if difference is None else points(difference.mean)
+            shown = "" if difference is None else change(difference.mean, measure)
             interval = ""
             if difference is not None and difference.low is not None and difference.high is not None:
-                interval = f"{points(difference.low)} to {points(difference.high)}"
+                interval = f"{change(difference.low, measure)} to {change(difference.high, measure)}"
             rows.append([name, _spread(scores.accuracy), _spread(scores.macro_f1), shown, interval])
-        headers = ["objective", "accuracy %", "macro-F1 %", f"vs {baseline}", "95 % interval"]
+        by = "" if measure.name == "accuracy" else f", {measure.name}"
+        headers = ["objective", "accuracy %", "macro-F1 %", f"vs {baseline}{by}", "95 % interval"]
         return f"{_html_table(headers, rows)}\n<p>{_html(self.verdict)}</p>"
 
 

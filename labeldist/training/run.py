@@ -39,9 +39,10 @@ from labeldist.training.label_distances import (
     needs_counting,
 )
 from labeldist.training.machine import describe_machine, versions
-from labeldist.training.metrics import evaluate_predictions
+from labeldist.training.metrics import evaluate_predictions, with_relation
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.records import RunMetrics
+from labeldist.training.relations import measure_tables
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
 from labeldist.training.run_results import draw_pictures, matrix_of_best_epoch, write_matrix, write_predictions
@@ -135,7 +136,7 @@ def resume_run(
     corpus = processes.on_all(lambda: given or read_run_corpus(spec.settings, spec.seed))
     if processes.on_all(lambda: fingerprint(spec.settings, corpus)) != config.fingerprint:
         raise UserError(
-            f"The data, the matrix file or the hierarchy of {folder} changed since the run began. "
+            f"The data, the matrix file, the hierarchy or the costs of {folder} changed since the run began. "
             "Choose another --output."
         )
     with _owned_by_main(folder):
@@ -169,6 +170,7 @@ def check_run(spec: RunSpec, corpus: Corpus) -> None:
         UserError: for the first mistake found.
     """
     check_matrix(spec.objective, spec.settings, corpus, spec.seed)
+    measure_tables(spec.settings, corpus.class_names)
     check_frozen(spec.objective, spec.settings, corpus)
     check_encoder(spec.settings, corpus)
 
@@ -308,6 +310,8 @@ def _carry_out(
         vectors=predictions.vectors,
         matrix=None if matrix is None else matrix.numpy(force=True),
     )
+    tables = measure_tables(settings, classes)
+    results = with_relation(results, corpus.test.labels, predictions.probabilities, tables, vectors=predictions.vectors)
     _say_what_happened(spec, fitted, num_updates, options.say)
     metrics = RunMetrics(
         objective=spec.objective,

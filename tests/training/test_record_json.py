@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.training.record_json import added, from_json, to_json
+from labeldist.training.record_json import ADDED, from_json, to_json
 from strategies import brief
 
 
@@ -111,8 +111,8 @@ def test_a_missing_entry_is_not_filled_in():
 
 @dataclass(frozen=True)
 class Grown(Part):
-    color: str | None = added(None)
-    sizes: tuple[int, ...] = added(())
+    color: str | None = field(default=None, metadata=ADDED)
+    sizes: tuple[int, ...] = field(default=(), metadata=ADDED)
 
 
 def test_files_from_before_a_field_was_added_are_read_and_written_as_they_were():
