@@ -110,7 +110,7 @@ def _evaluate(command: Evaluate) -> None:
         table_format=table_format,
         note=_say,
     )
-    metrics = predictor.evaluate(split, costs)
+    metrics = predictor.evaluate(split, costs, calibrated=command.calibrated)
     if command.output is not None:
         with writing_to(command.output.parent), new_file(command.output) as file:
             file.write(json.dumps(record_to_json(metrics), indent=2, ensure_ascii=False) + "\n")
@@ -143,7 +143,7 @@ def _predict(command: Predict) -> None:
         from labeldist.training.relations import costs_of
 
         costs = costs_of(command.costs, command.order, predictor.class_names)
-    predictions = predictor.predictions(texts, costs)
+    predictions = predictor.predictions(texts, costs, calibrated=command.calibrated)
     if command.output is None:
         one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
         for prediction in predictions:

@@ -127,6 +127,8 @@ class Evaluate:
     class names in the first row and column."""
     order: tuple[str, ...] = ()
     """All classes from one end to the other: each step between true and decided class costs 1."""
+    calibrated: bool = False
+    """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
     output: Output = None
     """Also write the metrics to this JSON file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -169,6 +171,8 @@ class Predict:
     class names in the first row and column."""
     order: tuple[str, ...] = ()
     """All classes from one end to the other: each step between true and decided class costs 1."""
+    calibrated: bool = False
+    """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
     output: Output = None
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

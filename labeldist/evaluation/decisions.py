@@ -41,7 +41,7 @@ def decide(probabilities: ArrayLike, costs: ArrayLike) -> Tensor:
     References:
         Elkan, *The Foundations of Cost-Sensitive Learning*, IJCAI 2001.
     """
-    probabilities = _probabilities(probabilities)
+    probabilities = checked_probabilities(probabilities)
     table = _costs(costs, probabilities.shape[1]).to(probabilities)
     return (probabilities @ table).argmin(dim=1)
 
@@ -64,7 +64,7 @@ def posterior_median(probabilities: ArrayLike) -> Tensor:
         >>> posterior_median([[0.4, 0.25, 0.35]])  # the most probable class is the first
         tensor([1])
     """
-    cumulative = _probabilities(probabilities).cumsum(dim=1)
+    cumulative = checked_probabilities(probabilities).cumsum(dim=1)
     # Half of the total, which is 1 up to rounding: a row always has a median.
     return (cumulative >= cumulative[:, -1:] / 2).to(torch.uint8).argmax(dim=1)
 
@@ -195,7 +195,16 @@ def _class_tensor(classes: ArrayLike) -> Tensor:
     return tensor if tensor.numel() else tensor.long()
 
 
-def _probabilities(probabilities: ArrayLike) -> Tensor:
+def checked_probabilities(probabilities: ArrayLike) -> Tensor:
+    """Probabilities, `(N, C)`, as float64 (float32 on a GPU).
+
+    Raises:
+        ValueError: unless each row is non-negative and sums to 1.
+
+    Examples:
+        >>> checked_probabilities([[0.5, 0.5]]).dtype
+        torch.float64
+    """
     table = torch.as_tensor(probabilities).detach()
     if table.ndim != 2 or not table.shape[1] or not table.is_floating_point():
         raise ValueError(f"probabilities must be floating point, (N, C), got {table.dtype} {tuple(table.shape)}.")

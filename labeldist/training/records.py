@@ -20,6 +20,7 @@ from labeldist.training.record_json import ADDED, from_json, to_json
 
 __all__ = [
     "FORMAT",
+    "CalibrationScores",
     "ClassScores",
     "Confusion",
     "CostedMetrics",
@@ -312,6 +313,27 @@ class CostedMetrics(PredictionMetrics):
 
 
 @dataclass(frozen=True)
+class CalibrationScores:
+    """The temperature of a run's probabilities, and what it does on the test rows; see `labeldist.evaluation`.
+
+    Attributes:
+        temperature: fitted on the validation rows; above 1 for a classifier that is too sure.
+        num_rows: validation rows.
+        error: expected calibration error, 15 bins, of the probabilities as they are.
+        calibrated_error: the same at the temperature.
+        negative_log_likelihood: in nats, of the probabilities as they are.
+        calibrated_negative_log_likelihood: the same at the temperature.
+    """
+
+    temperature: float
+    num_rows: int
+    error: float
+    calibrated_error: float
+    negative_log_likelihood: float
+    calibrated_negative_log_likelihood: float
+
+
+@dataclass(frozen=True)
 class RunMetrics(Record):
     """What `metrics.json` of a run folder holds.
 
@@ -325,6 +347,7 @@ class RunMetrics(Record):
         num_epochs: epochs that ran, whole or in part.
         num_parameters: trainable and frozen parameters of the model.
         test: metrics on the test rows.
+        calibration: of the probabilities; None without validation rows.
     """
 
     title: ClassVar[str] = "the metrics of a run"
@@ -337,3 +360,4 @@ class RunMetrics(Record):
     num_epochs: float
     num_parameters: int
     test: PredictionMetrics
+    calibration: CalibrationScores | None = field(default=None, metadata=ADDED)

@@ -111,7 +111,12 @@ class TrainedRun:
 
     @says_it_in_python
     def predict(
-        self, texts: str | Iterable[str], *, costs: Costs | None = None, order: Sequence[Any] = ()
+        self,
+        texts: str | Iterable[str],
+        *,
+        costs: Costs | None = None,
+        order: Sequence[Any] = (),
+        calibrated: bool = False,
     ) -> list[dict[str, Any]]:
         """Classify texts.
 
@@ -120,17 +125,20 @@ class TrainedRun:
             costs: of mistakes, by true class and decided class, or a file of them: each label is then the class of
                 least expected cost, and not the most probable one. See `labeldist.evaluation.decide`.
             order: all classes from one end to the other, in place of costs: each step between two costs 1.
+            calibrated: whether probabilities are those at the temperature that was fitted on the run's validation rows
+                (`metrics.calibration`); decisions by cost follow them.
 
         Returns:
             For each text `{"text", "label", "probability", "probabilities": {class: probability}}`.
 
         Raises:
             labeldist.training.errors.UserError: for an empty text, or one that is no string; for costs or an order that
-                do not fit the classes.
+                do not fit the classes; if there is no temperature to calibrate with.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
-        return list(self._predictor.predictions(checked, costs_of(costs, order, self.class_names)))
+        table_of_costs = costs_of(costs, order, self.class_names)
+        return list(self._predictor.predictions(checked, table_of_costs, calibrated=calibrated))
 
     @says_it_in_python
     def evaluate(
@@ -142,6 +150,7 @@ class TrainedRun:
         label_column: str | None = None,
         costs: Costs | None = None,
         order: Sequence[Any] = (),
+        calibrated: bool = False,
     ) -> PredictionMetrics:
         """Measure the classifier on other labeled rows.
 
@@ -153,6 +162,7 @@ class TrainedRun:
             label_column: column of the labels; found by name unless given.
             costs: as in `predict`: what the decisions cost is then measured, too, as `costs`.
             order: as in `predict`.
+            calibrated: as in `predict`.
 
         Returns:
             See `labeldist.training.metrics.evaluate_predictions`; a `CostedMetrics` with costs or an order.
@@ -163,10 +173,11 @@ class TrainedRun:
         table_of_costs = costs_of(costs, order, self.class_names)
         if isinstance(data, str | Path):
             split = read_split(data, self.class_names, text_column=text_column, label_column=label_column)
-            return self._predictor.evaluate(split, table_of_costs)
+            return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
         table = data if labels is None else (data, labels)
         rows = memory_source({"train": table}).table("train", text_column=text_column, label_column=label_column)
-        return self._predictor.evaluate(split_of_table(rows, self.class_names), table_of_costs)
+        split = split_of_table(rows, self.class_names)
+        return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run folder, so that it outlives a temporary one.

@@ -15,6 +15,7 @@ from labeldist.integrations.transformers import TrainerObjective
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
+from labeldist.training.calibration import calibration_of
 from labeldist.training.classification import classification_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, joined, training_rows
@@ -295,12 +296,16 @@ def _carry_out(
     )
     evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
     accuracies = [entry["eval_accuracy"] for entry in evaluations]
-    if frozen_head is not None and len(corpus.validation):
-        # The fitted layer has seen none of these rows.
+    calibration = None
+    if len(corpus.validation):
+        held_out, labels = corpus.validation.texts, corpus.validation.labels
         found = predict_batches(
-            model, tokenizer, corpus.validation.texts, settings.model.max_length, encodings=validation.encodings
-        )
-        accuracies = [float((found.probabilities.argmax(dim=1).numpy() == corpus.validation.labels).mean())]
+            model, tokenizer, held_out, settings.model.max_length, encodings=validation.encodings
+        ).probabilities
+        calibration = calibration_of(found, labels, predictions.probabilities, corpus.test.labels)
+        if frozen_head is not None:
+            # The fitted layer has seen none of these rows.
+            accuracies = [float((found.argmax(dim=1).numpy() == labels).mean())]
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.log_history)
     results = evaluate_predictions(
         corpus.test.labels,
@@ -322,6 +327,7 @@ def _carry_out(
         num_epochs=max((entry["epoch"] for entry in evaluations or fitted.log_history), default=0.0),
         num_parameters=parameter_count(model),
         test=results,
+        calibration=calibration,
     )
     model.name_classes(classes)
     model.save(run.model)
