@@ -11,13 +11,13 @@ from labeldist.checks import check_matrix
 from labeldist.class_names import Class, checked_groups, checked_pairs, class_index, nearest_name, resolve_names
 from labeldist.confusion import ArrayLike, as_counts, confusion_rates
 from labeldist.label_texts import name_as_text
-from labeldist.ldm import StaticLDM
+from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.ldm.distances import check_max_distance
 from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths, deepest_leaf
 from labeldist.messages import listed, shown
 from labeldist.relation.closeness import checked_closeness, of_names, of_unlikeness, of_vectors
 
-__all__ = ["Relation"]
+__all__ = ["Relation", "matrix_of_candidates"]
 
 
 class Relation:
@@ -443,3 +443,18 @@ class Relation:
                 "Average both directions, (d + d.T) / 2, or use from_costs for a table with a direction."
             )
         return cls(closeness, class_names=class_names)
+
+
+def matrix_of_candidates(ldm: LabelDistanceMatrix | Relation | Tensor) -> LabelDistanceMatrix:
+    """The matrix by which a miner or a sampler chooses: of a relation the one in which related classes are hard.
+
+    Args:
+        ldm: a matrix, a `(C, C)` tensor, or a relation, of which `near()` is taken.
+
+    Examples:
+        >>> matrix_of_candidates(Relation.from_order(num_classes=3)).matrix[0]
+        tensor([1., 3., 1.])
+    """
+    if isinstance(ldm, Relation):
+        return ldm.near()
+    return ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
