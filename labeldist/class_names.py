@@ -5,8 +5,8 @@ import operator
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Literal, SupportsIndex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, SupportsIndex
 
 from labeldist.messages import listed, shown
 
@@ -33,9 +33,9 @@ def nearest_name(name: str, known: Sequence[str]) -> str:
     """
     if len(name) > _MAX_COMPARED:
         return ""
-    key = _appearance(name)
+    key = appearance(name)
     for candidate in known:
-        if candidate != name and len(candidate) <= _MAX_COMPARED and _appearance(candidate) == key:
+        if candidate != name and len(candidate) <= _MAX_COMPARED and appearance(candidate) == key:
             return f" Did you mean {shown(candidate)}? They differ only in {_difference(name, candidate)}."
     folded = {candidate.casefold(): candidate for candidate in known if len(candidate) <= _MAX_COMPARED}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=1)
@@ -53,7 +53,7 @@ def look_alikes(names: Iterable[str]) -> list[tuple[str, str, str]]:
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
-        groups[_appearance(name)].append(name)
+        groups[appearance(name)].append(name)
     return [(group[0], other, _difference(group[0], other)) for group in groups.values() for other in group[1:]]
 
 
@@ -97,6 +97,56 @@ def class_indices(names: Iterable[Class], class_names: Sequence[str]) -> list[in
     return found
 
 
+def checked_pairs(pairs: Iterable[Any], entry: str) -> Iterator[tuple[Class, Class, list[Any]]]:
+    """Each listed pair of classes as both classes and what else was given: an entry of its own, or nothing.
+
+    Args:
+        pairs: `(a, b)` or `(a, b, entry)`.
+        entry: what a third entry is, for the message.
+
+    Raises:
+        TypeError: if a pair is no sequence.
+        ValueError: if it has another length.
+
+    Examples:
+        >>> list(checked_pairs([("fast", "slow"), (0, 1, 3.0)], "distance"))
+        [('fast', 'slow', []), (0, 1, [3.0])]
+    """
+    for pair in pairs:
+        if isinstance(pair, str) or not isinstance(pair, Iterable):
+            raise TypeError(f"A pair is (a, b) or (a, b, {entry}), got {shown(pair)}.")
+        entries = tuple(pair)
+        if len(entries) not in (2, 3):
+            raise ValueError(f"A pair is (a, b) or (a, b, {entry}), got {len(entries)} entries: {entries}.")
+        first, second, *own = entries
+        yield first, second, own
+
+
+def checked_groups(groups: Iterable[Any] | Mapping[Any, Any], class_names: Sequence[str]) -> Iterator[list[int]]:
+    """The class indices of each group.
+
+    Args:
+        groups: groups of classes by name or index, or a mapping from a name of the group to its classes.
+        class_names: one name per class.
+
+    Raises:
+        TypeError: if a group is no list of classes.
+        ValueError: if there is no such class, or one stands twice in a group.
+
+    Examples:
+        >>> list(checked_groups({"sport": ["hockey", "baseball"]}, ["baseball", "guns", "hockey"]))
+        [[2, 0]]
+    """
+    for group in groups.values() if isinstance(groups, Mapping) else groups:
+        if isinstance(group, str) or not isinstance(group, Iterable):
+            raise TypeError(f"A group is a list of classes, got {shown(group)}.")
+        indices = class_indices(group, class_names)
+        if len(set(indices)) < len(indices):
+            doubled = next(index for index in indices if indices.count(index) > 1)
+            raise ValueError(f"A group must name different classes, got {shown(class_names[doubled])} twice.")
+        yield indices
+
+
 def _check_index(index: int, num_classes: int) -> int:
     if not 0 <= index < num_classes:
         raise ValueError(f"A class index must lie in [0, {num_classes}), got {index}.")
@@ -126,14 +176,19 @@ def resolve_names(class_names: Sequence[str] | None, num_classes: int | None) ->
     return names
 
 
-def _appearance(
+def appearance(
     name: str,
     *,
     form: Literal["NFC", "NFKC"] | None = "NFKC",
     is_case_folded: bool = True,
     is_stripped: bool = True,
 ) -> str:
-    """What is seen of a name. Each option can keep one kind of difference."""
+    """What is seen of a name. Each option can keep one kind of difference.
+
+    Examples:
+        >>> appearance("Card  arrival") == appearance("card arrival")
+        True
+    """
     if is_stripped and not name.isascii():
         name = "".join(letter for letter in name if not _is_invisible(letter))
     # Before the form, which turns some spaces into others.
@@ -148,7 +203,7 @@ def _difference(first: str, second: str) -> str:
     """In what two names differ that look the same."""
 
     def differ(**kept: object) -> bool:
-        return _appearance(first, **kept) != _appearance(second, **kept)  # type: ignore[arg-type]
+        return appearance(first, **kept) != appearance(second, **kept)  # type: ignore[arg-type]
 
     kinds: list[str] = []
     if differ(is_case_folded=False):

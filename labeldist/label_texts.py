@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from labeldist.class_names import nearest_name
+from labeldist.class_names import appearance, nearest_name
 from labeldist.messages import listed, shown
 
 __all__ = ["label_text_rows", "name_as_text", "names_without_meaning"]
@@ -73,7 +73,8 @@ def label_text_rows(
         The texts and their class indices, class after class.
 
     Raises:
-        ValueError: if a name is no class, a class has no text, a text is empty, or one text stands for two classes.
+        ValueError: if a name is no class, a class has no text, a text is empty, or texts of two classes differ at most
+            in case or spaces.
         TypeError: if a class name is no string, or a text is neither a string nor a sequence of them.
 
     Examples:
@@ -115,8 +116,16 @@ def label_text_rows(
 
 
 def _check_distinct(rows: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> None:
-    owner: dict[str, int] = {}
+    """Texts that look the same but for case or kinds of space are one text for most encoders, and for a reader."""
+    owner: dict[str, tuple[str, int]] = {}
     for row, label in zip(rows, labels, strict=True):
-        if owner.setdefault(row, label) != label:
-            first, second = (shown(class_names[index]) for index in (owner[row], label))
-            raise ValueError(f"label texts must tell the classes apart, got {shown(row)} for {first} and {second}.")
+        other, index = owner.setdefault(appearance(row), (row, label))
+        if index == label:
+            continue
+        first, second = (shown(class_names[one]) for one in (index, label))
+        got = (
+            f"{shown(row)} for {first} and {second}"
+            if row == other
+            else (f"{shown(other)} for {first} and {shown(row)} for {second}")
+        )
+        raise ValueError(f"label texts must tell the classes apart, got {got}.")

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from labeldist import functional
 from labeldist.checks import check_batch, check_class_pairs
-from labeldist.ldm import LabelDistanceMatrix, StaticLDM
+from labeldist.ldm import LabelDistanceMatrix
 from labeldist.options import Weighting
 from labeldist.pairs import Batch
 from labeldist.precision import at_least_float32
+from labeldist.relation import Relation
+from labeldist.relation.description import matrix_of_candidates
 
 __all__ = ["LabelDistanceMiner"]
 
@@ -40,7 +42,8 @@ class LabelDistanceMiner(BaseMiner):
 
     Args:
         ldm: the label-distance matrix: a `LabelDistanceMatrix` (shared, not copied) or a `(C, C)` tensor. Easily
-            confused classes have large entries.
+            confused classes have large entries. Or a `Relation`, of which `near()` is taken: related classes are
+            hard negatives, whichever way the loss pushes them.
         num_negatives: maximum number of negatives per anchor; `None` for all.
         num_positives: maximum number of positives per anchor; `None` for all.
         margin: excludes easy pairs. With $P$ and $N$ the anchor's positives and negatives: for pairs, a negative is
@@ -72,7 +75,7 @@ class LabelDistanceMiner(BaseMiner):
 
     def __init__(
         self,
-        ldm: LabelDistanceMatrix | Tensor,
+        ldm: LabelDistanceMatrix | Relation | Tensor,
         *,
         num_negatives: int | None = 5,
         num_positives: int | None = None,
@@ -91,7 +94,7 @@ class LabelDistanceMiner(BaseMiner):
         if margin is not None and not math.isfinite(margin):
             raise ValueError(f"margin must be a finite number, or None for none, got {margin}.")
         _check_distance(self.distance)
-        self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
+        self.ldm = matrix_of_candidates(ldm)
         check_class_pairs(self.ldm.matrix, 1.0, weighting)
         self.num_negatives = num_negatives
         self.num_positives = num_positives

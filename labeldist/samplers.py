@@ -9,7 +9,9 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from labeldist.checks import check_labels, check_matrix
 from labeldist.distributed import num_processes, process_index
-from labeldist.ldm import LabelDistanceMatrix, StaticLDM
+from labeldist.ldm import LabelDistanceMatrix
+from labeldist.relation import Relation
+from labeldist.relation.description import matrix_of_candidates
 
 __all__ = ["LabelDistanceBatchSampler"]
 
@@ -42,7 +44,8 @@ class LabelDistanceBatchSampler(BatchSampler):
     Args:
         labels: class of each row of the data set, `(N,)`, integer.
         ldm: the label-distance matrix: a `LabelDistanceMatrix` (shared, not copied) or a `(C, C)` tensor. Easily
-            confused classes have large entries.
+            confused classes have large entries. Or a `Relation`, of which `near()` is taken: related classes are
+            drawn together, whichever way the loss pushes them.
         classes_per_batch: groups per batch, >= 1. The groups belong to different classes if the class sizes allow it.
         rows_per_class: rows per group, >= 1. If the size of a class is not a multiple of it, the groups of this class
             are smaller; their sizes differ by at most one row.
@@ -70,7 +73,7 @@ class LabelDistanceBatchSampler(BatchSampler):
     def __init__(
         self,
         labels: Sequence[int] | Tensor,
-        ldm: LabelDistanceMatrix | Tensor,
+        ldm: LabelDistanceMatrix | Relation | Tensor,
         *,
         classes_per_batch: int = 8,
         rows_per_class: int = 4,
@@ -86,7 +89,7 @@ class LabelDistanceBatchSampler(BatchSampler):
                 raise ValueError(f"{name} must be at least 1, got {number}.")
         if not 0 <= sharpness < math.inf:
             raise ValueError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
-        self.ldm = ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)
+        self.ldm = matrix_of_candidates(ldm)
         try:
             self.labels = torch.as_tensor(labels).detach().cpu()
         except (TypeError, ValueError) as error:

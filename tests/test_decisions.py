@@ -1,6 +1,7 @@
 """Decisions, their costs and graded retrieval: against loops and against scikit-learn."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,8 +138,21 @@ def test_numpy_arrays_and_lists_are_taken():
     assert expected_cost(labels, predicted, np.ones((3, 3))) == 1
 
 
-def test_without_rows_nothing_is_measured():
-    none = torch.tensor([], dtype=torch.int64)
+def test_graded_retrieval_takes_numpy_arrays_and_lists():
+    rows, labels = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), np.array([0, 1, 1])
+    others: dict[str, Any] = {"ref_emb": rows.tolist(), "ref_labels": labels.tolist()}
+    for references in ({}, others):
+        tensors: dict[str, Any] = {name: torch.tensor(value) for name, value in references.items()}
+        assert graded_ndcg(rows, labels, np.eye(2), **references) == graded_ndcg(
+            torch.tensor(rows), torch.tensor(labels), torch.eye(2), **tensors
+        )
+        assert group_mean_average_precision(rows.tolist(), labels.tolist(), [0, 1], **references) == (
+            group_mean_average_precision(torch.tensor(rows), torch.tensor(labels), [0, 1], **tensors)
+        )
+
+
+@pytest.mark.parametrize("none", [torch.tensor([], dtype=torch.int64), []])
+def test_without_rows_nothing_is_measured(none):
     for value in (
         mean_absolute_error(none, none),
         expected_cost(none, none, [[0.0]]),

@@ -100,3 +100,11 @@ def test_what_is_no_text_or_no_name_is_told(names: Any, texts: Any, sentence):
 def test_names_that_read_alike_are_told():
     with pytest.raises(ValueError, match="got 'a b' for 'a_b' and 'a-b'"):
         label_text_rows(["a_b", "a-b"])
+
+
+@pytest.mark.parametrize("other", ["Card arrival", "card  arrival", " card arrival", "card\u00a0arrival"])
+def test_texts_that_differ_in_case_or_spaces_alone_are_told(other):
+    with pytest.raises(ValueError, match=r"got 'card arrival' for 'a' and .* for 'b'"):
+        label_text_rows(["a", "b"], {"a": "card arrival", "b": ["lost", other]})
+    # Within a class they do no harm.
+    assert label_text_rows(["a"], {"a": ["card arrival", other]})[1] == [0, 0]

@@ -35,11 +35,11 @@ LEVELS = {
     "coarse": 5,
     "evaluation": 5,
     "losses": 5,
-    "miners": 5,
     "relation": 5,
-    "samplers": 5,
     "joint": 6,
     "memory": 6,
+    "miners": 6,
+    "samplers": 6,
     "wrappers": 7,
     # The public names, `labeldist/__init__.py`: all of the core.
     "": 8,

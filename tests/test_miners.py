@@ -27,7 +27,14 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference
-from labeldist import AdaptiveLDM, CrossBatchMemory, LabelDistanceContrastiveLoss, LabelDistanceMiner, StaticLDM
+from labeldist import (
+    AdaptiveLDM,
+    CrossBatchMemory,
+    LabelDistanceContrastiveLoss,
+    LabelDistanceMiner,
+    Relation,
+    StaticLDM,
+)
 from strategies import brief, gradient_of, normal, problems, problems_with_references, refusal_of, seeds, thorough
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3, 2, 3, 1, 2])
@@ -676,3 +683,16 @@ OUT_OF_RANGE = (
 )
 def test_bad_labels_raise_a_clear_error(labels, options, error, sentence):
     assert refusal_of(error, LabelDistanceMiner(LDM), rows(), labels, **options) == sentence
+
+
+# Relations
+
+
+@outputs
+def test_a_relation_mines_as_its_near_matrix(output):
+    relation = Relation.from_pairs([(0, 1), (2, 3, 0.5)], num_classes=4)
+    by_relation, by_matrix = (
+        LabelDistanceMiner(ldm, num_negatives=2, output=output)(rows(), LABELS) for ldm in (relation, relation.near())
+    )
+    assert same_mined(by_relation, by_matrix)
+    assert not same_mined(by_relation, LabelDistanceMiner(ONES, num_negatives=2, output=output)(rows(), LABELS))

@@ -288,6 +288,29 @@ def test_bad_input_gets_one_sentence(build, message):
     assert message in refusal_of(ValueError, build)
 
 
+@pytest.mark.parametrize("kind", [Relation, StaticLDM])
+def test_what_is_no_pair_or_group_gets_one_sentence(kind):
+    word = "closeness" if kind is Relation else "distance"
+    for pair in (1, "ab"):
+        assert f"A pair is (a, b) or (a, b, {word}), got {pair!r}." in refusal_of(
+            TypeError, lambda pair=pair: kind.from_pairs([pair], class_names=["a", "b"])
+        )
+    for group in (1, "ab"):
+        assert f"A group is a list of classes, got {group!r}." in refusal_of(
+            TypeError, lambda group=group: kind.from_groups([group], class_names=["a", "b"])
+        )
+
+
+@pytest.mark.parametrize("kind", [Relation, StaticLDM])
+def test_groups_may_have_names(kind):
+    named, listed = (
+        kind.from_groups(groups, class_names=NAMES)
+        for groups in ({"sport": ["baseball", "hockey"]}, [["baseball", "hockey"]])
+    )
+    table = "closeness" if kind is Relation else "matrix"
+    assert torch.equal(getattr(named, table), getattr(listed, table))
+
+
 def test_a_relation_in_place_of_a_table_is_told_with_the_cure():
     relation = Relation.from_order(num_classes=3)
     with pytest.raises(TypeError, match=r"must be a \(C, C\) table, got Relation\. Give the matrix that its near\(\)"):

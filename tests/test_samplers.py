@@ -22,6 +22,7 @@ from labeldist import (
     LabelDistanceBatchSampler,
     LabelDistanceContrastiveLoss,
     LabelDistanceMatrix,
+    Relation,
     StaticLDM,
 )
 from strategies import normal, refusal_of, seeds, thorough
@@ -32,7 +33,7 @@ PARTNERS = StaticLDM.from_pairs([(c, c + 1) for c in range(0, 20, 2)], num_class
 
 
 def sampler_of(
-    labels: Sequence[int] | Tensor = BALANCED, ldm: LabelDistanceMatrix | Tensor = PARTNERS, **options
+    labels: Sequence[int] | Tensor = BALANCED, ldm: LabelDistanceMatrix | Relation | Tensor = PARTNERS, **options
 ) -> LabelDistanceBatchSampler:
     return LabelDistanceBatchSampler(labels, ldm, **{"classes_per_batch": 4, "rows_per_class": 4, **options})
 
@@ -481,3 +482,15 @@ def test_names_instead_of_class_indices_are_refused():
         "labels must be class indices, one integer for each row of the data set. Look names up in the LDM's "
         "class_names first."
     )
+
+
+# Relations
+
+
+def test_a_relation_draws_related_classes_together():
+    relation = Relation.from_pairs([(c, c + 1) for c in range(0, 20, 2)], num_classes=20)
+    by_relation, by_matrix = list(sampler_of(ldm=relation)), list(sampler_of(ldm=relation.near()))
+    assert by_relation == by_matrix
+    sampler = sampler_of(ldm=relation)
+    together = partners_meeting(BALANCED, sampler.ldm, num_epochs=3)
+    assert together > partners_meeting(BALANCED, PARTNERS, num_epochs=3, sharpness=0) + 0.2

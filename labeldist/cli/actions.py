@@ -115,7 +115,10 @@ def _compare(command: Compare, under_few_labels: Compare) -> None:
     folder = command.folder()
     comparison = carry_out_comparison(
         ByRecipe(
-            *(CompareSpec(one.settings(), one.objectives, one.seeds, one.margin) for one in (command, under_few_labels))
+            *(
+                CompareSpec(one.settings(), one.objectives, one.seeds, one.margin, one.measure)
+                for one in (command, under_few_labels)
+            )
         ),
         lambda: find_source(command.data.data),
         folder,
@@ -158,7 +161,7 @@ def _evaluate(command: Evaluate) -> None:
         table_format=table_format,
         note=note,
     )
-    metrics, predictions = predictor.measure(split, costs)
+    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated)
     title = f"{command.run.name} on {command.data}"
     about = About(
         title=title,
@@ -210,7 +213,7 @@ def _predict(command: Predict) -> None:
         from labeldist.training.relations import costs_of
 
         costs = costs_of(command.costs, command.order, predictor.class_names)
-    predictions = predictor.predictions(texts, costs)
+    predictions = predictor.predictions(texts, costs, calibrated=command.calibrated)
     if command.output is None:
         one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
         for prediction in predictions:

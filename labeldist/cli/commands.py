@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from labeldist.training.config import RunSettings
+from labeldist.training.measures import Measure
 from labeldist.training.objectives import DEFAULT_COMPARED, HELP, Objective
 from labeldist.training.recipes import RECIPES
 
@@ -81,8 +82,12 @@ class Compare(_Trains):
     """Each seed is one split, one draw of shots, one initialization, the same for every objective."""
     jobs: Annotated[int, arg(aliases=["-j"])] = 1
     """Runs at a time, each on its part of the cores."""
+    measure: Measure = "accuracy"
+    """What the verdict is about: mean-absolute-error needs --order, expected-cost needs --costs, graded-ndcg and
+    group-map need --hierarchy, --hierarchy-separator or (graded-ndcg) --order."""
     margin: float = 0.005
-    """Smallest gain of accuracy worth having, as a fraction: what "does not help" is measured against."""
+    """Smallest gain worth having, what "does not help" is measured against: a fraction, or in the unit of an absolute
+    error or cost."""
     output: Output = None
     """The folder of the comparison; runs/compare-DATA-ENCODER if not given."""
     verbose: Verbose = False
@@ -168,6 +173,8 @@ class Evaluate:
     class names in the first row and column."""
     order: tuple[str, ...] = ()
     """All classes from one end to the other: each step between true and decided class costs 1."""
+    calibrated: bool = False
+    """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
     output: Output = None
     """New folder for metrics, predictions, pictures and the report; runs/evaluate-RUN-DATA if not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -210,6 +217,8 @@ class Predict:
     class names in the first row and column."""
     order: tuple[str, ...] = ()
     """All classes from one end to the other: each step between true and decided class costs 1."""
+    calibrated: bool = False
+    """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
     output: Output = None
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

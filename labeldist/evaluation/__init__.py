@@ -4,6 +4,12 @@ Measures of predictions take confusion counts or classes; measures of embeddings
 its module.
 """
 
+from labeldist.evaluation.calibration import (
+    calibrate,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
 from labeldist.evaluation.decisions import (
     decide,
     expected_cost,
@@ -18,14 +24,18 @@ from labeldist.evaluation.retrieval import embedding_metrics
 
 __all__ = [
     "MistakeSeverity",
+    "calibrate",
     "decide",
     "embedding_metrics",
+    "expected_calibration_error",
     "expected_cost",
+    "fit_temperature",
     "graded_ndcg",
     "group_accuracy",
     "group_mean_average_precision",
     "mean_absolute_error",
     "mistake_severity",
+    "negative_log_likelihood",
     "posterior_median",
     "quadratic_weighted_kappa",
 ]

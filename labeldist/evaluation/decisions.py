@@ -41,7 +41,7 @@ def decide(probabilities: ArrayLike, costs: ArrayLike) -> Tensor:
     References:
         Elkan, *The Foundations of Cost-Sensitive Learning*, IJCAI 2001.
     """
-    probabilities = _probabilities(probabilities)
+    probabilities = checked_probabilities(probabilities)
     table = _costs(costs, probabilities.shape[1]).to(probabilities)
     return (probabilities @ table).argmin(dim=1)
 
@@ -64,7 +64,7 @@ def posterior_median(probabilities: ArrayLike) -> Tensor:
         >>> posterior_median([[0.4, 0.25, 0.35]])  # the most probable class is the first
         tensor([1])
     """
-    cumulative = _probabilities(probabilities).cumsum(dim=1)
+    cumulative = checked_probabilities(probabilities).cumsum(dim=1)
     # Half of the total, which is 1 up to rounding: a row always has a median.
     return (cumulative >= cumulative[:, -1:] / 2).to(torch.uint8).argmax(dim=1)
 
@@ -89,7 +89,7 @@ def expected_cost(labels: ArrayLike, predictions: ArrayLike, costs: ArrayLike) -
         1.5
     """
     table = _costs(costs).double()
-    counts = confusion_counts(torch.as_tensor(labels).cpu(), torch.as_tensor(predictions).cpu(), len(table))
+    counts = confusion_counts(*_classes(labels, predictions, len(table)), len(table))
     return ((counts * table).sum() / counts.sum()).item()
 
 
@@ -142,7 +142,7 @@ def quadratic_weighted_kappa(labels: ArrayLike, predictions: ArrayLike, num_clas
     References:
         Cohen, *Weighted kappa*, Psychological Bulletin 1968.
     """
-    counts = confusion_counts(torch.as_tensor(labels).cpu(), torch.as_tensor(predictions).cpu(), num_classes).double()
+    counts = confusion_counts(*_classes(labels, predictions, num_classes), num_classes).double()
     rank = torch.arange(num_classes, dtype=torch.float64)
     squares = (rank[:, None] - rank).square()
     by_chance = counts.sum(dim=1)[:, None] * counts.sum(dim=0) / counts.sum()
@@ -182,14 +182,29 @@ def group_numbers(groups: Sequence[object] | Tensor) -> Tensor:
 
 def _classes(labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Checked classes on the CPU."""
-    labels, predictions = torch.as_tensor(labels).cpu(), torch.as_tensor(predictions).cpu()
+    labels, predictions = _class_tensor(labels), _class_tensor(predictions)
     bound = 2**62 if num_classes is None else num_classes
     check_labels(labels, len(labels), bound)
     check_labels(predictions, len(labels), bound, name="predictions", rows="labels")
     return labels.long(), predictions.long()
 
 
-def _probabilities(probabilities: ArrayLike) -> Tensor:
+def _class_tensor(classes: ArrayLike) -> Tensor:
+    tensor = torch.as_tensor(classes).cpu()
+    # An empty list has no type of its own: torch takes it for floating point.
+    return tensor if tensor.numel() else tensor.long()
+
+
+def checked_probabilities(probabilities: ArrayLike) -> Tensor:
+    """Probabilities, `(N, C)`, as float64 (float32 on a GPU).
+
+    Raises:
+        ValueError: unless each row is non-negative and sums to 1.
+
+    Examples:
+        >>> checked_probabilities([[0.5, 0.5]]).dtype
+        torch.float64
+    """
     table = torch.as_tensor(probabilities).detach()
     if table.ndim != 2 or not table.shape[1] or not table.is_floating_point():
         raise ValueError(f"probabilities must be floating point, (N, C), got {table.dtype} {tuple(table.shape)}.")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from labeldist.checks import check_count, check_matrix, check_rows
+from labeldist.confusion import ArrayLike
 from labeldist.evaluation.decisions import group_numbers
 from labeldist.evaluation.retrieval import BLOCK_ROWS
 from labeldist.functional import unit_rows
@@ -16,13 +17,13 @@ __all__ = ["graded_ndcg", "group_mean_average_precision"]
 
 @torch.no_grad()
 def graded_ndcg(
-    embeddings: Tensor,
-    labels: Tensor,
-    gains: Tensor | Sequence[Sequence[float]],
+    embeddings: ArrayLike,
+    labels: ArrayLike,
+    gains: ArrayLike,
     *,
     k: int = 50,
-    ref_emb: Tensor | None = None,
-    ref_labels: Tensor | None = None,
+    ref_emb: ArrayLike | None = None,
+    ref_labels: ArrayLike | None = None,
 ) -> float:
     r"""Normalized discounted cumulative gain of the $k$ nearest rows by cosine, with a gain for each pair of classes.
 
@@ -58,6 +59,7 @@ def graded_ndcg(
     check_count("k", k)
     table = torch.as_tensor(gains).detach()
     check_matrix(table, whole="gains", entries="Entries of gains")
+    embeddings = torch.as_tensor(embeddings)
     table = table.to(embeddings.device, torch.float32)
     total, number = 0.0, 0
     for classes, found in _rankings(embeddings, labels, len(table), ref_emb, ref_labels):
@@ -73,12 +75,12 @@ def graded_ndcg(
 
 @torch.no_grad()
 def group_mean_average_precision(
-    embeddings: Tensor,
-    labels: Tensor,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     groups: Sequence[object] | Tensor,
     *,
-    ref_emb: Tensor | None = None,
-    ref_labels: Tensor | None = None,
+    ref_emb: ArrayLike | None = None,
+    ref_labels: ArrayLike | None = None,
 ) -> float:
     r"""Mean average precision of the rows of the query's group, over all references by falling cosine.
 
@@ -105,6 +107,7 @@ def group_mean_average_precision(
         >>> group_mean_average_precision(rows, torch.tensor([0, 1, 2, 2]), groups=["sport", "sport", "politics"])
         1.0
     """
+    embeddings = torch.as_tensor(embeddings)
     numbers = group_numbers(groups).to(embeddings.device)
     total, number = 0.0, 0
     for classes, found in _rankings(embeddings, labels, len(numbers), ref_emb, ref_labels):
@@ -120,14 +123,15 @@ def group_mean_average_precision(
 
 
 def _rankings(
-    embeddings: Tensor, labels: Tensor, num_classes: int, ref_emb: Tensor | None, ref_labels: Tensor | None
+    embeddings: Tensor, labels: ArrayLike, num_classes: int, ref_emb: ArrayLike | None, ref_labels: ArrayLike | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of queries: their classes, `(block,)`, and the classes of their references, nearest first."""
+    labels = torch.as_tensor(labels)
     check_rows(embeddings, labels, num_classes)
     if (ref_emb is None) != (ref_labels is None):
         raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
-    is_self = ref_emb is None or ref_labels is None
-    others, other_labels = (embeddings, labels) if ref_emb is None or ref_labels is None else (ref_emb, ref_labels)
+    is_self = ref_emb is None
+    others, other_labels = (embeddings, labels) if is_self else (torch.as_tensor(ref_emb), torch.as_tensor(ref_labels))
     if not is_self:
         check_rows(others, other_labels, num_classes, prefix="ref_", dim=embeddings.shape[1])
     for name, rows in (("embeddings", embeddings), ("ref_emb", others)):

@@ -1,13 +1,13 @@
 """A label-distance matrix that does not change during training, and functions that build one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from labeldist.checks import check_matrix
-from labeldist.class_names import Class, class_index, class_indices, resolve_names
+from labeldist.class_names import Class, checked_groups, checked_pairs, class_index, resolve_names
 from labeldist.confusion import ArrayLike
 from labeldist.functional import unit_rows
 from labeldist.ldm.base import LabelDistanceMatrix
@@ -99,6 +99,7 @@ class StaticLDM(LabelDistanceMatrix):
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
+            TypeError: if a pair is no sequence.
             ValueError: for an unknown class (the message suggests the most similar name) or a class paired with itself.
 
         Examples:
@@ -110,10 +111,7 @@ class StaticLDM(LabelDistanceMatrix):
         check_max_distance(max_distance)
         names = resolve_names(class_names, num_classes)
         matrix = torch.ones(len(names), len(names))
-        for pair in pairs:
-            if len(pair) not in (2, 3):
-                raise ValueError(f"A pair is (a, b) or (a, b, distance), got {len(pair)} entries: {tuple(pair)}.")
-            first, second, *distance = pair
+        for first, second, distance in checked_pairs(pairs, "distance"):
             a, b = class_index(first, names), class_index(second, names)
             if a == b:
                 raise ValueError(f"A pair must name two different classes, got {names[a]!r} twice.")
@@ -125,7 +123,7 @@ class StaticLDM(LabelDistanceMatrix):
     @classmethod
     def from_groups(
         cls: type[_StaticLDM],
-        groups: Iterable[Sequence[Class]],
+        groups: Iterable[Sequence[Class]] | Mapping[str, Sequence[Class]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
@@ -134,12 +132,14 @@ class StaticLDM(LabelDistanceMatrix):
         """`max_distance` between classes of the same group, 1 between all others.
 
         Args:
-            groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
+            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap
+                and need not cover all classes.
             max_distance: entry of two classes of the same group, > 0.
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
 
         Raises:
+            TypeError: if a group is no list of classes.
             ValueError: for an unknown class (the nearest name is offered) or a class twice in one group.
 
         Examples:
@@ -151,13 +151,7 @@ class StaticLDM(LabelDistanceMatrix):
         check_max_distance(max_distance)
         names = resolve_names(class_names, num_classes)
         matrix = torch.ones(len(names), len(names))
-        for group in groups:
-            indices = class_indices(group, names)
-            doubled = (
-                [index for index in indices if indices.count(index) > 1] if len(set(indices)) < len(indices) else []
-            )
-            if doubled:
-                raise ValueError(f"A group must name different classes, got {names[doubled[0]]!r} twice.")
+        for indices in checked_groups(groups, names):
             rows = torch.tensor(indices, dtype=torch.long)
             matrix[rows[:, None], rows] = float(max_distance)
         return cls(matrix.fill_diagonal_(1), class_names=names)

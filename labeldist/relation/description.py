@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from labeldist.checks import check_matrix
-from labeldist.class_names import Class, class_index, class_indices, nearest_name, resolve_names
+from labeldist.class_names import Class, checked_groups, checked_pairs, class_index, nearest_name, resolve_names
 from labeldist.confusion import ArrayLike, as_counts, confusion_rates
 from labeldist.label_texts import name_as_text
-from labeldist.ldm import StaticLDM
+from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.ldm.distances import check_max_distance
 from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths, deepest_leaf
 from labeldist.messages import listed, shown
 from labeldist.relation.closeness import checked_closeness, of_names, of_unlikeness, of_vectors
 
-__all__ = ["Relation"]
+__all__ = ["Relation", "matrix_of_candidates"]
 
 
 class Relation:
@@ -203,6 +203,7 @@ class Relation:
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
+            TypeError: if a pair is no sequence.
             ValueError: for an unknown class (the nearest name is offered), a class paired with itself, or a closeness
                 outside [0, 1].
 
@@ -214,10 +215,7 @@ class Relation:
         """
         names = resolve_names(class_names, num_classes)
         table = torch.eye(len(names))
-        for pair in pairs:
-            if len(pair) not in (2, 3):
-                raise ValueError(f"A pair is (a, b) or (a, b, closeness), got {len(pair)} entries: {tuple(pair)}.")
-            first, second, *own = pair
+        for first, second, own in checked_pairs(pairs, "closeness"):
             a, b = class_index(first, names), class_index(second, names)
             if a == b:
                 raise ValueError(f"A pair must name two different classes, got {shown(names[a])} twice.")
@@ -229,7 +227,7 @@ class Relation:
     @classmethod
     def from_groups(
         cls,
-        groups: Iterable[Sequence[Class]],
+        groups: Iterable[Sequence[Class]] | Mapping[str, Sequence[Class]],
         *,
         closeness: float = 1.0,
         class_names: Sequence[str] | None = None,
@@ -238,12 +236,14 @@ class Relation:
         """Classes of the same group are related; all others have closeness 0.
 
         Args:
-            groups: sequences of classes, by name or index. They may overlap and need not cover all classes.
+            groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap
+                and need not cover all classes.
             closeness: of two classes of the same group, in [0, 1].
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
 
         Raises:
+            TypeError: if a group is no list of classes.
             ValueError: for an unknown class (the nearest name is offered), a class twice in one group, or a closeness
                 outside [0, 1].
 
@@ -253,11 +253,7 @@ class Relation:
         """
         names = resolve_names(class_names, num_classes)
         table = torch.eye(len(names))
-        for group in groups:
-            indices = class_indices(group, names)
-            doubled = next((index for index in indices if indices.count(index) > 1), None)
-            if doubled is not None:
-                raise ValueError(f"A group must name different classes, got {shown(names[doubled])} twice.")
+        for indices in checked_groups(groups, names):
             rows = torch.tensor(indices, dtype=torch.long)
             table[rows[:, None], rows] = checked_closeness(closeness)
         return cls(table.fill_diagonal_(1), class_names=names)
@@ -447,3 +443,18 @@ class Relation:
                 "Average both directions, (d + d.T) / 2, or use from_costs for a table with a direction."
             )
         return cls(closeness, class_names=class_names)
+
+
+def matrix_of_candidates(ldm: LabelDistanceMatrix | Relation | Tensor) -> LabelDistanceMatrix:
+    """The matrix by which a miner or a sampler chooses: of a relation the one in which related classes are hard.
+
+    Args:
+        ldm: a matrix, a `(C, C)` tensor, or a relation, of which `near()` is taken.
+
+    Examples:
+        >>> matrix_of_candidates(Relation.from_order(num_classes=3)).matrix[0]
+        tensor([1., 3., 1.])
+    """
+    if isinstance(ldm, Relation):
+        return ldm.near()
+    return ldm if isinstance(ldm, LabelDistanceMatrix) else StaticLDM(ldm)

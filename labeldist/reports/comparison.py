@@ -22,8 +22,8 @@ class ComparedObjective:
     Attributes:
         name: of the objective.
         is_control: whether it is one of the controls.
-        accuracies: of each seed, in [0, 1].
-        difference: mean difference of accuracy to the baseline; None for the baseline itself.
+        values: of the measure, one for each seed.
+        difference: mean difference to the baseline; None for the baseline itself.
         low: lower end of its 95 % interval; None with one seed.
         high: upper end.
         seconds: mean wall time of a run; None where it is not known.
@@ -31,7 +31,7 @@ class ComparedObjective:
 
     name: str
     is_control: bool
-    accuracies: tuple[float, ...]
+    values: tuple[float, ...]
     difference: float | None
     low: float | None
     high: float | None
@@ -89,7 +89,9 @@ class ComparisonPart:
         objectives: in the order of the table.
         baseline: what the differences are taken to.
         shown: the objective that the rest of the report is about.
-        margin: smallest gain of accuracy worth having.
+        margin: smallest gain worth having.
+        measure: what is compared, such as `accuracy`.
+        is_fraction: whether the measure lies in [0, 1]: it is then shown in percent.
         num_seeds: seeds of the comparison.
         repaired: pairs that `shown` confuses less often than the baseline.
         broken: pairs that it confuses more often.
@@ -105,6 +107,8 @@ class ComparisonPart:
     shown: str
     margin: float
     num_seeds: int
+    measure: str = "accuracy"
+    is_fraction: bool = True
     repaired: tuple[PairOverSeeds, ...] = ()
     broken: tuple[PairOverSeeds, ...] = ()
     fixed_texts: tuple[Flip, ...] = ()

@@ -6,6 +6,7 @@ The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +16,12 @@ from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
+from labeldist.training.label_distances import draw_folds, needs_counting
+from labeldist.training.measures import Measure
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
 from labeldist.training.recipes import RECIPES, ByRecipe, Recipe
 from labeldist.training.record_json import typed
-from labeldist.training.relations import check_relation_is_given, check_relation_is_used
+from labeldist.training.relations import check_relation_is_given
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
 from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_data import draw_splits, read_rows
@@ -126,6 +129,7 @@ def compare(
     label_texts: str | Path | LabelTexts | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     margin: float = 0.005,
+    measure: Measure = "accuracy",
     jobs: int = 1,
     output: str | Path | None = None,
     progress: bool | None = None,
@@ -142,7 +146,10 @@ def compare(
         objectives: at least two; `None` takes the recipe's.
         label_texts: as in `train`.
         seeds: each is one split, one draw of shots, one initialization, the same for every objective.
-        margin: smallest gain of accuracy worth having, as a fraction in (0, 1).
+        margin: smallest gain worth having: a fraction in (0, 1), or in the unit of an absolute error or cost.
+        measure: what the verdict is about: `"accuracy"`, `"macro-f1"`, `"mean-absolute-error"` (takes `order`),
+            `"expected-cost"` (`costs`), `"graded-ndcg"` (`order`, `hierarchy` or `hierarchy_separator`) or
+            `"group-map"` (either of the latter two).
         jobs: runs at a time, >= 1. Above 1 the runs are shared by processes, which import the calling script: keep its
             calls below `if __name__ == "__main__":`.
         output: the folder of the comparison. A call with the same settings goes on where one was interrupted. `None`
@@ -173,7 +180,7 @@ def compare(
 
     def under(recipe: Recipe) -> CompareSpec:
         compared = recipe.objectives if objectives is None else tuple(objectives)
-        return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain)
+        return CompareSpec(settings_of(names, settings, recipe.settings), compared, all_seeds, least_gain, measure)
 
     wanted = ByRecipe(under(RECIPES["standard"]), under(RECIPES["few-labels"]))
     with _folder_for(output) as (folder, temporary), global_state_restored():
@@ -214,7 +221,7 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
-    """Raise `UserError` for pairs, a matrix file or an order beside an objective that takes none.
+    """Raise `UserError` for pairs or a matrix file beside an objective that takes none.
 
     In silence they did nothing. The reverse, an objective without the relation that it needs, is one, too.
     """
@@ -224,7 +231,6 @@ def check_matrix_is_used(spec: RunSpec) -> None:
         raise UserError(
             f"--confusable and --matrix-file belong to --objective {takers}, got --objective {spec.objective}."
         )
-    check_relation_is_used((spec.objective,), spec.settings)
     check_relation_is_given(spec.objective, spec.settings)
 
 
@@ -273,7 +279,7 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     """What is wanted under the recipe that these data ask for; said where the data decided."""
     asked = wanted.standard.settings
     labels = raw.labels_per_class(asked.data.shots)
-    spec = wanted.chosen(labels, len(raw.class_names))
+    spec = wanted.chosen(labels, len(raw.class_names), num_coarse=0 if raw.coarse is None else len(raw.coarse.table))
     if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
         texts = spec.settings.data.label_texts
         kinds = {"names": "with the class names as label texts", "none": "without label texts"}
@@ -338,7 +344,27 @@ def carry_out_comparison(
     names = spec.settings.data.data
     name = data_name(names) if names else None
     raw = with_label_texts(raw, spec.settings.data.label_texts, label_texts)
+    if wanted.standard.objectives != wanted.few_labels.objectives:
+        spec = _without_uncountable(spec, raw, say)
     return compare_runs(spec, raw, folder, name=name, jobs=jobs, show_progress=show_progress, say=say)
+
+
+def _without_uncountable(spec: CompareSpec, raw: RawCorpus, say: Say) -> CompareSpec:
+    """Leave out of the default objectives those that need a cross-validation which these few rows do not allow."""
+    settings = spec.settings
+    counting = [name for name in spec.objectives if needs_counting(name, settings)]
+    if not counting or settings.matrix.confusion_from != "cross-validation":
+        return spec
+    try:
+        for seed in spec.seeds:
+            draw_folds(settings, draw_splits(raw, settings.data, seed), seed)
+    except UserError:
+        say(
+            f"{' and '.join(counting)} {'is' if len(counting) == 1 else 'are'} left out: too few rows to count "
+            "confusions by cross-validation. Give a matrix by --confusable or --matrix-file to compare them."
+        )
+        return replace(spec, objectives=tuple(name for name in spec.objectives if name not in counting))
+    return spec
 
 
 def _as_setting(label_texts: str | Path | LabelTexts | None, settings: dict[str, Any]) -> LabelTexts | None:

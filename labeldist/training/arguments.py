@@ -86,7 +86,11 @@ def settings_of(names: tuple[str, ...], options: Mapping[str, Any], defaults: Ru
     sections.setdefault("data", {})["data"] = names
     hierarchy = sections["data"].get("hierarchy")
     if isinstance(hierarchy, Mapping | list | Path):
-        sections["data"]["hierarchy"] = str(hierarchy) if isinstance(hierarchy, Path) else _as_json(hierarchy)
+        sections["data"]["hierarchy"] = (
+            str(hierarchy) if isinstance(hierarchy, Path) else _as_json(hierarchy, "hierarchy")
+        )
+    if isinstance(costs := sections["data"].get("costs"), Mapping | Path):
+        sections["data"]["costs"] = str(costs) if isinstance(costs, Path) else _as_json(costs, "costs")
     if "confusable" in sections.get("matrix", {}):
         sections["matrix"]["confusable"] = _pairs(sections["matrix"]["confusable"])
     order = sections.get("matrix", {}).get("order")
@@ -107,12 +111,13 @@ def _pairs(pairs: Any) -> list[str]:
     return [pair if isinstance(pair, str) else ",".join(map(str, pair)) for pair in pairs]
 
 
-def _as_json(hierarchy: Any) -> str:
-    """A hierarchy as the setting holds it, so that the record of a run names its groups."""
+def _as_json(given: Any, name: str) -> str:
+    """A hierarchy or costs as the setting holds them, so that the record of a run names what was given."""
     try:
-        return json.dumps(hierarchy, ensure_ascii=False)
+        return json.dumps(given, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"hierarchy is made of mappings, lists and class names: {error}.") from error
+        leaves = "class names" if name == "hierarchy" else "numbers"
+        raise UserError(f"{name} is made of mappings, lists and {leaves}: {error}.") from error
 
 
 def plain(value: Any) -> Any:

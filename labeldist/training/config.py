@@ -10,6 +10,7 @@ from typing import Any, Literal
 from labeldist.options import Normalization, Pooling, Projection, Weighting
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
+from labeldist.training.record_json import ADDED
 
 __all__ = [
     "LABEL_TEXTS",
@@ -54,6 +55,9 @@ class DataSettings:
     hierarchy_separator: str | None = None
     """Between the parts of class names such as NUM:date: a training label that is a prefix (NUM) is a coarse label. For
     near, far and graded the parts are the relation of the classes, too."""
+    costs: str | None = field(default=None, metadata=ADDED)
+    """What mistakes cost, measured on the test rows: a JSON file {true class: {decided class: cost}}, or a csv or tsv
+    table with class names in the first row and column."""
     shots: int | None = None
     """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
     label_texts: str = "none"
@@ -66,6 +70,11 @@ class DataSettings:
         return (
             None if self.hierarchy is None or self.hierarchy.lstrip().startswith(("{", "[")) else Path(self.hierarchy)
         )
+
+    @property
+    def costs_file(self) -> Path | None:
+        """The file of the costs; `None` without one, and where the costs are JSON itself."""
+        return None if self.costs is None or self.costs.lstrip().startswith("{") else Path(self.costs)
 
     @property
     def table_format(self) -> TableFormat:
@@ -148,7 +157,8 @@ class MatrixSettings:
     symmetric: bool = True
     """adaptive: average both directions of confusion."""
     order: tuple[str, ...] = ()
-    """near, far, graded: all classes from one end to the other, such as `bad fair good`, in place of a hierarchy."""
+    """All classes from one end to the other, such as `bad fair good`. For near, far and graded it takes the place of a
+    hierarchy; the mean absolute error on the test rows counts its steps."""
     relevance_weight: float = 0.1
     """graded: relevance of a row of the most related class (closeness 1); a row of the same class has 1."""
     relevance_level: float = 0.0
@@ -228,9 +238,12 @@ class RunSettings:
         hierarchy = self.data.hierarchy
         if hierarchy is not None and self.data.hierarchy_file is not None:
             hierarchy = _absolute(hierarchy)
+        costs = self.data.costs
+        if costs is not None and self.data.costs_file is not None:
+            costs = _absolute(costs)
         return replace(
             self,
-            data=replace(self.data, data=data, label_texts=texts, hierarchy=hierarchy),
+            data=replace(self.data, data=data, label_texts=texts, hierarchy=hierarchy, costs=costs),
             model=replace(self.model, encoder=encoder),
             matrix=replace(self.matrix, matrix_file=None if matrix_file is None else matrix_file.absolute()),
         )

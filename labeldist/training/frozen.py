@@ -6,12 +6,14 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from labeldist.label_texts import names_without_meaning
+from labeldist.messages import listed
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training.data.corpus import Corpus, Split, joined
 from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.objectives import OBJECTIVES, FrozenHead, Objective
 
-__all__ = ["fit_class_layer", "rows_of_class_layer"]
+__all__ = ["fit_class_layer", "note_on_class_layer", "rows_of_class_layer"]
 
 MAX_ITERATIONS = 1000
 # Cosines lie close together: this makes probabilities of them, as in the contrast.
@@ -30,6 +32,17 @@ def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:
     if len(corpus.label_texts) or spec.frozen_head is None:
         return joined(corpus.train, corpus.label_texts)
     return joined(corpus.train, names_as_rows(corpus))
+
+
+def note_on_class_layer(objective: Objective, corpus: Corpus) -> str | None:
+    """What a user must know of those rows: that class names stand in for label texts, where none were given."""
+    spec = OBJECTIVES[objective]
+    if spec.frozen_head is None or not spec.label_texts or len(corpus.label_texts):
+        return None
+    num_rows = len(names_as_rows(corpus))
+    mute = names_without_meaning(corpus.class_names)
+    little = f"; {len(mute)} of {len(corpus.class_names)} names say little ({listed(mute, 5)})" if mute else ""
+    return f"label texts: {num_rows} rows from the class names for {objective}, as none were given{little}"
 
 
 def fit_class_layer(

@@ -1,7 +1,9 @@
 """A trained run at work: predictions for texts as they come, and metrics on other labeled rows."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,21 +75,46 @@ class Predictor:
         """Class probabilities, `(N, C)`, float32 on the CPU, of at least one text."""
         return self.classifier.predict(texts).probabilities
 
-    def predictions(self, texts: Iterable[str], costs: Tensor | None = None) -> Iterator[dict[str, Any]]:
+    @cached_property
+    def temperature(self) -> float:
+        """The temperature that was fitted on the run's validation rows.
+
+        Raises:
+            UserError: if the run had none.
+        """
+        calibration = RunFolder(self.folder).read_metrics().calibration
+        if calibration is None:
+            raise UserError(
+                f"--calibrated needs a temperature that was fitted on validation rows, and {self.folder} has none. "
+                "Train with --validation-fraction 0.1."
+            )
+        return calibration.temperature
+
+    def predictions(
+        self, texts: Iterable[str], costs: Tensor | None = None, *, calibrated: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Yield a prediction for each text, in order, with a few thousand texts in memory.
 
         Args:
             texts: any number.
             costs: `(C, C)`, row = true class, column = decided class: the label is then the class of least expected
                 cost, and the probability is that class's. The most probable class if `None`.
+            calibrated: whether probabilities are taken at the run's `temperature`, for decisions by cost, too.
 
         Yields:
             `{"text", "label", "probability", "probabilities": {class: probability}}`.
+
+        Raises:
+            UserError: if there is no temperature.
         """
-        for window, probabilities in self.classifier.probabilities(texts):
+        temperature = self.temperature if calibrated else None
+        for window, plain in self.classifier.probabilities(texts):
+            probabilities = plain if temperature is None else _at(temperature, plain)
             decided = None if costs is None else _decided(probabilities, costs)
+            # Of the probabilities as they are: rounding may tie calibrated ones.
+            best = plain.argmax(dim=1).tolist()
             for i, (text, row) in enumerate(zip(window, probabilities.tolist(), strict=True)):
-                label = row.index(max(row)) if decided is None else decided[i]
+                label = best[i] if decided is None else decided[i]
                 yield {
                     "text": text,
                     "label": self.class_names[label],
@@ -95,37 +122,55 @@ class Predictor:
                     "probabilities": dict(zip(self.class_names, [round(value, 6) for value in row], strict=True)),
                 }
 
-    def evaluate(self, split: "Split", costs: Tensor | None = None) -> "PredictionMetrics":
+    def evaluate(self, split: "Split", costs: Tensor | None = None, *, calibrated: bool = False) -> "PredictionMetrics":
         """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`.
+
+        An order, costs or a relation of the classes that the run was begun with are measured, too, as far as the files
+        that they came from are still there.
 
         Args:
             split: the rows.
             costs: `(C, C)`, row = true class, column = decided class: the result is then a `CostedMetrics`.
-        """
-        return self.measure(split, costs)[0]
+            calibrated: whether probabilities are taken at the run's `temperature`, for decisions by cost, too.
 
-    def measure(self, split: "Split", costs: Tensor | None = None) -> "tuple[PredictionMetrics, Predictions]":
-        """Metrics on labeled rows, and the predictions that they were taken of.
-
-        Args:
-            split: the rows.
-            costs: as in `evaluate`.
+        Raises:
+            UserError: if there is no temperature.
         """
+        return self.measure(split, costs, calibrated=calibrated)[0]
+
+    def measure(
+        self, split: "Split", costs: Tensor | None = None, *, calibrated: bool = False
+    ) -> "tuple[PredictionMetrics, Predictions]":
+        """Metrics on labeled rows, and the predictions that they were taken of; as `evaluate` otherwise."""
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
-        from labeldist.training.metrics import evaluate_predictions, with_costs
+        from labeldist.training.metrics import evaluate_predictions, with_costs, with_relation
+        from labeldist.training.relations import measure_tables
 
+        run = RunFolder(self.folder)
+        tables = None
+        with contextlib.suppress(UserError):
+            tables = measure_tables(run.read_config().spec.settings, self.class_names)
         predictions = self.classifier.predict(list(split.texts))
+        if calibrated:
+            predictions = predictions._replace(probabilities=_at(self.temperature, predictions.probabilities))
         metrics = evaluate_predictions(
             split.labels,
             predictions.probabilities,
             self.class_names,
             split.texts,
             vectors=predictions.vectors,
-            matrix=RunFolder(self.folder).read_matrix(),
+            matrix=run.read_matrix(),
         )
+        metrics = with_relation(metrics, split.labels, predictions.probabilities, tables, vectors=predictions.vectors)
         if costs is not None:
             metrics = with_costs(metrics, split.labels, predictions.probabilities, costs)
         return metrics, predictions
+
+
+def _at(temperature: float, probabilities: Tensor) -> Tensor:
+    from labeldist.evaluation import calibrate
+
+    return calibrate(probabilities, temperature)
 
 
 def _decided(probabilities: Tensor, costs: Tensor) -> list[int]:

@@ -20,7 +20,7 @@ from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
 from labeldist.training.matrix_json import matrix_from_json
 
-__all__ = ["cost_table", "parse_pair", "read_cost_file", "read_hierarchy", "read_matrix_file"]
+__all__ = ["cost_table", "parse_pair", "read_cost_file", "read_costs", "read_hierarchy", "read_matrix_file"]
 
 _KEYS = ("pairs", "groups", "hierarchy", "matrix")
 _MAX_BYTES = 2**30
@@ -101,6 +101,24 @@ def read_hierarchy(source: str) -> Any:
         return _named_leaves(content)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def read_costs(source: str, class_names: Sequence[str]) -> torch.Tensor:
+    """Read what mistakes cost from a file, see `read_cost_file`, or from JSON itself, which starts with a brace.
+
+    Raises:
+        UserError: for anything else, or costs that do not fit the classes.
+
+    Examples:
+        >>> read_costs('{"spam": {"mail": 1}, "mail": {"spam": 20}}', ["mail", "spam"])[0]
+        tensor([ 0., 20.])
+    """
+    if not source.lstrip().startswith("{"):
+        return read_cost_file(source, class_names)
+    try:
+        return cost_table(_json_of(source), class_names)
+    except ValueError as error:
+        raise UserError(f"--costs: {error}") from error
 
 
 def read_cost_file(path: Path | str, class_names: Sequence[str]) -> torch.Tensor:

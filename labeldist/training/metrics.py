@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from labeldist.evaluation import decide, embedding_metrics, expected_cost, mistake_severity
+from labeldist.evaluation import (
+    decide,
+    embedding_metrics,
+    expected_cost,
+    graded_ndcg,
+    group_accuracy,
+    group_mean_average_precision,
+    mean_absolute_error,
+    mistake_severity,
+    posterior_median,
+    quadratic_weighted_kappa,
+)
 from labeldist.training.records import (
     ClassScores,
     Confusion,
@@ -19,10 +30,12 @@ from labeldist.training.records import (
     EmbeddingScores,
     Example,
     PredictionMetrics,
+    RelationScores,
     Severity,
 )
+from labeldist.training.relations import MeasureTables
 
-__all__ = ["evaluate_predictions", "severity_under", "shorten", "tells_pairs_apart", "with_costs"]
+__all__ = ["evaluate_predictions", "severity_under", "shorten", "tells_pairs_apart", "with_costs", "with_relation"]
 
 NUM_CONFUSED_PAIRS = 10
 NUM_EXAMPLES = 3
@@ -126,6 +139,54 @@ def with_costs(
     return CostedMetrics(**{one.name: getattr(metrics, one.name) for one in fields(metrics)}, costs=found)
 
 
+def with_relation(
+    metrics: PredictionMetrics,
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    tables: MeasureTables | None,
+    *,
+    vectors: ArrayLike | None = None,
+) -> PredictionMetrics:
+    """Add what an order, costs or a relation of the classes measure.
+
+    Args:
+        metrics: of these predictions.
+        labels: true class indices, `(N,)`.
+        probabilities: predicted probabilities, `(N, C)`.
+        tables: what is known of the classes; the metrics are returned as they are if `None`.
+        vectors: a vector of each text, `(N, D)`; of at most 10,000 rows, as in `evaluate_predictions`.
+
+    Examples:
+        >>> labels, probabilities = [0, 2], [[0.5, 0.2, 0.3], [0.4, 0.3, 0.3]]
+        >>> metrics = evaluate_predictions(labels, probabilities, ["bad", "fair", "good"], ["a", "b"])
+        >>> scores = with_relation(metrics, labels, probabilities, MeasureTables(rank=torch.arange(3))).relation
+        >>> scores.mean_absolute_error, scores.median_absolute_error
+        (1.0, 0.5)
+    """
+    if tables is None:
+        return metrics
+    true, scores = torch.as_tensor(np.asarray(labels)).long(), torch.as_tensor(np.asarray(probabilities))
+    predicted = scores.argmax(dim=1)
+    found: dict[str, float] = {}
+    if tables.rank is not None:
+        rank, order = tables.rank, tables.rank.argsort()
+        found["mean_absolute_error"] = mean_absolute_error(rank[true], rank[predicted])
+        found["median_absolute_error"] = mean_absolute_error(rank[true], posterior_median(scores[:, order]))
+        found["quadratic_weighted_kappa"] = quadratic_weighted_kappa(rank[true], rank[predicted], len(rank))
+    if tables.costs is not None:
+        found["expected_cost"] = expected_cost(true, predicted, tables.costs)
+        found["least_expected_cost"] = expected_cost(true, decide(scores, tables.costs), tables.costs)
+    if tables.groups is not None:
+        found["group_accuracy"] = group_accuracy(true, predicted, tables.groups)
+    if vectors is not None:
+        rows, classes = _sampled(np.asarray(vectors), true.numpy())
+        if tables.gains is not None:
+            found["graded_ndcg"] = graded_ndcg(rows, classes, tables.gains)
+        if tables.groups is not None:
+            found["group_mean_average_precision"] = group_mean_average_precision(rows, classes, tables.groups)
+    return replace(metrics, relation=RelationScores(**{name: _none_for_nan(value) for name, value in found.items()}))
+
+
 def _checked(
     labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str], texts: Sequence[str]
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
@@ -160,12 +221,17 @@ def _confusion(true: NDArray[np.int64], predicted: NDArray[np.int64], num_classe
 def _embeddings(vectors: ArrayLike | None, true: NDArray[np.int64]) -> EmbeddingScores | None:
     if vectors is None:
         return None
-    rows = np.asarray(vectors)
-    if len(rows) > MAX_NEIGHBOR_ROWS:
-        kept = np.sort(np.random.default_rng(0).choice(len(rows), MAX_NEIGHBOR_ROWS, replace=False))
-        rows, true = rows[kept], true[kept]
+    rows, true = _sampled(np.asarray(vectors), true)
     found = embedding_metrics(torch.as_tensor(rows), torch.as_tensor(true))
     return EmbeddingScores(**{name: _none_for_nan(value) for name, value in found.items()})
+
+
+def _sampled(rows: NDArray, labels: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
+    """The rows whose neighbors are searched: all, or some that a fixed seed draws."""
+    if len(rows) <= MAX_NEIGHBOR_ROWS:
+        return rows, labels
+    kept = np.sort(np.random.default_rng(0).choice(len(rows), MAX_NEIGHBOR_ROWS, replace=False))
+    return rows[kept], labels[kept]
 
 
 def severity_under(confusion: Confusion, matrix: ArrayLike | None) -> Severity | None:

@@ -3,6 +3,7 @@
 Nothing here imports PyTorch, so that `labeldist --help` answers at once.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -25,6 +26,9 @@ MAX_FEW = 20
 
 MIN_STEPS, STEPS_PER_CLASS = 50, 3
 """Optimizer steps of few-labels: with few classes 50 are enough, and 50 classes gain by each hundred more."""
+
+COARSE_PASSES = 10
+"""Least passes over coarse rows in few-labels: beside many of them the steps above would hardly reach each row."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +106,22 @@ class ByRecipe(Generic[T]):
             return self.few() if shots is not None and shots <= MAX_FEW else None
         return self.few() if recipe == "few-labels" else _with_optim(self.standard, recipe="standard")
 
-    def chosen(self, labels_per_class: float, num_classes: int) -> T:
-        """What holds for data with so many training labels per class, on average, and so many classes."""
+    def chosen(self, labels_per_class: float, num_classes: int, num_coarse: int = 0) -> T:
+        """What holds for these data.
+
+        Args:
+            labels_per_class: training labels of a class, on average.
+            num_classes: `C`.
+            num_coarse: training rows of which only a group is known.
+        """
         wanted = self.decided
         if wanted is None:
             wanted = self.few() if labels_per_class <= MAX_FEW else _with_optim(self.standard, recipe="standard")
         optim = wanted.settings.optim
         # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
         if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == NOT_BY_EPOCHS:
-            return _with_optim(wanted, steps=MIN_STEPS + STEPS_PER_CLASS * num_classes)
+            coarse_steps = math.ceil(COARSE_PASSES * num_coarse / optim.batch_size)
+            return _with_optim(wanted, steps=max(MIN_STEPS + STEPS_PER_CLASS * num_classes, coarse_steps))
         return wanted
 
     def few(self) -> T:

@@ -2,20 +2,35 @@
 
 The annotations that a dataclass may use: `bool`, `int`, `float`, `str`, `Path`, `Any`, a `Literal`, `X | None`,
 `tuple[X, ...]`, `Mapping[str, X]` or `dict[str, X]`, and other dataclasses.
+
+A field that joins a dataclass after files of it were written has the metadata `ADDED`: files without it stay readable.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["from_json", "to_json", "typed"]
+__all__ = ["ADDED", "from_json", "to_json", "typed"]
 
 T = TypeVar("T")
 
 MAX_CHARACTERS = 40
+ADDED = {"added": True}
+"""Metadata of a field that earlier versions did not write: a file without it has its default, which is not written.
+
+>>> from dataclasses import dataclass
+>>> @dataclass(frozen=True)
+... class Point:
+...     name: str
+...     color: str | None = field(default=None, metadata=ADDED)
+>>> to_json(Point("a")), to_json(Point("a", "red"))
+({'name': 'a'}, {'name': 'a', 'color': 'red'})
+>>> from_json(Point, {"name": "a"})
+Point(name='a', color=None)
+"""
 
 
 def to_json(value: Any) -> Any:
@@ -34,7 +49,8 @@ def to_json(value: Any) -> Any:
         {'name': 'a', 'place': [1.0, 2.0]}
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+        entries = [(one, getattr(value, one.name)) for one in fields(value)]
+        return {one.name: to_json(entry) for one, entry in entries if not (_is_added(one) and entry == one.default)}
     if isinstance(value, Mapping):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -49,7 +65,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], value: object) -> T:
     """The inverse of `to_json`: a dataclass from what `json.load` returned.
 
-    Nothing is guessed: each field must be there, with its type, and no other entry may be.
+    Nothing is guessed: each field must be there, with its type, and no other entry may be. Only a field with
+    the metadata `ADDED` may be missing.
 
     Args:
         kind: the dataclass.
@@ -144,18 +161,22 @@ def _parse_scalar(kind: type, value: object, at: str) -> Any:
     return value
 
 
+def _is_added(one: Field) -> bool:
+    return "added" in one.metadata
+
+
 def _parse_dataclass(kind: Any, value: object, at: str) -> Any:
     if not isinstance(value, dict):
         raise _misfit(at, "an object", value)
     annotations = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in names:
-        if name not in value:
-            raise ValueError(f"{_below(at, name)} is missing")
+    names = [one.name for one in fields(kind)]
+    for one in fields(kind):
+        if one.name not in value and not _is_added(one):
+            raise ValueError(f"{_below(at, one.name)} is missing")
     for name in value:
         if name not in names:
             raise ValueError(f"{_below(at, name)} is not known")
-    arguments = {name: _parse(annotations[name], value[name], _below(at, name)) for name in names}
+    arguments = {name: _parse(annotations[name], value[name], _below(at, name)) for name in names if name in value}
     try:
         # A dataclass may check in `__post_init__` how its fields belong together.
         return kind(**arguments)

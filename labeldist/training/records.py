@@ -6,7 +6,7 @@ Accuracies and all other rates are fractions in [0, 1]; only tables, figures and
 `None` stands for a value that is not there: a run that is missing, the interval of one seed, a mean over nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from labeldist.training.atomic import read_json, write_json
 from labeldist.training.errors import UserError
 from labeldist.training.objectives import Objective
-from labeldist.training.record_json import from_json, to_json
+from labeldist.training.record_json import ADDED, from_json, to_json
 
 __all__ = [
     "FORMAT",
+    "CalibrationScores",
     "ClassScores",
     "Confusion",
     "CostedMetrics",
@@ -29,6 +30,7 @@ __all__ = [
     "Example",
     "PredictionMetrics",
     "Record",
+    "RelationScores",
     "RunMetrics",
     "Severity",
     "read_record",
@@ -213,6 +215,33 @@ class Severity:
 
 
 @dataclass(frozen=True)
+class RelationScores:
+    """What is measured by an order, costs or a relation of the classes; see `labeldist.evaluation`.
+
+    Each is None where the run does not know what it takes.
+
+    Attributes:
+        mean_absolute_error: steps of the order between true and most probable class, mean over the rows.
+        median_absolute_error: the same for the posterior median in place of the most probable class.
+        quadratic_weighted_kappa: of the most probable classes; None also where all rows have one class.
+        expected_cost: mean cost of deciding for the most probable class.
+        least_expected_cost: mean cost of deciding for the class of least expected cost.
+        group_accuracy: share of the rows whose predicted class is in the true class's group.
+        graded_ndcg: nDCG@50 of the encoder's vectors, with gains by closeness; None without vectors.
+        group_mean_average_precision: of the true class's group among them; None without vectors or groups.
+    """
+
+    mean_absolute_error: float | None = None
+    median_absolute_error: float | None = None
+    quadratic_weighted_kappa: float | None = None
+    expected_cost: float | None = None
+    least_expected_cost: float | None = None
+    group_accuracy: float | None = None
+    graded_ndcg: float | None = None
+    group_mean_average_precision: float | None = None
+
+
+@dataclass(frozen=True)
 class PredictionMetrics(Record):
     """What `labeldist.training.metrics.evaluate_predictions` finds.
 
@@ -226,6 +255,7 @@ class PredictionMetrics(Record):
         per_class: scores of each class, in the order of `class_names`.
         confused_pairs: the most frequent mistakes, at most 10.
         confusion: counts by true and predicted class.
+        relation: what is measured by an order, costs or a relation of the classes; None without any.
     """
 
     title: ClassVar[str] = "the metrics of an evaluation"
@@ -239,6 +269,7 @@ class PredictionMetrics(Record):
     per_class: tuple[ClassScores, ...]
     confused_pairs: tuple[DirectedPair, ...]
     confusion: Confusion
+    relation: RelationScores | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check that everything is about the same classes and rows."""
@@ -278,7 +309,28 @@ class CostedMetrics(PredictionMetrics):
         costs: of the decisions.
     """
 
-    costs: DecisionCosts
+    costs: DecisionCosts = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class CalibrationScores:
+    """The temperature of a run's probabilities, and what it does on the test rows; see `labeldist.evaluation`.
+
+    Attributes:
+        temperature: fitted on the validation rows; above 1 for a classifier that is too sure.
+        num_rows: validation rows.
+        error: expected calibration error, 15 bins, of the probabilities as they are.
+        calibrated_error: the same at the temperature.
+        negative_log_likelihood: in nats, of the probabilities as they are.
+        calibrated_negative_log_likelihood: the same at the temperature.
+    """
+
+    temperature: float
+    num_rows: int
+    error: float
+    calibrated_error: float
+    negative_log_likelihood: float
+    calibrated_negative_log_likelihood: float
 
 
 @dataclass(frozen=True)
@@ -290,10 +342,12 @@ class RunMetrics(Record):
         seed: of the run.
         matrix_source: where the label distances came from, in words.
         num_ldm_updates: how often adaptive distances had moved when the kept weights were trained.
-        best_validation_accuracy: of the kept weights, before a class layer is fitted; None if validation never ran.
+        best_validation_accuracy: of the kept weights, before a class layer is fitted on trained vectors; of the fitted
+            layer on a frozen encoder; None without validation rows.
         num_epochs: epochs that ran, whole or in part.
         num_parameters: trainable and frozen parameters of the model.
         test: metrics on the test rows.
+        calibration: of the probabilities; None without validation rows.
     """
 
     title: ClassVar[str] = "the metrics of a run"
@@ -306,3 +360,4 @@ class RunMetrics(Record):
     num_epochs: float
     num_parameters: int
     test: PredictionMetrics
+    calibration: CalibrationScores | None = field(default=None, metadata=ADDED)

@@ -1,23 +1,54 @@
 """How closely the classes of a run are related: an order, a hierarchy, or parts of class names; what mistakes cost."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from labeldist.class_names import class_indices
 from labeldist.messages import escape_controls, listed, shown
 from labeldist.relation import Relation
 from labeldist.training.config import RunSettings
 from labeldist.training.errors import UserError
-from labeldist.training.matrix_file import cost_table, read_cost_file, read_hierarchy
-from labeldist.training.objectives import OBJECTIVES, Objective, takes_relation
+from labeldist.training.matrix_file import cost_table, read_cost_file, read_costs, read_hierarchy
+from labeldist.training.measures import MEASURES, Measure
+from labeldist.training.objectives import Objective, takes_relation
 
-__all__ = ["Costs", "check_relation_is_given", "check_relation_is_used", "costs_of", "relation_in_words", "relation_of"]
+__all__ = [
+    "Costs",
+    "MeasureTables",
+    "check_measure_is_given",
+    "check_relation_is_given",
+    "costs_of",
+    "groups_of",
+    "measure_tables",
+    "relation_in_words",
+    "relation_of",
+]
 
 Costs = Path | str | Mapping[str, Mapping[str, float]]
 """What mistakes cost: a file, or costs by true class and decided class."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasureTables:
+    r"""What is known of the classes as measures take it; each is None where the settings do not say it.
+
+    Attributes:
+        rank: place of each class in the order, from 0, `(C,)`, int64.
+        costs: of mistakes, `(C, C)`, row = true class, column = decided class.
+        gains: $2^{2\,\mathrm{closeness}} - 1$, `(C, C)`: with two levels of a hierarchy 3 for the class and 1 for its
+            siblings.
+        groups: the group of each class, `(C,)`, int64.
+    """
+
+    rank: Tensor | None = None
+    costs: Tensor | None = None
+    gains: Tensor | None = None
+    groups: Tensor | None = None
 
 
 def relation_of(settings: RunSettings, class_names: Sequence[str]) -> Relation | None:
@@ -77,6 +108,89 @@ def _ranks(order: Sequence[str], class_names: Sequence[str]) -> torch.Tensor:
     return torch.tensor(indices).argsort()
 
 
+def measure_tables(settings: RunSettings, class_names: Sequence[str]) -> MeasureTables | None:
+    """What a run's settings say of its classes, as measures take it; `None` if they say nothing.
+
+    A hierarchy that serves coarse labels may leave classes out. Then it is no relation, and nothing is measured by it.
+
+    Args:
+        settings: of the run.
+        class_names: the corpus's classes, in its order.
+
+    Raises:
+        UserError: if the order or the costs do not fit the classes.
+
+    Examples:
+        >>> from labeldist.training.config import DataSettings
+        >>> settings = RunSettings(data=DataSettings(hierarchy_separator=":"))
+        >>> tables = measure_tables(settings, ["NUM:date", "NUM:size", "LOC:city"])
+        >>> tables.gains[0], tables.groups
+        (tensor([3., 1., 0.]), tensor([0, 0, 1]))
+    """
+    order, costs = settings.matrix.order, settings.data.costs
+    try:
+        relation = relation_of(settings, class_names)
+    except UserError:
+        if order:
+            raise
+        relation = None
+    if relation is None and costs is None:
+        return None
+    return MeasureTables(
+        rank=_ranks([name.strip() for name in order], class_names) if order else None,
+        costs=None if costs is None else read_costs(costs, class_names),
+        gains=None if relation is None else 4**relation.closeness - 1,
+        groups=None if relation is None else groups_of(relation),
+    )
+
+
+def groups_of(relation: Relation) -> Tensor | None:
+    """The groups that a relation divides the classes into, `(C,)`, int64, numbered from 0; `None` if it does not.
+
+    Two classes are in a group if their closeness is above 0, as below the root of a hierarchy. That makes groups only
+    where each class is as close to the others of its group: an order has none.
+
+    Examples:
+        >>> groups_of(Relation.from_names(["NUM:date", "LOC:city", "NUM:size"]))
+        tensor([0, 1, 0])
+        >>> groups_of(Relation.from_order(num_classes=3)) is None
+        True
+    """
+    is_related = relation.closeness > 0
+    first = is_related.to(torch.uint8).argmax(dim=1)
+    numbers = torch.unique(first, return_inverse=True)[1]
+    if not torch.equal(is_related, numbers[:, None] == numbers) or not 1 < numbers.max() + 1 < len(numbers):
+        return None
+    return numbers
+
+
+def check_measure_is_given(measure: Measure, settings: RunSettings, class_names: Sequence[str] | None = None) -> None:
+    """Raise `UserError` if the settings do not say what a measure takes.
+
+    Args:
+        measure: to judge by.
+        settings: of the runs.
+        class_names: the classes; only what shows without them is checked if `None`.
+    """
+    spec = MEASURES[measure]
+    if spec.needs is None:
+        return
+    data, order = settings.data, settings.matrix.order
+    has_tree = (data.hierarchy, data.hierarchy_separator) != (None, None)
+    is_given = {
+        "mean-absolute-error": bool(order),
+        "expected-cost": data.costs is not None,
+        "graded-ndcg": bool(order) or has_tree,
+        "group-map": has_tree and not order,
+    }[measure]
+    if is_given and class_names is not None:
+        # Raises where the relation cannot be built, with the reason.
+        relation = relation_of(settings, class_names)
+        is_given = measure != "group-map" or (relation is not None and groups_of(relation) is not None)
+    if not is_given:
+        raise UserError(f"--measure {measure} needs {spec.needs}.")
+
+
 def costs_of(costs: Costs | None, order: Sequence[Any], class_names: Sequence[str]) -> torch.Tensor | None:
     """What mistakes cost, `(C, C)`, row = true class, column = decided class; `None` if nothing says so.
 
@@ -131,13 +245,3 @@ def check_relation_is_given(objective: Objective, settings: RunSettings) -> None
             f"--objective {objective} needs a relation of the classes. Give --order (the classes from one end to the "
             "other), --hierarchy or --hierarchy-separator."
         )
-
-
-def check_relation_is_used(objectives: Sequence[Objective], settings: RunSettings) -> None:
-    """Raise `UserError` for an order beside objectives that take none: in silence it did nothing.
-
-    A hierarchy may stand beside any: it says what coarse labels mean, too.
-    """
-    if settings.matrix.order and not any(map(takes_relation, objectives)):
-        takers = " or ".join(filter(takes_relation, OBJECTIVES))
-        raise UserError(f"--order belongs to --objective {takers}, got --objective {' '.join(objectives)}.")

@@ -16,7 +16,8 @@ from labeldist.training.data.columns import text_of
 from labeldist.training.data.corpus import read_split, split_of_table
 from labeldist.training.data.memory import memory_source
 from labeldist.training.errors import UserError
-from labeldist.training.output.words import percent, points, verdict_sentence
+from labeldist.training.measures import MEASURES
+from labeldist.training.output.words import change, percent, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RunMetrics
 from labeldist.training.relations import Costs, costs_of
 from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
@@ -110,7 +111,12 @@ class TrainedRun:
 
     @says_it_in_python
     def predict(
-        self, texts: str | Iterable[str], *, costs: Costs | None = None, order: Sequence[Any] = ()
+        self,
+        texts: str | Iterable[str],
+        *,
+        costs: Costs | None = None,
+        order: Sequence[Any] = (),
+        calibrated: bool = False,
     ) -> list[dict[str, Any]]:
         """Classify texts.
 
@@ -119,17 +125,20 @@ class TrainedRun:
             costs: of mistakes, by true class and decided class, or a file of them: each label is then the class of
                 least expected cost, and not the most probable one. See `labeldist.evaluation.decide`.
             order: all classes from one end to the other, in place of costs: each step between two costs 1.
+            calibrated: whether probabilities are those at the temperature that was fitted on the run's validation rows
+                (`metrics.calibration`); decisions by cost follow them.
 
         Returns:
             For each text `{"text", "label", "probability", "probabilities": {class: probability}}`.
 
         Raises:
             labeldist.training.errors.UserError: for an empty text, or one that is no string; for costs or an order that
-                do not fit the classes.
+                do not fit the classes; if there is no temperature to calibrate with.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
-        return list(self._predictor.predictions(checked, costs_of(costs, order, self.class_names)))
+        table_of_costs = costs_of(costs, order, self.class_names)
+        return list(self._predictor.predictions(checked, table_of_costs, calibrated=calibrated))
 
     @says_it_in_python
     def evaluate(
@@ -141,6 +150,7 @@ class TrainedRun:
         label_column: str | None = None,
         costs: Costs | None = None,
         order: Sequence[Any] = (),
+        calibrated: bool = False,
     ) -> PredictionMetrics:
         """Measure the classifier on other labeled rows.
 
@@ -152,6 +162,7 @@ class TrainedRun:
             label_column: column of the labels; found by name unless given.
             costs: as in `predict`: what the decisions cost is then measured, too, as `costs`.
             order: as in `predict`.
+            calibrated: as in `predict`.
 
         Returns:
             See `labeldist.training.metrics.evaluate_predictions`; a `CostedMetrics` with costs or an order.
@@ -162,10 +173,11 @@ class TrainedRun:
         table_of_costs = costs_of(costs, order, self.class_names)
         if isinstance(data, str | Path):
             split = read_split(data, self.class_names, text_column=text_column, label_column=label_column)
-            return self._predictor.evaluate(split, table_of_costs)
+            return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
         table = data if labels is None else (data, labels)
         rows = memory_source({"train": table}).table("train", text_column=text_column, label_column=label_column)
-        return self._predictor.evaluate(split_of_table(rows, self.class_names), table_of_costs)
+        split = split_of_table(rows, self.class_names)
+        return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
 
     def save(self, folder: str | Path) -> Path:
         """Copy the run folder, so that it outlives a temporary one.
@@ -271,16 +283,17 @@ class FinishedComparison:
         return comparison_table(self.comparison)
 
     def _repr_html_(self) -> str:
-        baseline = self.comparison.baseline
+        baseline, measure = self.comparison.baseline, MEASURES[self.comparison.measure]
         rows = []
         for name, scores in self.comparison.objectives.items():
             difference = self.comparison.difference_to_baseline(name)
-            shown = "" if difference is None else points(difference.mean)
+            shown = "" if difference is None else change(difference.mean, measure)
             interval = ""
             if difference is not None and difference.low is not None and difference.high is not None:
-                interval = f"{points(difference.low)} to {points(difference.high)}"
+                interval = f"{change(difference.low, measure)} to {change(difference.high, measure)}"
             rows.append([name, _spread(scores.accuracy), _spread(scores.macro_f1), shown, interval])
-        headers = ["objective", "accuracy %", "macro-F1 %", f"vs {baseline}", "95 % interval"]
+        by = "" if measure.name == "accuracy" else f", {measure.name}"
+        headers = ["objective", "accuracy %", "macro-F1 %", f"vs {baseline}{by}", "95 % interval"]
         return f"{_html_table(headers, rows)}\n<p>{_html(self.verdict)}</p>"
 
 

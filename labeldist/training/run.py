@@ -15,6 +15,7 @@ from labeldist.integrations.transformers import TrainerObjective
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
+from labeldist.training.calibration import calibration_of
 from labeldist.training.classification import classification_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, joined, training_rows
@@ -30,7 +31,7 @@ from labeldist.training.fit import (
     resolve_device,
 )
 from labeldist.training.folder_lock import owning
-from labeldist.training.frozen import fit_class_layer, rows_of_class_layer
+from labeldist.training.frozen import fit_class_layer, note_on_class_layer, rows_of_class_layer
 from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
@@ -39,12 +40,13 @@ from labeldist.training.label_distances import (
     needs_counting,
 )
 from labeldist.training.machine import describe_machine, versions
-from labeldist.training.metrics import evaluate_predictions
+from labeldist.training.metrics import evaluate_predictions, with_relation
 from labeldist.training.nearest import nearest_training_texts
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.output import pictures
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
+from labeldist.training.relations import measure_tables
 from labeldist.training.reporting import REPORT
 from labeldist.training.reporting.runs import run_report
 from labeldist.training.reporting.saving import save_report
@@ -141,7 +143,7 @@ def resume_run(
     corpus = processes.on_all(lambda: given or read_run_corpus(spec.settings, spec.seed))
     if processes.on_all(lambda: fingerprint(spec.settings, corpus)) != config.fingerprint:
         raise UserError(
-            f"The data, the matrix file or the hierarchy of {folder} changed since the run began. "
+            f"The data, the matrix file, the hierarchy or the costs of {folder} changed since the run began. "
             "Choose another --output."
         )
     with _owned_by_main(folder):
@@ -175,6 +177,7 @@ def check_run(spec: RunSpec, corpus: Corpus) -> None:
         UserError: for the first mistake found.
     """
     check_matrix(spec.objective, spec.settings, corpus, spec.seed)
+    measure_tables(spec.settings, corpus.class_names)
     check_frozen(spec.objective, spec.settings, corpus)
     check_encoder(spec.settings, corpus)
 
@@ -239,7 +242,7 @@ def _carry_out_or_say(
 def _carry_out(
     spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, *, resume: bool
 ) -> RunMetrics | None:
-    for note in corpus.notes:
+    for note in _notes(spec, corpus):
         # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts, rows
         # that only a group is known of, and rows that were left out, what was trained.
         (options.say if note.startswith(("test:", "label texts:", "coarse:")) else options.note)(note)
@@ -297,6 +300,18 @@ def _carry_out(
     predictions = predict_batches(
         model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
     )
+    evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
+    accuracies = [entry["eval_accuracy"] for entry in evaluations]
+    calibration = None
+    if len(corpus.validation):
+        held_out, labels = corpus.validation.texts, corpus.validation.labels
+        found = predict_batches(
+            model, tokenizer, held_out, settings.model.max_length, encodings=validation.encodings
+        ).probabilities
+        calibration = calibration_of(found, labels, predictions.probabilities, corpus.test.labels)
+        if frozen_head is not None:
+            # The fitted layer has seen none of these rows.
+            accuracies = [float((found.argmax(dim=1).numpy() == labels).mean())]
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.log_history)
     results = evaluate_predictions(
         corpus.test.labels,
@@ -306,17 +321,19 @@ def _carry_out(
         vectors=predictions.vectors,
         matrix=None if matrix is None else matrix.numpy(force=True),
     )
+    tables = measure_tables(settings, classes)
+    results = with_relation(results, corpus.test.labels, predictions.probabilities, tables, vectors=predictions.vectors)
     _say_what_happened(spec, fitted, num_updates, options.say)
-    evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
     metrics = RunMetrics(
         objective=spec.objective,
         seed=spec.seed,
         matrix_source=choice.source,
         num_ldm_updates=num_updates,
-        best_validation_accuracy=max((entry["eval_accuracy"] for entry in evaluations), default=None),
+        best_validation_accuracy=max(accuracies, default=None),
         num_epochs=max((entry["epoch"] for entry in evaluations or fitted.log_history), default=0.0),
         num_parameters=parameter_count(model),
         test=results,
+        calibration=calibration,
     )
     model.name_classes(classes)
     model.save(run.model)
@@ -395,13 +412,19 @@ def _num_rows(corpus: Corpus) -> dict[str, int]:
     return {name: len(split) for name, split in {**rows, **extra}.items() if name in rows or len(split)}
 
 
+def _notes(spec: RunSpec, corpus: Corpus) -> tuple[str, ...]:
+    """What was decided about the data, and about the rows of a class layer."""
+    note = note_on_class_layer(spec.objective, corpus)
+    return corpus.notes if note is None else (*corpus.notes, note)
+
+
 def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
     return RunConfig(
         spec=spec,
         data_name=corpus.name,
         class_names=corpus.class_names,
         num_rows=_num_rows(corpus),
-        notes=corpus.notes,
+        notes=_notes(spec, corpus),
         fingerprint=digest,
         num_processes=num_processes(),
         machine=describe_machine(),

@@ -10,13 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeldist.cli import main
-from labeldist.evaluation import decide, expected_cost, posterior_median
-from labeldist.training.api import load
+from labeldist.evaluation import (
+    calibrate,
+    decide,
+    expected_calibration_error,
+    expected_cost,
+    fit_temperature,
+    negative_log_likelihood,
+    posterior_median,
+)
+from labeldist.training.api import load, train
 from labeldist.training.errors import UserError
 from labeldist.training.inference import Predictor
 from labeldist.training.matrix_file import read_cost_file
 from labeldist.training.records import CostedMetrics, record_from_json
 from labeldist.training.relations import costs_of
+from labeldist.training.run_data import read_run_corpus
 from runs import CLASSES, messages, read
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -146,3 +155,63 @@ def test_a_mistake_is_told_in_the_names_of_either(finished_run, capsys):
         load(finished_run).predict("a text", order=CLASSES[:3])
     with pytest.raises(UserError, match=r"^costs: the cost of deciding"):
         load(finished_run).evaluate(["a text"], [CLASSES[0]], costs={CLASSES[0]: {}})
+
+
+# Calibrated probabilities
+
+
+def test_a_run_has_the_temperature_of_its_validation_rows(finished_run):
+    """The run's own model on the rows that its settings draw gives the temperature that it stored."""
+    calibration = load(finished_run).metrics.calibration
+    assert calibration is not None
+    config = load(finished_run).config
+    corpus = read_run_corpus(config.spec.settings, config.spec.seed)
+    predictor = Predictor.from_run(finished_run)
+    validation = predictor.probabilities(corpus.validation.texts)
+    assert calibration.temperature == pytest.approx(fit_temperature(validation, corpus.validation.labels), rel=1e-3)
+    assert calibration.num_rows == len(corpus.validation) > 0
+    test, labels = predictor.probabilities(corpus.test.texts), corpus.test.labels
+    for probabilities, error in ((test, calibration.error),
+                                 (calibrate(test, calibration.temperature), calibration.calibrated_error)):  # fmt: skip
+        assert error == pytest.approx(expected_calibration_error(probabilities, labels), abs=1e-4)
+    assert calibration.calibrated_negative_log_likelihood == pytest.approx(
+        negative_log_likelihood(test, labels, temperature=calibration.temperature), rel=1e-4
+    )
+
+
+def test_calibrated_probabilities_decide_by_cost_and_keep_the_most_probable_class(finished_run, cost_file, capsys):
+    run, predictor = load(finished_run), Predictor.from_run(finished_run)
+    probabilities = calibrate(predictor.probabilities(TEXTS), predictor.temperature)
+    plain, calibrated = (run.predict(TEXTS, calibrated=wanted) for wanted in (False, True))
+    assert [row["label"] for row in plain] == [row["label"] for row in calibrated]
+    assert [row["probability"] for row in calibrated] == pytest.approx(probabilities.amax(dim=1).tolist(), abs=1e-6)
+    assert main(["predict", str(finished_run), *TEXTS, "--costs", str(cost_file), "--calibrated"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["label"] for row in rows] == [CLASSES[i] for i in decide(probabilities, DEAR_TABLE).tolist()]
+    assert rows == run.predict(TEXTS, costs=DEAR, calibrated=True)
+
+
+def test_evaluate_measures_decisions_on_calibrated_probabilities(finished_run, tickets, cost_file, tmp_path):
+    output = tmp_path / "metrics.json"
+    flags = ["--data", str(tickets), "--costs", str(cost_file), "--calibrated", "-o", str(output)]
+    assert main(["evaluate", str(finished_run), *flags]) == 0
+    rows = [json.loads(line) for line in (tickets / "test.jsonl").read_text().splitlines()]
+    predictor = Predictor.from_run(finished_run)
+    probabilities = calibrate(predictor.probabilities([row["text"] for row in rows]), predictor.temperature)
+    labels = [CLASSES.index(row["label"]) for row in rows]
+    assert read(output)["costs"]["least_expected"] == expected_cost(
+        labels, decide(probabilities, DEAR_TABLE), DEAR_TABLE
+    )
+    assert read(output)["accuracy"] == load(finished_run).accuracy
+
+
+def test_without_validation_rows_there_is_nothing_to_calibrate_with(tmp_path):
+    run = train(
+        TEXTS, [row["label"] for row in messages(60, seed=3)], objective="ce", validation_fraction=0, epochs=1,
+        embedding_dim=8, output=tmp_path / "run",
+    )  # fmt: skip
+    assert run.metrics.calibration is None
+    with pytest.raises(
+        UserError, match=r"^calibrated needs a temperature that was fitted on validation rows, and .*run"
+    ):
+        run.predict("a text", calibrated=True)

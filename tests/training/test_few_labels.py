@@ -315,6 +315,21 @@ def test_the_number_of_steps_grows_with_the_classes(encoder, monkeypatch):
     assert (MIN_STEPS, STEPS_PER_CLASS) == (50, 3)
 
 
+def test_coarse_rows_count_in_the_number_of_steps(encoder, monkeypatch):
+    from labeldist.training import recipes
+
+    monkeypatch.setattr(recipes, "MIN_STEPS", 2)
+    monkeypatch.setattr(recipes, "STEPS_PER_CLASS", 1)
+    monkeypatch.setattr(recipes, "COARSE_PASSES", 5)
+    tree = {"news": list(CLASSES[2:]), "verdict": list(CLASSES[:2])}
+    groups = ["news" if name in CLASSES[2:] else "verdict" for name in LABELS]
+    options = {**SMALL, "encoder": encoder, "max_length": 8, "hierarchy": tree, "test": TEST}
+    for num_coarse, steps in ((30, 10), (10, 6)):
+        labels = [*LABELS[: 40 - num_coarse], *groups[40 - num_coarse : 40]]
+        # Thirty coarse rows five times are 150 rows, and ten batches of 16.
+        assert train(TEXTS[:40], labels, **options).config.spec.settings.optim.steps == steps
+
+
 def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, capsys):
     data = write_rows(tmp_path / "data" / "train.jsonl", ROWS[:40]).parent
     write_rows(data / "test.jsonl", ROWS[40:])
@@ -365,7 +380,41 @@ def test_one_row_a_class_and_a_validation_split_is_one_sentence(tmp_path, capsys
     assert "--validation-fraction 0" in message
 
 
+def test_class_names_that_stand_in_for_label_texts_are_told(encoder):
+    note = "label texts: 4 rows from the class names for logistic-label-texts, as none were given"
+    options = {"encoder": encoder, "max_length": 8, "recipe": "standard"}
+    said: list[str] = []
+    run = few(objective="logistic-label-texts", say=said.append, **options)
+    assert note in said
+    assert note in run.config.notes
+    for silent in ({"objective": "logistic"}, {"objective": "logistic-label-texts", "label_texts": SENTENCES}):
+        said.clear()
+        few(say=said.append, **silent, **options)
+        assert not any("as none were given" in sentence for sentence in said)
+    said.clear()
+    compare(TEXTS[:40], LABELS[:40], test=TEST, objectives=["logistic", "logistic-label-texts"], seeds=[0],
+            say=said.append, **options)  # fmt: skip
+    assert said[0] == note
+
+
 # A comparison with what training has to beat
+
+
+def test_a_comparison_of_one_row_a_class_leaves_out_what_needs_counting(encoder):
+    rows = [LABELS.index(name) for name in CLASSES]
+    options: dict[str, Any] = {"test": TEST, "encoder": encoder, "max_length": 8, "steps": 1, "seeds": [0]}
+    said: list[str] = []
+    found = compare([TEXTS[row] for row in rows], list(CLASSES), say=said.append, **options)
+    assert list(found.accuracy) == [
+        "logistic", "logistic-label-texts", "centroid-label-texts", "ce-two-views", "contrastive",
+    ]  # fmt: skip
+    assert (
+        "uniform and static are left out: too few rows to count confusions by cross-validation. Give a matrix by"
+        in (" ".join(said))
+    )
+    # What was asked for is not left out.
+    with pytest.raises(UserError, match="folds 3 does not fit the training set"):
+        compare([TEXTS[row] for row in rows], list(CLASSES), objectives=["contrastive", "static"], **options)
 
 
 def test_a_comparison_says_whether_training_was_worth_it(encoder):

@@ -3,14 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labeldist.training.record_json import from_json, to_json
+from labeldist.training.record_json import ADDED, from_json, to_json
 from strategies import brief
 
 
@@ -107,6 +107,24 @@ def test_a_missing_entry_is_not_filled_in():
     for name in WHOLE:
         with pytest.raises(ValueError, match=f"^{name} is missing$"):
             from_json(Whole, {key: value for key, value in WHOLE.items() if key != name})
+
+
+@dataclass(frozen=True)
+class Grown(Part):
+    color: str | None = field(default=None, metadata=ADDED)
+    sizes: tuple[int, ...] = field(default=(), metadata=ADDED)
+
+
+def test_files_from_before_a_field_was_added_are_read_and_written_as_they_were():
+    old = {"name": "a", "weight": 1.0}
+    assert from_json(Grown, old) == Grown("a", 1.0)
+    assert to_json(Grown("a", 1.0)) == old
+    new = Grown("a", 1.0, "red", (1, 2))
+    assert from_json(Grown, json.loads(json.dumps(to_json(new)))) == new
+    with pytest.raises(ValueError, match="color must be text, got 1"):
+        from_json(Grown, {**old, "color": 1})
+    with pytest.raises(ValueError, match="weight is missing"):
+        from_json(Grown, {"name": "a", "color": "red"})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -1,18 +1,20 @@
 """What the terminal shows after a run and after a comparison: pure functions that return text."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import numpy as np
 
 from labeldist.messages import escape_controls
+from labeldist.training.measures import MEASURES, MeasureSpec
 from labeldist.training.metrics import shorten
 from labeldist.training.output.text_layout import Style, fit, format_table, output_width, style, wrap
 from labeldist.training.output.words import (
+    change,
     count,
     duration,
     percent,
-    points,
     short_duration,
     training_sentence,
     verdict_sentence,
@@ -55,6 +57,7 @@ def train_summary(
     lines = [
         *wrap(f"{heading}: {accuracy}, macro-F1 {percent(metrics.macro_f1)} % ({', '.join(facts)})", width, INDENT),
         *_neighbors_and_mistakes(metrics),
+        *_relation(metrics, width),
         *_costs(metrics, width),
         "",
         *_weakest_classes(metrics, stream),
@@ -79,6 +82,35 @@ def _neighbors_and_mistakes(metrics: PredictionMetrics) -> list[str]:
         if mean is not None and expected is not None:
             lines.append(f"Mean label distance of the mistakes: {mean:.2f} ({expected:.2f} if spread evenly)")
     return lines
+
+
+def _relation(metrics: PredictionMetrics, width: int) -> list[str]:
+    """What an order, costs or a relation of the classes measure."""
+    found = metrics.relation
+    if found is None:
+        return []
+    lines = []
+    if found.mean_absolute_error is not None and found.median_absolute_error is not None:
+        kappa = found.quadratic_weighted_kappa
+        lines.append(
+            f"Mean absolute error: {found.mean_absolute_error:.3g} steps deciding for the most probable class, "
+            f"{found.median_absolute_error:.3g} for the posterior median"
+            + ("" if kappa is None else f"; quadratic weighted kappa {kappa:.3g}")
+        )
+    # Of costs that are given later, both decisions are told below.
+    if found.expected_cost is not None and not isinstance(metrics, CostedMetrics):
+        lines.append(
+            f"Mean cost: {found.expected_cost:.4g} deciding for the most probable class, "
+            f"{found.least_expected_cost:.4g} at least expected cost"
+        )
+    related = {
+        "group accuracy": found.group_accuracy,
+        "graded nDCG@50": found.graded_ndcg,
+        "group MAP": found.group_mean_average_precision,
+    }
+    shown = [f"{name} {percent(value)} %" for name, value in related.items() if value is not None]
+    lines += [f"Related classes: {', '.join(shown)}"] if shown else []
+    return [part for line in lines for part in wrap(line, width, INDENT)]
 
 
 def _costs(metrics: PredictionMetrics, width: int) -> list[str]:
@@ -138,11 +170,12 @@ def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> st
     baseline = _name(comparison.baseline)
     lines = [
         *_bold(f"{place}: mean ± standard deviation over {seeds}", width, stream),
-        f"points: difference of accuracy to {baseline}",
+        *wrap(_what_is_compared(MEASURES[comparison.measure], baseline), width, INDENT),
         "",
         _scores_table(comparison, stream),
         "",
         *_neighbors_and_mistakes_table(comparison, width, stream),
+        *_relation_tables(comparison, width, stream),
     ]
     if comparison.pairs:
         title = f"Rows confused between two classes, from {baseline}, mean over seeds"
@@ -160,12 +193,21 @@ def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> st
     return "\n".join(lines)
 
 
+def _what_is_compared(measure: MeasureSpec, baseline: str) -> str:
+    word = "points" if measure.is_fraction else "change"
+    direction = "; below 0 is better" if measure.is_lower_better else ""
+    return f"{word}: difference of {measure.noun} to {baseline}{direction}"
+
+
 def _bold(title: str, width: int, stream: TextIO | None) -> list[str]:
     return [style(line, "bold", stream) for line in wrap(title, width)]
 
 
 def _scores_table(comparison: Comparison, stream: TextIO | None) -> str:
-    headers = ["objective", "accuracy %", "macro-F1 %", "points", "95 % interval", "p", "a run"]
+    measure = MEASURES[comparison.measure]
+    second = MEASURES["macro-f1"] if measure.name == "accuracy" else measure
+    change_title = "points" if measure.is_fraction else "change"
+    headers = ["objective", "accuracy %", second.title, change_title, "95 % interval", "p", "a run"]
     rows = []
     for objective, scores in comparison.objectives.items():
         difference = comparison.difference_to_baseline(objective)
@@ -173,10 +215,11 @@ def _scores_table(comparison: Comparison, stream: TextIO | None) -> str:
             is_baseline = objective == comparison.baseline
             cells = [style("baseline", "dim", stream) if is_baseline else "-", "", ""]
         else:
-            cells = [points(difference.mean), _interval(difference), _p_value(difference.p_value)]
+            cells = [change(difference.mean, measure), _interval(difference, measure), _p_value(difference.p_value)]
         seconds = _present(scores.seconds)
         time_taken = short_duration(float(np.mean(seconds))) if seconds else "-"
-        means = (_mean_percent(scores.accuracy), _mean_percent(scores.macro_f1))
+        values = getattr(scores, second.column)
+        means = (_mean_percent(scores.accuracy), (_mean_percent if second.is_fraction else _mean_number)(values))
         rows.append([_name(objective), *means, *cells, time_taken])
     return format_table(headers, rows, "<>>>>>>")
 
@@ -194,14 +237,9 @@ def _neighbors_and_mistakes_table(comparison: Comparison, width: int, stream: Te
         ("distance", lambda scores: scores.mistake_distance, _mean_distance),
         ("if even", lambda scores: scores.expected_mistake_distance, _mean_distance),
     ]
-    objectives = comparison.objectives
-    columns = [one for one in columns if any(_present(one[1](scores)) for scores in objectives.values())]
-    if not columns:
+    table = _table(comparison, columns)
+    if not table:
         return []
-    rows = [
-        [_name(name), *(show(values(scores)) for _, values, show in columns)] for name, scores in objectives.items()
-    ]
-    table = format_table(["objective", *(title for title, _, _ in columns)], rows, "<" + ">" * len(columns))
     title = "Nearest neighbors among the test rows, in %, and the distance of the mistakes"
     lines = [*_bold(title, width, stream), "", table]
     if comparison.severity_matrix is not None:
@@ -213,6 +251,48 @@ def _neighbors_and_mistakes_table(comparison: Comparison, width: int, stream: Te
         )
         lines += wrap(note, width)
     return [*lines, ""]
+
+
+def _relation_tables(comparison: Comparison, width: int, stream: TextIO | None) -> list[str]:
+    """What mistakes cost, and how related classes lie, where some objective has values."""
+    decided: list[Column] = [
+        ("abs. error", lambda scores: scores.mean_absolute_error, _mean_number),
+        ("of median", lambda scores: scores.median_absolute_error, _mean_number),
+        ("kappa", lambda scores: scores.quadratic_weighted_kappa, _mean_number),
+        ("cost", lambda scores: scores.expected_cost, _mean_number),
+        ("least cost", lambda scores: scores.least_expected_cost, _mean_number),
+    ]
+    related: list[Column] = [
+        ("group acc. %", lambda scores: scores.group_accuracy, _mean_percent),
+        ("nDCG@50 %", lambda scores: scores.graded_ndcg, _mean_percent),
+        ("group MAP %", lambda scores: scores.group_mean_average_precision, _mean_percent),
+    ]
+    notes = {
+        "of median": "of median: of the posterior median in place of the most probable class",
+        "least cost": "least cost: of the class of least expected cost; both need no training",
+    }
+    lines = []
+    for title, columns in (("What the mistakes cost", decided), ("How related classes lie", related)):
+        table = _table(comparison, columns)
+        if table:
+            lines += [*_bold(title, width, stream), "", table]
+            shown = table.splitlines()[0]
+            for note in [note for column, note in notes.items() if columns is decided and column in shown]:
+                lines += wrap(note, width, INDENT)
+            lines.append("")
+    return lines
+
+
+def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
+    """A row for each objective, with the columns that some objective has values for; empty without any."""
+    objectives = comparison.objectives
+    columns = [one for one in columns if any(_present(one[1](scores)) for scores in objectives.values())]
+    if not columns:
+        return ""
+    rows = [
+        [_name(name), *(show(values(scores)) for _, values, show in columns)] for name, scores in objectives.items()
+    ]
+    return format_table(["objective", *(title for title, _, _ in columns)], rows, "<" + ">" * len(columns))
 
 
 def _pair_changes(objective: str, pairs: PairChanges, baseline: str, width: int) -> list[str]:
@@ -238,6 +318,13 @@ def _mean_percent(values: Sequence[float | None]) -> str:
     return _mean_and_deviation(values, percent)
 
 
+def _mean_number(values: Sequence[float | None]) -> str:
+    """Mean to three digits, and the standard deviation to the same decimal place."""
+    size = abs(float(np.mean(_present(values) or [0.0])))
+    decimals = max(0, 2 - math.floor(math.log10(size))) if size >= 1e-6 else 2
+    return _mean_and_deviation(values, f"{{:.{min(decimals, 6)}f}}".format)
+
+
 def _mean_distance(values: Sequence[float | None]) -> str:
     return _mean_and_deviation(values, "{:.2f}".format)
 
@@ -250,10 +337,10 @@ def _mean_and_deviation(values: Sequence[float | None], show: Callable[[float], 
     return show(float(np.mean(found))) + deviation
 
 
-def _interval(difference: PairedDifference) -> str:
+def _interval(difference: PairedDifference, measure: MeasureSpec) -> str:
     if difference.low is None or difference.high is None:
         return "-"
-    return f"{points(difference.low)} to {points(difference.high)}"
+    return f"{change(difference.low, measure)} to {change(difference.high, measure)}"
 
 
 def _p_value(p_value: float | None) -> str:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from labeldist.training.measures import MEASURES, Measure, MeasureSpec
 from labeldist.training.study.results import Comparison, PairedDifference, Verdict
 
 __all__ = [
+    "change",
     "count",
     "duration",
     "percent",
@@ -85,7 +87,8 @@ def short_duration(seconds: float) -> str:
 def verdict_sentence(comparison: Comparison) -> str:
     """Whether label distance helps, in one sentence for all objectives together."""
     verdicts = list(comparison.verdict.objectives.values())
-    subject = f"Label distance on {comparison.data}, {comparison.encoder}"
+    by = "" if comparison.measure == "accuracy" else f", by {comparison.measure}"
+    subject = f"Label distance on {comparison.data}, {comparison.encoder}{by}"
     if not verdicts:
         return f"{subject}: inconclusive, because no label-distance objective was run."
     if len(verdicts) == 1:
@@ -106,14 +109,24 @@ def training_sentence(comparison: Comparison) -> str | None:
     worth = comparison.training
     if worth is None:
         return None
-    difference = worth.difference
+    measure = MEASURES[comparison.measure]
+    difference = worth.difference.gain(measure.sign)
     if difference.low is not None and difference.low > 0:
         answer = "training was worth it"
     elif difference.high is not None and difference.high < comparison.margin:
-        answer = f"training was not worth it: a gain of {100 * comparison.margin:g} points is ruled out"
+        answer = f"training was not worth it: {_gain(comparison.margin, measure)} is ruled out"
     else:
         answer = "whether training was worth it is open" + (" with one seed" if difference.num_pairs == 1 else "")
-    return f"The best trained objective, {worth.trained}: {_difference(worth.frozen, difference)}; {answer}."
+    subject = "The trained objective" if worth.chosen_on is None else "The best trained objective"
+    shown = _difference(worth.frozen, worth.difference, measure)
+    return f"{subject}, {worth.trained}: {shown}; {answer}.{_CHOSEN[worth.chosen_on]}"
+
+
+_CHOSEN = {
+    None: "",
+    "validation": " Both are the best of their kind on the validation rows.",
+    "test": " Both are the best of their kind on these same test rows, so the interval is too narrow.",
+}
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -125,17 +138,19 @@ def verdict_sentences(comparison: Comparison) -> list[str]:
     """For each label-distance objective, whether it helps, and the numbers that this rests on."""
     place = f"on {comparison.data}, {comparison.encoder}"
     return [
-        f"Label distance ({verdict.objective}) {place}: {objective_verdict(verdict, comparison.margin)}."
+        f"Label distance ({verdict.objective}) {place}: "
+        f"{objective_verdict(verdict, comparison.margin, comparison.measure)}."
         for verdict in comparison.verdict.objectives.values()
     ]
 
 
-def objective_verdict(verdict: Verdict, margin: float) -> str:
+def objective_verdict(verdict: Verdict, margin: float, measure: Measure = "accuracy") -> str:
     """A verdict without its subject: the difference to the control that decides, and the answer.
 
     Args:
         verdict: what was decided.
-        margin: smallest gain worth having, as a fraction.
+        margin: smallest gain worth having, as a fraction or in the unit of the measure.
+        measure: that the verdict is about.
 
     Examples:
         >>> difference = PairedDifference(0.01, -0.015, 0.035, 0.225, 3, 0.01)
@@ -154,20 +169,40 @@ def objective_verdict(verdict: Verdict, margin: float) -> str:
         f", {'the strongest' if verdict.is_strongest else 'one'} of {num_controls} controls" if num_controls > 1 else ""
     )
     same = f"; {_listed(verdict.same_matrix)} had the same matrix" if verdict.same_matrix else ""
-    return f"{_difference(verdict.control, verdict.difference)}{rank}; {_answer(verdict, margin)}{same}"
+    spec = MEASURES[measure]
+    answer = _answer(verdict, _gain(margin, spec))
+    return f"{_difference(verdict.control, verdict.difference, spec)}{rank}; {answer}{same}"
 
 
-def _difference(control: str, difference: PairedDifference) -> str:
+def change(difference: float, measure: MeasureSpec) -> str:
+    """A difference of a measure, with its sign: in percentage points, or a number.
+
+    Examples:
+        >>> change(0.0132, MEASURES["accuracy"]), change(-0.02134, MEASURES["mean-absolute-error"])
+        ('+1.3', '-0.0213')
+    """
+    if measure.is_fraction:
+        return points(difference)
+    return f"{difference:+.3g}" if difference else "0"
+
+
+def _gain(margin: float, measure: MeasureSpec) -> str:
+    if measure.is_fraction:
+        return f"a gain of {100 * margin:g} points"
+    return f"a reduction of the {measure.noun} by {margin:g}"
+
+
+def _difference(control: str, difference: PairedDifference, measure: MeasureSpec) -> str:
     seeds = count(difference.num_pairs, "seed")
     if difference.low is None or difference.high is None:
         interval = f"{seeds}, so no interval"
     else:
-        interval = f"95 % interval {points(difference.low)} to {points(difference.high)}, {seeds}"
-    return f"{points(difference.mean)} points of accuracy against {control} ({interval})"
+        interval = f"95 % interval {change(difference.low, measure)} to {change(difference.high, measure)}, {seeds}"
+    unit = "points of" if measure.is_fraction else "of"
+    return f"{change(difference.mean, measure)} {unit} {measure.noun} against {control} ({interval})"
 
 
-def _answer(verdict: Verdict, margin: float) -> str:
-    gain = f"a gain of {100 * margin:g} points"
+def _answer(verdict: Verdict, gain: str) -> str:
     if verdict.answer == "helps":
         return "it helps"
     if verdict.answer == "does not help":

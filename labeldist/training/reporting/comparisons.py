@@ -12,6 +12,7 @@ from labeldist.reports.page import About
 from labeldist.reports.predictions import Predictions, TopClasses
 from labeldist.reports.report import Report
 from labeldist.training.errors import UserError
+from labeldist.training.measures import MEASURES
 from labeldist.training.objectives import CONTROLS, FROZEN
 from labeldist.training.output.words import training_sentence, verdict_sentence, verdict_sentences
 from labeldist.training.records import read_record
@@ -121,6 +122,7 @@ def pooled(runs: Sequence[Predictions]) -> Predictions:
 def _part(
     comparison: Comparison, shown: str, ours: Sequence[Predictions], theirs: Sequence[Predictions]
 ) -> ComparisonPart:
+    measure = MEASURES[comparison.measure]
     objectives = []
     for name, scores in comparison.objectives.items():
         difference = comparison.difference_to_baseline(name)
@@ -129,7 +131,7 @@ def _part(
             ComparedObjective(
                 name=name,
                 is_control=name in comparison.controls,
-                accuracies=tuple(value for value in scores.accuracy if value is not None),
+                values=tuple(value for value in getattr(scores, measure.column) or () if value is not None),
                 difference=None if difference is None else difference.mean,
                 low=None if difference is None else difference.low,
                 high=None if difference is None else difference.high,
@@ -147,6 +149,8 @@ def _part(
         shown=shown,
         margin=comparison.margin,
         num_seeds=len(comparison.seeds),
+        measure=measure.noun,
+        is_fraction=measure.is_fraction,
     )
     if shown == comparison.baseline:
         return part

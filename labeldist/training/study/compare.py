@@ -15,14 +15,16 @@ from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.data.corpus import Corpus, RawCorpus
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
+from labeldist.training.frozen import note_on_class_layer
 from labeldist.training.label_distances import check_matrix, load_or_count_confusions, needs_counting
 from labeldist.training.machine import describe_machine, versions
+from labeldist.training.measures import Measure, measure_of
 from labeldist.training.objectives import Objective, takes_given_matrix
 from labeldist.training.output import pictures
 from labeldist.training.output.words import percent
 from labeldist.training.record_json import to_json
 from labeldist.training.records import write_record
-from labeldist.training.relations import check_relation_is_given, check_relation_is_used
+from labeldist.training.relations import check_measure_is_given, check_relation_is_given, measure_tables
 from labeldist.training.reporting import REPORT
 from labeldist.training.reporting.comparisons import comparison_report
 from labeldist.training.reporting.saving import save_report
@@ -59,13 +61,15 @@ class CompareSpec:
         settings: shared by all runs.
         objectives: compared with each other.
         seeds: each decides a split, the drawn shots, initial weights and the order of rows, for every objective alike.
-        margin: smallest gain of accuracy worth having, as a fraction.
+        margin: smallest gain worth having, as a fraction or in the unit of the measure.
+        measure: that the verdict is about.
     """
 
     settings: RunSettings
     objectives: tuple[Objective, ...]
     seeds: tuple[int, ...]
     margin: float = 0.005
+    measure: Measure = "accuracy"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -73,6 +77,7 @@ class CompareSpec:
             "objectives": list(self.objectives),
             "seeds": list(self.seeds),
             "margin": self.margin,
+            "measure": self.measure,
             **to_json(self.settings),
         }
 
@@ -140,9 +145,13 @@ def compare(
     for note in corpora[spec.seeds[0]].notes:
         if note.startswith(("label texts:", "coarse:")):
             say(note)
+    for note in filter(None, (note_on_class_layer(name, corpora[spec.seeds[0]]) for name in spec.objectives)):
+        say(note)
     for objective in spec.objectives:
         check_matrix(objective, spec.settings, corpora[spec.seeds[0]], spec.seeds[0])
         check_frozen(objective, spec.settings, corpora[spec.seeds[0]])
+    check_measure_is_given(spec.measure, spec.settings, corpora[spec.seeds[0]].class_names)
+    measure_tables(spec.settings, corpora[spec.seeds[0]].class_names)
     check_encoder(spec.settings, corpora[spec.seeds[0]])
     _check_begun_runs(spec, study)
     with owning(folder):
@@ -159,7 +168,8 @@ def compare(
         )
         encoder = Path(spec.settings.model.encoder).name
         comparison = replace(
-            build_comparison(runs, data=name or data.name, encoder=encoder, margin=spec.margin), provenance=provenance
+            build_comparison(runs, data=name or data.name, encoder=encoder, margin=spec.margin, measure=spec.measure),
+            provenance=provenance,
         )
         with writing_to(folder):
             write_record(folder / COMPARISON, comparison)
@@ -186,11 +196,14 @@ def check_spec(spec: CompareSpec, *, jobs: int = 1) -> None:
     matrix = spec.settings.matrix
     if (matrix.confusable or matrix.matrix_file) and not any(map(takes_given_matrix, spec.objectives)):
         raise UserError("--confusable and --matrix-file belong to the objectives static and uniform; name one of them.")
-    check_relation_is_used(spec.objectives, spec.settings)
     for objective in spec.objectives:
         check_relation_is_given(objective, spec.settings)
-    if not 0 < spec.margin < 1:
+    measure = measure_of(spec.measure)
+    if measure.is_fraction and not 0 < spec.margin < 1:
         raise UserError(f"--margin must lie between 0 and 1 (0.005 is half a point of accuracy), got {spec.margin}.")
+    if not 0 < spec.margin < float("inf"):
+        raise UserError(f"--margin must be a number above 0, got {spec.margin}.")
+    check_measure_is_given(spec.measure, spec.settings)
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}.")
     begin_processes(RunSpec(spec.settings, spec.objectives[0], spec.seeds[0]))
@@ -242,7 +255,8 @@ def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
     config = run.read_config(trust_remote_code=study.settings.model.trust_remote_code)
     if config.fingerprint != study.fingerprints[seed]:
         raise UserError(
-            f"The data, the matrix file or the hierarchy changed since {run} was begun. Choose another --output."
+            f"The data, the matrix file, the hierarchy or the costs changed since {run} was begun. "
+            "Choose another --output."
         )
     stored = replace(config.spec.settings, data=replace(config.spec.settings.data, data=study.settings.data.data))
     if (stored, config.spec.objective, config.spec.seed) != (study.settings, objective, seed):
@@ -333,5 +347,12 @@ def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
     assert metrics is not None
     seconds = run.read_history()["seconds"]
     return FinishedRun(
-        objective, seed, metrics.test, seconds, run.read_matrix(), metrics.matrix_source, run.read_relevance()
+        objective=objective,
+        seed=seed,
+        metrics=metrics.test,
+        seconds=seconds,
+        matrix=run.read_matrix(),
+        matrix_source=metrics.matrix_source,
+        relevance=run.read_relevance(),
+        validation_accuracy=metrics.best_validation_accuracy,
     )

@@ -1,6 +1,7 @@
 """A comparison from its finished runs: scores by seed, paired differences, verdicts, and changed class pairs."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -8,8 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from labeldist.ldm.distances import distances_from_confusion
+from labeldist.training.measures import MEASURES, Measure, MeasureSpec
 from labeldist.training.metrics import severity_under, tells_pairs_apart
 from labeldist.training.objectives import CONTROLS, FROZEN
+from labeldist.training.records import RelationScores
 from labeldist.training.study.pair_changes import pair_changes
 from labeldist.training.study.results import (
     Answer,
@@ -44,7 +47,13 @@ def choose_baseline(objectives: Sequence[str]) -> str | None:
 
 
 def build_comparison(
-    runs: Sequence[FinishedRun], *, data: str, encoder: str, baseline: str | None = None, margin: float = MARGIN
+    runs: Sequence[FinishedRun],
+    *,
+    data: str,
+    encoder: str,
+    baseline: str | None = None,
+    margin: float = MARGIN,
+    measure: Measure = "accuracy",
 ) -> Comparison:
     """Compare finished runs; differences pair the seeds that both objectives have.
 
@@ -56,7 +65,8 @@ def build_comparison(
         data: name of the data.
         encoder: name of the encoder.
         baseline: the control that tables compare with; None takes `choose_baseline`.
-        margin: smallest gain worth having, as a fraction.
+        margin: smallest gain worth having, as a fraction or in the unit of the measure.
+        measure: what differences and verdicts are about. Runs without it are paired with none.
 
     Returns:
         The comparison, what trains nothing first, then the controls, without provenance.
@@ -73,7 +83,8 @@ def build_comparison(
         hint = f"Choose one of {', '.join(names)}."
         raise ValueError(f"baseline must be an objective that was run, got {baseline!r}. {hint}")
     seeds = sorted({seed for by_seed in table.values() for seed in by_seed})
-    differences = {name: _differences(table, name, dict.fromkeys([*controls, baseline])) for name in names}
+    spec = MEASURES[measure]
+    differences = {name: _differences(table, name, dict.fromkeys([*controls, baseline]), spec) for name in names}
     severity_matrix, matrix_name = _severity_matrix(table)
     return Comparison(
         data=data,
@@ -85,13 +96,14 @@ def build_comparison(
         objectives={name: _scores(table[name], seeds, severity_matrix) for name in names},
         severity_matrix=matrix_name,
         differences=differences,
-        verdict=_verdict(table, differences, controls, margin),
+        verdict=_verdict(table, differences, controls, margin, spec),
         pairs={
             name: pairs
             for name in names
             if name not in (baseline, *FROZEN) and (pairs := _pairs(table[name], table[baseline]))
         },
-        training=_worth_of_training(table),
+        training=_worth_of_training(table, spec),
+        measure=measure,
     )
 
 
@@ -108,13 +120,18 @@ def _by_objective_and_seed(runs: Sequence[FinishedRun]) -> dict[str, dict[int, F
     return table
 
 
-def _differences(table: Mapping[str, Runs], name: str, against: Iterable[str]) -> dict[str, PairedDifference]:
+def _differences(
+    table: Mapping[str, Runs], name: str, against: Iterable[str], measure: MeasureSpec
+) -> dict[str, PairedDifference]:
     differences = {}
     for control in against:
-        common = _common_seeds(table[name], table[control])
-        if control != name and common:
-            a, b = ([table[objective][seed].metrics.accuracy for seed in common] for objective in (name, control))
-            differences[control] = paired_difference(a, b)
+        values = [
+            [measure.value(table[objective][seed].metrics) for objective in (name, control)]
+            for seed in _common_seeds(table[name], table[control])
+        ]
+        pairs = [(a, b) for a, b in values if a is not None and b is not None]
+        if control != name and pairs:
+            differences[control] = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
     return differences
 
 
@@ -127,6 +144,7 @@ def _verdict(
     differences: Mapping[str, Mapping[str, PairedDifference]],
     controls: Sequence[str],
     margin: float,
+    measure: MeasureSpec,
 ) -> StudyVerdict:
     """Judge each label-distance objective against every control that trained with another matrix."""
     same_matrix = {
@@ -136,29 +154,53 @@ def _verdict(
     }
     judged = {
         name: {
-            control: difference
+            control: difference.gain(measure.sign)
             for control, difference in differences[name].items()
             if control in controls and control not in same
         }
         for name, same in same_matrix.items()
     }
     verdicts = {
-        name: decide(name, judged[name], corrected_p=corrected_p, margin=margin, same_matrix=same_matrix[name])
+        name: _in_the_measure(
+            decide(name, judged[name], corrected_p=corrected_p, margin=margin, same_matrix=same_matrix[name]), measure
+        )
         for name, corrected_p in _corrected(judged).items()
     }
     return StudyVerdict(_overall(list(verdicts.values())), verdicts)
 
 
-def _worth_of_training(table: Mapping[str, Runs]) -> WorthOfTraining | None:
-    """The best trained objective beside the best frozen one, on the seeds that both have."""
-    best: list[str] = []
-    for names in ([n for n in table if n not in FROZEN], [n for n in table if n in FROZEN]):
-        if not names:
-            return None
-        best.append(max(names, key=lambda n: np.mean([run.metrics.accuracy for run in table[n].values()])))
-    trained, frozen = best
-    difference = _differences(table, trained, [frozen]).get(frozen)
-    return None if difference is None else WorthOfTraining(trained, frozen, difference)
+def _in_the_measure(verdict: Verdict, measure: MeasureSpec) -> Verdict:
+    """A verdict that was reached on gains, with its difference as all others are."""
+    gain = verdict.difference
+    return verdict if gain is None else replace(verdict, difference=gain.gain(measure.sign))
+
+
+def _worth_of_training(table: Mapping[str, Runs], measure: MeasureSpec) -> WorthOfTraining | None:
+    """The best trained objective beside the best frozen one, on the seeds that both have.
+
+    Both are chosen by validation accuracy where every run has one. Without it they are chosen by the measure on the
+    test rows, and the difference between the best of several is not what it would be on new rows.
+    """
+    sides = ([name for name in table if name not in FROZEN], [name for name in table if name in FROZEN])
+    if not all(sides):
+        return None
+    runs = [run for by_seed in table.values() for run in by_seed.values()]
+    on_validation = all(run.validation_accuracy is not None for run in runs)
+
+    def goodness(name: str) -> float:
+        values = [
+            run.validation_accuracy if on_validation else measure.value(run.metrics) for run in table[name].values()
+        ]
+        found = [value for value in values if value is not None]
+        return (1 if on_validation else measure.sign) * float(np.mean(found)) if found else -np.inf
+
+    trained, frozen = (max(names, key=goodness) for names in sides)
+    difference = _differences(table, trained, [frozen], measure).get(frozen)
+    if difference is None:
+        return None
+    is_choice = max(map(len, sides)) > 1
+    chosen_on = ("validation" if on_validation else "test") if is_choice else None
+    return WorthOfTraining(trained, frozen, difference, chosen_on)
 
 
 def _have_same_matrix(runs: Runs, others: Runs) -> bool:
@@ -222,6 +264,8 @@ def _scores(runs: Runs, seeds: Sequence[int], matrix: Distances | None) -> SeedS
     found = [runs.get(seed) for seed in seeds]
     metrics = [None if run is None else run.metrics for run in found]
     embeddings = [None if one is None else one.embeddings for one in metrics]
+    relation = [None if one is None else one.relation for one in metrics]
+    more = {one.name: _column(relation, one.name) for one in fields(RelationScores)}
     severity = [None if one is None or matrix is None else severity_under(one.confusion, matrix) for one in metrics]
     return SeedScores(
         accuracy=_column(metrics, "accuracy"),
@@ -232,6 +276,7 @@ def _scores(runs: Runs, seeds: Sequence[int], matrix: Distances | None) -> SeedS
         mean_average_precision_at_r=_column(embeddings, "mean_average_precision_at_r"),
         mistake_distance=_column(severity, "mean_distance"),
         expected_mistake_distance=_column(severity, "expected_distance"),
+        **{name: column for name, column in more.items() if any(value is not None for value in column)},
     )
 
 

@@ -4,11 +4,13 @@ Accuracies and differences are fractions. None stands for a value that is not th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import ArrayLike
 
+from labeldist.training.measures import Measure
+from labeldist.training.record_json import ADDED
 from labeldist.training.records import PredictionMetrics, Record
 
 __all__ = [
@@ -47,6 +49,7 @@ class FinishedRun:
         matrix: label distances, `(C, C)`; None without any.
         matrix_source: where they came from, in words.
         relevance: graded targets, `(C, C)`; None without any.
+        validation_accuracy: best one of the training; None without validation rows.
     """
 
     objective: str
@@ -56,11 +59,12 @@ class FinishedRun:
     matrix: ArrayLike | None = None
     matrix_source: str = ""
     relevance: ArrayLike | None = None
+    validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Difference of two objectives over seeds.
+    """Difference of two objectives over seeds, in the unit of the measure: below 0 is better where lower is better.
 
     Attributes:
         mean: mean of the differences.
@@ -78,6 +82,22 @@ class PairedDifference:
     num_pairs: int
     spread: float | None
 
+    def gain(self, sign: int) -> "PairedDifference":
+        """The difference as a gain, above 0 where the objective is better.
+
+        Args:
+            sign: 1 where larger is better, -1 where lower is.
+
+        Examples:
+            >>> PairedDifference(-0.2, -0.3, -0.1, 0.01, 3, 0.02).gain(-1)
+            PairedDifference(mean=0.2, low=0.1, high=0.3, p_value=0.01, num_pairs=3, spread=0.02)
+        """
+        if sign > 0:
+            return self
+        low = None if self.high is None else -self.high
+        high = None if self.low is None else -self.low
+        return replace(self, mean=-self.mean, low=low, high=high)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -88,8 +108,8 @@ class Verdict:
         answer: helps, does not help, or inconclusive.
         reason: what the answer rests on.
         control: the control that decides; None if no control was run on the same seeds.
-        difference: the objective minus that control.
-        is_strongest: whether no other control leaves a smaller difference.
+        difference: the objective minus that control, in the measure.
+        is_strongest: whether no other control leaves a smaller gain.
         num_seeds_needed: seeds that would detect a gain of the margin over that control, where the answer is
             inconclusive and the spread gives an estimate that exceeds the seeds at hand.
         corrected_p: Holm-corrected p-value against each control.
@@ -129,12 +149,14 @@ class WorthOfTraining:
     Attributes:
         trained: name of the trained objective.
         frozen: name of the other.
-        difference: the trained one minus the other.
+        difference: the trained one minus the other, on the test rows.
+        chosen_on: the rows by whose accuracy both were chosen; None where there was one of each, and no choice.
     """
 
     trained: str
     frozen: str
     difference: PairedDifference
+    chosen_on: Literal["validation", "test"] | None = field(default="test", metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,14 @@ class SeedScores:
         mean_average_precision_at_r: likewise.
         mistake_distance: mean label distance of the mistakes, under one matrix for the whole comparison.
         expected_mistake_distance: the same if each class's mistakes were spread evenly over the other classes.
+        mean_absolute_error: as the rest, see `RelationScores`; no entries at all where no run measured it.
+        median_absolute_error: likewise.
+        quadratic_weighted_kappa: likewise.
+        expected_cost: likewise.
+        least_expected_cost: likewise.
+        group_accuracy: likewise.
+        graded_ndcg: likewise.
+        group_mean_average_precision: likewise.
     """
 
     accuracy: tuple[float | None, ...]
@@ -160,6 +190,14 @@ class SeedScores:
     mean_average_precision_at_r: tuple[float | None, ...]
     mistake_distance: tuple[float | None, ...]
     expected_mistake_distance: tuple[float | None, ...]
+    mean_absolute_error: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    median_absolute_error: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    quadratic_weighted_kappa: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    expected_cost: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    least_expected_cost: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    group_accuracy: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    graded_ndcg: tuple[float | None, ...] = field(default=(), metadata=ADDED)
+    group_mean_average_precision: tuple[float | None, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -211,18 +249,19 @@ class Comparison(Record):
     Attributes:
         data: name of the data.
         encoder: name of the encoder.
-        margin: smallest gain of accuracy worth having.
+        margin: smallest gain of the measure worth having, as a fraction or in its own unit.
         seeds: every seed that any objective ran with, sorted.
         baseline: the objective that tables, figures and `pairs` compare with.
         controls: the controls that were run.
         objectives: scores of each objective, controls first.
         severity_matrix: the matrix that mistake distances are taken under, in words; None where there is none that
             tells pairs of classes apart.
-        differences: accuracy of each objective minus that of each control.
+        differences: the measure of each objective minus that of each control.
         verdict: whether label distance helps.
         training: whether training beats what is fitted on the frozen encoder; None where one of both was not run.
         pairs: for each objective but the baseline, the class pairs that it repairs and breaks.
         provenance: what the comparison came from; None for one that was never run as a whole.
+        measure: what differences and verdicts are about.
     """
 
     title: ClassVar[str] = "a comparison"
@@ -240,6 +279,7 @@ class Comparison(Record):
     pairs: Mapping[str, PairChanges]
     provenance: Provenance | None = None
     training: WorthOfTraining | None = None
+    measure: Measure = field(default="accuracy", metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Check that every name is that of an objective and every objective has an entry for each seed."""
@@ -255,11 +295,13 @@ class Comparison(Record):
         if unknown := sorted(named - self.objectives.keys()):
             raise ValueError(f"objectives must have {unknown[0]!r}, which another entry names")
         for name, scores in self.objectives.items():
-            if any(len(column) != len(self.seeds) for column in vars(scores).values()):
+            added_later = {one.name for one in fields(scores) if one.default == ()}
+            columns = [column for name, column in vars(scores).items() if column or name not in added_later]
+            if any(len(column) != len(self.seeds) for column in columns):
                 raise ValueError(
                     f"objectives.{name!r} must have {len(self.seeds)} entries in each list, one for each seed"
                 )
 
     def difference_to_baseline(self, objective: str) -> PairedDifference | None:
-        """Accuracy of an objective minus the baseline's; None for the baseline itself, and without common seeds."""
+        """The measure of an objective minus the baseline's; None for the baseline itself, and without common seeds."""
         return self.differences.get(objective, {}).get(self.baseline)

@@ -131,9 +131,9 @@ def decide(
 
     Args:
         objective: name of the label-distance objective.
-        differences: objective minus control, as fractions of accuracy, for each control.
+        differences: the gain of the objective over each control: above 0 where it is better.
         corrected_p: Holm-corrected p-value for each control; None corrects over `differences`.
-        margin: smallest gain worth having, as a fraction.
+        margin: smallest gain worth having, in the unit of the differences.
         same_matrix: controls that trained with this objective's own matrix, and so say nothing about it.
 
     Examples:

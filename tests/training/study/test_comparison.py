@@ -5,6 +5,7 @@ import json
 import pytest
 
 from comparisons import WHERE, finished, metrics_of, run_with_accuracy
+from labeldist.training.output.words import training_sentence
 from labeldist.training.records import record_from_json, record_to_json
 from labeldist.training.study.comparison import build_comparison, choose_baseline
 from labeldist.training.study.results import Comparison, PairChange
@@ -121,6 +122,40 @@ def test_two_classes_leave_uniform_out_of_the_verdict_on_static():
     verdict = build_comparison(runs, **WHERE).verdict.objectives["static"]
     assert verdict.control == "ce-two-views"
     assert verdict.same_matrix == ("uniform",)
+
+
+# Whether training was worth it
+
+WORTH = {"logistic": (0.7, 0.9), "centroid": (0.8, 0.6), "ce": (0.75, 0.7), "contrastive": (0.7, 0.8)}
+"""Of each objective its accuracy on the test rows, and on validation rows."""
+
+
+@pytest.mark.parametrize(
+    ("names", "missing", "chosen"),
+    [
+        (tuple(WORTH), None, ("contrastive", "logistic", "validation")),
+        (tuple(WORTH), "centroid", ("ce", "centroid", "test")),
+        (("logistic", "ce"), "ce", ("ce", "logistic", None)),
+    ],
+)
+def test_the_best_of_either_kind_is_chosen_on_validation_rows_where_every_run_has_them(names, missing, chosen):
+    runs = [
+        run_with_accuracy(name, seed, test, validation_accuracy=None if name == missing else validation)
+        for name, (test, validation) in WORTH.items()
+        for seed in (0, 1)
+        if name in names
+    ]
+    comparison = build_comparison(runs, **WHERE)
+    worth = comparison.training
+    assert worth is not None
+    assert (worth.trained, worth.frozen, worth.chosen_on) == chosen
+    assert worth.difference.mean == pytest.approx(WORTH[worth.trained][0] - WORTH[worth.frozen][0])
+    assert through_json(comparison) == comparison
+    sentence = training_sentence(comparison)
+    assert sentence is not None
+    assert sentence.startswith("The trained objective, ce: " if worth.chosen_on is None else "The best trained obj")
+    assert ("on the validation rows." in sentence) == (worth.chosen_on == "validation")
+    assert ("on these same test rows, so the interval is too narrow." in sentence) == (worth.chosen_on == "test")
 
 
 # Neighbors and mistakes
