@@ -93,8 +93,8 @@ _HOMES = {
     "most_confused_pairs": "confusion",
     "prefix_groups": "coarse",
 }
-# They need the extra `train`, and so `from labeldist import *` leaves them out.
-_WITH_TRAINER = dict.fromkeys(("compare", "load", "train"), "training.api")
+# They need the extra `train` or `report`, and so `from labeldist import *` leaves them out.
+_WITH_EXTRAS = {**dict.fromkeys(("compare", "load", "train"), "training.api"), "report": "reports.report"}
 _MODULES = {
     "checks",
     "distributed",
@@ -102,6 +102,7 @@ _MODULES = {
     "integrations",
     "models",
     "pairs",
+    "reports",
     "serving",
     "training",
     "wrappers",
@@ -110,7 +111,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    home = {**_HOMES, **_WITH_TRAINER}.get(name)
+    home = {**_HOMES, **_WITH_EXTRAS}.get(name)
     if home is not None:
         value = getattr(importlib.import_module(f"labeldist.{home}"), name)
     elif name in _MODULES:
@@ -122,4 +123,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_WITH_TRAINER})
+    return sorted({*globals(), *__all__, *_WITH_EXTRAS})

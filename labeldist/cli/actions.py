@@ -180,11 +180,8 @@ def _evaluate(command: Evaluate) -> None:
 
 def _free_folder(folder: Path) -> Path:
     """The folder, or the first of `-2`, `-3`, ... that does not exist."""
-    return next(
-        path
-        for path in (folder, *(folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2)))
-        if not path.exists()
-    )
+    others = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], others) if not path.exists())
 
 
 def _predict(command: Predict) -> None:

@@ -24,6 +24,7 @@ from labeldist.training.run_folder import RunConfig, RunFolder, check_new_folder
 from labeldist.training.study.results import Comparison
 
 if TYPE_CHECKING:
+    from labeldist.reports.report import Report
     from labeldist.training.inference import Predictor
 
 __all__ = ["FinishedComparison", "TemporaryFolder", "TrainedRun"]
@@ -179,6 +180,13 @@ class TrainedRun:
         split = split_of_table(rows, self.class_names)
         return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
 
+    def report(self) -> "Report":
+        """Which classes it confuses on the test rows, by which texts, and what to do; a notebook shows it."""
+        # Here: the figures alone need neither templates nor an index of texts.
+        from labeldist.training.reporting.runs import run_report
+
+        return run_report(self.folder)
+
     def save(self, folder: str | Path) -> Path:
         """Copy the run folder, so that it outlives a temporary one.
 
@@ -273,6 +281,12 @@ class FinishedComparison:
         if objective not in self.accuracy or not RunFolder(folder).is_finished:
             raise UserError(f"The comparison has no run of {objective} with seed {seed}.")
         return TrainedRun(folder, temporary=self._temporary, trust_remote_code=self._trust_remote_code)
+
+    def report(self) -> "Report":
+        """The verdict, and what the best label-distance objective confuses; a notebook shows it."""
+        from labeldist.training.reporting.comparisons import comparison_report
+
+        return comparison_report(self.folder)
 
     def __repr__(self) -> str:
         return f"FinishedComparison({escape_controls(self.verdict)!r})"

@@ -1,0 +1,151 @@
+"""The page in a real browser: no error, no request, every control by keyboard, and accessible."""
+
+import shutil
+
+import numpy as np
+import pytest
+from test_page import HOSTILE, hostile_report
+
+from labeldist.reports.report import report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=BROWSER, args=FLAGS) as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Opens a report: `opened(report, width=..., dark=...)`; at the end nothing may have gone wrong."""
+    problems, contexts = [], []
+
+    def open_page(found, *, width=1280, dark=False):
+        path = found.save(tmp_path / f"report{len(contexts)}.html")
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append("dialog"))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def usual_report():
+    rng = np.random.default_rng(1)
+    names = ["提问", "ask", "tell", "order", "cancel", "praise"]
+    labels = rng.integers(0, 6, 300)
+    scores = rng.dirichlet(np.ones(6) * 0.4, 300)
+    scores[np.arange(300), labels] += 0.7
+    scores[np.arange(300), (labels + 1) % 6] += 0.4
+    scores /= scores.sum(axis=1, keepdims=True)
+    texts = [f"{names[label]} words of row {i}" for i, label in enumerate(labels)]
+    table = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    points = rng.normal(size=(300, 2)) + 3 * labels[:, None]
+    return report(labels, texts=texts, class_names=names, probabilities=scores, points=points, costs=table)
+
+
+def test_hostile_names_and_texts_are_shown_as_text(opened):
+    page = opened(hostile_report())
+    assert page.evaluate("window.hacked") is None
+    assert page.title() == "<script>window.hacked = 4</script>"
+    assert page.locator("main").inner_text().count("<script>window.hacked = 1</script>") >= 1
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.locator("#cell-true").select_option(index=1)
+    page.locator("#cell-predicted").select_option(index=2)
+    assert page.evaluate("window.hacked") is None
+    assert len(HOSTILE) == page.locator("#cell-true option").count()
+
+
+def test_every_control_works_by_keyboard(opened):
+    page = opened(usual_report())
+    canvas, status = page.locator("#matrix-canvas"), page.locator("#matrix-status")
+    before = status.inner_text()
+    canvas.focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert "taken for" in before
+    page.keyboard.press("Home")
+    for _ in range(6):
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowLeft")
+    assert " found: " in status.inner_text()
+    page.keyboard.press("ArrowRight")
+    moved = status.inner_text()
+    assert "taken for" in moved
+    page.keyboard.press("Enter")
+    assert page.locator("#cell-note").inner_text().split(":")[0] == moved.split(":")[0]
+    page.locator('input[name="mode"][value="rates"]').focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator('input[name="mode"][value="counts"]').is_checked()
+    page.locator("#zoom").focus()
+    page.keyboard.press("ArrowDown")
+    page.locator("#map-canvas").focus()
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#map-status").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "words of row" in first
+    assert page.locator("#map-status").inner_text() != first
+    page.locator("#theme").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    header = page.locator("table.sortable thead button", has_text="Recall")
+    header.focus()
+    page.keyboard.press("Enter")
+    column = [float(text) for text in page.locator("table.sortable tbody tr td:nth-child(4)").all_inner_texts()]
+    assert column == sorted(column)
+    page.keyboard.press("Enter")
+    again = [float(text) for text in page.locator("table.sortable tbody tr td:nth-child(4)").all_inner_texts()]
+    assert again == column[::-1]
+    with page.expect_download() as download:
+        page.locator("#matrix-file").focus()
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "confusable-pairs.json"
+
+
+def test_the_texts_of_a_cell_are_its_texts(opened):
+    found = usual_report()
+    page = opened(found)
+    pair = found.findings.pairs[0].forward
+    assert pair.share is not None
+    page.locator("#cell-true").select_option(str(pair.true))
+    page.locator("#cell-predicted").select_option(str(pair.predicted))
+    names = found.findings.predictions.class_names
+    expected = f"{names[pair.true]} taken for {names[pair.predicted]}: {pair.share.num} rows."
+    assert page.locator("#cell-note").inner_text().startswith(expected)
+    assert page.locator("#cell-texts li").count() == min(30, pair.share.num)
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+def test_nothing_serious_hinders_access_or_overflows(opened, width, dark):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = opened(usual_report(), width=width, dark=dark)
+    found = [
+        (problem["id"], [node["html"] for node in problem["nodes"]])
+        for problem in Axe().run(page).response["violations"]
+        if problem["impact"] in ("serious", "critical")
+    ]
+    assert found == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,131 @@
+"""Tables of predictions as people have them."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from labeldist.training.errors import UserError
+from labeldist.training.reporting.prediction_table import PredictionColumns, read_predictions
+
+ROWS = [
+    {"text": "is it fast?", "label": "ask", "prediction": "tell", "probability": 0.75},
+    {"text": "it is fast", "label": "tell", "prediction": "tell", "probability": 0.5},
+]
+
+
+def read(*arguments, **options) -> Any:
+    """What was read; of any type, since its optional parts are there."""
+    return read_predictions(*arguments, **options)
+
+
+def written(path, rows):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        separator = "\t" if path.suffix == ".tsv" else ","
+        lines = [separator.join(rows[0]), *(separator.join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_kind_of_file_says_the_same(tmp_path, kind):
+    found = read(written(tmp_path / f"mail.{kind}", ROWS))
+    assert found.class_names == ("ask", "tell")
+    assert found.labels.tolist() == [0, 1]
+    assert found.predicted.tolist() == [1, 1]
+    assert found.texts == ("is it fast?", "it is fast")
+    assert found.confidence.tolist() == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("prefix", ["", "p_", "prob_", "P_"])
+def test_a_column_for_each_class_holds_all_probabilities(tmp_path, prefix):
+    rows = [
+        {"y_true": "ask", "y_pred": "ask", f"{prefix}ask": 0.7, f"{prefix}tell": 0.3, "id": 7},
+        {"y_true": "tell", "y_pred": "ask", f"{prefix}ask": 0.6, f"{prefix}tell": 0.4, "id": 8},
+    ]
+    found = read(written(tmp_path / "p.csv", rows))
+    assert found.probabilities.tolist() == [[0.7, 0.3], [0.6, 0.4]]
+    assert found.confidence.tolist() == [0.7, 0.6]
+    assert found.texts is None
+    assert found.top.classes.tolist() == [[0, 1], [0, 1]]
+
+
+def test_an_object_of_probabilities_decides_where_no_prediction_stands(tmp_path):
+    rows = [
+        {"text": "a", "label": "x", "probabilities": {"x": 0.2, "y": 0.5, "z": 0.3}},
+        {"text": "b", "label": "y", "probabilities": {"x": 0.1, "y": 0.9}},
+    ]
+    found = read(written(tmp_path / "p.jsonl", rows))
+    assert found.class_names == ("x", "y", "z")
+    assert found.predicted.tolist() == [1, 1]
+    assert found.confidence.tolist() == [0.5, 0.9]
+    # Not every class has its probability in every row.
+    assert found.probabilities is None
+    assert found.top.classes.tolist() == [[1, 2, 0], [1, 0, -1]]
+
+
+def test_columns_of_numbers_that_are_no_probabilities_are_left_alone(tmp_path):
+    rows = [{"label": "1", "pred": "2", "1": 17, "2": 3}, {"label": "2", "pred": "2", "1": 5, "2": 9}]
+    found = read(written(tmp_path / "p.csv", rows))
+    assert found.probabilities is None
+    assert found.confidence is None
+    assert found.class_names == ("1", "2")
+
+
+def test_labels_of_numbers_are_ordered_as_numbers(tmp_path):
+    rows = [{"label": float(i), "predicted": 10.0} for i in (10, 9, 1)]
+    found = read(written(tmp_path / "p.parquet", rows))
+    assert found.class_names == ("1", "9", "10")
+
+
+def test_named_columns_take_precedence(tmp_path):
+    rows = [{"label": "no", "gold": "a", "predicted": "no", "mine": "b", "text": "no", "body": "yes", "how": 0.5}]
+    columns = PredictionColumns("body", "gold", "mine", "how")
+    found = read(written(tmp_path / "p.jsonl", rows), columns)
+    assert (found.class_names, found.texts, found.confidence.tolist()) == (("a", "b"), ("yes",), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "sentence"),
+    [
+        ([{"text": "a", "prediction": "x"}], {}, "no column is known to hold the label"),
+        ([{"text": "a", "label": "x"}], {}, "no column is known to hold the prediction .*--prediction-column"),
+        (ROWS, {"prediction": "predictio"}, "no column 'predictio' .* Did you mean 'prediction'"),
+        (ROWS, {"probability": "confidence"}, "no column 'confidence' .--probability-column"),
+        ([{**ROWS[0], "label": ""}], {}, "p.jsonl, line 1: the label .* is missing"),
+        ([ROWS[0], {**ROWS[1], "prediction": None}], {}, "line 2: the prediction .* is missing"),
+        ([{**ROWS[0], "probability": 75}], {}, r"probability .* must lie in \[0, 1\], got 75"),
+        ([{**ROWS[0], "probability": "high"}], {}, r"must lie in \[0, 1\], got 'high'"),
+        ([{**ROWS[0], "label": ["a"]}], {}, "must be one string or number"),
+        ([{**ROWS[0], "probabilities": [0.1]}], {}, "must be an object {class: probability}"),
+        ([{**ROWS[0], "probabilities": {"ask": 3}}], {}, r"must lie in \[0, 1\], got 3"),
+        ([{**ROWS[1]}], {}, "name one class, 'tell'; a report needs two"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_sentence(tmp_path, rows, columns, sentence):
+    path = written(tmp_path / "p.jsonl", rows)
+    with pytest.raises(UserError, match=sentence):
+        read_predictions(path, PredictionColumns(**columns))
+
+
+def test_a_class_that_is_none_of_the_known_ones_is_said(tmp_path):
+    path = written(tmp_path / "p.jsonl", ROWS)
+    with pytest.raises(UserError, match="'tell' is no class; the classes are 'ask', 'order'"):
+        read_predictions(path, class_names=["ask", "order"])
+
+
+def test_places_and_nearest_texts_come_back(tmp_path):
+    nearest = {"text": "is it slow?", "label": "ask", "is_same": False}
+    rows = [{**ROWS[0], "map": [1.5, -2.0], "nearest": nearest}, {**ROWS[1], "map": [None, "x"], "nearest": 3}]
+    found = read(written(tmp_path / "p.jsonl", rows))
+    assert found.points[0].tolist() == [1.5, -2.0]
+    assert np.isnan(found.points[1]).all()
+    assert vars(found.nearest[0]) == nearest
+    assert found.nearest[1] is None

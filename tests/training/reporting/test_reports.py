@@ -1,0 +1,154 @@
+"""Reports by the command line and from Python, of real runs."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import labeldist
+from labeldist.cli import main
+from labeldist.training.errors import UserError
+from labeldist.training.reporting.comparisons import comparison_report
+from labeldist.training.reporting.runs import run_report
+from labeldist.training.reporting.sources import folder_report
+from labeldist.training.run_folder import RunFolder
+from runs import QUICK
+
+OBJECTIVES = ["ce", "static"]
+
+
+@pytest.fixture(scope="module")
+def finished_comparison(tickets, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("comparisons") / "both"
+    flags = [*QUICK, "--objectives", *OBJECTIVES, "--seeds", "0", "1"]
+    assert main(["compare", "--data", str(tickets), *flags, "-o", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_its_report_and_says_so_last(capsys, tickets, tmp_path):
+    folder = tmp_path / "run"
+    assert main(["train", "--data", str(tickets), *QUICK, "--objective", "ce", "-o", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder / 'report.html'}"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page == run_report(folder).html
+    found = run_report(folder).findings
+    metrics = RunFolder(folder).read_metrics().test
+    assert found.accuracy.value == metrics.accuracy
+    assert found.macro_f1 == pytest.approx(metrics.macro_f1)
+    assert found.predictions.points is not None
+    assert found.predictions.probabilities is not None
+    assert all(found.predictions.nearest or [None])
+    assert found.confidence is not None
+
+
+def test_the_command_of_a_report_repeats_the_run(finished_run, tmp_path):
+    page = run_report(finished_run).html
+    words = shlex.split(page.split("The command that repeats this:</p>")[1].split("<code>")[1].split("</code>")[0])
+    again = tmp_path / "again"
+    assert main([*words[1:], "-o", str(again)]) == 0
+    first, second = (RunFolder(folder).read_metrics() for folder in (finished_run, again))
+    assert first == second
+
+
+def test_report_makes_the_page_again_wherever_the_folder_stands(capsys, finished_run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(finished_run, moved)
+    (moved / "report.html").unlink(missing_ok=True)
+    assert main(["report", str(moved)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("accuracy ")
+    assert out.splitlines()[-1] == f"Report: {moved / 'report.html'}"
+    assert main(["report", str(moved)]) == 0
+
+
+def test_an_evaluation_leaves_a_folder(capsys, finished_run, tickets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("evaluate-adaptive-tickets", "evaluate-adaptive-tickets-2"):
+        assert main(["evaluate", str(finished_run), "--data", str(tickets)]) == 0
+        folder = Path("runs", name)
+        assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder / 'report.html'}"
+        expected = {"confusion.png", "embeddings.png", "metrics.json", "predictions.jsonl", "report.html"}
+        assert {path.name for path in folder.iterdir()} == expected
+        assert json.loads((folder / "metrics.json").read_text())["num_rows"] == 30
+    assert folder_report(folder).findings.accuracy.total == 30
+    assert main(["report", str(folder)]) == 0
+
+
+def test_a_comparison_leaves_its_report(capsys, finished_comparison):
+    page = (finished_comparison / "report.html").read_text(encoding="utf-8")
+    assert page == comparison_report(finished_comparison).html
+    found = comparison_report(finished_comparison)
+    assert found.findings.predictions.num_runs == 2
+    assert found.findings.accuracy.total == 60
+    assert found.findings.matrix.baseline is not None
+    assert "Label distance" in page
+    assert main(["report", str(finished_comparison)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {finished_comparison / 'report.html'}"
+
+
+def test_a_table_of_predictions_needs_no_training(capsys, tmp_path):
+    path = tmp_path / "mail.csv"
+    path.write_text("text,label,prediction\nis it?,ask,tell\nit is,tell,tell\nis  IT?,tell,tell\n")
+    train = tmp_path / "train.csv"
+    train.write_text("text,label\nis it so?,tell\nit is,tell\n")
+    costs = tmp_path / "costs.json"
+    costs.write_text('{"ask": {"tell": 3}, "tell": {"ask": 1}}')
+    flags = ["--train", str(train), "--costs", str(costs), "--title", "Mail"]
+    assert main(["report", str(path), *flags]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {tmp_path / 'mail.report.html'}"
+    page = (tmp_path / "mail.report.html").read_text(encoding="utf-8")
+    for part in ("<title>Mail</title>", "seen in training", "elsewhere", "Costs and relations", "labeldist compare"):
+        assert part in page
+    assert main(["report", str(path), "-o", str(tmp_path / "other.html")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing.csv"], "nothing.csv"),
+        (["."], "holds no run, evaluation or comparison"),
+        (["mail.csv", "-o", "notes.txt"], "notes.txt exists already and is no report"),
+        (["mail.csv", "--train", "train.csv"], "has no column of texts. Name it with --text-column"),
+        (["mail.csv", "--order", "ask"], "'tell' is missing"),
+        (["RUN", "--title", "x"], "only --output goes with it"),
+        (["RUN", "--label-column", "x"], "only --output goes with it"),
+    ],
+)
+def test_a_mistake_is_said_in_one_sentence(capsys, tmp_path, monkeypatch, finished_run, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("mail.csv").write_text("label,prediction\nask,tell\ntell,tell\n")
+    Path("train.csv").write_text("text,label\nis it so?,tell\n")
+    Path("notes.txt").write_text("mine")
+    assert main(["report", *[str(finished_run) if one == "RUN" else one for one in arguments]]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert sentence in err
+    assert Path("notes.txt").read_text() == "mine"
+
+
+def test_a_table_is_read_without_torch_and_transformers(tmp_path):
+    (tmp_path / "mail.csv").write_text("label,prediction\nask,tell\ntell,tell\n")
+    code = (
+        "import sys\nfrom labeldist.cli import main\n"
+        "code = main(['report', 'mail.csv'])\n"
+        "heavy = {'torch', 'transformers', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+        "print(code, sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.stderr.splitlines()[-1] == "0 []"
+
+
+def test_python_shows_the_same_report(finished_run, finished_comparison):
+    assert labeldist.load(finished_run).report().html == run_report(finished_run).html
+    found = labeldist.report(["a", "b"], ["a", "a"], texts=["x", "y"])
+    assert found.findings.accuracy.num == 1
+
+
+def test_a_comparison_that_is_not_finished_has_no_report(finished_comparison, tmp_path):
+    shutil.copy(finished_comparison / "compare.json", tmp_path)
+    with pytest.raises(UserError, match="is not finished: give its command again"):
+        folder_report(tmp_path)
