@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from labeldist.training.atomic import check_absent, new_file, writing_to
 from labeldist.training.config import ModelSettings
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
+from labeldist.training.output.text_layout import wrap_for
 from labeldist.training.recipes import ByRecipe
 
 __all__ = ["HANDLERS", "carry_out"]
@@ -117,8 +119,9 @@ def _evaluate(command: Evaluate) -> None:
 def _predict(command: Predict) -> None:
     from labeldist.training.data.columns import text_of
     from labeldist.training.data.readers import read_texts
-    from labeldist.training.inference import Predictor
+    from labeldist.training.inference import Predictor, check_top_k
 
+    check_top_k(command.top_k)
     if command.texts and command.file is not None:
         raise UserError("Give texts either on the command line or by --file, not both.")
     if command.text_column is not None and command.file is None:
@@ -140,22 +143,29 @@ def _predict(command: Predict) -> None:
         from labeldist.training.relations import costs_of
 
         costs = costs_of(command.costs, command.order, predictor.class_names)
-    predictions = predictor.predictions(texts, costs)
+    predictions = predictor.predictions(texts, costs, top_k=command.top_k)
     if command.output is None:
-        one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
+        shown = _for_people(command.top_k) if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
         for prediction in predictions:
-            print(one_line(prediction))
+            print(shown(prediction))
         return
-    one_line = _json_for("utf-8")
+    shown = _json_for("utf-8")
     with writing_to(command.output.parent), new_file(command.output) as file:
-        file.writelines(one_line(prediction) + "\n" for prediction in predictions)
+        file.writelines(shown(prediction) + "\n" for prediction in predictions)
 
 
 HANDLERS: dict[type, Any] = {Train: _train, Compare: _compare, Evaluate: _evaluate, Predict: _predict}
 
 
 def _say(sentence: str) -> None:
-    print(escape_controls(sentence, keep="\n"), file=sys.stderr)
+    """Tell a user something: on a terminal in lines of its width, and above a progress bar; else on one line."""
+    text = escape_controls(sentence, keep="\n")
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(wrap_for(sys.stderr, text), file=sys.stderr)
 
 
 def _say_nothing(sentence: str) -> None:
@@ -186,6 +196,8 @@ def _json_for(encoding: str | None):
     return lambda prediction: json.dumps(prediction, ensure_ascii=not is_unicode)
 
 
-def _for_people(prediction: dict[str, Any]) -> str:
-    label, text = (escape_controls(prediction[name]) for name in ("label", "text"))
-    return f"{100 * prediction['probability']:5.1f} %  {label}  {text}"
+def _for_people(top_k: int | None) -> Callable[[dict[str, Any]], str]:
+    """What a terminal shows of a prediction: one line; with several classes, a line for each below the text."""
+    from labeldist.training.output.predictions import prediction_text
+
+    return lambda prediction: prediction_text(prediction, ranked=top_k is not None and top_k > 1, stream=sys.stdout)

@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from labeldist.training.data.corpus import Split
     from labeldist.training.records import PredictionMetrics
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "check_top_k"]
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Raise `UserError` for a number of classes that is none.
+
+    Examples:
+        >>> check_top_k(0)
+        Traceback (most recent call last):
+        ...
+        labeldist.training.errors.UserError: --top-k must be at least 1, got 0.
+    """
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top-k must be at least 1, got {top_k}.")
 
 
 @dataclass(frozen=True)
@@ -72,26 +85,36 @@ class Predictor:
         """Class probabilities, `(N, C)`, float32 on the CPU, of at least one text."""
         return self.classifier.predict(texts).probabilities
 
-    def predictions(self, texts: Iterable[str], costs: Tensor | None = None) -> Iterator[dict[str, Any]]:
+    def predictions(
+        self, texts: Iterable[str], costs: Tensor | None = None, *, top_k: int | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Yield a prediction for each text, in order, with a few thousand texts in memory.
 
         Args:
             texts: any number.
             costs: `(C, C)`, row = true class, column = decided class: the label is then the class of least expected
                 cost, and the probability is that class's. The most probable class if `None`.
+            top_k: how many classes `probabilities` has, >= 1; all of them if `None`.
 
         Yields:
-            `{"text", "label", "probability", "probabilities": {class: probability}}`.
+            `{"text", "label", "probability", "probabilities": {class: probability}}`, the most probable class first. A
+            blank text has no label: `None` stands for it and for its probability, and there are no probabilities.
         """
+        names = self.class_names
         for window, probabilities in self.classifier.probabilities(texts):
-            decided = None if costs is None else _decided(probabilities, costs)
-            for i, (text, row) in enumerate(zip(window, probabilities.tolist(), strict=True)):
-                label = row.index(max(row)) if decided is None else decided[i]
+            # Stable: equal probabilities stay in the order of the classes.
+            order = probabilities.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+            decided = order[:, 0] if costs is None else _decided(probabilities, costs)
+            rows = zip(window, decided.tolist(), probabilities.tolist(), order.tolist(), strict=True)
+            for text, label, row, ranked in rows:
+                if not text.strip():
+                    yield {"text": text, "label": None, "probability": None, "probabilities": {}}
+                    continue
                 yield {
                     "text": text,
-                    "label": self.class_names[label],
+                    "label": names[label],
                     "probability": round(row[label], 6),
-                    "probabilities": dict(zip(self.class_names, [round(value, 6) for value in row], strict=True)),
+                    "probabilities": {names[c]: round(row[c], 6) for c in ranked},
                 }
 
     def evaluate(self, split: "Split", costs: Tensor | None = None) -> "PredictionMetrics":
@@ -116,10 +139,10 @@ class Predictor:
         return metrics if costs is None else with_costs(metrics, split.labels, predictions.probabilities, costs)
 
 
-def _decided(probabilities: Tensor, costs: Tensor) -> list[int]:
+def _decided(probabilities: Tensor, costs: Tensor) -> Tensor:
     from labeldist.evaluation import decide
 
-    return decide(probabilities, costs).tolist()
+    return decide(probabilities, costs)
 
 
 def _with_code(run: RunFolder, config: RunConfig, device: str) -> SavedClassifier:

@@ -30,6 +30,7 @@ from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
 
 MIN_COUNTING_STEPS = 150
+MAX_PAIRS_SAID = 3
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,31 @@ class MatrixChoice:
 
     Attributes:
         ldm: `None` for cross-entropy alone.
-        source: a sentence that says what was taken.
+        summary: what was taken, in words, without the pairs.
         confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
         relevance: graded targets, `(C, C)`; `None` where only rows of the same class are positives.
+        pairs: names of the classes that were pushed apart as pairs, if any.
     """
 
     ldm: LabelDistanceMatrix | None
-    source: str
+    summary: str
     confusion: Tensor | None = None
     relevance: Tensor | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What was taken, in words, with all pairs."""
+        return self._with_pairs([f"{first} / {second}" for first, second in self.pairs])
+
+    def in_short(self) -> str:
+        """The same with the first pairs, for a terminal: others have fifty."""
+        shown = [f"{first} / {second}" for first, second in self.pairs[:MAX_PAIRS_SAID]]
+        more = len(self.pairs) - len(shown)
+        return self._with_pairs([*shown, *([f"and {more} more in ldm.json"] if more else [])])
+
+    def _with_pairs(self, shown: list[str]) -> str:
+        return f"{self.summary}: {'; '.join(shown)}" if shown else self.summary
 
 
 def choose_matrix(
@@ -77,7 +94,8 @@ def choose_matrix(
         assert static.ldm is not None
         flat = static.ldm.flattened() if isinstance(static.ldm, StaticLDM) else static.ldm
         mean = flat.mean_off_diagonal
-        return MatrixChoice(flat, f"{mean:.3g} between all classes, the mean of this static matrix: {static.source}")
+        summary = f"{mean:.3g} between all classes, the mean of this static matrix: {static.summary}"
+        return MatrixChoice(flat, summary, pairs=static.pairs)
     if takes_relation(objective):
         return _related(objective, settings, names)
     assert kind == "adaptive"
@@ -224,9 +242,9 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
     if not pairs:
         return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), f"1 between all classes: no pair was {origin}")
     plural = "" if len(pairs) == 1 else "s"
-    shown = "; ".join(f"{a} / {b}" for a, b in pairs)
     ldm = StaticLDM.from_pairs(pairs, max_distance=matrix.max_distance, class_names=names)
-    return MatrixChoice(ldm, f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
+    summary = f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}"
+    return MatrixChoice(ldm, summary, pairs=tuple(pairs))
 
 
 def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]) -> MatrixChoice:

@@ -110,7 +110,12 @@ class TrainedRun:
 
     @says_it_in_python
     def predict(
-        self, texts: str | Iterable[str], *, costs: Costs | None = None, order: Sequence[Any] = ()
+        self,
+        texts: str | Iterable[str],
+        *,
+        costs: Costs | None = None,
+        order: Sequence[Any] = (),
+        top_k: int | None = None,
     ) -> list[dict[str, Any]]:
         """Classify texts.
 
@@ -119,17 +124,23 @@ class TrainedRun:
             costs: of mistakes, by true class and decided class, or a file of them: each label is then the class of
                 least expected cost, and not the most probable one. See `labeldist.evaluation.decide`.
             order: all classes from one end to the other, in place of costs: each step between two costs 1.
+            top_k: how many of the most probable classes `"probabilities"` has, >= 1; all if `None`.
 
         Returns:
-            For each text `{"text", "label", "probability", "probabilities": {class: probability}}`.
+            For each text `{"text", "label", "probability", "probabilities": {class: probability}}`, the most probable
+            class first.
 
         Raises:
             labeldist.training.errors.UserError: for an empty text, or one that is no string; for costs or an order that
-                do not fit the classes.
+                do not fit the classes; for a `top_k` below 1.
         """
+        from labeldist.training.inference import check_top_k
+
+        check_top_k(top_k)
         texts = [texts] if isinstance(texts, str) else list(texts)
         checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
-        return list(self._predictor.predictions(checked, costs_of(costs, order, self.class_names)))
+        table_of_costs = costs_of(costs, order, self.class_names)
+        return list(self._predictor.predictions(checked, table_of_costs, top_k=top_k))
 
     @says_it_in_python
     def evaluate(

@@ -250,7 +250,7 @@ def _carry_out(
         lambda: load_or_count_confusions(settings, corpus, spec.seed, confusion_file, tokens),
     )
     if choice.ldm is not None:
-        options.say(f"Label distances: {choice.source}.")
+        options.say(f"Label distances: {choice.in_short()}.")
 
     # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()

@@ -1,6 +1,5 @@
 """Several objectives over several seeds on the same splits: paired runs, a table, and one plain sentence."""
 
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -44,8 +43,6 @@ Say = Callable[[str], None]
 COMPARE_CONFIG = "compare.json"
 COMPARISON = "comparison.json"
 FIGURE = "comparison.png"
-# Of what a progress line tells about a matrix; the run folder holds the whole.
-MAX_SOURCE_LENGTH = 160
 
 
 @dataclass(frozen=True)
@@ -255,8 +252,7 @@ def _carry_out_all(spec: CompareSpec, study: _Study, jobs: int, *, show_progress
             sentence = f"{run.objective}, seed {run.seed}: accuracy {percent(run.metrics.accuracy)} %{time_taken}"
             bar.set_postfix_str(sentence)
             bar.update()
-            source = textwrap.shorten(run.matrix_source, MAX_SOURCE_LENGTH, placeholder=" ...")
-            say(f"{sentence}; label distances: {source}")
+            say(sentence)
     return sorted(runs, key=lambda run: (spec.objectives.index(run.objective), run.seed))
 
 
