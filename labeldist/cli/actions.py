@@ -3,9 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labeldist.cli.commands import Compare, Evaluate, Predict, Train
 from labeldist.messages import escape_controls
@@ -16,6 +16,9 @@ from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
 from labeldist.training.output.text_layout import wrap_for
 from labeldist.training.recipes import ByRecipe
+
+if TYPE_CHECKING:
+    from labeldist.training.output.progress import Progress
 
 __all__ = ["HANDLERS", "carry_out"]
 
@@ -37,6 +40,7 @@ def carry_out(command: Any, under_few_labels: Any = None) -> None:
 def _train(command: Train, under_few_labels: Train) -> None:
     from labeldist.training.api import carry_out_run, resume_run_in
     from labeldist.training.data.sources import find_source
+    from labeldist.training.output.progress import SILENT
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.run import RunOptions
     from labeldist.training.run_folder import RunFolder, RunSpec
@@ -44,7 +48,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
     say, note = _say, _say if command.verbose else _say_nothing
     if not processes.is_main():
         note = say = _say_nothing
-    options = RunOptions(show_progress=sys.stderr.isatty(), say=say, note=note)
+    options = RunOptions(progress=_progress() if processes.is_main() else SILENT, say=say, note=note)
     folder = command.folder()
     if command.resume is not None:
         _check_resume_alone(command)
@@ -144,6 +148,8 @@ def _predict(command: Predict) -> None:
 
         costs = costs_of(command.costs, command.order, predictor.class_names)
     predictions = predictor.predictions(texts, costs, top_k=command.top_k)
+    if command.output is not None or not sys.stdout.isatty():
+        predictions = _counted(predictions)
     if command.output is None:
         shown = _for_people(command.top_k) if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
         for prediction in predictions:
@@ -166,6 +172,21 @@ def _say(sentence: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(wrap_for(sys.stderr, text), file=sys.stderr)
+
+
+def _progress() -> "Progress":
+    """Bars on a terminal, and a line now and then anywhere else."""
+    from labeldist.training.output.progress import NowAndThen, Progress
+
+    return Progress(bar=True) if sys.stderr.isatty() else Progress(tell=NowAndThen(_say))
+
+
+def _counted(predictions: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same, and how many there were so far where nobody sees them."""
+    with _progress().counted("predicting", None, "text") as advance:
+        for number, prediction in enumerate(predictions, 1):
+            yield prediction
+            advance(number)
 
 
 def _say_nothing(sentence: str) -> None:

@@ -17,6 +17,7 @@ from labeldist.training.run_folder import RunConfig, RunFolder
 
 if TYPE_CHECKING:
     from labeldist.training.data.corpus import Split
+    from labeldist.training.output.progress import Progress
     from labeldist.training.records import PredictionMetrics
 
 __all__ = ["Predictor", "check_top_k"]
@@ -117,17 +118,22 @@ class Predictor:
                     "probabilities": {names[c]: round(row[c], 6) for c in ranked},
                 }
 
-    def evaluate(self, split: "Split", costs: Tensor | None = None) -> "PredictionMetrics":
+    def evaluate(
+        self, split: "Split", costs: Tensor | None = None, *, progress: "Progress | None" = None
+    ) -> "PredictionMetrics":
         """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`.
 
         Args:
             split: the rows.
             costs: `(C, C)`, row = true class, column = decided class: the result is then a `CostedMetrics`.
+            progress: where it shows how far it is; nowhere if `None`.
         """
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
         from labeldist.training.metrics import evaluate_predictions, with_costs
+        from labeldist.training.output.progress import SILENT
 
-        predictions = self.classifier.predict(list(split.texts))
+        with (progress or SILENT).counted("predicting", len(split), "row") as advance:
+            predictions = self.classifier.predict(list(split.texts), advance=advance)
         metrics = evaluate_predictions(
             split.labels,
             predictions.probabilities,

@@ -42,6 +42,7 @@ from labeldist.training.machine import describe_machine, versions
 from labeldist.training.metrics import evaluate_predictions
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.output import pictures
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.records import RunMetrics
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
@@ -55,7 +56,7 @@ class RunOptions:
     """How a run is carried out, beside what decides its outcome.
 
     Attributes:
-        show_progress: whether a progress bar is drawn.
+        progress: where it shows how far it is.
         pictures: whether pictures are drawn.
         confusion_file: where counted confusions are kept for other runs of the same split; in the run folder if `None`.
         tokens: of the corpus's texts, shared with other runs of the same split.
@@ -65,7 +66,7 @@ class RunOptions:
         resume_hint: how the user goes on after a full disk; by --resume if `None`.
     """
 
-    show_progress: bool = False
+    progress: Progress = SILENT
     pictures: bool = True
     confusion_file: Path | None = None
     tokens: TokenCache | None = None
@@ -247,7 +248,9 @@ def _carry_out(
         spec.objective,
         settings,
         corpus,
-        lambda: load_or_count_confusions(settings, corpus, spec.seed, confusion_file, tokens),
+        lambda: load_or_count_confusions(
+            settings, corpus, spec.seed, confusion_file, tokens, progress=options.progress
+        ),
     )
     if choice.ldm is not None:
         options.say(f"Label distances: {choice.in_short()}.")
@@ -270,7 +273,7 @@ def _carry_out(
             spec.seed,
             settings.optim.epochs,
             settings.optim.steps,
-            show_progress=options.show_progress,
+            progress=options.progress,
             resume=resume,
             report_to=settings.optim.report_to,
         )
@@ -290,7 +293,12 @@ def _carry_out(
         fit_class_layer(model, vectors, known.labels, frozen_head or "logistic", balanced=balanced)
 
     predictions = predict_batches(
-        model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
+        model,
+        tokenizer,
+        corpus.test.texts,
+        settings.model.max_length,
+        encodings=test.encodings,
+        progress=options.progress,
     )
     matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.log_history)
     results = evaluate_predictions(
