@@ -82,7 +82,7 @@ class QuietProgress(ProgressCallback):
         """Show the newest validation accuracy at the end of the bar."""
         super().on_evaluate(args, state, control, **kwargs)
         if self.training_bar is not None and (found := _accuracy_of(metrics)):
-            self.training_bar.set_postfix_str(f"epoch {state.epoch:.0f}, {found}")
+            self.training_bar.set_postfix_str(f"validation {found}")
 
 
 class ToldProgress(TrainerCallback):
@@ -100,14 +100,14 @@ class ToldProgress(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Tell the step, and what the newest evaluation found."""
         if state.is_world_process_zero:
-            found = f", {self._found}" if self._found else ""
-            self._tell(f"{self._title}: step {state.global_step:,} of {state.max_steps:,}{found}")
+            self._tell(f"{self._title}: step {state.global_step:,} of {state.max_steps:,}{self._found}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Keep the newest accuracy."""
-        self._found = _accuracy_of(metrics) or self._found
+        if found := _accuracy_of(metrics):
+            self._found = f", validation accuracy {found}"
 
 
 def _accuracy_of(metrics: dict[str, float] | None) -> str:
     accuracy = (metrics or {}).get("eval_accuracy", math.nan)
-    return "" if math.isnan(accuracy) else f"validation accuracy {100 * accuracy:.1f} %"
+    return "" if math.isnan(accuracy) else f"{100 * accuracy:.1f} %"

@@ -248,7 +248,9 @@ def _carry_out_all(spec: CompareSpec, study: _Study, jobs: int, *, show_progress
     """Every run's results, in the order of the objectives and then the seeds."""
     runs = []
     num_runs = len(spec.seeds) * len(spec.objectives)
-    with tqdm(total=num_runs, unit="run", disable=not show_progress, leave=False, dynamic_ncols=True) as bar:
+    # In place of a bar, what the current run is at: a line has no room for both.
+    parts = "{n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
+    with tqdm(total=num_runs, disable=not show_progress, leave=False, dynamic_ncols=True, bar_format=parts) as bar:
         # A second apart on the bar: it is written over.
         tell = NowAndThen(bar.set_postfix_str, first_s=1, longest_s=1) if show_progress else NowAndThen(say)
         for run in _finished(spec, study, jobs, tell):
