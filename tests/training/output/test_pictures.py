@@ -174,7 +174,10 @@ def test_names_without_a_font_become_numbers_and_the_picture_says_why(tmp_path, 
 @pytest.mark.usefixtures("_only_latin_fonts")
 def test_the_terminal_is_told_which_number_stands_for_which_name():
     sentence = names.font_sentence(["ask", *CHINESE])
-    assert "no installed font shows 3 class names, and numbers stand there: 1 提问, 2 取消, 3 其他. Install" in sentence
+    assert (
+        "no installed font shows 3 class names, and their numbers stand there: 1=提问, 2=取消, 3=其他. Install"
+        in sentence
+    )
     assert "fonts-noto-cjk" in sentence
     assert "fonts-noto-core" in names.font_sentence(["ask", "\U00010900"])
     assert ", ... (all of them: class_names in config.json)" in names.font_sentence(CHINESE * 20)
