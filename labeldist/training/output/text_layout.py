@@ -25,8 +25,8 @@ __all__ = [
 Style = Literal["bold", "dim", "red", "green", "yellow", "blue"]
 STYLE_CODES: dict[Style, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34}
 ANSI_PATTERN = re.compile(r"\x1b\[[0-9;]*m")
-# A percent sign stays with its number.
-_SPACE = re.compile(" (?!%)")
+# A percent sign and a unit of time stay with their number.
+_SPACE = re.compile(r" (?!%|(?<=\d )(?:s|min|h)\b)")
 # What is no terminal has no width: files and pipes get the classic one.
 DEFAULT_COLUMNS = 80
 # Longer lines are hard to read, and shorter ones hold no table.

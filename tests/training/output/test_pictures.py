@@ -93,7 +93,8 @@ def test_both_maps_of_many_classes_have_one_order(tmp_path, texts_drawn):
     draw_pictures(tmp_path, names_of(40), [0], counts, matrix=1 + counts)
     # A tick has a label on either side of the map, of which one is shown.
     confusion, ldm = (
-        list(dict.fromkeys(text for text in texts if text.startswith("class.number"))) for texts in texts_drawn
+        list(dict.fromkeys(text for text in texts if text.startswith("class.number") and "/" not in text))
+        for texts in texts_drawn
     )
     assert confusion == ldm
     for first, second in far_apart.reshape(-1, 2):

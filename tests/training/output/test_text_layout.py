@@ -82,6 +82,7 @@ def test_a_word_that_is_too_long_has_a_line_of_its_own():
 
 def test_a_percent_sign_stays_with_its_number():
     assert wrap("rows at 95 % interval", 11) == ["rows at", "95 %", "interval"]
+    assert wrap("in 7 min 21 s, 3 seeds", 11) == ["in 7 min", "21 s, 3", "seeds"]
 
 
 def test_columns_of_a_table_stand_below_each_other():
