@@ -161,6 +161,8 @@ def compare(
             write_record(folder / COMPARISON, comparison)
             pictures.plot_comparison(comparison, folder / FIGURE)
             draw_confusions(runs, comparison, folder)
+        if sentence := pictures.font_sentence(runs[0].metrics.class_names):
+            say(sentence)
     return comparison
 
 
