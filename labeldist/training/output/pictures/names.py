@@ -64,7 +64,12 @@ def font_note(class_names: Sequence[str]) -> str:
 
 
 def font_sentence(class_names: Sequence[str]) -> str:
-    """The same for a terminal, which shows the names themselves; empty where every name can be drawn."""
+    """The same for a terminal, which shows the names themselves; empty where every name can be drawn.
+
+    Examples:
+        >>> font_sentence(["ask", "tell"])
+        ''
+    """
     missing = missing_characters(class_names)
     if not missing:
         return ""
