@@ -671,9 +671,49 @@ def test_predict_keeps_order_and_probabilities_sum_to_one(capsys, finished_run):
     rows = predictions(capsys, finished_run, *texts)
     assert [row["text"] for row in rows] == texts
     for row in rows:
-        assert tuple(row["probabilities"]) == CLASSES
+        assert set(row["probabilities"]) == set(CLASSES)
+        assert list(row["probabilities"].values()) == sorted(row["probabilities"].values(), reverse=True)
+        assert row["label"] == next(iter(row["probabilities"]))
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert row["probability"] == row["probabilities"][row["label"]] == max(row["probabilities"].values())
+
+
+def test_predict_gives_the_most_probable_classes(capsys, finished_run):
+    (whole,) = predictions(capsys, finished_run, "is it fast?")
+    for flags in (["--top-k", "2"], ["-k", "2"]):
+        (row,) = predictions(capsys, finished_run, "is it fast?", *flags)
+        assert list(row["probabilities"].items()) == list(whole["probabilities"].items())[:2]
+        assert {**row, "probabilities": None} == {**whole, "probabilities": None}
+    assert predictions(capsys, finished_run, "is it fast?", "--top-k", "9") == [whole]
+
+
+def test_a_blank_line_keeps_the_answers_in_step_with_the_lines(capsys, monkeypatch, finished_run):
+    content = "is it fast?\n\n   \nis it slow?\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert main(["predict", str(finished_run)]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["text"] for row in rows] == content.splitlines()
+    assert [row["label"] in CLASSES for row in rows] == [True, False, False, True]
+    assert rows[1] == {"text": "", "label": None, "probability": None, "probabilities": {}}
+    assert err == "standard input: 2 blank lines have no label, the first is line 2\n"
+
+
+def test_a_terminal_shows_predictions_for_people(capsys, monkeypatch, finished_run):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["predict", str(finished_run), "is it fast? " * 20, "is it\nslow?"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("…")
+    assert max(len(first), len(second)) <= 60
+    assert second.endswith("  is it slow?")
+    assert main(["predict", str(finished_run), "is it fast?", "-k", "3"]) == 0
+    text, *ranked = capsys.readouterr().out.splitlines()
+    assert text == "is it fast?"
+    assert [line.split()[-1] in CLASSES for line in ranked] == [True] * 3
+    shares = [float(line.split()[0]) for line in ranked]
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_notes_on_a_file_go_to_standard_error(capsys, finished_run):
@@ -747,6 +787,7 @@ def test_predict_refuses_mistakes(refusal, finished_run, tmp_path, monkeypatch):
         == "Give texts either on the command line or by --file, not both."
     )
     assert "There is no file x.txt" in refusal("predict", finished_run, "-f", "x.txt")
+    assert refusal("predict", finished_run, "a", "--top-k", "0") == "--top-k must be at least 1, got 0."
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert refusal("predict", finished_run) == "standard input holds no texts."
 
@@ -762,7 +803,7 @@ def test_predict_leaves_the_files_of_others_alone(finished_run):
 def test_predict_never_takes_the_place_of_a_file_that_came_meanwhile(capsys, finished_run, monkeypatch):
     from labeldist.training.inference import Predictor
 
-    def slow(predictor, texts, costs):
+    def slow(predictor, texts, costs, top_k):
         write("out.jsonl", "another process's")
         yield {"text": "a"}
 

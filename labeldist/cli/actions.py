@@ -5,18 +5,22 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labeldist.cli.commands import Compare, Evaluate, Predict, ReportOf, Train
 from labeldist.messages import escape_controls
-from labeldist.training import processes
 from labeldist.training.atomic import check_absent, new_file, writing_to
 from labeldist.training.config import ModelSettings
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
+from labeldist.training.output.text_layout import wrap_for
 from labeldist.training.recipes import ByRecipe
 from labeldist.training.reporting import REPORT
+
+if TYPE_CHECKING:
+    from labeldist.training.output.progress import Progress
 
 __all__ = ["HANDLERS", "carry_out"]
 
@@ -71,8 +75,10 @@ def _report(command: ReportOf) -> None:
 
 
 def _train(command: Train, under_few_labels: Train) -> None:
+    from labeldist.training import processes
     from labeldist.training.api import carry_out_run, resume_run_in
     from labeldist.training.data.sources import find_source
+    from labeldist.training.output.progress import SILENT
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.run import RunOptions
     from labeldist.training.run_folder import RunFolder, RunSpec
@@ -80,7 +86,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
     say, note = _say, _say if command.verbose else _say_nothing
     if not processes.is_main():
         note = say = _say_nothing
-    options = RunOptions(show_progress=sys.stderr.isatty(), say=say, note=note)
+    options = RunOptions(progress=_progress() if processes.is_main() else SILENT, say=say, note=note)
     folder = command.folder()
     if command.resume is not None:
         _check_resume_alone(command)
@@ -161,7 +167,7 @@ def _evaluate(command: Evaluate) -> None:
         table_format=table_format,
         note=note,
     )
-    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated)
+    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated, progress=_progress())
     title = f"{command.run.name} on {command.data}"
     about = About(
         title=title,
@@ -187,8 +193,9 @@ def _free_folder(folder: Path) -> Path:
 def _predict(command: Predict) -> None:
     from labeldist.training.data.columns import text_of
     from labeldist.training.data.readers import read_texts
-    from labeldist.training.inference import Predictor
+    from labeldist.training.inference import Predictor, check_top_k
 
+    check_top_k(command.top_k)
     if command.texts and command.file is not None:
         raise UserError("Give texts either on the command line or by --file, not both.")
     if command.text_column is not None and command.file is None:
@@ -210,15 +217,17 @@ def _predict(command: Predict) -> None:
         from labeldist.training.relations import costs_of
 
         costs = costs_of(command.costs, command.order, predictor.class_names)
-    predictions = predictor.predictions(texts, costs, calibrated=command.calibrated)
+    predictions = predictor.predictions(texts, costs, top_k=command.top_k, calibrated=command.calibrated)
+    if command.output is not None or not sys.stdout.isatty():
+        predictions = _counted(predictions)
     if command.output is None:
-        one_line = _for_people if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
+        shown = _for_people(command.top_k) if sys.stdout.isatty() else _json_for(sys.stdout.encoding)
         for prediction in predictions:
-            print(one_line(prediction))
+            print(shown(prediction))
         return
-    one_line = _json_for("utf-8")
+    shown = _json_for("utf-8")
     with writing_to(command.output.parent), new_file(command.output) as file:
-        file.writelines(one_line(prediction) + "\n" for prediction in predictions)
+        file.writelines(shown(prediction) + "\n" for prediction in predictions)
 
 
 HANDLERS: dict[type, Any] = {
@@ -231,7 +240,29 @@ HANDLERS: dict[type, Any] = {
 
 
 def _say(sentence: str) -> None:
-    print(escape_controls(sentence, keep="\n"), file=sys.stderr)
+    """Tell a user something: on a terminal in lines of its width, and above a progress bar; else on one line."""
+    text = escape_controls(sentence, keep="\n")
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return
+    from tqdm import tqdm
+
+    tqdm.write(wrap_for(sys.stderr, text), file=sys.stderr)
+
+
+def _progress() -> "Progress":
+    """Bars on a terminal, and a line now and then anywhere else."""
+    from labeldist.training.output.progress import NowAndThen, Progress
+
+    return Progress(bar=True) if sys.stderr.isatty() else Progress(tell=NowAndThen(_say))
+
+
+def _counted(predictions: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same, and how many there were so far where nobody sees them."""
+    with _progress().counted("predicting", None, "text") as advance:
+        for number, prediction in enumerate(predictions, 1):
+            yield prediction
+            advance(number)
 
 
 def _say_nothing(sentence: str) -> None:
@@ -262,6 +293,8 @@ def _json_for(encoding: str | None):
     return lambda prediction: json.dumps(prediction, ensure_ascii=not is_unicode)
 
 
-def _for_people(prediction: dict[str, Any]) -> str:
-    label, text = (escape_controls(prediction[name]) for name in ("label", "text"))
-    return f"{100 * prediction['probability']:5.1f} %  {label}  {text}"
+def _for_people(top_k: int | None) -> Callable[[dict[str, Any]], str]:
+    """What a terminal shows of a prediction: one line; with several classes, a line for each below the text."""
+    from labeldist.training.output.predictions import prediction_text
+
+    return lambda prediction: prediction_text(prediction, ranked=top_k is not None and top_k > 1, stream=sys.stdout)

@@ -197,7 +197,8 @@ class Predict:
     $ labeldist predict runs/demo-textcnn-adaptive-seed0 --file messages.csv --output labeled.jsonl
     $ cat messages.txt | labeldist predict runs/demo-textcnn-adaptive-seed0
 
-    Writes one JSON object per text; on a terminal, one line per text. Files of any size are read as they come.
+    Writes one JSON object per text; on a terminal, one line per text. Files of any size are read as they come. A blank
+    line of plain text has no label: null, so that the answers stay in step with the lines.
     """
 
     run: Positional[Path]
@@ -219,6 +220,8 @@ class Predict:
     """All classes from one end to the other: each step between true and decided class costs 1."""
     calibrated: bool = False
     """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
+    top_k: Annotated[int | None, arg(aliases=["-k"])] = None
+    """How many classes to give the probabilities of, the most probable first; all if not given (on a terminal, one)."""
     output: Output = None
     """Write JSON Lines here rather than to standard output. Never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -120,8 +120,16 @@ def _carried_out(command: Any, under_few_labels: Any) -> int:
 
 
 def _refuse(sentence: str) -> int:
-    """Print a user's mistake, on one line whatever another library wrote, and return the exit code."""
-    print(f"labeldist: error: {cut(escape_controls(' '.join(sentence.split())), MAX_SENTENCE)}", file=sys.stderr)
+    """Print a user's mistake, on one line whatever another library wrote, and return the exit code.
+
+    A terminal gets lines of its width, broken between words.
+    """
+    line = f"labeldist: error: {cut(escape_controls(' '.join(sentence.split())), MAX_SENTENCE)}"
+    if sys.stderr.isatty():
+        from labeldist.training.output.text_layout import wrap_for
+
+        line = wrap_for(sys.stderr, line)
+    print(line, file=sys.stderr)
     return 2
 
 

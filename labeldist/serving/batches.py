@@ -36,13 +36,16 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
-def predict_encoded(model: TwoHeads, encodings: Encodings, pad: Pad) -> Predictions:
+def predict_encoded(
+    model: TwoHeads, encodings: Encodings, pad: Pad, *, advance: Callable[[int], None] | None = None
+) -> Predictions:
     """Run the classifier on encoded texts of any number, at least one.
 
     Args:
         model: is put into evaluation mode.
         encodings: with `input_ids`, of which each text has at least one.
         pad: makes the batches.
+        advance: receives the number of texts that are done, after each batch.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -60,4 +63,6 @@ def predict_encoded(model: TwoHeads, encodings: Encodings, pad: Pad) -> Predicti
         found = found or [torch.empty(len(order), part.shape[1]) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows] = part.cpu()
+        if advance is not None:
+            advance(start + len(rows))
     return Predictions(*found)

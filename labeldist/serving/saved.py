@@ -1,6 +1,6 @@
 """A saved classifier with its tokenizer: texts in, probabilities out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -70,9 +70,14 @@ class SavedClassifier:
         model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
         return cls(model, load_saved_tokenizer(folder, max_length))
 
-    def predict(self, texts: list[str]) -> Predictions:
-        """Probabilities, embeddings and vectors of at least one text, in order."""
-        return predict_encoded(self.model, self.tokenizer.encode(texts), self.tokenizer.pad)
+    def predict(self, texts: list[str], *, advance: Callable[[int], None] | None = None) -> Predictions:
+        """Probabilities, embeddings and vectors of at least one text, in order.
+
+        Args:
+            texts: to classify.
+            advance: receives the number of texts that are done, after each batch.
+        """
+        return predict_encoded(self.model, self.tokenizer.encode(texts), self.tokenizer.pad, advance=advance)
 
     def probabilities(self, texts: Iterable[str]) -> Iterator[tuple[list[str], Tensor]]:
         """Classify a stream of texts, in order, with a few thousand of them in memory.

@@ -19,6 +19,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.label_distances import draw_folds, needs_counting
 from labeldist.training.measures import Measure
 from labeldist.training.objectives import OBJECTIVES, Objective, spec_of, takes_given_matrix
+from labeldist.training.output.progress import Progress
 from labeldist.training.recipes import RECIPES, ByRecipe, Recipe
 from labeldist.training.record_json import typed
 from labeldist.training.relations import check_relation_is_given
@@ -109,7 +110,7 @@ def train(
 
     wanted = ByRecipe(under(RECIPES["standard"]), under(RECIPES["few-labels"]))
     trusts = wanted.standard.settings.model.trust_remote_code
-    options = RunOptions(show_progress=_shows(progress), say=_saying(say), note=_nothing)
+    options = RunOptions(progress=Progress(bar=_shows(progress)), say=_saying(say), note=_nothing)
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
             resume_run_in(folder, options, find, texts, trust_remote_code=trusts)

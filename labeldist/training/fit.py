@@ -34,8 +34,15 @@ from labeldist.training import processes
 from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import OptimSettings, RunSettings
 from labeldist.training.errors import UserError
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.tokenized import EncodedSplit, Encodings, encode
-from labeldist.training.trainers import LossNotFiniteError, QuietProgress, StoppingCachedTrainer, StoppingTrainer
+from labeldist.training.trainers import (
+    LossNotFiniteError,
+    QuietProgress,
+    StoppingCachedTrainer,
+    StoppingTrainer,
+    ToldProgress,
+)
 
 EVAL_BATCH_SIZE = BATCH_SIZE
 # Of a training by steps: how often validation rows are looked at, checkpoints kept without them, and losses logged.
@@ -51,7 +58,8 @@ class FitOptions:
         seed: of shuffling and dropout.
         epochs: most epochs.
         steps: optimizer steps in place of epochs.
-        show_progress: whether a progress bar is drawn.
+        progress: where it shows how far it is.
+        title: what is trained, in a word.
         resume: whether to go on from the newest whole checkpoint in `folder`.
         report_to: experiment trackers of the Trainer.
     """
@@ -60,7 +68,8 @@ class FitOptions:
     seed: int
     epochs: int
     steps: int | None = None
-    show_progress: bool = False
+    progress: Progress = SILENT
+    title: str = "training"
     resume: bool = False
     report_to: tuple[str, ...] = ()
 
@@ -150,8 +159,10 @@ def fit(
     objective.attach(trainer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    if options.show_progress:
-        trainer.add_callback(QuietProgress())
+    if options.progress.bar:
+        trainer.add_callback(QuietProgress(options.title))
+    elif options.progress.tell is not None:
+        trainer.add_callback(ToldProgress(options.progress.tell, options.title))
     checkpoint = None
     if options.resume and processes.is_main():
         checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None)
@@ -277,6 +288,7 @@ def predict_batches(
     max_length: int,
     *,
     encodings: Encodings | None = None,
+    progress: Progress = SILENT,
 ) -> Predictions:
     """Run the classifier on texts of any number, one batch at a time.
 
@@ -286,6 +298,8 @@ def predict_batches(
         texts: to classify.
         max_length: tokens a text is cut to.
         encodings: of the texts, if they are tokenized already.
+        progress: where it shows how far it is.
     """
     encodings = encode(texts, tokenizer, max_length) if encodings is None else encodings
-    return predict_encoded(model, encodings, lambda rows: tokenizer.pad(rows, return_tensors="pt"))
+    with progress.counted("predicting", len(texts), "row") as advance:
+        return predict_encoded(model, encodings, lambda rows: tokenizer.pad(rows, return_tensors="pt"), advance=advance)

@@ -20,9 +20,23 @@ from labeldist.training.run_folder import RunConfig, RunFolder
 if TYPE_CHECKING:
     from labeldist.serving.batches import Predictions
     from labeldist.training.data.corpus import Split
+    from labeldist.training.output.progress import Progress
     from labeldist.training.records import PredictionMetrics
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "check_top_k"]
+
+
+def check_top_k(top_k: int | None) -> None:
+    """Raise `UserError` for a number of classes that is none.
+
+    Examples:
+        >>> check_top_k(0)
+        Traceback (most recent call last):
+        ...
+        labeldist.training.errors.UserError: --top-k must be at least 1, got 0.
+    """
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top-k must be at least 1, got {top_k}.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ class Predictor:
         return calibration.temperature
 
     def predictions(
-        self, texts: Iterable[str], costs: Tensor | None = None, *, calibrated: bool = False
+        self, texts: Iterable[str], costs: Tensor | None = None, *, top_k: int | None = None, calibrated: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Yield a prediction for each text, in order, with a few thousand texts in memory.
 
@@ -99,30 +113,43 @@ class Predictor:
             texts: any number.
             costs: `(C, C)`, row = true class, column = decided class: the label is then the class of least expected
                 cost, and the probability is that class's. The most probable class if `None`.
+            top_k: how many classes `probabilities` has, >= 1; all of them if `None`.
             calibrated: whether probabilities are taken at the run's `temperature`, for decisions by cost, too.
 
         Yields:
-            `{"text", "label", "probability", "probabilities": {class: probability}}`.
+            `{"text", "label", "probability", "probabilities": {class: probability}}`, the most probable class first. A
+            blank text has no label: `None` stands for it and for its probability, and there are no probabilities.
 
         Raises:
             UserError: if there is no temperature.
         """
-        temperature = self.temperature if calibrated else None
+        names, temperature = self.class_names, self.temperature if calibrated else None
         for window, plain in self.classifier.probabilities(texts):
             probabilities = plain if temperature is None else _at(temperature, plain)
-            decided = None if costs is None else _decided(probabilities, costs)
-            # Of the probabilities as they are: rounding may tie calibrated ones.
-            best = plain.argmax(dim=1).tolist()
-            for i, (text, row) in enumerate(zip(window, probabilities.tolist(), strict=True)):
-                label = best[i] if decided is None else decided[i]
+            # Stable: equal probabilities stay in the order of the classes. Of the probabilities as they are: rounding
+            # may tie calibrated ones.
+            order = plain.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+            decided = order[:, 0] if costs is None else _decided(probabilities, costs)
+            rows = zip(window, decided.tolist(), probabilities.tolist(), order.tolist(), strict=True)
+            for text, label, row, ranked in rows:
+                if not text.strip():
+                    yield {"text": text, "label": None, "probability": None, "probabilities": {}}
+                    continue
                 yield {
                     "text": text,
-                    "label": self.class_names[label],
+                    "label": names[label],
                     "probability": round(row[label], 6),
-                    "probabilities": dict(zip(self.class_names, [round(value, 6) for value in row], strict=True)),
+                    "probabilities": {names[c]: round(row[c], 6) for c in ranked},
                 }
 
-    def evaluate(self, split: "Split", costs: Tensor | None = None, *, calibrated: bool = False) -> "PredictionMetrics":
+    def evaluate(
+        self,
+        split: "Split",
+        costs: Tensor | None = None,
+        *,
+        calibrated: bool = False,
+        progress: "Progress | None" = None,
+    ) -> "PredictionMetrics":
         """Metrics on labeled rows: see `labeldist.training.metrics.evaluate_predictions`.
 
         An order, costs or a relation of the classes that the run was begun with are measured, too, as far as the files
@@ -132,25 +159,33 @@ class Predictor:
             split: the rows.
             costs: `(C, C)`, row = true class, column = decided class: the result is then a `CostedMetrics`.
             calibrated: whether probabilities are taken at the run's `temperature`, for decisions by cost, too.
+            progress: where it shows how far it is; nowhere if `None`.
 
         Raises:
             UserError: if there is no temperature.
         """
-        return self.measure(split, costs, calibrated=calibrated)[0]
+        return self.measure(split, costs, calibrated=calibrated, progress=progress)[0]
 
     def measure(
-        self, split: "Split", costs: Tensor | None = None, *, calibrated: bool = False
+        self,
+        split: "Split",
+        costs: Tensor | None = None,
+        *,
+        calibrated: bool = False,
+        progress: "Progress | None" = None,
     ) -> "tuple[PredictionMetrics, Predictions]":
         """Metrics on labeled rows, and the predictions that they were taken of; as `evaluate` otherwise."""
         # Here: scikit-learn and the matrix, with its history, are nothing that predictions need.
         from labeldist.training.metrics import evaluate_predictions, with_costs, with_relation
+        from labeldist.training.output.progress import SILENT
         from labeldist.training.relations import measure_tables
 
         run = RunFolder(self.folder)
         tables = None
         with contextlib.suppress(UserError):
             tables = measure_tables(run.read_config().spec.settings, self.class_names)
-        predictions = self.classifier.predict(list(split.texts))
+        with (progress or SILENT).counted("predicting", len(split), "row") as advance:
+            predictions = self.classifier.predict(list(split.texts), advance=advance)
         if calibrated:
             predictions = predictions._replace(probabilities=_at(self.temperature, predictions.probabilities))
         metrics = evaluate_predictions(
@@ -173,10 +208,10 @@ def _at(temperature: float, probabilities: Tensor) -> Tensor:
     return calibrate(probabilities, temperature)
 
 
-def _decided(probabilities: Tensor, costs: Tensor) -> list[int]:
+def _decided(probabilities: Tensor, costs: Tensor) -> Tensor:
     from labeldist.evaluation import decide
 
-    return decide(probabilities, costs).tolist()
+    return decide(probabilities, costs)
 
 
 def _with_code(run: RunFolder, config: RunConfig, device: str) -> SavedClassifier:

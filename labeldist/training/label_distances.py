@@ -25,11 +25,13 @@ from labeldist.training.fit import FitOptions, fit, predict_batches
 from labeldist.training.matrix_file import parse_pair, read_matrix_file
 from labeldist.training.matrix_json import matrix_from_json, matrix_to_json
 from labeldist.training.objectives import OBJECTIVES, Objective, takes_given_matrix, takes_relation
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.relations import check_relation_is_given, relation_in_words, relation_of
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
 
 MIN_COUNTING_STEPS = 150
+MAX_PAIRS_SAID = 3
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,31 @@ class MatrixChoice:
 
     Attributes:
         ldm: `None` for cross-entropy alone.
-        source: a sentence that says what was taken.
+        summary: what was taken, in words, without the pairs.
         confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
         relevance: graded targets, `(C, C)`; `None` where only rows of the same class are positives.
+        pairs: names of the classes that were pushed apart as pairs, if any.
     """
 
     ldm: LabelDistanceMatrix | None
-    source: str
+    summary: str
     confusion: Tensor | None = None
     relevance: Tensor | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def source(self) -> str:
+        """What was taken, in words, with all pairs."""
+        return self._with_pairs([f"{first} / {second}" for first, second in self.pairs])
+
+    def in_short(self) -> str:
+        """The same with the first pairs, for a terminal: others have fifty."""
+        shown = [f"{first} / {second}" for first, second in self.pairs[:MAX_PAIRS_SAID]]
+        more = len(self.pairs) - len(shown)
+        return self._with_pairs([*shown, *([f"and {more} more in ldm.json"] if more else [])])
+
+    def _with_pairs(self, shown: list[str]) -> str:
+        return f"{self.summary}: {'; '.join(shown)}" if shown else self.summary
 
 
 def choose_matrix(
@@ -77,7 +95,8 @@ def choose_matrix(
         assert static.ldm is not None
         flat = static.ldm.flattened() if isinstance(static.ldm, StaticLDM) else static.ldm
         mean = flat.mean_off_diagonal
-        return MatrixChoice(flat, f"{mean:.3g} between all classes, the mean of this static matrix: {static.source}")
+        summary = f"{mean:.3g} between all classes, the mean of this static matrix: {static.summary}"
+        return MatrixChoice(flat, summary, pairs=static.pairs)
     if takes_relation(objective):
         return _related(objective, settings, names)
     assert kind == "adaptive"
@@ -129,7 +148,13 @@ def check_matrix(objective: Objective, settings: RunSettings, corpus: Corpus, se
 
 
 def count_confusions(
-    settings: RunSettings, corpus: Corpus, seed: int, scratch: Path, tokens: TokenCache | None = None
+    settings: RunSettings,
+    corpus: Corpus,
+    seed: int,
+    scratch: Path,
+    tokens: TokenCache | None = None,
+    *,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """Count confusions of short cross-entropy runs on rows that they were not trained on.
 
@@ -139,32 +164,41 @@ def count_confusions(
         seed: of the folds, the weights and the order of rows.
         scratch: folder for checkpoints; what an earlier attempt left there is removed first, and all of it at the end.
         tokens: of the corpus's texts, shared with the runs of the same split.
+        progress: where it shows how far it is.
 
     Returns:
         `(C, C)`, int64, row = true class: on the validation set, or over the held-out parts of a cross-validation.
     """
     if settings.matrix.confusion_from == "validation":
-        return _count_once(settings, corpus, (corpus.train, corpus.validation), seed, scratch, tokens)
+        parts = (corpus.train, corpus.validation)
+        return _count_once(settings, corpus, parts, seed, scratch, tokens, progress, "counting confusions")
     everything = np.arange(len(corpus.train))
     counts = torch.zeros(len(corpus.class_names), len(corpus.class_names), dtype=torch.int64)
-    for held_out in draw_folds(settings, corpus, seed):
+    for fold, held_out in enumerate(draw_folds(settings, corpus, seed), 1):
         kept = np.setdiff1d(everything, held_out)
         # Label texts and coarse rows are trained on, and never counted.
         parts = (_rows(corpus.train, kept), _rows(corpus.train, held_out))
         # Each fold has a vocabulary of its own: its tokens are of use to no other training.
-        counts += _count_once(settings, corpus, parts, seed, scratch, None)
+        title = f"counting confusions, fold {fold} of {settings.matrix.folds}"
+        counts += _count_once(settings, corpus, parts, seed, scratch, None, progress, title)
     return counts
 
 
 def load_or_count_confusions(
-    settings: RunSettings, corpus: Corpus, seed: int, path: Path, tokens: TokenCache | None = None
+    settings: RunSettings,
+    corpus: Corpus,
+    seed: int,
+    path: Path,
+    tokens: TokenCache | None = None,
+    *,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """Confusion counts of short cross-entropy runs: from `path` where an earlier run of the same split left them."""
     if path.exists() and (counts := _stored_counts(path, corpus)) is not None:
         return counts
     # Every process counts; keep the main process's counts.
     scratch = path.with_suffix("")
-    counts = processes.broadcast(count_confusions(settings, corpus, seed, scratch, tokens))
+    counts = processes.broadcast(count_confusions(settings, corpus, seed, scratch, tokens, progress=progress))
     if not processes.is_main():
         return counts
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,9 +258,9 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
     if not pairs:
         return MatrixChoice(StaticLDM.uniform(1.0, class_names=names), f"1 between all classes: no pair was {origin}")
     plural = "" if len(pairs) == 1 else "s"
-    shown = "; ".join(f"{a} / {b}" for a, b in pairs)
     ldm = StaticLDM.from_pairs(pairs, max_distance=matrix.max_distance, class_names=names)
-    return MatrixChoice(ldm, f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}: {shown}")
+    summary = f"{matrix.max_distance:g} between {len(pairs)} pair{plural}, {origin}"
+    return MatrixChoice(ldm, summary, pairs=tuple(pairs))
 
 
 def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]) -> MatrixChoice:
@@ -266,6 +300,8 @@ def _count_once(
     seed: int,
     scratch: Path,
     tokens: TokenCache | None,
+    progress: Progress,
+    title: str,
 ) -> Tensor:
     """Train a fresh classifier by cross-entropy on the first part and count its confusions on the second."""
     train, held_out = training_rows(corpus, parts[0]), parts[1]
@@ -283,8 +319,9 @@ def _count_once(
     epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
     processes.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
     steps = settings.optim.steps and max(MIN_COUNTING_STEPS, settings.optim.steps // 5)
+    options = FitOptions(scratch, seed, epochs, steps, progress=progress, title=title)
     try:
-        fit(model, objective, splits, tokenizer, settings, FitOptions(scratch, seed, epochs, steps))
+        fit(model, objective, splits, tokenizer, settings, options)
     finally:
         if processes.is_main():
             shutil.rmtree(scratch, ignore_errors=True)

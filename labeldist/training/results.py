@@ -118,6 +118,7 @@ class TrainedRun:
         costs: Costs | None = None,
         order: Sequence[Any] = (),
         calibrated: bool = False,
+        top_k: int | None = None,
     ) -> list[dict[str, Any]]:
         """Classify texts.
 
@@ -128,18 +129,23 @@ class TrainedRun:
             order: all classes from one end to the other, in place of costs: each step between two costs 1.
             calibrated: whether probabilities are those at the temperature that was fitted on the run's validation rows
                 (`metrics.calibration`); decisions by cost follow them.
+            top_k: how many of the most probable classes `"probabilities"` has, >= 1; all if `None`.
 
         Returns:
-            For each text `{"text", "label", "probability", "probabilities": {class: probability}}`.
+            For each text `{"text", "label", "probability", "probabilities": {class: probability}}`, the most probable
+            class first.
 
         Raises:
             labeldist.training.errors.UserError: for an empty text, or one that is no string; for costs or an order that
-                do not fit the classes; if there is no temperature to calibrate with.
+                do not fit the classes; if there is no temperature to calibrate with; for a `top_k` below 1.
         """
+        from labeldist.training.inference import check_top_k
+
+        check_top_k(top_k)
         texts = [texts] if isinstance(texts, str) else list(texts)
         checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
         table_of_costs = costs_of(costs, order, self.class_names)
-        return list(self._predictor.predictions(checked, table_of_costs, calibrated=calibrated))
+        return list(self._predictor.predictions(checked, table_of_costs, top_k=top_k, calibrated=calibrated))
 
     @says_it_in_python
     def evaluate(

@@ -44,6 +44,7 @@ from labeldist.training.metrics import evaluate_predictions, with_relation
 from labeldist.training.nearest import nearest_training_texts
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.output import pictures
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
 from labeldist.training.relations import measure_tables
@@ -62,7 +63,7 @@ class RunOptions:
     """How a run is carried out, beside what decides its outcome.
 
     Attributes:
-        show_progress: whether a progress bar is drawn.
+        progress: where it shows how far it is.
         report: whether pictures are drawn, and predictions written with all that a report shows.
         confusion_file: where counted confusions are kept for other runs of the same split; in the run folder if `None`.
         tokens: of the corpus's texts, shared with other runs of the same split.
@@ -72,7 +73,7 @@ class RunOptions:
         resume_hint: how the user goes on after a full disk; by --resume if `None`.
     """
 
-    show_progress: bool = False
+    progress: Progress = SILENT
     report: bool = True
     confusion_file: Path | None = None
     tokens: TokenCache | None = None
@@ -255,10 +256,12 @@ def _carry_out(
         spec.objective,
         settings,
         corpus,
-        lambda: load_or_count_confusions(settings, corpus, spec.seed, confusion_file, tokens),
+        lambda: load_or_count_confusions(
+            settings, corpus, spec.seed, confusion_file, tokens, progress=options.progress
+        ),
     )
     if choice.ldm is not None:
-        options.say(f"Label distances: {choice.source}.")
+        options.say(f"Label distances: {choice.in_short()}.")
 
     # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()
@@ -278,7 +281,7 @@ def _carry_out(
             spec.seed,
             settings.optim.epochs,
             settings.optim.steps,
-            show_progress=options.show_progress,
+            progress=options.progress,
             resume=resume,
             report_to=settings.optim.report_to,
         )
@@ -298,7 +301,12 @@ def _carry_out(
         fit_class_layer(model, vectors, known.labels, frozen_head or "logistic", balanced=balanced)
 
     predictions = predict_batches(
-        model, tokenizer, corpus.test.texts, settings.model.max_length, encodings=test.encodings
+        model,
+        tokenizer,
+        corpus.test.texts,
+        settings.model.max_length,
+        encodings=test.encodings,
+        progress=options.progress,
     )
     evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
     accuracies = [entry["eval_accuracy"] for entry in evaluations]

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Trainer
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 from labeldist.distributed import sum_over_processes
 from labeldist.integrations.transformers import CachedTrainer
+from labeldist.training.output.progress import Tell
 
-__all__ = ["LossNotFiniteError", "QuietProgress", "StoppingCachedTrainer", "StoppingTrainer"]
+__all__ = ["LossNotFiniteError", "QuietProgress", "StoppingCachedTrainer", "StoppingTrainer", "ToldProgress"]
 
 
 class LossNotFiniteError(Exception):
@@ -56,7 +57,23 @@ class StoppingCachedTrainer(StoppingTrainer, CachedTrainer):
 
 
 class QuietProgress(ProgressCallback):
-    """The Trainer's progress bar, with the newest accuracy beside it in place of printed dictionaries."""
+    """The Trainer's progress bar, with the newest accuracy beside it in place of printed dictionaries.
+
+    Args:
+        title: what stands before the bar.
+    """
+
+    def __init__(self, title: str = "training"):
+        super().__init__()
+        self._title = title
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Draw the bar."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            # Gone when it is done, as all other bars are.
+            self.training_bar.leave = False
+            self.training_bar.set_description(self._title)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Print nothing."""
@@ -64,6 +81,33 @@ class QuietProgress(ProgressCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         """Show the newest validation accuracy at the end of the bar."""
         super().on_evaluate(args, state, control, **kwargs)
-        accuracy = (metrics or {}).get("eval_accuracy", math.nan)
-        if self.training_bar is not None and not math.isnan(accuracy):
-            self.training_bar.set_postfix_str(f"epoch {state.epoch:.0f}, validation accuracy {100 * accuracy:.1f}")
+        if self.training_bar is not None and (found := _accuracy_of(metrics)):
+            self.training_bar.set_postfix_str(f"validation {found}")
+
+
+class ToldProgress(TrainerCallback):
+    """How far training is, in words, for what is no terminal.
+
+    Args:
+        tell: is told after each step, on the main process.
+        title: what is trained.
+    """
+
+    def __init__(self, tell: Tell, title: str = "training"):
+        self._tell, self._title = tell, title
+        self._found = ""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Tell the step, and what the newest evaluation found."""
+        if state.is_world_process_zero:
+            self._tell(f"{self._title}: step {state.global_step:,} of {state.max_steps:,}{self._found}")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Keep the newest accuracy."""
+        if found := _accuracy_of(metrics):
+            self._found = f", validation accuracy {found}"
+
+
+def _accuracy_of(metrics: dict[str, float] | None) -> str:
+    accuracy = (metrics or {}).get("eval_accuracy", math.nan)
+    return "" if math.isnan(accuracy) else f"{100 * accuracy:.1f} %"

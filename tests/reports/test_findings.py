@@ -50,8 +50,8 @@ def test_findings_are_those_of_counting(rows):
         for one in (pair.forward, pair.backward):
             number = sum(cell == (one.true, one.predicted) for cell in wrong)
             assert (0 if one.share is None else one.share.num) == number
-    columns: Any = precision_recall_fscore_support(true, predicted, labels=range(5), zero_division=np.nan)
-    precision, recall, f1, support = columns
+    score: Any = precision_recall_fscore_support
+    precision, recall, f1, support = score(true, predicted, labels=range(5), zero_division=np.nan)
     for one in found.classes:
         assert one.num_rows == support[one.index]
         for ours, theirs in ((one.precision, precision), (one.recall, recall)):

@@ -26,6 +26,7 @@ from labeldist.training.fit import (
     training_arguments,
     validation_metrics,
 )
+from labeldist.training.output.progress import Progress
 from labeldist.training.tokenized import EncodedSplit, encode
 from runs import messages, settings_of
 
@@ -85,6 +86,24 @@ def test_the_model_ends_with_its_best_epoch(tmp_path):
     probabilities = predict_batches(model, tokenizer, SPLIT.texts, 128).probabilities
     assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
     assert max(accuracies) > 0.6
+
+
+def test_training_tells_how_far_it_is(tmp_path):
+    told = []
+    torch.manual_seed(0)
+    settings = settings_of("demo", optim=OptimSettings(recipe="standard", batch_size=16))
+    model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
+    split = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128))
+    options = FitOptions(tmp_path, 0, 2, progress=Progress(tell=told.append), title="counting")
+    objective = TrainerObjective(None, model, views=1)
+    fit(model, objective, (split, split), tokenizer, settings, options)
+    # 60 rows in batches of 16, twice; the newest accuracy is known after the first epoch.
+    assert [line.split(",")[0] for line in told] == [f"counting: step {step} of 8" for step in range(1, 9)]
+    assert ["validation accuracy" in line for line in told] == [False] * 4 + [True] * 4
+    told.clear()
+    texts = SPLIT.texts * 5
+    predict_batches(model, tokenizer, texts, 128, progress=Progress(tell=told.append))
+    assert told == ["predicting: 256 of 300 rows", "predicting: 300 of 300 rows"]
 
 
 def test_a_batch_in_chunks_trains_as_the_whole(tmp_path):

@@ -136,10 +136,10 @@ def read_texts(
         table_format: what the user says about the fields of a CSV or TSV file.
 
     Yields:
-        The texts, in order.
+        The texts, in order. A blank line of plain text is yielded, too: the answer to line N is the N-th one.
 
     Raises:
-        UserError: for a defect of the file, a missing column or an empty text.
+        UserError: for a defect of the file, a missing column or a row whose text is empty.
 
     Examples:
         >>> import tempfile
@@ -152,7 +152,7 @@ def read_texts(
     if is_stdin or Path(path).suffix.lower() == ".txt":
         if table_format:
             raise no_table("standard input" if is_stdin else str(path))
-        yield from _plain_texts(path, is_stdin=is_stdin)
+        yield from _plain_texts(path, note, is_stdin=is_stdin)
         return
     if data_suffix(path) is None:
         kinds = _or((".txt", *SUFFIXES))
@@ -186,16 +186,23 @@ def place_of(path: Path | str) -> Place:
     return Place(str(path), "row" if data_suffix(path) == ".parquet" else "line")
 
 
-def _plain_texts(path: Path | str, *, is_stdin: bool) -> Iterator[str]:
+def _plain_texts(path: Path | str, note: Note, *, is_stdin: bool) -> Iterator[str]:
     name = "standard input" if is_stdin else str(path)
     if not is_stdin:
         check_file(Path(path))
-    number = 0
+    number, num_blank, first_blank = 0, 0, 0
     for number, line in decoded_lines(sys.stdin.buffer, name) if is_stdin else file_lines(Path(path)):
         text = line.removesuffix("\r")
+        if not text.strip():
+            num_blank, first_blank = num_blank + 1, first_blank or number
+            yield text
+            continue
         yield text if is_text(text) else text_of({"text": text}, "text", f"{name}, line {number}")
     if not number:
         raise UserError(f"{name} holds no texts.")
+    if num_blank:
+        have = "has" if num_blank == 1 else "have"
+        note(f"{name}: {_counted(num_blank, 'blank line')} {have} no label, the first is line {first_blank}")
 
 
 def _json_rows(lines: Lines, path: Path, blank: "_BlankLines") -> Rows:

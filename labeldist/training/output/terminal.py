@@ -9,7 +9,7 @@ import numpy as np
 from labeldist.messages import escape_controls
 from labeldist.training.measures import MEASURES, MeasureSpec
 from labeldist.training.metrics import shorten
-from labeldist.training.output.text_layout import Style, fit, format_table, output_width, style, wrap
+from labeldist.training.output.text_layout import Style, fit, fit_tables, output_width, rule, style, wrap
 from labeldist.training.output.words import (
     change,
     count,
@@ -56,11 +56,11 @@ def train_summary(
     heading = style(escape_controls(title), "bold", stream)
     lines = [
         *wrap(f"{heading}: {accuracy}, macro-F1 {percent(metrics.macro_f1)} % ({', '.join(facts)})", width, INDENT),
-        *_neighbors_and_mistakes(metrics),
+        *(line for sentence in _neighbors_and_mistakes(metrics) for line in wrap(sentence, width, INDENT)),
         *_relation(metrics, width),
         *_costs(metrics, width),
         "",
-        *_weakest_classes(metrics, stream),
+        *_weakest_classes(metrics, width, stream),
         "",
         *_confused_pairs(metrics.confused_pairs, width, stream),
     ]
@@ -125,7 +125,7 @@ def _costs(metrics: PredictionMetrics, width: int) -> list[str]:
     )
 
 
-def _weakest_classes(metrics: PredictionMetrics, stream: TextIO | None) -> list[str]:
+def _weakest_classes(metrics: PredictionMetrics, width: int, stream: TextIO | None) -> list[str]:
     present = sorted((scores for scores in metrics.per_class if scores.num_rows), key=lambda scores: scores.f1)
     is_cut = len(present) > NUM_WEAK_CLASSES + 2
     rows = [
@@ -139,7 +139,7 @@ def _weakest_classes(metrics: PredictionMetrics, stream: TextIO | None) -> list[
     title = f"The {NUM_WEAK_CLASSES} weakest of {len(present)} classes" if is_cut else "Classes, weakest first"
     return [
         style(title, "bold", stream),
-        format_table(["class", "F1 %", "precision %", "recall %", "rows"], rows, "<>>>>"),
+        fit_tables(["class", "F1 %", "precision %", "recall %", "rows"], rows, "<>>>>", width),
     ]
 
 
@@ -158,7 +158,7 @@ def _confused_pairs(pairs: Sequence[DirectedPair], width: int, stream: TextIO | 
 
 
 def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> str:
-    """The tables of a comparison, the class pairs repaired or broken, and, last, the verdict in one sentence.
+    """The tables of a comparison, the class pairs repaired or broken, and, last, below a rule, the verdict.
 
     Args:
         comparison: what was found.
@@ -172,7 +172,7 @@ def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> st
         *_bold(f"{place}: mean ± standard deviation over {seeds}", width, stream),
         *wrap(_what_is_compared(MEASURES[comparison.measure], baseline), width, INDENT),
         "",
-        _scores_table(comparison, stream),
+        _scores_table(comparison, width, stream),
         "",
         *_neighbors_and_mistakes_table(comparison, width, stream),
         *_relation_tables(comparison, width, stream),
@@ -189,7 +189,8 @@ def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> st
     if (training := training_sentence(comparison)) is not None:
         lines += [*wrap(escape_controls(training), width), ""]
     answer = ANSWER_STYLES[comparison.verdict.answer]
-    lines += [style(line, answer, stream) for line in wrap(escape_controls(verdict_sentence(comparison)), width)]
+    verdict = wrap(escape_controls(verdict_sentence(comparison)), width)
+    lines += [style(style(line, "bold", stream), answer, stream) for line in (rule(width), *verdict)]
     return "\n".join(lines)
 
 
@@ -203,11 +204,11 @@ def _bold(title: str, width: int, stream: TextIO | None) -> list[str]:
     return [style(line, "bold", stream) for line in wrap(title, width)]
 
 
-def _scores_table(comparison: Comparison, stream: TextIO | None) -> str:
+def _scores_table(comparison: Comparison, width: int, stream: TextIO | None) -> str:
     measure = MEASURES[comparison.measure]
     second = MEASURES["macro-f1"] if measure.name == "accuracy" else measure
     change_title = "points" if measure.is_fraction else "change"
-    headers = ["objective", "accuracy %", second.title, change_title, "95 % interval", "p", "a run"]
+    headers = ["objective", "accuracy %", second.title, "a run", change_title, "95 % interval", "p"]
     rows = []
     for objective, scores in comparison.objectives.items():
         difference = comparison.difference_to_baseline(objective)
@@ -220,8 +221,8 @@ def _scores_table(comparison: Comparison, stream: TextIO | None) -> str:
         time_taken = short_duration(float(np.mean(seconds))) if seconds else "-"
         values = getattr(scores, second.column)
         means = (_mean_percent(scores.accuracy), (_mean_percent if second.is_fraction else _mean_number)(values))
-        rows.append([_name(objective), *means, *cells, time_taken])
-    return format_table(headers, rows, "<>>>>>>")
+        rows.append([_name(objective), *means, time_taken, *cells])
+    return fit_tables(headers, rows, "<>>>>>>", width)
 
 
 Column = tuple[str, Callable[[SeedScores], Sequence[float | None]], Callable[[Sequence[float | None]], str]]
@@ -237,7 +238,7 @@ def _neighbors_and_mistakes_table(comparison: Comparison, width: int, stream: Te
         ("distance", lambda scores: scores.mistake_distance, _mean_distance),
         ("if even", lambda scores: scores.expected_mistake_distance, _mean_distance),
     ]
-    table = _table(comparison, columns)
+    table = _table(comparison, columns, width)
     if not table:
         return []
     title = "Nearest neighbors among the test rows, in %, and the distance of the mistakes"
@@ -273,17 +274,16 @@ def _relation_tables(comparison: Comparison, width: int, stream: TextIO | None) 
     }
     lines = []
     for title, columns in (("What the mistakes cost", decided), ("How related classes lie", related)):
-        table = _table(comparison, columns)
+        table = _table(comparison, columns, width)
         if table:
             lines += [*_bold(title, width, stream), "", table]
-            shown = table.splitlines()[0]
-            for note in [note for column, note in notes.items() if columns is decided and column in shown]:
+            for note in [note for column, note in notes.items() if columns is decided and column in table]:
                 lines += wrap(note, width, INDENT)
             lines.append("")
     return lines
 
 
-def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
+def _table(comparison: Comparison, columns: Sequence[Column], width: int) -> str:
     """A row for each objective, with the columns that some objective has values for; empty without any."""
     objectives = comparison.objectives
     columns = [one for one in columns if any(_present(one[1](scores)) for scores in objectives.values())]
@@ -292,17 +292,18 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> str:
     rows = [
         [_name(name), *(show(values(scores)) for _, values, show in columns)] for name, scores in objectives.items()
     ]
-    return format_table(["objective", *(title for title, _, _ in columns)], rows, "<" + ">" * len(columns))
+    headers = ["objective", *(title for title, _, _ in columns)]
+    return fit_tables(headers, rows, "<" + ">" * len(columns), width)
 
 
 def _pair_changes(objective: str, pairs: PairChanges, baseline: str, width: int) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for word, changes in (("repairs", pairs.repaired), ("breaks", pairs.broken)):
         if changes:
             lines.append(f"{objective} {word}")
             for change in changes[:NUM_PAIRS_SHOWN]:
                 lines += [INDENT + line for line in wrap(_pair_change(change), width - len(INDENT), INDENT)]
-    return lines or [f"{objective} confuses every pair of classes as often as {baseline}."]
+    return lines or wrap(f"{objective} confuses every pair of classes as often as {baseline}.", width, INDENT)
 
 
 def _pair_change(change: PairChange) -> str:

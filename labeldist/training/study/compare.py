@@ -1,6 +1,5 @@
 """Several objectives over several seeds on the same splits: paired runs, a table, and one plain sentence."""
 
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +20,8 @@ from labeldist.training.machine import describe_machine, versions
 from labeldist.training.measures import Measure, measure_of
 from labeldist.training.objectives import Objective, takes_given_matrix
 from labeldist.training.output import pictures
-from labeldist.training.output.words import percent
+from labeldist.training.output.progress import SILENT, NowAndThen, Progress, Tell
+from labeldist.training.output.words import count, percent
 from labeldist.training.record_json import to_json
 from labeldist.training.records import write_record
 from labeldist.training.relations import check_measure_is_given, check_relation_is_given, measure_tables
@@ -49,8 +49,7 @@ Say = Callable[[str], None]
 COMPARE_CONFIG = "compare.json"
 COMPARISON = "comparison.json"
 FIGURE = "comparison.png"
-# Of what a progress line tells about a matrix; the run folder holds the whole.
-MAX_SOURCE_LENGTH = 160
+TELL_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +175,8 @@ def compare(
             pictures.plot_comparison(comparison, folder / FIGURE)
             draw_confusions(runs, comparison, folder)
             save_report(comparison_report(folder), folder / REPORT)
+        if sentence := pictures.font_sentence(runs[0].metrics.class_names):
+            say(sentence)
     return comparison
 
 
@@ -266,28 +267,32 @@ def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
 def _carry_out_all(spec: CompareSpec, study: _Study, jobs: int, *, show_progress: bool, say: Say) -> list[FinishedRun]:
     """Every run's results, in the order of the objectives and then the seeds."""
     runs = []
-    with tqdm(total=len(spec.seeds) * len(spec.objectives), unit="run", disable=not show_progress, leave=False) as bar:
-        for run in _finished(spec, study, jobs):
+    num_runs = len(spec.seeds) * len(spec.objectives)
+    # In place of a bar, what the current run is at: a line has no room for both.
+    parts = "{n_fmt}/{total_fmt} runs [{elapsed}{postfix}]"
+    with tqdm(total=num_runs, disable=not show_progress, leave=False, dynamic_ncols=True, bar_format=parts) as bar:
+        # A second apart on the bar: it is written over.
+        tell = NowAndThen(bar.set_postfix_str, first_s=1, longest_s=1) if show_progress else NowAndThen(say)
+        for run in _finished(spec, study, jobs, tell):
             runs.append(run)
             time_taken = "" if run.seconds is None else f" in {run.seconds:.0f} s"
             sentence = f"{run.objective}, seed {run.seed}: accuracy {percent(run.metrics.accuracy)} %{time_taken}"
             bar.set_postfix_str(sentence)
             bar.update()
-            source = textwrap.shorten(run.matrix_source, MAX_SOURCE_LENGTH, placeholder=" ...")
-            say(f"{sentence}; label distances: {source}")
+            say(sentence)
     return sorted(runs, key=lambda run: (spec.objectives.index(run.objective), run.seed))
 
 
-def _finished(spec: CompareSpec, study: _Study, jobs: int) -> Iterator[FinishedRun]:
+def _finished(spec: CompareSpec, study: _Study, jobs: int, tell: Tell) -> Iterator[FinishedRun]:
     """Yield each run as it finishes, by seed; with several jobs, in the order of completion."""
     todo: list[tuple[int, Objective]] = [(seed, objective) for seed in spec.seeds for objective in spec.objectives]
     if jobs == 1:
         for seed, objective in todo:
-            yield _carry_out(study, seed, objective)
+            yield _carry_out(study, seed, objective, tell)
         return
     with Workers(jobs, study) as workers:
         try:
-            yield from _as_finished(spec, workers, jobs, todo)
+            yield from _as_finished(spec, workers, jobs, todo, tell)
         except BrokenProcessPool as error:
             raise UserError(
                 "A process of the comparison was killed, most often for want of memory. The same command goes on where "
@@ -296,7 +301,7 @@ def _finished(spec: CompareSpec, study: _Study, jobs: int) -> Iterator[FinishedR
 
 
 def _as_finished(
-    spec: CompareSpec, workers: Workers, jobs: int, todo: list[tuple[int, Objective]]
+    spec: CompareSpec, workers: Workers, jobs: int, todo: list[tuple[int, Objective]], tell: Tell
 ) -> Iterator[FinishedRun]:
     """Give each free process the next run, seed after seed; those that need counted confusions wait for them."""
     counting = {objective for objective in spec.objectives if needs_counting(objective, spec.settings)}
@@ -314,7 +319,9 @@ def _as_finished(
             seed, objective = task
             future = workers.submit(_count, seed) if objective is None else workers.submit(_carry_out, *task)
             running[future] = task
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        done = wait(running, timeout=TELL_EVERY_S, return_when=FIRST_COMPLETED).done
+        tell(f"{count(len(running), 'run')} under way, {len(waiting)} waiting")
+        for future in done:
             seed, objective = running.pop(future)
             if objective is None:
                 future.result()
@@ -329,11 +336,13 @@ def _count(study: _Study, seed: int) -> None:
         load_or_count_confusions(study.settings, study.corpora[seed], seed, study.confusion_file(seed), study.tokens)
 
 
-def _carry_out(study: _Study, seed: int, objective: Objective) -> FinishedRun:
+def _carry_out(study: _Study, seed: int, objective: Objective, tell: Tell | None = None) -> FinishedRun:
     """Carry out, go on with, or just read one run."""
     run, corpus = study.run(seed, objective), study.corpora[seed]
+    title = f"{objective}, seed {seed}"
     options = RunOptions(
         report=False,
+        progress=SILENT if tell is None else Progress(tell=lambda step: tell(f"{title}: {step}")),
         confusion_file=study.confusion_file(seed),
         tokens=study.tokens,
         resume_hint="give the same command again",

@@ -304,9 +304,11 @@ def test_plain_text_files_hold_one_text_a_line(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes('\ufeffone\r\n "two" \nthree'.encode())
     assert list(read_texts(path)) == ["one", ' "two" ', "three"]
-    path.write_text("one\n\nthree\n")
-    with pytest.raises(UserError, match=r"a.txt, line 2: the text is empty"):
-        list(read_texts(path))
+    notes = []
+    path.write_text("one\n\nthree\n \r\n")
+    # Each line keeps its place, and the answers theirs.
+    assert list(read_texts(path, note=notes.append)) == ["one", "", "three", " "]
+    assert notes == [f"{path}: 2 blank lines have no label, the first is line 2"]
     with pytest.raises(UserError, match=r"There is no file .*b.txt. Did you mean 'a.txt'\?"):
         list(read_texts(tmp_path / "b.txt"))
     with pytest.raises(UserError, match=r"of no kind that can be read. Give '-' or a file"):

@@ -93,7 +93,8 @@ def test_both_maps_of_many_classes_have_one_order(tmp_path, texts_drawn):
     draw_pictures(tmp_path, names_of(40), [0], counts, matrix=1 + counts)
     # A tick has a label on either side of the map, of which one is shown.
     confusion, ldm = (
-        list(dict.fromkeys(text for text in texts if text.startswith("class.number"))) for texts in texts_drawn
+        list(dict.fromkeys(text for text in texts if text.startswith("class.number") and "/" not in text))
+        for texts in texts_drawn
     )
     assert confusion == ldm
     for first, second in far_apart.reshape(-1, 2):
@@ -174,7 +175,10 @@ def test_names_without_a_font_become_numbers_and_the_picture_says_why(tmp_path, 
 @pytest.mark.usefixtures("_only_latin_fonts")
 def test_the_terminal_is_told_which_number_stands_for_which_name():
     sentence = names.font_sentence(["ask", *CHINESE])
-    assert "no installed font shows 3 class names, and numbers stand there: 1 提问, 2 取消, 3 其他. Install" in sentence
+    assert (
+        "no installed font shows 3 class names, and their numbers stand there: 1=提问, 2=取消, 3=其他. Install"
+        in sentence
+    )
     assert "fonts-noto-cjk" in sentence
     assert "fonts-noto-core" in names.font_sentence(["ask", "\U00010900"])
     assert ", ... (all of them: class_names in config.json)" in names.font_sentence(CHINESE * 20)

@@ -120,10 +120,8 @@ def test_sentences_and_examples_follow_the_width_of_the_terminal(monkeypatch, co
     monkeypatch.setenv("COLUMNS", str(columns))
     metrics = metrics_of([[4, 2], [0, 4]])
     lines = train_summary(metrics, title="trec, textcnn", stream=Terminal()).splitlines()
-    is_table = [line.startswith(("class", "----", "ask  ", "tell  ")) for line in lines]
-    widths = [display_width(line) for line, skipped in zip(lines, is_table, strict=True) if not skipped]
     # Examples take all the columns that there are, but for a last word that would not fit.
-    assert columns - 8 <= max(widths) <= columns
+    assert columns - 8 <= max(map(display_width, lines)) <= columns
 
 
 def test_the_last_sentence_of_a_comparison_is_the_verdict():
@@ -136,7 +134,7 @@ def test_the_last_sentence_of_a_comparison_is_the_verdict():
     assert lines[3].split("  ")[0] == "objective"
     assert [line.split()[0] for line in lines[5:9]] == ["ce", "ce-two-views", "static", "adaptive"]
     assert "baseline" in lines[6]
-    assert lines[8].endswith("61 s")
+    assert "  61 s  " in lines[8]
 
 
 def test_a_second_table_shows_neighbors_and_mistakes():
@@ -208,9 +206,29 @@ def test_a_comparison_of_all_objectives_fits_80_columns():
     assert max(map(display_width, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("columns", [40, 56, 70, 80, 100])
+def test_a_comparison_of_long_names_fits_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = ("ce", "ce-two-views", "contrastive", "logistic-label-texts", "centroid-label-texts", "adaptive")
+    comparison = measured_comparison(num_seeds=3, objectives=[(name, place % 2, 2) for place, name in enumerate(names)])
+    lines = comparison_table(comparison, Terminal()).splitlines()
+    assert max(map(display_width, lines)) <= columns
+    shown = " ".join(lines)
+    for title in ("accuracy %", "95 % interval", "a run", "precision@1", "MAP@R", "if even"):
+        assert title in shown
+
+
+def test_the_verdict_stands_below_a_rule():
+    comparison = comparison_of("ce", "static", "adaptive")
+    before, _, after = comparison_table(comparison).rpartition("\n" + "=" * 80 + "\n")
+    assert before.endswith("\n")
+    assert " ".join(after.split()) == verdict_sentence(comparison)
+
+
 def test_the_verdict_is_colored_on_a_terminal_only():
     comparison = comparison_of("ce", "adaptive")
-    assert "\x1b[" in comparison_table(comparison, Terminal())
+    text = comparison_table(comparison, Terminal())
+    assert "\x1b[33m\x1b[1mLabel distance (adaptive) on trec" in text
     assert "\x1b[" not in comparison_table(comparison, io.StringIO())
 
 

@@ -3,13 +3,23 @@
 import io
 import itertools
 import os
+import termios
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from labeldist.training.output import text_layout
-from labeldist.training.output.text_layout import display_width, fit, format_table, output_width, style, wrap
+from labeldist.training.output.text_layout import (
+    display_width,
+    fit,
+    fit_tables,
+    format_table,
+    output_width,
+    style,
+    wrap,
+    wrap_for,
+)
 from strategies import thorough
 
 
@@ -72,6 +82,7 @@ def test_a_word_that_is_too_long_has_a_line_of_its_own():
 
 def test_a_percent_sign_stays_with_its_number():
     assert wrap("rows at 95 % interval", 11) == ["rows at", "95 %", "interval"]
+    assert wrap("in 7 min 21 s, 3 seeds", 11) == ["in 7 min", "21 s, 3", "seeds"]
 
 
 def test_columns_of_a_table_stand_below_each_other():
@@ -86,3 +97,44 @@ def test_a_table_without_rows_shows_its_headers():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="2 cells, one for each header, got 1"):
         format_table(["a", "b"], [["x"]])
+
+
+def test_a_table_that_fits_is_one():
+    headers, rows = ["class", "a", "b"], [["提问", "1", "2"]]
+    assert fit_tables(headers, rows, "<>>", 80) == format_table(headers, rows, "<>>")
+
+
+def test_a_table_that_is_too_wide_becomes_even_ones():
+    headers = ["class", *(f"a column {c}" for c in range(5))]
+    rows = [["ask", *map(str, range(5))], ["tell", *map(str, range(5))]]
+    # 5 and 10 columns each, 2 between them: three fit into 41, so five are shared out as two and three.
+    tables = fit_tables(headers, rows, "<>>>>>", 41).split("\n\n")
+    assert [table.splitlines()[0].count("column") for table in tables] == [2, 3]
+    assert all(table.splitlines()[2].startswith("ask") for table in tables)
+
+
+@thorough
+@given(st.lists(st.text("ab提", max_size=30), min_size=2, max_size=5), st.integers(12, 60))
+def test_tables_fit_wherever_a_column_does(names, width):
+    rows = [[name, "12.5", "3"] for name in names]
+    lines = fit_tables(["class", "F1 %", "rows"], rows, "<>>", width).splitlines()
+    assert max(map(display_width, lines)) <= width
+
+
+def test_paragraphs_are_wrapped_to_the_stream(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "44")
+    text = "a sentence of words that are many and more than a line holds\nanother one"
+    assert wrap_for(Terminal(), text).splitlines() == [
+        "a sentence of words that are many and more",
+        "  than a line holds",
+        "another one",
+    ]
+
+
+def test_each_stream_has_its_own_width(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    outer, inner = os.openpty()
+    termios.tcsetwinsize(inner, (24, 57))
+    with os.fdopen(inner, "w") as terminal:
+        assert output_width(terminal) == 57
+    os.close(outer)

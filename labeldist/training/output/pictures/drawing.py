@@ -56,11 +56,12 @@ def add_font_note(figure: Figure, class_names: Sequence[str], theme: Theme, *, s
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure with fonts that have its characters; a character that no font has becomes a box."""
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text()]
-    families, missing = font_families(frozenset("".join(text.get_text() for text in texts)))
-    for text in texts:
+    for text in figure.findobj(Text):
+        if not isinstance(text, Text) or not (shown := text.get_text()):
+            continue
+        families, missing = font_families(frozenset(shown))
         text.set_fontfamily(families)
         # A name may hold dollar signs: it is no formula.
         text.set_parse_math(False)
-        text.set_text("".join("□" if character in missing else character for character in text.get_text()))
+        text.set_text("".join("□" if character in missing else character for character in shown))
     figure.savefig(path, bbox_inches="tight", pad_inches=0.15)

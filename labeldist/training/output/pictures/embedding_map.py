@@ -24,8 +24,6 @@ MARKERS = ("o", "^", "s", "D", "v", "P")
 MARKER_SIGNS = ("●", "▲", "■", "◆", "▼", "✚")
 MAX_LEGEND = 13
 MAX_GROUPS = 8
-# The last mark is for all others of a group.
-MAX_NAMED_IN_GROUP = len(MARKERS) - 1
 NUM_PAIRS_WITHOUT_GROUPS = 3
 
 
@@ -139,7 +137,7 @@ class _Map:
             self._scatter(c, "o", self.theme.rest, size=0.7 * self.size)
         for group, color in zip(groups, self.theme.classes, strict=False):
             for place, c in enumerate(group):
-                self._scatter(c, MARKERS[min(place, MAX_NAMED_IN_GROUP)], color, size=1.2 * self.size)
+                self._scatter(c, MARKERS[min(place, len(MARKERS) - 1)], color, size=1.2 * self.size)
         if not groups:
             return f"{len(present):,} classes"
         colored = "the group" if len(groups) == 1 else f"the {len(groups)} groups"
@@ -149,10 +147,10 @@ class _Map:
         """The marks of each group's classes with their names, beside its points."""
         labels = []
         for group, color in zip(groups, self.theme.classes, strict=False):
-            shown = group[:MAX_NAMED_IN_GROUP]
-            lines = [f"{sign} {self.names[c]}" for sign, c in zip(MARKER_SIGNS, shown, strict=False)]
-            if more := len(group) - len(shown):
-                lines.append(f"{MARKER_SIGNS[MAX_NAMED_IN_GROUP]} {more} more")
+            lines = [f"{sign} {self.names[c]}" for sign, c in zip(MARKER_SIGNS, group, strict=False)]
+            if len(group) > len(lines):
+                # The last mark is for all others of a group.
+                lines[-1] = f"{MARKER_SIGNS[-1]} {len(group) - len(lines) + 1} more"
             labels.append(Label("\n".join(lines), self._middle(group), color))
         in_groups = np.isin(self.classes, [c for group in groups for c in group])
         place_labels(self.figure, self.axes, labels, self.points[in_groups], self.theme)

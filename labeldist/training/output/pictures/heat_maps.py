@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,9 @@ __all__ = ["largest_share", "plot_confusion", "plot_ldm"]
 
 MAX_CELL_NUMBERS = 15
 NUM_PAIRS_NAMED = 10
+LIST_TITLE = "Most confused pairs"
+NOTHING_TO_LIST = "No row was taken for another class."
+LIST_FONT_SIZE = 8.5
 # A color scale that ends below would make a handful of mistakes look like a catastrophe.
 MIN_LARGEST_SHARE = 0.05
 SHARE_TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -71,7 +73,10 @@ def plot_confusion(
     top = largest_share(counts, len(class_names)) if top_share is None else top_share
     names = display_names(class_names)
     colors = THEMES[theme]
-    drawing = _HeatMap(len(drawn), [names[c] for c in drawn], colors)
+    has_list = len(drawn) > MAX_CELL_NUMBERS
+    pairs = cells.worst_pairs(NUM_PAIRS_NAMED) if has_list else []
+    listed = [f"{names[pair.first]} / {names[pair.second]}" for pair in pairs]
+    drawing = _HeatMap([names[c] for c in drawn], colors, listed if has_list else None)
     drawing.draw(
         np.ma.array(shares, mask=~is_mistake),
         colors.confusion,
@@ -83,13 +88,12 @@ def plot_confusion(
     drawing.bar.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     total, right = int(cells.num_rows.sum()), int(cells.num_rows[cells.true == cells.predicted].sum())
     facts = [f"{right:,} of {total:,} rows are right", note, _which(drawn, len(names), "the most mistakes")]
-    if len(drawn) <= MAX_CELL_NUMBERS:
-        is_strong = (shares > 0.3 * top) & is_mistake
-        drawing.number_cells(matrix, is_strong, lambda count: f"{count:.0f}" if count else "", muted=~is_mistake)
+    is_strong = (shares > 0.3 * top) & is_mistake
+    if has_list:
+        drawing.list_pairs(pairs)
+        drawing.number_pairs(pairs, drawn, matrix, is_strong)
     else:
-        pairs = cells.worst_pairs(NUM_PAIRS_NAMED)
-        drawing.name_pairs(pairs, names)
-        drawing.number_pairs(pairs, drawn, matrix, shares > 0.3 * top)
+        drawing.number_cells(matrix, is_strong, lambda count: f"{count:.0f}" if count else "", muted=~is_mistake)
     if len(drawn) > MAX_GIVEN_ORDER:
         frames = drawing.frame_groups(cells.groups(drawn), drawn)
         facts.append("confused classes stand side by side" + (", groups are framed" if frames else ""))
@@ -149,7 +153,7 @@ def plot_ldm(
     norm = Normalize(low, high if high > low else low + 1)
     names = display_names(class_names)
     colors = THEMES[theme]
-    drawing = _HeatMap(len(drawn), [names[c] for c in drawn], colors)
+    drawing = _HeatMap([names[c] for c in drawn], colors)
     drawing.draw(np.ma.array(distances, mask=~is_pair), colors.distances, norm, "label distance")
     if len(drawn) <= MAX_CELL_NUMBERS:
         is_strong = (norm(distances) > 0.55) & is_pair
@@ -167,25 +171,32 @@ def _which(drawn: NDArray[np.int64], num_classes: int, reason: str) -> str:
     return f"drawn: the {len(drawn)} of {num_classes:,} classes with {reason}"
 
 
-@dataclass
 class _HeatMap:
-    """A square map with a name for each row and column, and a scale beside it."""
+    """A square map with a name for each row and column, a scale beside it, and a list of pairs beside that.
 
-    size: int
-    names: list[str]
-    theme: Theme
+    Args:
+        names: of the rows, and of the columns.
+        theme: the page that it is for.
+        listed: names of the pairs of the list; None for no list.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, names: Sequence[str], theme: Theme, listed: Sequence[str] | None = None):
+        self.names, self.theme, self.size = names, theme, len(names)
+        self.listed = listed or []
         # Inches: roomy cells for few classes, then small ones, so that the page grows slowly.
-        cell = 0.85 if self.size <= 4 else 0.55 if self.size <= MAX_CELL_NUMBERS else 0.3 if self.size <= 30 else 0.19
-        cell = min(cell, 17 / self.size)
+        cell = 0.85 if self.size <= 4 else 0.55 if self.size <= MAX_CELL_NUMBERS else 0.3 if self.size <= 30 else 0.16
+        cell = min(cell, 14 / self.size)
         self.side = max(self.size * cell, 2.4)
         # A large page is looked at as a whole: what is to be read there grows with it.
         self.scale = min(1.6, max(1.0, self.side / 8))
         self.font_size = max(1.5, min(10.0, 0.62 * 72 * cell))
-        margin = 0.8 * self.font_size / 72 * max(map(text_width, self.names)) + 0.5
+        margin = 0.8 * self.font_size / 72 * max(map(text_width, names)) + 0.5
         width = self.side + margin + 1.2 * self.scale
-        self.figure: Figure = new_figure(width, self.side + margin + 0.9 * self.scale, self.theme)
+        if listed is not None:
+            # The layout would shrink the map for a list that it has no room for.
+            letters = max(map(text_width, (*listed, LIST_TITLE, NOTHING_TO_LIST)))
+            width += (0.5 + 0.55 * LIST_FONT_SIZE / 72 * letters) * self.scale
+        self.figure: Figure = new_figure(width, self.side + margin + 0.9 * self.scale, theme)
         self.axes: Axes = self.figure.add_subplot()
 
     def draw(self, values: np.ma.MaskedArray, colors: Colormap, norm: Normalize, scale_label: str) -> None:
@@ -229,27 +240,25 @@ class _HeatMap:
                 column, row, text, ha="center", va="center", fontsize=12 if self.size <= 4 else 8.5, color=color
             )
 
-    def name_pairs(self, pairs: Sequence[ClassPair], names: Sequence[str]) -> None:
-        """A numbered list of pairs beside the map."""
+    def list_pairs(self, pairs: Sequence[ClassPair]) -> None:
+        """The list: a number, the names and how many rows, for each pair."""
         theme, scale = self.theme, self.scale
         left = 1 + (0.2 + 0.95 * scale) / self.side
         inch = scale / self.side
 
-        def line(text: str, below: float, color: str, **options: Any) -> None:
-            self.axes.text(
-                left, 1 - below * inch, text, transform=self.axes.transAxes, va="top", color=color, **options
-            )
+        def line(text: str, right: float, below: float, color: str, **options: Any) -> None:
+            place = (left + right * inch, 1 - below * inch)
+            self.axes.text(*place, text, transform=self.axes.transAxes, va="top", color=color, **options)
 
-        title = "Most confused pairs" if pairs else "No row was taken for another class."
-        line(title, 0, theme.ink, fontsize=10 * scale, fontweight="bold")
-        for rank, pair in enumerate(pairs, 1):
+        title = LIST_TITLE if pairs else NOTHING_TO_LIST
+        line(title, 0, 0, theme.ink, fontsize=10 * scale, fontweight="bold")
+        for rank, (pair, names) in enumerate(zip(pairs, self.listed, strict=True), 1):
             top = 0.38 * rank - 0.08
-            line(f"{rank}", top, theme.ink, fontsize=8.5 * scale)
-            names_of_pair = f"{names[pair.first]} / {names[pair.second]}"
+            line(str(rank), 0, top, theme.ink, fontsize=LIST_FONT_SIZE * scale)
+            line(names, 0.24, top, theme.ink, fontsize=LIST_FONT_SIZE * scale)
             rows = "row" if pair.num_rows == 1 else "rows"
-            line(f"      {names_of_pair}", top, theme.ink, fontsize=8.5 * scale)
             share = f"{pair.num_rows:,} {rows}, {100 * pair.share:.0f} % of both classes"
-            line(f"       {share}", top + 0.17, theme.muted, fontsize=7.5 * scale)
+            line(share, 0.24, top + 0.17, theme.muted, fontsize=7.5 * scale)
 
     def number_pairs(
         self, pairs: Sequence[ClassPair], drawn: NDArray[np.int64], counts: NDArray, is_strong: NDArray[np.bool_]

@@ -64,17 +64,22 @@ def font_note(class_names: Sequence[str]) -> str:
 
 
 def font_sentence(class_names: Sequence[str]) -> str:
-    """The same for a terminal, which shows the names themselves; empty where every name can be drawn."""
+    """The same for a terminal, which shows the names themselves; empty where every name can be drawn.
+
+    Examples:
+        >>> font_sentence(["ask", "tell"])
+        ''
+    """
     missing = missing_characters(class_names)
     if not missing:
         return ""
     numbered = [(c, name) for c, name in enumerate(map(short_name, class_names)) if missing & set(name)]
-    listed = ", ".join(f"{c} {name}" for c, name in numbered[:MAX_NAMES_LISTED])
+    listed = ", ".join(f"{c}={name}" for c, name in numbered[:MAX_NAMES_LISTED])
     more = ", ... (all of them: class_names in config.json)" if len(numbered) > MAX_NAMES_LISTED else ""
     one = len(numbered) == 1
     return (
         f"Pictures: no installed font shows {len(numbered)} class name{'' if one else 's'}, and "
-        f"{'a number stands' if one else 'numbers stand'} there: {listed}{more}. {_cure(missing)}"
+        f"{'its number stands' if one else 'their numbers stand'} there: {listed}{more}. {_cure(missing)}"
     )
 
 
