@@ -99,7 +99,7 @@ def test_train_prints_the_answer_and_says_only_which_distances_it_took(capsys, t
     assert "\033" not in out
     names = {
         "config.json", "confusion.png", "curves.png", "embeddings.png", "history.json", "ldm.json", "ldm.png",
-        "metrics.json", "model", "predictions.jsonl",
+        "map.json", "metrics.json", "model", "nearest.jsonl", "predictions.jsonl", "report.html",
     }  # fmt: skip
     assert {path.name for path in Path("runs/tickets-textcnn-adaptive-seed0").iterdir()} == names
 
@@ -128,10 +128,10 @@ def test_train_and_evaluate_print_neighbors_and_mistakes(capsys, tickets):
     trained = capsys.readouterr().out.splitlines()
     assert trained[1].startswith("Nearest neighbors: precision@1 ")
     assert trained[2].startswith("Mean label distance of the mistakes: ")
-    assert main(["evaluate", "run", "--data", str(tickets), "-o", "metrics.json"]) == 0
+    assert main(["evaluate", "run", "--data", str(tickets), "-o", "more"]) == 0
     # The name of the data may take a line more.
     assert set(trained[1:3]) <= set(capsys.readouterr().out.splitlines())
-    assert read(Path("metrics.json"))["embeddings"] == read(Path("run/metrics.json"))["test"]["embeddings"]
+    assert read(Path("more/metrics.json"))["embeddings"] == read(Path("run/metrics.json"))["test"]["embeddings"]
 
 
 def test_verbose_says_what_was_decided(capsys, tickets):
@@ -638,8 +638,8 @@ def test_a_full_disk_in_a_comparison_or_prediction_names_the_way_on(capsys, tick
 
 
 def test_evaluate_gives_the_runs_own_metrics(capsys, tickets, finished_run):
-    assert main(["evaluate", str(finished_run), "--data", str(tickets / "test.jsonl"), "-o", "metrics.json"]) == 0
-    assert read(Path("metrics.json")) == {"format": 1, **read(finished_run / "metrics.json")["test"]}
+    assert main(["evaluate", str(finished_run), "--data", str(tickets / "test.jsonl"), "-o", "more"]) == 0
+    assert read(Path("more/metrics.json")) == {"format": 1, **read(finished_run / "metrics.json")["test"]}
     assert f"{finished_run.name} on {tickets / 'test.jsonl'}: accuracy" in " ".join(capsys.readouterr().out.split())
     assert main(["evaluate", str(finished_run), "--data", str(tickets)]) == 0
 
@@ -653,9 +653,10 @@ def test_evaluate_refuses_a_label_that_is_no_class(refusal, finished_run):
 
 def test_output_files_are_never_overwritten(refusal, tickets, finished_run):
     write("mine.json", "{}")
-    for command in (["evaluate", finished_run, "--data", tickets], ["predict", finished_run, "a text"]):
+    evaluate, predict = ["evaluate", finished_run, "--data", tickets], ["predict", finished_run, "a text"]
+    for command in (evaluate, predict):
         assert refusal(*command, "-o", "mine.json").startswith("mine.json exists already and is never overwritten.")
-        assert "The folder no of --output does not exist." in refusal(*command, "-o", "no/out.json")
+    assert "The folder no of --output does not exist." in refusal(*predict, "-o", "no/out.json")
 
 
 def predictions(capsys, *arguments) -> list[dict]:
@@ -803,7 +804,7 @@ def test_predict_leaves_the_files_of_others_alone(finished_run):
 def test_predict_never_takes_the_place_of_a_file_that_came_meanwhile(capsys, finished_run, monkeypatch):
     from labeldist.training.inference import Predictor
 
-    def slow(predictor, texts, costs, top_k):
+    def slow(predictor, texts, costs, **options):
         write("out.jsonl", "another process's")
         yield {"text": "a"}
 

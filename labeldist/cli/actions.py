@@ -145,7 +145,6 @@ def _evaluate(command: Evaluate) -> None:
     from labeldist.training.output.terminal import train_summary
     from labeldist.training.relations import costs_of
     from labeldist.training.reporting.evaluations import save_evaluation
-    from labeldist.training.reporting.runs import map_method
     from labeldist.training.run_folder import check_new_folder
 
     table_format = TableFormat.of(command.delimiter, command.quotes)
@@ -174,7 +173,6 @@ def _evaluate(command: Evaluate) -> None:
         settings={"Run": str(command.run), "Data": command.data, "Rows": f"{len(split):,}"},
         notes=notes,
         command=shlex.join(["labeldist", *sys.argv[1:]]),
-        map_method=map_method(len(split)),
     )
     with writing_to(folder):
         path = save_evaluation(

@@ -53,7 +53,13 @@ from labeldist.training.reporting.runs import run_report
 from labeldist.training.reporting.saving import save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
-from labeldist.training.run_results import matrix_of_best_epoch, write_matrix, write_predictions
+from labeldist.training.run_results import (
+    matrix_of_best_epoch,
+    write_map,
+    write_matrix,
+    write_nearest,
+    write_predictions,
+)
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache
 
@@ -348,18 +354,19 @@ def _carry_out(
     tokenizer.save_pretrained(run.model)
     if matrix is not None:
         write_matrix(choice, matrix, run.matrix)
-    projection = two_dimensions(predictions.embeddings.numpy()) if options.report else None
-    nearest = None
-    if options.report and len(corpus.train):
+    write_predictions(corpus.test, classes, predictions.probabilities, run.predictions)
+    projection = None
+    if options.report:
+        projection = two_dimensions(predictions.embeddings.numpy())
+        write_map(projection, run.map)
+        if len(corpus.train):
 
-        def vectors_of(texts: Sequence[str]) -> torch.Tensor:
-            encodings = tokens.encode(texts, tokenizer, settings, corpus)
-            return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
+            def vectors_of(texts: Sequence[str]) -> torch.Tensor:
+                encodings = tokens.encode(texts, tokenizer, settings, corpus)
+                return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
 
-        nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
-    write_predictions(
-        corpus.test, classes, predictions.probabilities, run.predictions, projection=projection, nearest=nearest
-    )
+            nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
+            write_nearest(nearest, run.nearest)
     # The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})

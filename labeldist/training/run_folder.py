@@ -159,8 +159,18 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
-        """Each test text with its label, the prediction and its probability."""
+        """Each test text with its label, the prediction and probabilities."""
         return self.path / "predictions.jsonl"
+
+    @property
+    def map(self) -> Path:
+        """Places of test rows on a map of the embeddings, where one was made."""
+        return self.path / "map.json"
+
+    @property
+    def nearest(self) -> Path:
+        """The training text that is most similar to each test text, where that was found."""
+        return self.path / "nearest.jsonl"
 
     @property
     def model(self) -> Path:

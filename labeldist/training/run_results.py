@@ -20,7 +20,7 @@ MAX_HISTORY_ENTRIES = 1_000_000
 MAX_ALL_PROBABILITIES = 20
 NUM_FIRST_PROBABILITIES = 5
 
-__all__ = ["matrix_of_best_epoch", "write_matrix", "write_predictions"]
+__all__ = ["matrix_of_best_epoch", "write_map", "write_matrix", "write_nearest", "write_predictions"]
 
 
 def matrix_of_best_epoch(
@@ -60,32 +60,21 @@ def write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None
     )
 
 
-def write_predictions(
-    split: Split,
-    class_names: Sequence[str],
-    probabilities: torch.Tensor,
-    path: Path,
-    *,
-    projection: TwoDimensions | None = None,
-    nearest: Sequence[Nearest] | None = None,
-) -> None:
-    """Write each text with its label, the prediction, and what a report shows of it.
+def write_predictions(split: Split, class_names: Sequence[str], probabilities: torch.Tensor, path: Path) -> None:
+    """Write each text with its label, the prediction and the probabilities of the most probable classes.
 
     Args:
         split: the rows.
         class_names: name of each class, C of them.
         probabilities: `(N, C)`. All are written for up to 20 classes, else the five largest of a row.
         path: of the file, in JSON Lines.
-        projection: places of some rows on a map.
-        nearest: the most similar training text of each row.
     """
     kept = len(class_names) if len(class_names) <= MAX_ALL_PROBABILITIES else NUM_FIRST_PROBABILITIES
     best, predicted = (values.tolist() for values in probabilities.max(dim=1))
     values, classes = (column.tolist() for column in probabilities.topk(kept, dim=1))
-    places = {} if projection is None else dict(zip(projection.kept.tolist(), projection.points.tolist(), strict=True))
     with new_text(path) as file:
         for row, (text, label) in enumerate(zip(split.texts, split.labels.tolist(), strict=True)):
-            found: dict[str, Any] = {
+            found = {
                 "text": text,
                 "label": class_names[label],
                 "predicted": class_names[predicted[row]],
@@ -94,8 +83,16 @@ def write_predictions(
                     class_names[c]: round(value, 6) for c, value in zip(classes[row], values[row], strict=True)
                 },
             }
-            if row in places:
-                found["map"] = [round(value, 3) for value in places[row]]
-            if nearest is not None:
-                found["nearest"] = vars(nearest[row])
             file.write(json.dumps(found, ensure_ascii=False) + "\n")
+
+
+def write_map(projection: TwoDimensions, path: Path) -> None:
+    """Write the places of test rows on a map, and how it was made."""
+    points = [[round(value, 3) for value in point] for point in projection.points.tolist()]
+    write_json(path, {"method": projection.method, "rows": projection.kept.tolist(), "points": points})
+
+
+def write_nearest(nearest: Sequence[Nearest], path: Path) -> None:
+    """Write the training text that is most similar to each test row, in JSON Lines."""
+    with new_text(path) as file:
+        file.writelines(json.dumps(vars(one), ensure_ascii=False) + "\n" for one in nearest)

@@ -127,8 +127,8 @@ def test_predict_decides_at_least_expected_cost(finished_run, cost_file, tmp_pat
 
 
 def test_evaluate_measures_both_decisions(finished_run, tickets, cost_file, tmp_path, capsys):
-    output = tmp_path / "metrics.json"
-    flags = ["--costs", str(cost_file), "-o", str(output)]
+    output = tmp_path / "more" / "metrics.json"
+    flags = ["--costs", str(cost_file), "-o", str(output.parent)]
     assert main(["evaluate", str(finished_run), "--data", str(tickets), *flags]) == 0
     out = " ".join(capsys.readouterr().out.split())
     stored = read(output)
@@ -192,8 +192,8 @@ def test_calibrated_probabilities_decide_by_cost_and_keep_the_most_probable_clas
 
 
 def test_evaluate_measures_decisions_on_calibrated_probabilities(finished_run, tickets, cost_file, tmp_path):
-    output = tmp_path / "metrics.json"
-    flags = ["--data", str(tickets), "--costs", str(cost_file), "--calibrated", "-o", str(output)]
+    output = tmp_path / "more" / "metrics.json"
+    flags = ["--data", str(tickets), "--costs", str(cost_file), "--calibrated", "-o", str(output.parent)]
     assert main(["evaluate", str(finished_run), *flags]) == 0
     rows = [json.loads(line) for line in (tickets / "test.jsonl").read_text().splitlines()]
     predictor = Predictor.from_run(finished_run)

@@ -1,5 +1,6 @@
 """What an evaluation leaves: metrics, predictions, pictures and the report."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from numpy.typing import ArrayLike
@@ -14,14 +15,14 @@ from labeldist.training.output import pictures
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import CostedMetrics, PredictionMetrics, record_from_json, write_record
 from labeldist.training.reporting import REPORT
+from labeldist.training.reporting.places import with_map
 from labeldist.training.reporting.prediction_table import read_predictions
-from labeldist.training.reporting.runs import map_method
 from labeldist.training.reporting.saving import save_report
-from labeldist.training.run_results import write_predictions
+from labeldist.training.run_results import write_map, write_predictions
 
-__all__ = ["METRICS", "PREDICTIONS", "evaluation_report", "is_evaluation", "save_evaluation"]
+__all__ = ["evaluation_report", "is_evaluation", "save_evaluation"]
 
-METRICS, PREDICTIONS = "metrics.json", "predictions.jsonl"
+METRICS, PREDICTIONS, MAP = "metrics.json", "predictions.jsonl", "map.json"
 
 
 def save_evaluation(
@@ -49,7 +50,8 @@ def save_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     names = metrics.class_names
     projection = two_dimensions(predictions.embeddings.numpy())
-    write_predictions(split, names, predictions.probabilities, folder / PREDICTIONS, projection=projection)
+    write_predictions(split, names, predictions.probabilities, folder / PREDICTIONS)
+    write_map(projection, folder / MAP)
     pictures.draw_pictures(folder, names, split.labels, metrics.confusion, projection=projection)
     write_record(folder / METRICS, metrics)
     return save_report(evaluation_report(folder, about, costs=costs), folder / REPORT)
@@ -76,5 +78,6 @@ def evaluation_report(folder: Path, about: About | None = None, *, costs: ArrayL
     kind = CostedMetrics if isinstance(stored, dict) and "costs" in stored else PredictionMetrics
     metrics = record_from_json(kind, stored, source=folder / METRICS)
     predictions = read_predictions(folder / PREDICTIONS, class_names=metrics.class_names)
-    about = about or About(title=folder.name, map_method=map_method(len(predictions)))
+    predictions, map_method = with_map(predictions, folder / MAP)
+    about = replace(about or About(title=folder.name), map_method=map_method)
     return Report(find(predictions, costs=costs), about)

@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labeldist.messages import listed, shown
-from labeldist.reports.predictions import Nearest, Predictions, TopClasses, predictions_of
+from labeldist.reports.predictions import Predictions, TopClasses, predictions_of
 from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.readers import place_of, read_rows
@@ -60,8 +60,6 @@ class _Columns:
     texts: list[str] = field(default_factory=list)
     confidence: list[float | None] = field(default_factory=list)
     by_class: list[dict[str, float] | None] = field(default_factory=list)
-    points: list[tuple[float, float] | None] = field(default_factory=list)
-    nearest: list[Nearest | None] = field(default_factory=list)
 
 
 def read_predictions(
@@ -209,9 +207,6 @@ def _read_row(read: _Columns, row: Mapping[str, Any], finder: _Finder, where: st
         read.by_class.append(by_class or None)
     else:
         read.by_class.append(by_class)
-    point, nearest = row.get("map"), row.get("nearest")
-    read.points.append((point[0], point[1]) if _is_point(point) else None)
-    read.nearest.append(_nearest_of(nearest))
 
 
 def _class_of(value: Any, kind: str, where: str) -> str:
@@ -260,20 +255,6 @@ def _by_class(value: Any, column: str, where: str) -> dict[str, float] | None:
     return {str(name).strip(): _number(number, kind, where) for name, number in value.items() if number is not None}
 
 
-def _is_point(value: Any) -> TypeGuard[list[float]]:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
-    )
-
-
-def _nearest_of(value: Any) -> Nearest | None:
-    if not isinstance(value, dict) or not isinstance(value.get("text"), str) or not isinstance(value.get("label"), str):
-        return None
-    return Nearest(value["text"], value["label"], bool(value.get("is_same")))
-
-
 def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | None, path: str) -> Predictions:
     names = {*read.labels, *read.predicted}
     if finder.all is not None:
@@ -291,8 +272,6 @@ def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | N
         texts=read.texts or None,
         class_names=classes,
         probabilities=scores if scores is not None else [float(v or 0) for v in read.confidence] if has_all else None,
-        points=[point or (math.nan, math.nan) for point in read.points] if any(read.points) else None,
-        nearest=read.nearest if any(read.nearest) else None,
     )
     top = _top_of(read.by_class, classes) if scores is None and finder.all is not None else found.top
     return Predictions(**{**vars(found), "top": top})

@@ -13,6 +13,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.output.words import count, duration
 from labeldist.training.relations import costs_of, relation_of
 from labeldist.training.reporting.commands import compare_base, train_command
+from labeldist.training.reporting.places import with_map, with_nearest
 from labeldist.training.reporting.prediction_table import read_predictions
 from labeldist.training.run_folder import RunConfig, RunFolder
 
@@ -29,8 +30,8 @@ def run_report(folder: Path) -> Report:
     config, metrics = run.read_finished(), run.read_metrics()
     if not run.predictions.exists():
         raise UserError(f"{run.predictions} is missing: a report is made from it.")
-    notes: list[str] = []
-    predictions = read_predictions(run.predictions, class_names=config.class_names)
+    predictions, map_method = with_map(read_predictions(run.predictions, class_names=config.class_names), run.map)
+    predictions = with_nearest(predictions, run.nearest)
     settings = settings_of_run(config)
     settings["Label distances"] = metrics.matrix_source
     seconds = run.read_history()["seconds"]
@@ -40,20 +41,12 @@ def run_report(folder: Path) -> Report:
     about = About(
         title=f"{config.data_name}, {Path(spec.settings.model.encoder).name}, {spec.objective}",
         settings=settings,
-        notes=(*config.notes, *notes),
+        notes=config.notes,
         command=train_command(spec),
         compare=compare_base(spec.settings),
-        map_method=map_method(len(predictions)),
+        map_method=map_method,
     )
     return Report(find(predictions, costs=costs_of_run(config)), about)
-
-
-def map_method(num_rows: int) -> str:
-    """How `labeldist.training.output.projection` makes the map of so many rows, as the page says it."""
-    from labeldist.training.output.projection import MAX_EMBEDDINGS, MIN_TSNE_ROWS
-
-    method = "t-SNE" if num_rows >= MIN_TSNE_ROWS else "principal components"
-    return f"{method} of {MAX_EMBEDDINGS:,} rows, drawn" if num_rows > MAX_EMBEDDINGS else method
 
 
 def costs_of_run(config: RunConfig) -> NDArray[np.float64] | None:

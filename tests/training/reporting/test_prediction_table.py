@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -119,13 +118,3 @@ def test_a_class_that_is_none_of_the_known_ones_is_said(tmp_path):
     path = written(tmp_path / "p.jsonl", ROWS)
     with pytest.raises(UserError, match="'tell' is no class; the classes are 'ask', 'order'"):
         read_predictions(path, class_names=["ask", "order"])
-
-
-def test_places_and_nearest_texts_come_back(tmp_path):
-    nearest = {"text": "is it slow?", "label": "ask", "is_same": False}
-    rows = [{**ROWS[0], "map": [1.5, -2.0], "nearest": nearest}, {**ROWS[1], "map": [None, "x"], "nearest": 3}]
-    found = read(written(tmp_path / "p.jsonl", rows))
-    assert found.points[0].tolist() == [1.5, -2.0]
-    assert np.isnan(found.points[1]).all()
-    assert vars(found.nearest[0]) == nearest
-    assert found.nearest[1] is None

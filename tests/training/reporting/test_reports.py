@@ -71,7 +71,7 @@ def test_an_evaluation_leaves_a_folder(capsys, finished_run, tickets, tmp_path, 
         assert main(["evaluate", str(finished_run), "--data", str(tickets)]) == 0
         folder = Path("runs", name)
         assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder / 'report.html'}"
-        expected = {"confusion.png", "embeddings.png", "metrics.json", "predictions.jsonl", "report.html"}
+        expected = {"confusion.png", "embeddings.png", "map.json", "metrics.json", "predictions.jsonl", "report.html"}
         assert {path.name for path in folder.iterdir()} == expected
         assert json.loads((folder / "metrics.json").read_text())["num_rows"] == 30
     assert folder_report(folder).findings.accuracy.total == 30
@@ -140,6 +140,25 @@ def test_a_table_is_read_without_torch_and_transformers(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.stderr.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("map.json", "[]", "map.json is no map of these predictions"),
+        ("map.json", '{"rows": [0], "points": [[1]], "method": "x"}', "map.json is no map"),
+        ("map.json", '{"rows": [99], "points": [[1, 2]], "method": "x"}', "map.json is no map"),
+        ("nearest.jsonl", "{}", "nearest.jsonl, line 1: it must be an object with text, label and is_same"),
+        ("nearest.jsonl", '{"text": "a", "label": "b", "is_same": true}', "must have 30 lines"),
+        ("predictions.jsonl", '{"text": "a"}', "no column is known to hold the label"),
+    ],
+)
+def test_a_broken_file_of_a_run_is_named(finished_run, tmp_path, name, text, sentence):
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    (folder / name).write_text(text + "\n")
+    with pytest.raises(UserError, match=sentence):
+        folder_report(folder)
 
 
 def test_python_shows_the_same_report(finished_run, finished_comparison):
