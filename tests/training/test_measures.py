@@ -265,7 +265,7 @@ def test_runs_without_the_measure_are_compared_with_none():
         (
             "group-map",
             {"order": ORDER},
-            "measure group-map needs a relation that divides the classes into groups: hier",
+            "measure group-map needs a relation that divides the classes into groups: rela",
         ),
         ("group-map", {"hierarchy": [list(CLASSES)]}, "measure group-map needs a relation that divides the classes"),
         (
