@@ -14,8 +14,10 @@ from benchmarks.loss.figures import draw, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
+from labeldist.training.measures import MEASURES
 
-RECORDED = sorted(path.stem for path in tables.RESULTS.glob("*.json"))
+RELATIONS = sorted(f"relations/{path.stem}" for path in tables.RESULTS.glob("relations/*.json"))
+RECORDED = sorted(path.stem for path in tables.RESULTS.glob("*.json")) + RELATIONS
 
 
 def test_the_readme_shows_the_recorded_results():
@@ -53,6 +55,20 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     assert given == expected
     assert list(parsed.objectives) == settings["objectives"]
     assert list(parsed.seeds) == settings["seeds"]
+    assert parsed.measure == settings.get("measure", "accuracy")
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_a_table_of_related_classes_shows_the_measure_of_its_verdict(name):
+    comparison, text = tables.load(name).comparison, tables.relation_table(name)
+    assert f"--measure {comparison.measure}" in text
+    column = MEASURES[comparison.measure].column
+    assert f"| {tables.SHOWN[column][0]} |" in text
+    for objective, scores in comparison.objectives.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {objective} |"))
+        scale = tables.SHOWN[column][1]
+        found = scale * sum(value for value in getattr(scores, column)) / len(comparison.seeds)
+        assert f"{found:.{1 if scale > 1 else 3}f}" in row
 
 
 def test_several_processes_pass_their_benchmarks_gate(tmp_path):

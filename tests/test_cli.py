@@ -762,7 +762,7 @@ def test_predict_leaves_the_files_of_others_alone(finished_run):
 def test_predict_never_takes_the_place_of_a_file_that_came_meanwhile(capsys, finished_run, monkeypatch):
     from labeldist.training.inference import Predictor
 
-    def slow(predictor, texts, costs):
+    def slow(predictor, texts, costs, *, calibrated):
         write("out.jsonl", "another process's")
         yield {"text": "a"}
 

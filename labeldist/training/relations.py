@@ -192,7 +192,7 @@ def check_measure_is_given(measure: Measure, settings: RunSettings, class_names:
         "graded-ndcg": bool(order) or has_tree or has_file,
         "group-map": (has_tree or has_file) and not order,
     }[measure]
-    if is_given and class_names is not None:
+    if is_given and class_names is not None and measure in ("graded-ndcg", "group-map"):
         # Raises where the relation cannot be built, with the reason.
         relation = relation_of(settings, class_names)
         is_given = measure != "group-map" or (relation is not None and groups_of(relation) is not None)

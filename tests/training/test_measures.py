@@ -22,7 +22,7 @@ from labeldist.training.metrics import evaluate_predictions, with_relation
 from labeldist.training.output.terminal import comparison_table, train_summary
 from labeldist.training.output.words import training_sentence, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RelationScores, record_from_json, record_to_json
-from labeldist.training.relations import groups_of, measure_tables
+from labeldist.training.relations import check_measure_is_given, groups_of, measure_tables
 from labeldist.training.study.comparison import build_comparison
 from labeldist.training.study.results import Comparison
 from runs import CLASSES, QUICK, messages, read
@@ -246,6 +246,13 @@ def test_the_table_shows_the_measure_and_the_decisions_that_need_no_training():
     assert "least cost: of the class of least expected cost" in text
     assert "group acc. %" in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_a_hierarchy_for_coarse_labels_stands_beside_a_measure_of_costs():
+    settings = of(costs=json.dumps(COSTS), hierarchy=json.dumps({"verdict": list(CLASSES[:2])}))
+    check_measure_is_given("expected-cost", settings, CLASSES)
+    with pytest.raises(UserError, match="hierarchy must hold every class"):
+        check_measure_is_given("group-map", settings, CLASSES)
 
 
 def test_runs_without_the_measure_are_compared_with_none():
