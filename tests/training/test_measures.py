@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from comparisons import WHERE, finished, metrics_of
 from labeldist import Relation
@@ -19,10 +21,12 @@ from labeldist.training.config import DataSettings, MatrixSettings, RunSettings
 from labeldist.training.errors import UserError
 from labeldist.training.measures import MEASURES
 from labeldist.training.metrics import evaluate_predictions, with_relation
+from labeldist.training.output.pictures import plot_comparison
 from labeldist.training.output.terminal import comparison_table, train_summary
 from labeldist.training.output.words import training_sentence, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RelationScores, record_from_json, record_to_json
 from labeldist.training.relations import check_measure_is_given, groups_of, measure_tables
+from labeldist.training.results import FinishedComparison
 from labeldist.training.study.comparison import build_comparison
 from labeldist.training.study.results import Comparison
 from runs import CLASSES, QUICK, messages, read
@@ -220,6 +224,27 @@ def test_a_verdict_on_costs_is_that_on_their_negatives(values, margin):
     assert lower.difference is not None
     assert higher.difference is not None
     assert lower.difference.mean == pytest.approx(-higher.difference.mean, abs=1e-9)
+
+
+def test_a_notebook_shows_the_difference_in_the_measure():
+    comparison = build_comparison(errors(far=[0.70, 0.73, 0.71], **CONTROLS), measure="mean-absolute-error", **WHERE)
+    html = FinishedComparison(Path(), comparison)._repr_html_()
+    assert "<th>vs ce-two-views, mean-absolute-error</th>" in html
+    assert "<td>-0.103</td><td>-0.118 to -0.089</td>" in html
+
+
+def test_the_chart_of_a_measure_says_which_side_is_better(tmp_path, monkeypatch):
+    labels: list[str] = []
+    set_xlabel = Axes.set_xlabel
+    monkeypatch.setattr(
+        Axes, "set_xlabel", lambda axes, text, **kw: labels.append(text) or set_xlabel(axes, text, **kw)
+    )
+    comparison = build_comparison(errors(far=[0.70, 0.73, 0.71], **CONTROLS), measure="mean-absolute-error", **WHERE)
+    plot_comparison(comparison, tmp_path / "chart.png")
+    assert labels == [
+        "test mean absolute error; left is better",
+        "change of mean absolute error; gray: less than 0.005",
+    ]
 
 
 def test_training_is_judged_by_the_measure():
