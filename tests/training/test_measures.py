@@ -228,7 +228,9 @@ def test_a_verdict_on_costs_is_that_on_their_negatives(values, margin):
 
 def test_a_notebook_shows_the_difference_in_the_measure():
     comparison = build_comparison(errors(far=[0.70, 0.73, 0.71], **CONTROLS), measure="mean-absolute-error", **WHERE)
-    html = FinishedComparison(Path(), comparison)._repr_html_()
+    found = FinishedComparison(Path(), comparison)
+    assert found.measured["far"] == (0.70, 0.73, 0.71)
+    html = found._repr_html_()
     assert "<th>vs ce-two-views, mean-absolute-error</th>" in html
     assert "<td>-0.103</td><td>-0.118 to -0.089</td>" in html
 
