@@ -58,6 +58,17 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     assert parsed.measure == settings.get("measure", "accuracy")
 
 
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_command_on_several_lines_is_the_same_command(name):
+    import shlex
+
+    command = tables.command(tables.load(name).provenance.settings)
+    lines = tables.on_lines(command).split("\n")
+    assert max(map(len, lines)) <= 86
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert shlex.split(" ".join(line.removesuffix("\\") for line in lines)) == shlex.split(command)
+
+
 @pytest.mark.parametrize("name", RELATIONS)
 def test_a_table_of_related_classes_shows_the_measure_of_its_verdict(name):
     comparison, text = tables.load(name).comparison, tables.relation_table(name)

@@ -5,7 +5,6 @@ python -m benchmarks.paper.tables    # rewrites the README's results
 
 import json
 import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +157,12 @@ def command(settings: Mapping[str, Any]) -> str:
 
 
 def on_lines(words: str, width: int = 84) -> str:
-    """A command line broken for the eye; the shell reads it as one."""
-    lines = textwrap.wrap(words, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    """A command line broken for the eye, between its words; the shell reads it as one."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(words)):
+        if lines[-1] and len(f"{lines[-1]} {word}") > width:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
     return " \\\n".join(lines)
 
 
