@@ -14,8 +14,10 @@ from benchmarks.loss.figures import draw, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
+from labeldist.training.measures import MEASURES
 
-RECORDED = sorted(path.stem for path in tables.RESULTS.glob("*.json"))
+RELATIONS = sorted(f"relations/{path.stem}" for path in tables.RESULTS.glob("relations/*.json"))
+RECORDED = sorted(path.stem for path in tables.RESULTS.glob("*.json")) + RELATIONS
 
 
 def test_the_readme_shows_the_recorded_results():
@@ -53,6 +55,31 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
     assert given == expected
     assert list(parsed.objectives) == settings["objectives"]
     assert list(parsed.seeds) == settings["seeds"]
+    assert parsed.measure == settings.get("measure", "accuracy")
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_command_on_several_lines_is_the_same_command(name):
+    import shlex
+
+    command = tables.command(tables.load(name).provenance.settings)
+    lines = tables.on_lines(command).split("\n")
+    assert max(map(len, lines)) <= 86
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert shlex.split(" ".join(line.removesuffix("\\") for line in lines)) == shlex.split(command)
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_a_table_of_related_classes_shows_the_measure_of_its_verdict(name):
+    comparison, text = tables.load(name).comparison, tables.relation_table(name)
+    assert f"--measure {comparison.measure}" in " ".join(text.replace("\\\n", " ").split())
+    column = MEASURES[comparison.measure].column
+    heading, scale = tables.SHOWN[column]
+    place = text.splitlines()[0].split(" | ").index(heading)
+    for objective, scores in comparison.objectives.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {objective} |"))
+        found = scale * sum(getattr(scores, column)) / len(comparison.seeds)
+        assert float(row.split(" | ")[place]) == pytest.approx(found, abs=0.051 if scale > 1 else 0.00051)
 
 
 def test_several_processes_pass_their_benchmarks_gate(tmp_path):

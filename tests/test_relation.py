@@ -1,6 +1,9 @@
 """How closely classes are related: the builders, the three uses, and what is refused."""
 
+import json
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,6 +226,122 @@ def test_an_entry_shifts_the_stationary_cosine_by_the_gap():
             label_distance_contrastive(rows, torch.tensor([0, 1, 0, 1]), ldm, temperature=temperature, weighting="log")
         )
     assert_close(*losses)
+
+
+# Files
+
+
+@brief
+@given(relations(), st.sampled_from([".json", ".csv", ".tsv"]))
+def test_a_relation_is_read_as_it_was_written(relation, suffix):
+    names = ["ask", 'an "order"', "x, y", "多云", "5"][: relation.num_classes]
+    relation = Relation(relation.closeness, class_names=names)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"relation{suffix}"
+        relation.to_file(path)
+        assert torch.equal(Relation.from_file(path).closeness, relation.closeness)
+        backwards = Relation.from_file(path, class_names=names[::-1])
+    assert backwards.class_names == tuple(names[::-1])
+    assert torch.equal(backwards.closeness, relation.closeness.flip(0, 1))
+
+
+SEMICOLONS = """
+;guns;hockey;politics;baseball
+hockey;0;1;0;0
+guns;1;0;1;0
+politics;1;0;1;0
+baseball;0;0;0;1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "relation"),
+    [
+        ("r.json", {"order": NAMES}, Relation.from_order(class_names=NAMES)),
+        ("r.json", {"hierarchy": TREE}, Relation.from_hierarchy(TREE, class_names=NAMES)),
+        ("r.json", TREE, Relation.from_hierarchy(TREE, class_names=NAMES)),
+        ("r.json", list(TREE.values()), Relation.from_hierarchy(list(TREE.values()), class_names=NAMES)),
+        ("r.json", {"groups": {"sport": NAMES[2:]}}, Relation.from_groups([NAMES[2:]], class_names=NAMES)),
+        ("r.json", {"groups": [NAMES[2:]]}, Relation.from_groups([NAMES[2:]], class_names=NAMES)),
+        (
+            "r.json",
+            {"pairs": [NAMES[:2], [*NAMES[2:], 0.5]], "class_names": NAMES},
+            Relation.from_pairs([NAMES[:2], (*NAMES[2:], 0.5)], class_names=NAMES),
+        ),
+        (
+            "r.json",
+            {"costs": [[0, 1, 2, 2], [1, 0, 2, 2], [2, 2, 0, 1], [4, 2, 1, 0]], "class_names": NAMES},
+            Relation.from_costs([[0, 1, 2, 2], [1, 0, 2, 2], [2, 2, 0, 1], [4, 2, 1, 0]], class_names=NAMES),
+        ),
+        ("r.csv", SEMICOLONS, Relation.from_groups([NAMES[:2]], class_names=NAMES)),
+    ],
+)
+def test_every_form_of_a_file_is_what_its_builder_makes(name, text, relation, tmp_path):
+    path = tmp_path / name
+    path.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
+    assert torch.equal(Relation.from_file(path, class_names=NAMES).closeness, relation.closeness)
+
+
+def test_classes_that_are_numbers_are_named_by_them(tmp_path):
+    path = tmp_path / "r.json"
+    for stored in ({"order": [1, 2, 3]}, {"pairs": [[1, 2, 0.5], [2, 3, 0.5]]}, [[1, 2], [3]]):
+        path.write_text(json.dumps(stored))
+        assert Relation.from_file(path, class_names=["1", "2", "3"]).between("1", "2") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("r.txt", "", "a relation is read from a .json, .csv or .tsv file."),
+        ("r.json", "{", "line 1: not valid JSON: "),
+        ("r.json", "[" * 100_000, "the JSON is nested too deeply."),
+        ("r.json", "3", "a relation is a JSON object with one of closeness, distances, costs, order,"),
+        ("r.json", '{"order": ["a", "b"], "order": []}', "the key 'order' stands twice in one JSON object."),
+        ("r.json", '{"order": ["a", "b"], "pairs": []}', "beside 'order' there may be \"class_names\" alone, got"),
+        ("r.json", '{"order": ["a", "bb"]}', "There is no class 'bb'; the classes are a, b. Did you mean 'b'?"),
+        ("r.json", '{"order": ["a"]}', "it must relate every class, and 'b' is missing."),
+        ("r.json", '{"order": ["a", "b", "a"]}', "Class names must be unique, 'a' stands more than once."),
+        ("r.json", '{"order": "ab"}', 'class names must be a list of names, got "ab".'),
+        ("r.json", '{"groups": 3}', '"groups" must be {"name": ["a", "b"]} or [["a", "b"]], got 3.'),
+        ("r.json", '{"pairs": ["ab"]}', '"pairs" must be [["a", "b"], ["a", "c", 0.5]], got ["ab"].'),
+        ("r.json", '{"pairs": [["a"]]}', "A pair is (a, b) or (a, b, closeness), got 1 entries: ('a',)."),
+        ("r.json", '{"closeness": [[1]]}', "'closeness' needs \"class_names\" beside it, "),
+        ("r.json", '{"closeness": [[1]], "class_names": ["a", "b"]}', "the table must have a row for each of the 2"),
+        ("r.json", '{"closeness": [[1, 0], [1]], "class_names": ["a", "b"]}', "row 'b' of the table must have 2 "),
+        (
+            "r.json",
+            '{"closeness": [[1, null], [1, 1]], "class_names": ["a", "b"]}',
+            "row 'a' of the table has null, which is no number.",
+        ),
+        ("r.json", '{"closeness": [[1, 2], [1, 1]], "class_names": ["a", "b"]}', "Entries of closeness must lie in"),
+        ("r.json", '{"a": ["a", "c"]}', "There is no class 'c'; the classes are a, b."),
+        ("r.json", '{"a": ["a"]}', "The hierarchy must hold every class, 'b' is missing."),
+        ("r.csv", ",a,b\n", "the table must have class names in its first row and a row for each class."),
+        ("r.csv", ",a,b\na,1,0\n", "rows and columns must name the same classes, and 'b' has no row."),
+        ("r.csv", ",a,b\na,1\n", "row 'a' has 1 entries where the header names 2 classes."),
+        ("r.csv", ",a,b\na,1,x\n", "row 'a', column 'b': 'x' is no number."),
+        ("r.csv", ",a,b\na,1,0\na,1,0\n", "the class 'a' has more than one row."),
+    ],
+)
+def test_a_file_that_is_no_relation_of_these_classes_is_one_sentence(name, text, sentence, tmp_path):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    message = refusal_of(ValueError, lambda: Relation.from_file(path, class_names=["a", "b"]))
+    assert message.startswith(f"{path}: ")
+    assert sentence in message
+
+
+def test_a_file_that_cannot_be_read_or_written_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json cannot be read: No such file"):
+        Relation.from_file(tmp_path / "none.json")
+    (tmp_path / "r.json").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match=r"r\.json: byte 1 is not UTF-8"):
+        Relation.from_file(tmp_path / "r.json")
+    with pytest.raises(ValueError, match=r"r\.txt: a relation is written to a \.json, \.csv or \.tsv file"):
+        Relation.from_order(num_classes=2).to_file(tmp_path / "r.txt")
+    (tmp_path / "g.json").write_text('{"groups": [["a", "b"]]}')
+    with pytest.raises(ValueError, match="'groups' does not name every class: give \"class_names\" beside it"):
+        Relation.from_file(tmp_path / "g.json")
 
 
 # What is refused

@@ -5,7 +5,6 @@ python -m benchmarks.paper.tables    # rewrites the README's results
 
 import json
 import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from labeldist.training.config import RunSettings
+from labeldist.training.measures import MEASURES
 from labeldist.training.objectives import DEFAULT_COMPARED
-from labeldist.training.output.words import points, verdict_sentences
+from labeldist.training.output.words import change, points, verdict_sentences
 from labeldist.training.record_json import to_json
 from labeldist.training.records import record_from_json
 from labeldist.training.study.results import Comparison, Provenance
@@ -85,6 +85,48 @@ def table(name: str) -> str:
     )
 
 
+SHOWN = {
+    "mean_absolute_error": ("absolute error", 1),
+    "median_absolute_error": ("of the posterior median", 1),
+    "quadratic_weighted_kappa": ("kappa", 1),
+    "group_accuracy": ("group accuracy %", 100),
+    "graded_ndcg": ("nDCG@50 %", 100),
+    "group_mean_average_precision": ("group MAP %", 100),
+}
+"""Measures by a relation of the classes, with their headings and what they are multiplied with."""
+
+
+def relation_table(name: str) -> str:
+    """A comparison by what is known of the classes: a row an objective, the verdicts, the command and the machine."""
+    result = load(name)
+    comparison, provenance = result.comparison, result.provenance
+    measure = MEASURES[comparison.measure]
+    columns = [entry for entry in SHOWN if any(getattr(scores, entry) for scores in comparison.objectives.values())]
+    change_of = f"{measure.noun} against {comparison.baseline}, with its 95 % interval"
+    headings = ["objective", "accuracy %", *(SHOWN[entry][0] for entry in columns), change_of]
+    lines = [f"| {' | '.join(headings)} |", f"|---|{'--:|' * (len(headings) - 1)}"]
+    for objective, scores in comparison.objectives.items():
+        cells = [objective, spread(scores.accuracy)]
+        for entry in columns:
+            found = [value * SHOWN[entry][1] for value in getattr(scores, entry) if value is not None]
+            cells.append(f"{mean(found):.{1 if SHOWN[entry][1] > 1 else 3}f}" if found else "")
+        difference = comparison.difference_to_baseline(objective)
+        if difference is None or difference.low is None or difference.high is None:
+            cells.append("")
+        else:
+            low, middle, high = (change(value, measure) for value in (difference.low, difference.mean, difference.high))
+            cells.append(f"{middle} ({low} to {high})")
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = provenance.versions
+    facts = (
+        f"Means over {len(comparison.seeds)} seeds, ± standard deviation. {provenance.machine}; torch "
+        f"{versions['torch']}; commit {result.commit}. {result.note}"
+    )
+    verdicts = [f"> {sentence}\n>" for sentence in verdict_sentences(comparison)]
+    shell = ["```sh", on_lines(command(provenance.settings)), "```"]
+    return "\n".join([*lines, "", *verdicts, "", *shell, "", facts])
+
+
 def spread(values: Sequence[float | None]) -> str:
     """Mean and standard deviation in percent."""
     found = [value for value in values if value is not None]
@@ -96,9 +138,9 @@ def command(settings: Mapping[str, Any]) -> str:
     default = to_json(RunSettings())
     words = ["labeldist", "compare"]
     for section, fields in default.items():
-        for field, usual in fields.items():
-            # A setting that came after the record was at its default then.
-            value = settings[section].get(field, usual)
+        # A setting that came after the record was at its default then; one that came later still has no default here.
+        for field, value in {**fields, **settings[section]}.items():
+            usual = fields.get(field)
             if field == "data":
                 words += ["--data", *value]
             elif isinstance(value, bool) and value != usual:
@@ -107,14 +149,20 @@ def command(settings: Mapping[str, Any]) -> str:
                 values = value if isinstance(value, list) else [value]
                 words += ["--" + field.replace("_", "-"), *map(str, values)]
     words += ["--objectives", *settings["objectives"], "--seeds", *map(str, settings["seeds"])]
+    if settings.get("measure", "accuracy") != "accuracy":
+        words += ["--measure", settings["measure"]]
     if settings["margin"] != 0.005:
         words += ["--margin", str(settings["margin"])]
     return shlex.join(words)
 
 
 def on_lines(words: str, width: int = 84) -> str:
-    """A command line broken for the eye; the shell reads it as one."""
-    lines = textwrap.wrap(words, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    """A command line broken for the eye, between its words; the shell reads it as one."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(words)):
+        if lines[-1] and len(f"{lines[-1]} {word}") > width:
+            lines.append("   ")
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
     return " \\\n".join(lines)
 
 

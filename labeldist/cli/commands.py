@@ -84,7 +84,7 @@ class Compare(_Trains):
     """Runs at a time, each on its part of the cores."""
     measure: Measure = "accuracy"
     """What the verdict is about: mean-absolute-error needs --order, expected-cost needs --costs, graded-ndcg and
-    group-map need --hierarchy, --hierarchy-separator or (graded-ndcg) --order."""
+    group-map need --relation-file, --hierarchy, --hierarchy-separator or (graded-ndcg) --order."""
     margin: float = 0.005
     """Smallest gain worth having, what "does not help" is measured against: a fraction, or in the unit of an absolute
     error or cost."""

@@ -1,7 +1,9 @@
 """The class that describes how closely classes are related."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from labeldist.ldm.distances import check_max_distance
 from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths, deepest_leaf
 from labeldist.messages import listed, shown
 from labeldist.relation.closeness import checked_closeness, of_names, of_unlikeness, of_vectors
+from labeldist.relation.files import check_same_classes, parse_relation, read_text, text_of_table
 
 __all__ = ["Relation", "matrix_of_candidates"]
 
@@ -81,6 +84,99 @@ class Relation:
             0.0
         """
         return self.closeness[class_index(first, self.class_names), class_index(second, self.class_names)].item()
+
+    # Files
+
+    @classmethod
+    def from_file(cls, path: Path | str, *, class_names: Sequence[str] | None = None) -> "Relation":
+        """Read a relation from a file, by class name.
+
+        A `.csv` or `.tsv` file holds a table of closeness: class names in the first row and the first column, in any
+        order. A `.json` file holds one object with one of
+
+        - `"closeness"`, `"distances"` or `"costs"`: rows of numbers, with `"class_names"` for their order;
+        - `"order"`: the classes from one end to the other;
+        - `"groups"`: `{"sport": ["a", "b"]}` or `[["a", "b"]]`;
+        - `"pairs"`: `[["a", "b"], ["a", "c", 0.5]]`, the third entry a closeness of the pair's own;
+        - `"hierarchy"`: nested objects and arrays whose leaves are the class names;
+
+        or a hierarchy itself. `"class_names"` may stand beside each. What each means is told by the builder of its
+        name: `from_distances`, `from_order`, ...
+
+        Args:
+            path: the file.
+            class_names: the classes in the order wanted; the file must relate exactly these. `None` takes the file's
+                own, which groups, pairs and hierarchies have in `"class_names"` alone.
+
+        Raises:
+            ValueError: for a file that cannot be read, is not of this form, or does not fit the classes (the nearest
+                name is offered). The message begins with the path.
+
+        Examples:
+            >>> import tempfile
+            >>> path = Path(tempfile.mkdtemp()) / "relation.json"
+            >>> Relation.from_order(class_names=["bad", "fair", "good"]).to_file(path)
+            >>> Relation.from_file(path, class_names=["good", "bad", "fair"]).closeness[0]
+            tensor([1.0000, 0.0000, 0.5000])
+        """
+        path = Path(path)
+        text = read_text(path)
+        try:
+            return cls._from_described(*parse_relation(text, path.suffix.lower()), class_names)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_described(
+        cls, key: str, value: Any, names: Sequence[str] | None, wanted: Sequence[str] | None
+    ) -> "Relation":
+        names = wanted if names is None else names
+        if names is None:
+            raise ValueError(f'{key!r} does not name every class: give "class_names" beside it, or class_names.')
+        if key == "order":
+            relation = cls.from_order(class_names=value)
+        elif key == "closeness":
+            relation = cls(value, class_names=names)
+        else:
+            build: Callable[..., Relation] = getattr(cls, f"from_{key}")
+            relation = build(value, class_names=names)
+        return relation.in_order(names if wanted is None else wanted)
+
+    def to_file(self, path: Path | str) -> None:
+        """Write the table of closeness with its class names, as `from_file` reads it.
+
+        Args:
+            path: a `.json`, `.csv` or `.tsv` file, overwritten if there is one.
+
+        Raises:
+            ValueError: for another suffix.
+        """
+        path = Path(path)
+        suffix, table = path.suffix.lower(), self.closeness.tolist()
+        if suffix == ".json":
+            text = json.dumps({"class_names": list(self.class_names), "closeness": table}, ensure_ascii=False)
+        elif suffix in (".csv", ".tsv"):
+            text = text_of_table(table, self.class_names, "\t" if suffix == ".tsv" else ",")
+        else:
+            raise ValueError(f"{path}: a relation is written to a .json, .csv or .tsv file.")
+        path.write_text(text, encoding="utf-8", newline="")
+
+    def in_order(self, class_names: Sequence[str]) -> "Relation":
+        """The same relation, its classes in another order.
+
+        Args:
+            class_names: all classes.
+
+        Raises:
+            ValueError: if a class is missing, unknown (the nearest name is offered), or named twice.
+
+        Examples:
+            >>> Relation.from_order(class_names=["bad", "fair", "good"]).in_order(["good", "bad", "fair"]).closeness[0]
+            tensor([1.0000, 0.0000, 0.5000])
+        """
+        names = resolve_names(class_names, None)
+        rows = torch.tensor(check_same_classes(self.class_names, names))
+        return Relation(self.closeness[rows[:, None], rows], class_names=names)
 
     # Three uses
 

@@ -149,8 +149,8 @@ def compare(
         seeds: each is one split, one draw of shots, one initialization, the same for every objective.
         margin: smallest gain worth having: a fraction in (0, 1), or in the unit of an absolute error or cost.
         measure: what the verdict is about: `"accuracy"`, `"macro-f1"`, `"mean-absolute-error"` (takes `order`),
-            `"expected-cost"` (`costs`), `"graded-ndcg"` (`order`, `hierarchy` or `hierarchy_separator`) or
-            `"group-map"` (either of the latter two).
+            `"expected-cost"` (`costs`), `"graded-ndcg"` (`order`, `relation_file`, `hierarchy` or
+            `hierarchy_separator`) or `"group-map"` (one of the latter three).
         jobs: runs at a time, >= 1. Above 1 the runs are shared by processes, which import the calling script: keep its
             calls below `if __name__ == "__main__":`.
         output: the folder of the comparison. A call with the same settings goes on where one was interrupted. `None`

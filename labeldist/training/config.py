@@ -159,6 +159,9 @@ class MatrixSettings:
     order: tuple[str, ...] = ()
     """All classes from one end to the other, such as `bad fair good`. For near, far and graded it takes the place of a
     hierarchy; the mean absolute error on the test rows counts its steps."""
+    relation_file: Path | None = field(default=None, metadata=ADDED)
+    """How closely the classes are related, for near, far and graded: a csv or tsv table of closeness (class names in
+    its first row and column), or JSON with closeness, distances, costs, order, groups, pairs or a hierarchy."""
     relevance_weight: float = 0.1
     """graded: relevance of a row of the most related class (closeness 1); a row of the same class has 1."""
     relevance_level: float = 0.0
@@ -234,7 +237,7 @@ class RunSettings:
         encoder = self.model.encoder
         if encoder not in ("textcnn", "minilm"):
             encoder = _absolute(encoder)
-        matrix_file = self.matrix.matrix_file
+        files = {name: getattr(self.matrix, name) for name in ("matrix_file", "relation_file")}
         hierarchy = self.data.hierarchy
         if hierarchy is not None and self.data.hierarchy_file is not None:
             hierarchy = _absolute(hierarchy)
@@ -245,7 +248,7 @@ class RunSettings:
             self,
             data=replace(self.data, data=data, label_texts=texts, hierarchy=hierarchy, costs=costs),
             model=replace(self.model, encoder=encoder),
-            matrix=replace(self.matrix, matrix_file=None if matrix_file is None else matrix_file.absolute()),
+            matrix=replace(self.matrix, **{name: file and file.absolute() for name, file in files.items()}),
         )
 
 
@@ -324,6 +327,8 @@ def check_settings(settings: RunSettings) -> None:
             raise UserError(f"{name} must be {wanted}, got {value}.")
     if matrix.confusable and matrix.matrix_file:
         raise UserError("Give the static matrix either by --confusable or by --matrix-file, not by both.")
+    if matrix.order and matrix.relation_file is not None:
+        raise UserError("Give the relation of the classes either by --order or by --relation-file, not by both.")
     if data.hierarchy is not None and data.hierarchy_separator is not None:
         raise UserError("Give the groups of classes either by --hierarchy or by --hierarchy-separator, not by both.")
     if data.hierarchy_separator == "":

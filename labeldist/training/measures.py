@@ -60,7 +60,7 @@ class MeasureSpec:
 
 
 _ORDER = "--order (the classes from one end to the other)"
-_TREE = "--hierarchy or --hierarchy-separator"
+_TREE = "--relation-file, --hierarchy or --hierarchy-separator"
 
 MEASURES: dict[Measure, MeasureSpec] = {
     spec.name: spec

@@ -123,9 +123,11 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             is_required=False,
             summary="label distances learned from validation confusions",
         ),
-        _related("near", "near", "related classes are pushed apart harder, by --order or --hierarchy"),
-        _related("far", "far", "unrelated classes are pushed apart harder, by --order or --hierarchy"),
-        _related("graded", "graded", "rows of related classes are weak positives, by --order or --hierarchy"),
+        _related("near", "near", "related classes are pushed apart harder, by --order, --relation-file or --hierarchy"),
+        _related("far", "far", "unrelated classes are pushed apart harder, by --order, --relation-file or --hierarchy"),
+        _related(
+            "graded", "graded", "rows of related classes are weak positives, by --order, --relation-file or --hierarchy"
+        ),
         _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
         _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
         _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),

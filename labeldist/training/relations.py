@@ -12,6 +12,7 @@ from labeldist.class_names import class_indices
 from labeldist.messages import escape_controls, listed, shown
 from labeldist.relation import Relation
 from labeldist.training.config import RunSettings
+from labeldist.training.data.lines import check_file
 from labeldist.training.errors import UserError
 from labeldist.training.matrix_file import cost_table, read_cost_file, read_costs, read_hierarchy
 from labeldist.training.measures import MEASURES, Measure
@@ -54,15 +55,15 @@ class MeasureTables:
 def relation_of(settings: RunSettings, class_names: Sequence[str]) -> Relation | None:
     """The relation that a run's settings describe; `None` if they describe none.
 
-    An order takes precedence: the hierarchy then serves coarse labels alone.
+    An order or a relation file takes precedence: the hierarchy then serves coarse labels alone.
 
     Args:
         settings: of the run.
         class_names: the corpus's classes, in its order.
 
     Raises:
-        UserError: if the order or the hierarchy lacks a class, names one twice or an unknown one (the nearest name is
-            offered), or no class name contains the separator.
+        UserError: if the order, the file or the hierarchy lacks a class, names one twice or an unknown one (the nearest
+            name is offered), or no class name contains the separator.
 
     Examples:
         >>> from labeldist.training.config import MatrixSettings
@@ -72,6 +73,13 @@ def relation_of(settings: RunSettings, class_names: Sequence[str]) -> Relation |
     """
     order, hierarchy, separator = settings.matrix.order, settings.data.hierarchy, settings.data.hierarchy_separator
     source = "--order"
+    if settings.matrix.relation_file is not None:
+        try:
+            # Raises for what is no ordinary file.
+            check_file(settings.matrix.relation_file, "relation file")
+            return Relation.from_file(settings.matrix.relation_file, class_names=class_names)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     try:
         if order:
             return _ordered([name.strip() for name in order], class_names)
@@ -131,7 +139,7 @@ def measure_tables(settings: RunSettings, class_names: Sequence[str]) -> Measure
     try:
         relation = relation_of(settings, class_names)
     except UserError:
-        if order:
+        if order or settings.matrix.relation_file is not None:
             raise
         relation = None
     if relation is None and costs is None:
@@ -177,13 +185,14 @@ def check_measure_is_given(measure: Measure, settings: RunSettings, class_names:
         return
     data, order = settings.data, settings.matrix.order
     has_tree = (data.hierarchy, data.hierarchy_separator) != (None, None)
+    has_file = settings.matrix.relation_file is not None
     is_given = {
         "mean-absolute-error": bool(order),
         "expected-cost": data.costs is not None,
-        "graded-ndcg": bool(order) or has_tree,
-        "group-map": has_tree and not order,
+        "graded-ndcg": bool(order) or has_tree or has_file,
+        "group-map": (has_tree or has_file) and not order,
     }[measure]
-    if is_given and class_names is not None:
+    if is_given and class_names is not None and measure in ("graded-ndcg", "group-map"):
         # Raises where the relation cannot be built, with the reason.
         relation = relation_of(settings, class_names)
         is_given = measure != "group-map" or (relation is not None and groups_of(relation) is not None)
@@ -231,6 +240,8 @@ def relation_in_words(settings: RunSettings) -> str:
     file = settings.data.hierarchy_file
     if settings.matrix.order:
         return f"the order {listed(settings.matrix.order)}"
+    if settings.matrix.relation_file is not None:
+        return f"the relation of {escape_controls(settings.matrix.relation_file.name)}"
     if settings.data.hierarchy is not None:
         return "the hierarchy as given" if file is None else f"the hierarchy of {escape_controls(file.name)}"
     return f"the parts of class names between {shown(settings.data.hierarchy_separator)}"
@@ -239,9 +250,10 @@ def relation_in_words(settings: RunSettings) -> str:
 def check_relation_is_given(objective: Objective, settings: RunSettings) -> None:
     """Raise `UserError` if the objective needs a relation of the classes and the settings describe none."""
     data = settings.data
-    has_relation = bool(settings.matrix.order) or (data.hierarchy, data.hierarchy_separator) != (None, None)
+    is_given = bool(settings.matrix.order) or settings.matrix.relation_file is not None
+    has_relation = is_given or (data.hierarchy, data.hierarchy_separator) != (None, None)
     if takes_relation(objective) and not has_relation:
         raise UserError(
             f"--objective {objective} needs a relation of the classes. Give --order (the classes from one end to the "
-            "other), --hierarchy or --hierarchy-separator."
+            "other), --relation-file, --hierarchy or --hierarchy-separator."
         )

@@ -277,6 +277,13 @@ class FinishedComparison:
         """Test accuracy of each objective, in [0, 1], one for each seed."""
         return {name: tuple(scores.accuracy) for name, scores in self.comparison.objectives.items()}
 
+    @property
+    def measured(self) -> dict[str, tuple[float | None, ...]]:
+        """The measure that the verdict is about (`comparison.measure`) of each objective, one value for each seed."""
+        column = MEASURES[self.comparison.measure].column
+        empty = (None,) * len(self.comparison.seeds)
+        return {name: getattr(scores, column) or empty for name, scores in self.comparison.objectives.items()}
+
     def run(self, objective: str, seed: int) -> TrainedRun:
         """One of its runs.
 

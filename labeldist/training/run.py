@@ -150,7 +150,7 @@ def resume_run(
     corpus = processes.on_all(lambda: given or read_run_corpus(spec.settings, spec.seed))
     if processes.on_all(lambda: fingerprint(spec.settings, corpus)) != config.fingerprint:
         raise UserError(
-            f"The data, the matrix file, the hierarchy or the costs of {folder} changed since the run began. "
+            f"The data of {folder}, or a file that its settings name, changed since the run began. "
             "Choose another --output."
         )
     with _owned_by_main(folder):

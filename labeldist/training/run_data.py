@@ -49,13 +49,19 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
 
 
 def fingerprint(settings: RunSettings, corpus: Corpus) -> str:
-    """A digest of everything that a run reads from files: its rows, its matrix file, its hierarchy and its costs.
+    """A digest of everything that a run reads from files: its rows, its matrix, relation, hierarchy and costs.
 
     Raises:
         UserError: if a file cannot be read.
     """
     digest = corpus.fingerprint
-    for path in filter(None, (settings.matrix.matrix_file, settings.data.hierarchy_file, settings.data.costs_file)):
+    files = (
+        settings.matrix.matrix_file,
+        settings.data.hierarchy_file,
+        settings.data.costs_file,
+        settings.matrix.relation_file,
+    )
+    for path in filter(None, files):
         try:
             digest = hashlib.sha256(digest.encode() + path.read_bytes()).hexdigest()
         except OSError as error:

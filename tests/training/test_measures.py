@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
 from comparisons import WHERE, finished, metrics_of
 from labeldist import Relation
@@ -19,10 +21,12 @@ from labeldist.training.config import DataSettings, MatrixSettings, RunSettings
 from labeldist.training.errors import UserError
 from labeldist.training.measures import MEASURES
 from labeldist.training.metrics import evaluate_predictions, with_relation
+from labeldist.training.output.pictures import plot_comparison
 from labeldist.training.output.terminal import comparison_table, train_summary
 from labeldist.training.output.words import training_sentence, verdict_sentence
 from labeldist.training.records import PredictionMetrics, RelationScores, record_from_json, record_to_json
-from labeldist.training.relations import groups_of, measure_tables
+from labeldist.training.relations import check_measure_is_given, groups_of, measure_tables
+from labeldist.training.results import FinishedComparison
 from labeldist.training.study.comparison import build_comparison
 from labeldist.training.study.results import Comparison
 from runs import CLASSES, QUICK, messages, read
@@ -222,6 +226,29 @@ def test_a_verdict_on_costs_is_that_on_their_negatives(values, margin):
     assert lower.difference.mean == pytest.approx(-higher.difference.mean, abs=1e-9)
 
 
+def test_a_notebook_shows_the_difference_in_the_measure():
+    comparison = build_comparison(errors(far=[0.70, 0.73, 0.71], **CONTROLS), measure="mean-absolute-error", **WHERE)
+    found = FinishedComparison(Path(), comparison)
+    assert found.measured["far"] == (0.70, 0.73, 0.71)
+    html = found._repr_html_()
+    assert "<th>vs ce-two-views, mean-absolute-error</th>" in html
+    assert "<td>-0.103</td><td>-0.118 to -0.089</td>" in html
+
+
+def test_the_chart_of_a_measure_says_which_side_is_better(tmp_path, monkeypatch):
+    labels: list[str] = []
+    set_xlabel = Axes.set_xlabel
+    monkeypatch.setattr(
+        Axes, "set_xlabel", lambda axes, text, **kw: labels.append(text) or set_xlabel(axes, text, **kw)
+    )
+    comparison = build_comparison(errors(far=[0.70, 0.73, 0.71], **CONTROLS), measure="mean-absolute-error", **WHERE)
+    plot_comparison(comparison, tmp_path / "chart.png")
+    assert labels == [
+        "test mean absolute error; left is better",
+        "change of mean absolute error; gray: less than 0.005",
+    ]
+
+
 def test_training_is_judged_by_the_measure():
     runs = errors(ce=[0.5, 0.52, 0.51], contrastive=[0.6, 0.62, 0.63], logistic=[0.9, 0.93, 0.91])
     comparison = build_comparison(runs, measure="mean-absolute-error", **WHERE)
@@ -248,6 +275,13 @@ def test_the_table_shows_the_measure_and_the_decisions_that_need_no_training():
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
+def test_a_hierarchy_for_coarse_labels_stands_beside_a_measure_of_costs():
+    settings = of(costs=json.dumps(COSTS), hierarchy=json.dumps({"verdict": list(CLASSES[:2])}))
+    check_measure_is_given("expected-cost", settings, CLASSES)
+    with pytest.raises(UserError, match="hierarchy must hold every class"):
+        check_measure_is_given("group-map", settings, CLASSES)
+
+
 def test_runs_without_the_measure_are_compared_with_none():
     runs = [*errors(far=[0.7, 0.71]), finished("ce", 0, metrics_of(np.eye(3, dtype=int), NAMES))]
     comparison = build_comparison(runs, measure="mean-absolute-error", **WHERE)
@@ -265,7 +299,7 @@ def test_runs_without_the_measure_are_compared_with_none():
         (
             "group-map",
             {"order": ORDER},
-            "measure group-map needs a relation that divides the classes into groups: hier",
+            "measure group-map needs a relation that divides the classes into groups: rela",
         ),
         ("group-map", {"hierarchy": [list(CLASSES)]}, "measure group-map needs a relation that divides the classes"),
         (

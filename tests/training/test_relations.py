@@ -187,7 +187,7 @@ def test_classes_that_are_numbers_are_ordered_by_number():
         (
             {"objective": "graded"},
             "objective graded needs a relation of the classes. Give order (the classes from one end to the other), "
-            "hierarchy or hierarchy_separator.",
+            "relation_file, hierarchy or hierarchy_separator.",
         ),
         (
             {"objective": "static", "order": (*ORDER, ORDER[0])},
@@ -236,6 +236,34 @@ def test_ones_with_graded_targets_are_not_plain_contrast(relevance, same):
     runs += [run_with_accuracy("graded", 0, 0.9, matrix=ones, relevance=relevance)]
     verdict = build_comparison(runs, data="trec", encoder="textcnn").verdict.objectives["graded"]
     assert verdict.same_matrix == same
+
+
+def test_a_relation_file_is_the_relation_of_a_run(corpus, tmp_path, tickets, capsys):
+    path = tmp_path / "closeness.csv"
+    Relation.from_order(class_names=ORDER).to_file(path)
+    for objective in ("near", "far", "graded"):
+        found = choose(objective, corpus, relation_file=path)
+        ordered = choose(objective, corpus, order=ORDER)
+        assert torch.equal(found.ldm.matrix, ordered.ldm.matrix)
+        assert found.source.endswith("by the relation of closeness.csv")
+    folder = tmp_path / "run"
+    flags = ["--objective", "far", "--relation-file", str(path), "-o", str(folder)]
+    assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0
+    stored = read(folder / "config.json")
+    assert stored["matrix"]["relation_file"] == str(path)
+    assert read(folder / "metrics.json")["test"]["relation"]["graded_ndcg"] > 0
+    settings = RunFolder(folder).read_config().spec.settings
+    before = fingerprint(settings, corpus)
+    Relation.from_order(class_names=CLASSES).to_file(path)
+    assert fingerprint(settings, corpus) != before
+    capsys.readouterr()
+    path.write_text(path.read_text().replace("praise", "prase"))
+    assert main(["train", "--data", str(tickets), *QUICK, *flags[:-1], str(tmp_path / "other")]) == 2
+    assert f"{path}: There is no class 'delivery_prase'; the classes are" in capsys.readouterr().err
+    with pytest.raises(UserError, match="either by --order or by --relation-file, not by both"):
+        check_settings(of({"order": ORDER, "relation_file": path}))
+    with pytest.raises(UserError, match=r"There is no relation file .*none\.csv"):
+        relation_of(of({"relation_file": tmp_path / "none.csv"}), CLASSES)
 
 
 def test_a_hierarchy_that_changed_is_another_run(corpus, tmp_path):

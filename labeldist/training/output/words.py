@@ -124,7 +124,7 @@ def training_sentence(comparison: Comparison) -> str | None:
 
 _CHOSEN = {
     None: "",
-    "validation": " Both are the best of their kind on the validation rows.",
+    "validation": " Both are the most accurate of their kind on the validation rows.",
     "test": " Both are the best of their kind on these same test rows, so the interval is too narrow.",
 }
 

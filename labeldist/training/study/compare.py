@@ -256,8 +256,7 @@ def _check_is_of_study(study: _Study, seed: int, objective: Objective) -> None:
     config = run.read_config(trust_remote_code=study.settings.model.trust_remote_code)
     if config.fingerprint != study.fingerprints[seed]:
         raise UserError(
-            f"The data, the matrix file, the hierarchy or the costs changed since {run} was begun. "
-            "Choose another --output."
+            f"The data, or a file that the settings name, changed since {run} was begun. Choose another --output."
         )
     stored = replace(config.spec.settings, data=replace(config.spec.settings.data, data=study.settings.data.data))
     if (stored, config.spec.objective, config.spec.seed) != (study.settings, objective, seed):

@@ -260,7 +260,7 @@ def test_a_matrix_file_that_changes_while_a_comparison_runs_is_refused(tmp_path)
         path.write_text(json.dumps({"pairs": [CLASSES[2:]]}))
 
     with pytest.raises(
-        UserError, match=r"The data, the matrix file, the hierarchy or the costs changed since .*static-seed0 was begun"
+        UserError, match=r"The data, or a file that the settings name, changed since .*static-seed0 was begun"
     ):
         compare(spec, tmp_path / "all", say=change)
     assert not (tmp_path / "all" / "comparison.json").exists()
