@@ -98,8 +98,8 @@ def test_train_prints_the_answer_and_says_only_which_distances_it_took(capsys, t
     assert err == f"{DISTANCES}{UNMOVED}"
     assert "\033" not in out
     names = {
-        "config.json", "confusion.png", "curves.png", "embeddings.png", "history.json", "ldm.json", "ldm.png",
-        "map.json", "metrics.json", "model", "nearest.jsonl", "predictions.jsonl", "report.html",
+        "README.md", "config.json", "confusion.png", "curves.png", "embeddings.png", "history.json", "ldm.json",
+        "ldm.png", "map.json", "metrics.json", "model", "nearest.jsonl", "predictions.jsonl", "report.html",
     }  # fmt: skip
     assert {path.name for path in Path("runs/tickets-textcnn-adaptive-seed0").iterdir()} == names
 

@@ -10,10 +10,11 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from labeldist.messages import escape_controls
@@ -23,7 +24,7 @@ from labeldist.reports.pairs import Pair
 from labeldist.reports.similar_texts import Piece
 from labeldist.reports.words import count, percent, points
 
-__all__ = ["About", "render"]
+__all__ = ["About", "render", "template"]
 
 MAX_ROWS = 3_000
 """Mistakes whose texts the page holds."""
@@ -71,8 +72,10 @@ def render(findings: Findings, about: About, comparison: ComparisonPart | None =
     Returns:
         HTML, of less than 5 MB.
     """
-    environment = _environment()
-    script, style = (environment.loader.get_source(environment, name)[0] for name in ("report.js", "report.css"))  # pyright: ignore[reportOptionalMemberAccess]
+    script, style = (
+        files("labeldist.reports").joinpath("templates", name).read_text(encoding="utf-8")
+        for name in ("report.js", "report.css")
+    )
     rows, num_left_out = _rows(findings)
     names = [_name(name) for name in findings.predictions.class_names]
     context = {
@@ -94,13 +97,19 @@ def render(findings: Findings, about: About, comparison: ComparisonPart | None =
         "style": Markup(style),
         "version": _version(),
     }
-    return environment.get_template("report.html.j2").render(context)
+    return template("report.html.j2").render(context)
 
 
-def _environment() -> Environment:
+def template(name: str, *, autoescape: bool = True) -> Template:
+    """One of this package's templates, with the filters that all of them use.
+
+    Args:
+        name: of its file.
+        autoescape: whether what it shows is escaped for HTML.
+    """
     environment = Environment(
         loader=PackageLoader("labeldist.reports", "templates"),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -114,7 +123,7 @@ def _environment() -> Environment:
         "show": lambda text: escape_controls(text, keep="\n\t"),
     }
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    return environment
+    return environment.get_template(name)
 
 
 def _version() -> str:

@@ -49,6 +49,7 @@ from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
 from labeldist.training.relations import measure_tables
 from labeldist.training.reporting import REPORT
+from labeldist.training.reporting.cards import write_card
 from labeldist.training.reporting.runs import run_report
 from labeldist.training.reporting.saving import save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
@@ -385,7 +386,9 @@ def _carry_out(
     run.finish(metrics)
     if options.report:
         # The run is whole by now, whatever comes: `labeldist report` makes the page again.
-        save_report(run_report(run.path), run.path / REPORT)
+        report = run_report(run.path)
+        save_report(report, run.path / REPORT)
+        write_card(run, report)
     return metrics
 
 

@@ -11,7 +11,7 @@ from labeldist.reports.page import About
 from labeldist.reports.report import Report
 from labeldist.training.errors import UserError
 from labeldist.training.output.words import count, duration
-from labeldist.training.relations import costs_of, relation_of
+from labeldist.training.relations import costs_of, read_costs, relation_of
 from labeldist.training.reporting.commands import compare_base, train_command
 from labeldist.training.reporting.places import with_map, with_nearest
 from labeldist.training.reporting.prediction_table import read_predictions
@@ -50,14 +50,17 @@ def run_report(folder: Path) -> Report:
 
 
 def costs_of_run(config: RunConfig) -> NDArray[np.float64] | None:
-    """What mistakes cost by the relation of the run's classes: steps of its order, or how little related they are."""
+    """What mistakes cost: the run's own costs, steps of its order, or how little related its classes are."""
     settings = config.spec.settings
-    if settings.matrix.order:
-        costs = costs_of(None, [name.strip() for name in settings.matrix.order], config.class_names)
-        return None if costs is None else costs.double().numpy()
+    order = [name.strip() for name in settings.matrix.order]
     try:
+        costs = read_costs(settings.data.costs, config.class_names) if settings.data.costs is not None else None
+        if costs is None and order:
+            costs = costs_of(None, order, config.class_names)
+        if costs is not None:
+            return costs.double().numpy()
         relation = relation_of(settings, config.class_names)
-    # The file of the hierarchy may have gone: the report is worth having without it.
+    # A file may have gone since: the report is worth having without it.
     except UserError:
         return None
     return None if relation is None else 1 - relation.closeness.double().numpy()

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 import labeldist
 from labeldist.cli import main
+from labeldist.reports.card import in_markdown
 from labeldist.training.errors import UserError
 from labeldist.training.reporting.comparisons import comparison_report
 from labeldist.training.reporting.runs import run_report
@@ -43,6 +45,20 @@ def test_a_run_leaves_its_report_and_says_so_last(capsys, tickets, tmp_path):
     assert found.predictions.probabilities is not None
     assert all(found.predictions.nearest or [None])
     assert found.confidence is not None
+
+
+def test_the_card_is_one_that_the_hub_reads(finished_run):
+    card = ModelCard.load(finished_run / "README.md")
+    metrics = RunFolder(finished_run).read_metrics().test
+    [accuracy, f1] = card.data.eval_results
+    assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", round(metrics.accuracy, 4))
+    assert (f1.metric_name, f1.metric_value) == ("macro-F1", round(metrics.macro_f1, 4))
+    assert card.data.library_name == "labeldist"
+    assert card.data.pipeline_tag == "text-classification"
+    for scores in metrics.per_class:
+        assert f"| {in_markdown(scores.name)} |" in card.text
+    texts = [json.loads(line)["text"] for line in (finished_run / "predictions.jsonl").read_text().splitlines()]
+    assert not any(text in card.content for text in texts)
 
 
 def test_the_command_of_a_report_repeats_the_run(finished_run, tmp_path):
