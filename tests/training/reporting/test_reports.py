@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -48,7 +49,7 @@ def test_a_run_leaves_its_report_and_says_so_last(capsys, tickets, tmp_path):
 
 
 def test_the_card_is_one_that_the_hub_reads(finished_run):
-    card = ModelCard.load(finished_run / "README.md")
+    card: Any = ModelCard.load(finished_run / "README.md")
     metrics = RunFolder(finished_run).read_metrics().test
     [accuracy, f1] = card.data.eval_results
     assert (accuracy.metric_type, accuracy.metric_value) == ("accuracy", round(metrics.accuracy, 4))
