@@ -60,7 +60,8 @@ def _parsed(argv: list[str]) -> Any:
     try:
         import tyro
     except ImportError:
-        print("labeldist: error: the command line needs more packages: pip install 'labeldist[train]'", file=sys.stderr)
+        cure = "pip install 'labeldist[train]', or 'labeldist[report]' for reports alone"
+        print(f"labeldist: error: the command line needs more packages: {cure}", file=sys.stderr)
         raise SystemExit(2) from None
     from labeldist.cli.commands import COMMANDS
 

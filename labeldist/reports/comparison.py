@@ -48,7 +48,7 @@ class PairOverSeeds:
         base: mean number of confused rows of the baseline.
         other: the same of the objective.
         change: `other - base`.
-        low: lower end of the 95 % t interval of the change; None with one seed.
+        low: lower end of the 95 % t interval of the change; None with one seed, and where all seeds change alike.
         high: upper end.
     """
 
@@ -208,7 +208,8 @@ def _pair_counts(predictions: Predictions) -> dict[tuple[int, int], int]:
 
 def _interval(differences: np.ndarray) -> tuple[float | None, float | None]:
     number = len(differences)
-    if number < 2:
+    # Without any spread the interval would be a point: few seeds that agree do not make a change certain.
+    if number < 2 or not np.ptp(differences):
         return None, None
     error = float(differences.std(ddof=1)) / number**0.5
     half = float(stats.t.ppf(0.975, number - 1)) * error

@@ -250,7 +250,9 @@ def test_pairs_and_texts_over_seeds():
     repaired, broken = pairs_over_seeds(base, other)
     assert [(one.base, one.other, one.change) for one in repaired] == [(2.5, 1.5, -1.0)]
     assert broken == ()
-    assert repaired[0].low == repaired[0].high == -1
+    # Both seeds change alike: no interval.
+    assert (repaired[0].low, repaired[0].high) == (None, None)
+    assert pairs_over_seeds([base[0], base[0]], other)[0][0].low is not None
     fixed, lost = flips_of(base, other)
     assert [flip.text for flip in fixed] == ["u", "v"]
     assert lost == ()
