@@ -1,5 +1,7 @@
 """MkDocs hook: pages say where the repository is only if `repo_url` in `mkdocs.yml` says so.
 
+Without it there are no links to edit a page, either.
+
 A page may hold two versions of a passage:
 
     <!-- address: none -->
@@ -14,6 +16,13 @@ import re
 _PASSAGE = re.compile(
     r"<!-- address: none -->\n(?P<none>.*?)<!-- address: known -->\n(?P<known>.*?)<!-- address: end -->\n", re.DOTALL
 )
+
+
+def on_config(config, **_):
+    """Without a repository there is nothing to edit."""
+    if not config["repo_url"]:
+        config["edit_uri"] = ""
+    return config
 
 
 def on_page_markdown(markdown: str, config, **_) -> str:
