@@ -26,11 +26,11 @@ RUN_HERE = [page for page in WITH_PYTHON if page != tutorial.PAGE]
 HAS_REPORT = hasattr(labeldist, "report")
 
 
-
 def hook(name):
     """A hook of the site, which is no part of a package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "hooks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -154,11 +154,15 @@ def test_the_readme_links_only_to_what_is_readable_as_a_file():
         assert path.is_file(), target
         if path.suffix == ".md":
             raw = path.read_text(encoding="utf-8")
-            assert not re.search(r"^```python exec=.on.(?!.*source=)", raw, re.MULTILINE), f"{target} shows code that is run"
+            assert not re.search(r"^```python exec=.on.(?!.*source=)", raw, re.MULTILINE), (
+                f"{target} shows code that is run"
+            )
             assert "::: " not in raw, target
 
 
 def test_every_public_name_is_on_a_page_of_the_reference():
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
-    missing = [name for name in [*labeldist.__all__, "train", "compare", "load"] if not re.search(rf"\b{name}\b", pages)]
+    missing = [
+        name for name in [*labeldist.__all__, "train", "compare", "load"] if not re.search(rf"\b{name}\b", pages)
+    ]
     assert missing == []

@@ -1,4 +1,4 @@
-"""The recorded differences as one picture: an interval for each objective of each comparison. SVG, for light and dark."""
+"""The recorded differences as one picture, in SVG: an interval for each objective of each comparison."""
 
 from html import escape
 
@@ -54,11 +54,12 @@ def intervals() -> str:
             )
             y += ROW
     for points in range(int(least), int(most) + 1, 2):
-        parts.append(f'<text x="{x(points):.1f}" y="{bottom + 14}" text-anchor="middle">{points or 0:{"+d" if points else "d"}}</text>')
+        label = f"{points:+d}" if points else "0"
+        parts.append(f'<text x="{x(points):.1f}" y="{bottom + 14}" text-anchor="middle">{label}</text>')
     parts.append(f'<text x="{x(0):.1f}" y="{bottom + 32}" text-anchor="middle">points of accuracy</text>')
-    label = "Differences of accuracy to the baseline with 95 % intervals; the tables below have the numbers"
+    description = "Differences of accuracy to the baseline with 95 % intervals; the tables below have the numbers"
     return (
-        f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
+        f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{description}" '
         'xmlns="http://www.w3.org/2000/svg" fill="currentColor" font-size="13" '
         f'font-family="inherit">{"".join(parts)}</svg></figure>'
     )
