@@ -20,7 +20,7 @@ from labeldist.training.machine import describe_machine
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
-RECORD = ROOT / "benchmarks" / "results" / "tutorial.json"
+RECORD = ROOT / "benchmarks" / "results" / "tutorial" / "trec.json"
 
 
 def blocks() -> list[str]:
