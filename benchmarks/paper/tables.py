@@ -184,7 +184,7 @@ TITLES = {
     "textcnn-trec": "TREC, TextCNN",
     "textcnn-mr": "MR, TextCNN",
     "minilm-trec": "TREC, MiniLM (the paper: BERT)",
-    "minilm-trec-20-shots": "TREC, 20 labels a class, MiniLM",
+    "minilm-trec-20-shots": "TREC, 20 labels per class, MiniLM",
 }
 
 

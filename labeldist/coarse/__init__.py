@@ -3,9 +3,11 @@ r"""Coarse labels: rows of which only a group of classes is known, not the class
 A label in [0, C) is a class, a fine label. The label C + g is group g: the row's class is one of the group's. Such rows
 train the classifier by the marginal cross-entropy and stay out of the contrast, where they would need a class:
 
-    classification = MarginalCrossEntropy({"number": ["count", "date"]}, class_names=names)
-    contrastive = FineLabelsOnly(LabelDistanceContrastiveLoss(ldm))
-    objective = JointLoss(contrastive, classification)
+```python
+classification = MarginalCrossEntropy({"number": ["count", "date"]}, class_names=names)
+contrastive = FineLabelsOnly(LabelDistanceContrastiveLoss(ldm))
+objective = JointLoss(contrastive, classification)
+```
 
 A row without any label is the limit: its group holds all classes, and it has no gradient.
 """

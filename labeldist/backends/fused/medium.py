@@ -5,7 +5,7 @@ With separate references there is one launch more in each.
 What it gains: 4,096 x 384 in bfloat16 takes 1.23 ms as called, where the path of large batches takes 1.98 ms and eager
 under `torch.compile` 1.51 ms; 4,096 x 768 takes 1.40 instead of 2.13 and 2.37 ms. The device alone needs 0.44 instead
 of 0.31 ms there. At 8,192 rows the gain as called is small, and the device needs twice as long. Measured on an H200
-(docs/fast-path.md).
+(docs/kernels.md).
 
 Such a batch waits for the host's launches. Rows are normalized and sorted in one kernel. Pairs are not mirrored, and
 positives are subtracted pair by pair: both save launches, for more work on the device. The pair weights of the whole

@@ -1,6 +1,6 @@
 """Passes over the pairs of narrow rows: bfloat16 or float16, up to 128 dimensions.
 
-What it gains over the kernels for wide rows, bfloat16 on an H200 (one run, docs/fast-path.md): at 64 dimensions 1.3 to
+What it gains over the kernels for wide rows, bfloat16 on an H200 (one run, docs/kernels.md): at 64 dimensions 1.3 to
 1.9 times from 65,536 rows on; at 128 dimensions 1.2 to 1.4 times; at 16,384 rows 1.5 to 1.9 times as called, by
 fewer launches (Triton's public ones), and nothing on the device alone.
 
