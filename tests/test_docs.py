@@ -23,7 +23,6 @@ from doc_pages import MAX_WIDTH, PAGES, ROOT, blocks_of, displayed_python, run
 SLOW = {"few-labels.md", "metric-learning.md"}
 WITH_PYTHON = [page for page in PAGES if any(block.reason is None for block in displayed_python(page))]
 RUN_HERE = [page for page in WITH_PYTHON if page != tutorial.PAGE]
-HAS_REPORT = hasattr(labeldist, "report")
 
 
 def hook(name):
@@ -41,11 +40,7 @@ def name_of(page: Path) -> str:
 
 
 def blocks_to_run(page):
-    return [
-        block
-        for block in displayed_python(page)
-        if block.reason is None and (HAS_REPORT or "labeldist.report(" not in block.code)
-    ]
+    return [block for block in displayed_python(page) if block.reason is None]
 
 
 @pytest.mark.parametrize(
@@ -105,8 +100,6 @@ def command_lines():
 def test_the_displayed_commands_are_understood(words):
     from labeldist.cli.entry import _parsed
 
-    if words[0] == "report" and not HAS_REPORT:
-        pytest.skip("this version has no reports")
     if words[0].startswith("-"):
         assert words in (["--help"], ["--version"])
     else:
@@ -162,7 +155,6 @@ def test_the_readme_links_only_to_what_is_readable_as_a_file():
 
 def test_every_public_name_is_on_a_page_of_the_reference():
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
-    missing = [
-        name for name in [*labeldist.__all__, "train", "compare", "load"] if not re.search(rf"\b{name}\b", pages)
-    ]
+    names = [*labeldist.__all__, "train", "compare", "load", "report"]
+    missing = [name for name in names if not re.search(rf"\b{name}\b", pages)]
     assert missing == []
