@@ -19,11 +19,15 @@ MAX_MATRIX_CLASSES = 300
 """Larger matrices show the classes with the most mistakes."""
 
 NUM_FIRST_PAIRS = 5
+# One mistake between two small classes is a large share of their rows, and may be chance.
+MIN_GROUP_ROWS = 3
 
 
 @dataclass(frozen=True)
 class Group:
     """Classes that look alike to the classifier: see `labeldist.reports.look_alikes.look_alike_groups`.
+
+    A group has at least three mistakes.
 
     Attributes:
         classes: class indices.
@@ -149,7 +153,7 @@ def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: 
         macro_f1=float(np.mean(scores)),
         num_pairs=len(pair_rows),
         first_pairs=float(pair_rows[:NUM_FIRST_PAIRS].sum() / num_mistakes) if num_mistakes else None,
-        groups=_groups(matrix, num_mistakes),
+        groups=_groups(matrix, num_mistakes, predictions.num_runs),
         never_predicted=tuple(np.flatnonzero((support > 0) & (guessed == 0)).tolist()),
         pairs=tuple(pairs_to_look_at(predictions)),
         doubtful=tuple(labels_to_check(predictions)),
@@ -186,10 +190,12 @@ def _counts(predictions: Predictions) -> NDArray[np.int64]:
     return cells.reshape(size, size)
 
 
-def _groups(matrix: Matrix, num_mistakes: int) -> tuple[Group, ...]:
+def _groups(matrix: Matrix, num_mistakes: int, num_runs: int) -> tuple[Group, ...]:
     groups = []
     for places in look_alike_groups(matrix.counts):
         block = matrix.counts[np.ix_(places, places)]
+        if block.sum() - block.trace() < MIN_GROUP_ROWS * num_runs:
+            continue
         groups.append(
             Group(
                 tuple(sorted(int(matrix.classes[place]) for place in places)),

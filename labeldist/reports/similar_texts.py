@@ -22,6 +22,8 @@ _TOKENS = re.compile(
 # The similarity of longer texts is decided by then; comparing them word by word takes quadratic time.
 MAX_COMPARED = 2_000
 QUERIES_AT_ONCE = 256
+# Of the words of two texts, so that marks show what differs and not that everything does.
+MIN_SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def differing_words(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     """Two texts, each in pieces that say whether the other one has the same words there.
 
     Words are compared without case; texts of scripts without spaces are compared character by character. Only the first
-    2,000 characters are compared.
+    2,000 characters are compared. Where the texts share fewer than half of their words, nothing is marked: nearly every
+    word would be.
 
     Args:
         first: a text.
@@ -69,12 +72,13 @@ def differing_words(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     words = [_TOKENS.findall(text[:MAX_COMPARED]) for text in (first, second)]
     keys = [[word.casefold() if not word.isspace() else " " for word in side] for side in words]
     matcher = difflib.SequenceMatcher(None, *keys, autojunk=False)
+    is_similar = matcher.ratio() >= MIN_SHARED
     pieces: tuple[list[Piece], list[Piece]] = ([], [])
     for kind, *ends in matcher.get_opcodes():
         for side, (start, stop) in enumerate((ends[:2], ends[2:])):
             text = "".join(words[side][start:stop])
             if text:
-                pieces[side].append(Piece(text, kind != "equal" and not text.isspace()))
+                pieces[side].append(Piece(text, is_similar and kind != "equal" and not text.isspace()))
     for side, text in enumerate((first, second)):
         if len(text) > MAX_COMPARED:
             pieces[side].append(Piece(text[MAX_COMPARED:], False))

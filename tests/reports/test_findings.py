@@ -225,6 +225,20 @@ def test_words_that_differ_are_those_that_differ():
     assert [piece.text for piece in differing_words("等待被取消了吗", "等待被取消了")[0] if piece.differs] == ["吗"]
 
 
+def test_nothing_is_marked_where_nearly_everything_differs():
+    for side in differing_words("the fed sets repurchases", "transatlantic row imperils the louvre accord"):
+        assert not any(piece.differs for piece in side)
+
+
+def test_a_group_has_at_least_three_mistakes():
+    def groups(num_confused):
+        rows = [(0, 0)] * 9 + [(1, 1)] * 9 + [(0, 1)] * num_confused
+        return find(predictions_of(*zip(*rows, strict=True), class_names=["fuel", "gnp"])).groups
+
+    assert groups(2) == ()
+    assert [group.classes for group in groups(3)] == [(0, 1)]
+
+
 def test_a_text_without_words_finds_nothing():
     assert TextIndex(["", " "]).nearest(["x"], [None]).tolist() == [-1]
     index = TextIndex(["a b", "b c"])
