@@ -72,9 +72,10 @@ class Compare(_Trains):
     $ labeldist compare --data demo
     $ labeldist compare --data corpora/trec --encoder minilm --shots 20 --seeds 0 1 2 3 4
 
-    Trains each objective with each seed on the same splits and ends in one plain sentence. Two controls guard it: each
-    text seen twice without contrast (ce-two-views), and the static distances spread evenly over all classes (uniform).
-    Interrupted, the same command goes on where it stopped.
+    Trains each objective with each seed on the same splits and ends with one plain sentence. Three controls
+    guard it: each text seen twice without contrast (ce-two-views), contrast without distances (contrastive), and the
+    mean of the static distances between all classes (uniform). After an interruption, the same command continues where
+    it stopped.
     """
 
     objectives: Annotated[tuple[Objective, ...], arg(help=f"At least two. {HELP}")] = DEFAULT_COMPARED
@@ -116,7 +117,8 @@ class ReportOf:
     """
 
     source: Positional[Path]
-    """A table of predictions (jsonl, csv, tsv, each also .gz, or parquet), or the folder of a run or a comparison."""
+    """A table of predictions (jsonl, csv, tsv, each also .gz, or parquet), or the folder of a run,
+    an evaluation or a comparison."""
     text_column: str | None = None
     """Column of the texts; found by name if not given."""
     label_column: str | None = None
