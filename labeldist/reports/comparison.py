@@ -26,7 +26,6 @@ class ComparedObjective:
         difference: mean difference to the baseline; None for the baseline itself.
         low: lower end of its 95 % interval; None with one seed.
         high: upper end.
-        seconds: mean wall time of a run; None where it is not known.
     """
 
     name: str
@@ -35,7 +34,6 @@ class ComparedObjective:
     difference: float | None
     low: float | None
     high: float | None
-    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,9 @@ class ComparisonPart:
         baseline: what the differences are taken to.
         shown: the objective that the rest of the report is about.
         margin: smallest gain worth having.
+        num_pair_seeds: seeds that pairs and texts are compared over.
         measure: what is compared, such as `accuracy`.
+        lower_is_better: whether a smaller value of the measure is better.
         is_fraction: whether the measure lies in [0, 1]: it is then shown in percent.
         num_seeds: seeds of the comparison.
         repaired: pairs that `shown` confuses less often than the baseline.
@@ -107,7 +107,9 @@ class ComparisonPart:
     shown: str
     margin: float
     num_seeds: int
+    num_pair_seeds: int = 0
     measure: str = "accuracy"
+    lower_is_better: bool = False
     is_fraction: bool = True
     repaired: tuple[PairOverSeeds, ...] = ()
     broken: tuple[PairOverSeeds, ...] = ()
@@ -120,8 +122,8 @@ def pairs_over_seeds(
 ) -> tuple[tuple[PairOverSeeds, ...], tuple[PairOverSeeds, ...]]:
     """Pairs that are confused less often, and pairs that are confused more often, with intervals over the seeds.
 
-    The interval is that of the mean of paired differences (Student's t). With twenty pairs, one
-    interval that excludes 0 is expected by chance.
+    The interval is that of the mean of paired differences (Student's t). The pairs
+    returned are the largest changes of all, so some intervals exclude 0 by chance.
 
     Args:
         base: predictions of the baseline, one for each seed.

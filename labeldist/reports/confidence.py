@@ -5,9 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from labeldist.reports.intervals import Share, share_of
+
 __all__ = ["Bin", "Confidence", "Threshold", "confidence_of"]
 
 NUM_BINS = 10
+MIN_ROWS = 30
+"""Rows that a threshold leaves to the model at least: the accuracy of fewer says little."""
+
 TARGETS = (0.9, 0.95, 0.98, 0.99)
 NUM_CURVE_POINTS = 200
 
@@ -38,14 +43,14 @@ class Threshold:
     Attributes:
         target: the accuracy that the rows left to the model shall have.
         threshold: smallest probability of a row that is left to the model; None where no threshold reaches the target.
-        accuracy: of the rows left to the model.
+        accuracy: of the rows left to the model, with its interval.
         coverage: share of the rows left to the model.
         num_handed_over: rows for a person.
     """
 
     target: float
     threshold: float | None
-    accuracy: float | None
+    accuracy: Share | None
     coverage: float
     num_handed_over: int
 
@@ -72,8 +77,8 @@ def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
 
     The expected calibration error (Guo et al. 2017, Eq. 3) is
     $\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|$ over ten bins of equal width. A threshold is the smallest
-    probability for which all rows at or above it have the target accuracy; it was chosen on the same rows, so new rows
-    will be slightly less accurate.
+    probability for which the rows at or above it, 30 or more, have the target accuracy. It was chosen on the same rows,
+    so new rows will be less accurate; the interval says by how much chance alone could mislead.
 
     Args:
         is_right: whether each prediction is right, `(N,)`, N >= 1.
@@ -83,8 +88,9 @@ def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
         >>> found = confidence_of([True, True, False, True], [0.9, 0.8, 0.7, 0.6])
         >>> round(found.calibration_error, 3)
         0.35
+        >>> found = confidence_of([True] * 40 + [False] * 10, [0.9] * 40 + [0.5] * 10)
         >>> [(one.target, one.threshold, one.num_handed_over) for one in found.thresholds][:1]
-        [(0.9, 0.8, 2)]
+        [(0.9, 0.9, 10)]
     """
     right, scores = np.asarray(is_right, dtype=bool), np.asarray(confidence, dtype=np.float64)
     number = len(right)
@@ -110,8 +116,9 @@ def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
 
 def _threshold(target: float, ends: np.ndarray, ranked: np.ndarray, accuracy: np.ndarray) -> Threshold:
     number = len(ranked)
-    reached = ends[accuracy[ends] >= target]
+    reached = ends[(accuracy[ends] >= target) & (ends + 1 >= MIN_ROWS)]
     if not len(reached):
         return Threshold(target, None, None, 0.0, number)
     last = int(reached[-1])
-    return Threshold(target, float(ranked[last]), float(accuracy[last]), (last + 1) / number, number - last - 1)
+    share = share_of(round(accuracy[last] * (last + 1)), last + 1)
+    return Threshold(target, float(ranked[last]), share, (last + 1) / number, number - last - 1)

@@ -86,6 +86,8 @@ class Findings:
         predictions: what it was made from.
         accuracy: share of the rows that is right.
         macro_f1: mean F1 of the classes that have rows.
+        num_seen: rows whose text is a training text; None where training texts are not known.
+        accuracy_unseen: share of the other rows that is right; None without such rows, or where none was seen.
         num_pairs: pairs of classes with a mistake.
         first_pairs: share of the mistakes that lie in the first five pairs; None without a mistake.
         groups: classes that look alike.
@@ -101,6 +103,8 @@ class Findings:
     predictions: Predictions
     accuracy: Share
     macro_f1: float
+    num_seen: int | None
+    accuracy_unseen: Share | None
     num_pairs: int
     first_pairs: float | None
     groups: tuple[Group, ...]
@@ -138,7 +142,7 @@ def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: 
     guessed = np.bincount(predictions.predicted, minlength=size)
     wrong = true != predicted
     num_mistakes = int(num_rows[wrong].sum())
-    accuracy = share_of(len(predictions) - num_mistakes, len(predictions), num_runs=predictions.num_runs)
+    accuracy = share_of(len(predictions) - num_mistakes, len(predictions), repeats=predictions.repeats)
     assert accuracy is not None
     by_pair = np.unique(
         np.minimum(true, predicted)[wrong] * size + np.maximum(true, predicted)[wrong], return_inverse=True
@@ -147,13 +151,19 @@ def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: 
     classes = _classes(true, predicted, num_rows, support, guessed)
     matrix = _matrix(predictions, baseline, support)
     scores = [one.f1 or 0.0 for one in classes if one.num_rows]
+    nearest, right = predictions.nearest, ~predictions.is_wrong
+    seen = None if nearest is None else np.array([one is not None and one.is_same for one in nearest])
     return Findings(
         predictions=predictions,
         accuracy=accuracy,
         macro_f1=float(np.mean(scores)),
+        num_seen=None if seen is None else int(seen.sum()),
+        accuracy_unseen=None
+        if seen is None or not seen.any()
+        else share_of(int(right[~seen].sum()), int((~seen).sum())),
         num_pairs=len(pair_rows),
         first_pairs=float(pair_rows[:NUM_FIRST_PAIRS].sum() / num_mistakes) if num_mistakes else None,
-        groups=_groups(matrix, num_mistakes, predictions.num_runs),
+        groups=_groups(matrix, support, num_mistakes, predictions.num_runs),
         never_predicted=tuple(np.flatnonzero((support > 0) & (guessed == 0)).tolist()),
         pairs=tuple(pairs_to_look_at(predictions)),
         doubtful=tuple(labels_to_check(predictions)),
@@ -190,9 +200,9 @@ def _counts(predictions: Predictions) -> NDArray[np.int64]:
     return cells.reshape(size, size)
 
 
-def _groups(matrix: Matrix, num_mistakes: int, num_runs: int) -> tuple[Group, ...]:
+def _groups(matrix: Matrix, support: NDArray[np.int64], num_mistakes: int, num_runs: int) -> tuple[Group, ...]:
     groups = []
-    for places in look_alike_groups(matrix.counts):
+    for places in look_alike_groups(matrix.counts, support[matrix.classes]):
         block = matrix.counts[np.ix_(places, places)]
         if block.sum() - block.trace() < MIN_GROUP_ROWS * num_runs:
             continue

@@ -28,20 +28,20 @@ class Share:
     high: float
 
 
-def share_of(num: int, total: int, *, num_runs: int = 1) -> Share | None:
+def share_of(num: int, total: int, *, repeats: float = 1.0) -> Share | None:
     r"""A share and its 95 % score interval (Wilson, 1927).
 
     $$\frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}$$
 
-    with the share $p = num / total$ and $n = total / num\_runs$ rows.
+    with the share $p = num / total$ and $n = total / repeats$ rows.
 
     Unlike the interval of the normal approximation it stays within [0, 1] and has a width where `num` is 0 or `total`.
 
     Args:
         num: rows that count, in [0, total].
         total: all rows.
-        num_runs: how many runs these rows are pooled from: the runs share their texts, so only `total / num_runs` rows
-            are independent.
+        repeats: how often each text occurs among these rows, on average: pooled runs share their texts, and only
+            `total / repeats` rows are independent.
 
     Returns:
         The share, or None without a row.
@@ -53,7 +53,7 @@ def share_of(num: int, total: int, *, num_runs: int = 1) -> Share | None:
     """
     if not total:
         return None
-    value, size = num / total, total / num_runs
+    value, size = num / total, total / repeats
     center = (value + Z**2 / (2 * size)) / (1 + Z**2 / size)
     half = Z * math.sqrt(value * (1 - value) / size + Z**2 / (4 * size**2)) / (1 + Z**2 / size)
     # At 0 and 1 the end is exact; rounding would put it beside.

@@ -98,7 +98,8 @@ def _same_texts(predictions: Predictions, doubts: dict[int, set[Doubt]], others:
     assert predictions.texts is not None
     by_text: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(predictions.texts):
-        by_text[same_text_key(text)].append(row)
+        if key := same_text_key(text):
+            by_text[key].append(row)
     for rows in by_text.values():
         labels = {int(predictions.labels[row]) for row in rows}
         if len(labels) > 1:

@@ -14,11 +14,12 @@ MIN_GROUP_SHARE = 0.05
 MAX_OPTIMAL_ORDER = 300
 
 
-def confused_shares(counts: ArrayLike) -> NDArray[np.float64]:
+def confused_shares(counts: ArrayLike, num_rows: ArrayLike | None = None) -> NDArray[np.float64]:
     """Share of the rows of each pair of classes that are taken for the other one of the pair.
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class.
+        num_rows: rows of each class, `(C,)`, where `counts` leaves out some classes; the sums of its rows if `None`.
 
     Returns:
         `(C, C)`, symmetric, values in [0, 1], zeros on the diagonal and for pairs without rows.
@@ -28,7 +29,7 @@ def confused_shares(counts: ArrayLike) -> NDArray[np.float64]:
         [[0.0, 0.1], [0.1, 0.0]]
     """
     matrix = _square(counts)
-    rows = matrix.sum(axis=1)
+    rows = matrix.sum(axis=1) if num_rows is None else np.asarray(num_rows, dtype=np.float64)
     confused = matrix + matrix.T
     np.fill_diagonal(confused, 0.0)
     return confused / np.maximum(rows[:, None] + rows[None, :], 1.0)
@@ -60,7 +61,9 @@ def cluster_order(counts: ArrayLike) -> NDArray[np.int64]:
     return order if order[0] <= order[-1] else order[::-1]
 
 
-def look_alike_groups(counts: ArrayLike, *, min_share: float = MIN_GROUP_SHARE) -> list[list[int]]:
+def look_alike_groups(
+    counts: ArrayLike, num_rows: ArrayLike | None = None, *, min_share: float = MIN_GROUP_SHARE
+) -> list[list[int]]:
     """Groups of classes that a classifier hardly tells apart.
 
     Average linkage: two groups are joined while the mean of `confused_shares` between their members is at least
@@ -68,6 +71,7 @@ def look_alike_groups(counts: ArrayLike, *, min_share: float = MIN_GROUP_SHARE) 
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class.
+        num_rows: as in `confused_shares`.
         min_share: in (0, 1].
 
     Returns:
@@ -83,7 +87,7 @@ def look_alike_groups(counts: ArrayLike, *, min_share: float = MIN_GROUP_SHARE) 
     if not 0 < min_share <= 1:
         raise ValueError(f"min_share must lie in (0, 1], got {min_share}.")
     matrix = _square(counts)
-    shares = confused_shares(matrix)
+    shares = confused_shares(matrix, num_rows)
     if len(shares) < 2 or not shares.any():
         return []
     # A rounding error must not part two classes that are confused exactly this often.

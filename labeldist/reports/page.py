@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2.utils import htmlsafe_json_dumps as _htmlsafe
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from labeldist.messages import escape_controls
 from labeldist.reports.comparison import ComparisonPart
 from labeldist.reports.findings import Findings
 from labeldist.reports.pairs import Pair
 from labeldist.reports.similar_texts import Piece
-from labeldist.reports.words import count, percent, points
+from labeldist.reports.words import count, percent
 
 __all__ = ["About", "render", "template"]
 
@@ -85,9 +87,7 @@ def render(findings: Findings, about: About, comparison: ComparisonPart | None =
         "data": _data(findings, about, names, rows),
         "doubtful": findings.doubtful[:MAX_DOUBTFUL],
         "f": findings,
-        "map_size": 0
-        if findings.predictions.points is None
-        else int(np.isfinite(findings.predictions.points).all(1).sum()),
+        "map_size": len(_map_rows(findings)),
         "max_text": MAX_TEXT,
         "names": names,
         "num_left_out": num_left_out,
@@ -119,8 +119,7 @@ def template(name: str, *, autoescape: bool = True) -> Template:
         "cut": _cut,
         "percent": percent,
         "pieces": _pieces,
-        "points": points,
-        "show": lambda text: escape_controls(text, keep="\n\t"),
+        "show": _shown,
     }
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     return environment.get_template(name)
@@ -135,6 +134,11 @@ def _version() -> str:
 def _hash(source: str) -> str:
     digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
     return f"'sha256-{digest}'"
+
+
+def _shown(text: str) -> str:
+    """A text that is safe to show, with line ends of one kind."""
+    return escape_controls(text.replace("\r\n", "\n").replace("\r", "\n"), keep="\n\t")
 
 
 def _name(name: str) -> str:
@@ -155,7 +159,7 @@ def _pieces(pieces: Sequence[Piece], length: int = MAX_TEXT) -> list[Piece]:
             break
         text = piece.text[:left]
         left -= len(text)
-        kept.append(Piece(escape_controls(text, keep="\n\t"), piece.differs))
+        kept.append(Piece(_shown(text), piece.differs))
         if len(text) < len(piece.text):
             kept.append(Piece("…", False))
             break
@@ -167,53 +171,76 @@ def _compare_command(pair: Pair, names: Sequence[str], about: About) -> str:
     first, second = (names[index] for index in (pair.forward.true, pair.forward.predicted))
     if "," in first + second or not about.compare or escape_controls(first + second) != first + second:
         return ""
-    return shlex.join([*about.compare, "--confusable", f"{first},{second}"])
+    return shlex.join([*about.compare, f"--confusable={first},{second}"])
 
 
 def _rows(findings: Findings) -> tuple[list[int], int]:
-    """The rows whose texts the page holds, and how many mistakes are left out."""
+    """The rows that the page holds, mistakes first, and how many mistakes are left out."""
     predictions = findings.predictions
-    if predictions.texts is None:
-        return [], 0
-    wrong = np.flatnonzero(predictions.is_wrong)
-    confidence = predictions.confidence
-    order = wrong if confidence is None else wrong[np.argsort(-confidence[wrong], kind="stable")]
-    size = len(predictions.class_names)
     kept: list[int] = []
-    of_cell: dict[int, int] = {}
     seen: set[tuple[int, str]] = set()
-    for row in order.tolist():
-        cell = int(predictions.labels[row]) * size + int(predictions.predicted[row])
-        # Pooled runs bring the same mistake several times.
-        key = (cell, predictions.texts[row]) if predictions.num_runs > 1 else (row, "")
-        if key in seen:
-            continue
-        seen.add(key)
-        if of_cell.get(cell, 0) < MAX_ROWS_OF_CELL and len(kept) < MAX_ROWS:
-            of_cell[cell] = of_cell.get(cell, 0) + 1
-            kept.append(row)
+    if predictions.texts is not None:
+        wrong = np.flatnonzero(predictions.is_wrong)
+        confidence = predictions.confidence
+        order = wrong if confidence is None else wrong[np.argsort(-confidence[wrong], kind="stable")]
+        size = len(predictions.class_names)
+        of_cell: dict[int, int] = {}
+        for row in order.tolist():
+            cell = int(predictions.labels[row]) * size + int(predictions.predicted[row])
+            # Pooled runs bring the same mistake several times.
+            key = (cell, predictions.texts[row]) if predictions.num_runs > 1 else (row, "")
+            if key in seen:
+                continue
+            seen.add(key)
+            if of_cell.get(cell, 0) < MAX_ROWS_OF_CELL and len(kept) < MAX_ROWS:
+                of_cell[cell] = of_cell.get(cell, 0) + 1
+                kept.append(row)
     left_out = len(seen) - len(kept)
-    if predictions.points is not None:
-        on_map = np.flatnonzero(np.isfinite(predictions.points).all(axis=1))[:MAX_MAP_ROWS].tolist()
-        kept += [row for row in on_map if row not in set(kept)]
-    return kept, left_out
+    held = set(kept)
+    return kept + [row for row in _map_rows(findings).tolist() if row not in held], left_out
+
+
+def _map_rows(findings: Findings) -> NDArray[np.int64]:
+    """The rows on the map: all that have a place, or 2,000 of them, drawn by a fixed seed."""
+    points = findings.predictions.points
+    if points is None:
+        return np.zeros(0, dtype=np.int64)
+    placed = np.flatnonzero(np.isfinite(points).all(axis=1))
+    if len(placed) <= MAX_MAP_ROWS:
+        return placed
+    return np.sort(np.random.default_rng(0).choice(placed, MAX_MAP_ROWS, replace=False))
 
 
 def _data(findings: Findings, about: About, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
     """What the script reads; texts are shortened until it is small enough."""
-    data: dict[str, Any] = {}
-    for length in (MAX_TEXT, 300, 150, 60):
-        data = {
-            "classes": names,
-            "matrix": _matrix(findings),
-            "groups": [list(group.classes) for group in findings.groups],
-            "pairs": [[pair.forward.true, pair.forward.predicted] for pair in findings.pairs],
-            "rows": [_row(findings, row, length) for row in rows],
-            "matrixFile": _matrix_file(findings),
-        }
-        if len(json.dumps(data, ensure_ascii=False).encode()) <= MAX_DATA_BYTES:
-            break
-    return data
+    kept = list(rows)
+    places = _places(findings)
+    while True:
+        for length in (MAX_TEXT, 300, 150, 60):
+            data: dict[str, Any] = {
+                "classes": names,
+                "matrix": _matrix(findings),
+                "groups": [list(group.classes) for group in findings.groups],
+                "pairs": [[pair.forward.true, pair.forward.predicted] for pair in findings.pairs],
+                "hasTexts": findings.predictions.texts is not None,
+                "rows": [_row(findings, row, length, places.get(row)) for row in kept],
+                "matrixFile": _matrix_file(findings),
+            }
+            # As the page will hold it: characters of HTML take six.
+            if len(_htmlsafe(data, ensure_ascii=False).encode()) <= MAX_DATA_BYTES or not kept:
+                return data
+        kept = kept[: len(kept) // 2]
+
+
+def _places(findings: Findings) -> dict[int, list[float]]:
+    """The places of the rows on the map, in [0, 1]."""
+    rows, points = _map_rows(findings), findings.predictions.points
+    if points is None or not len(rows):
+        return {}
+    found = points[rows]
+    low, span = found.min(axis=0), np.ptp(found, axis=0)
+    scaled = (found - low) / np.where(span > 0, span, 1)
+    return dict(zip(rows.tolist(), np.round(scaled, 4).tolist(), strict=True))
 
 
 def _matrix(findings: Findings) -> dict[str, Any]:
@@ -232,7 +259,7 @@ def _matrix(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _row(findings: Findings, row: int, length: int) -> list[Any]:
+def _row(findings: Findings, row: int, length: int, place: list[float] | None) -> list[Any]:
     """`[text, true, predicted, probability, other classes, map, nearest]`, by place to save room."""
     predictions = findings.predictions
     top = []
@@ -240,18 +267,17 @@ def _row(findings: Findings, row: int, length: int) -> list[Any]:
         found = zip(predictions.top.classes[row].tolist(), predictions.top.probabilities[row].tolist(), strict=True)
         top = [[c, round(probability, 3)] for c, probability in found if c >= 0 and probability >= 0.001]
     nearest = None if predictions.nearest is None else predictions.nearest[row]
-    point = None if predictions.points is None else predictions.points[row]
     return [
-        _cut(escape_controls(predictions.text(row), keep="\n\t"), length),
+        _cut(_shown(predictions.text(row)), length),
         int(predictions.labels[row]),
         int(predictions.predicted[row]),
         None if predictions.confidence is None else round(float(predictions.confidence[row]), 3),
         top,
-        None if point is None or not np.isfinite(point).all() else [round(float(value), 2) for value in point],
+        place,
         None
         if nearest is None
         else [
-            _cut(escape_controls(nearest.text, keep="\n\t"), min(length, 300)),
+            _cut(_shown(nearest.text), min(length, 300)),
             _name(nearest.label),
             nearest.is_same,
         ],

@@ -27,7 +27,7 @@ Advice = Literal["both ways", "one way", "swallowed", "sure mistakes", "too few 
 """What the mistakes of a pair look like.
 
 - `"both ways"`: each class is taken for the other.
-- `"one way"`: nearly all mistakes go in one direction.
+- `"one way"`: more than three quarters of the mistakes go in one direction.
 - `"swallowed"`: more than half of a class is taken for the other one.
 - `"sure mistakes"`: at least half of the mistakes have a probability of 90 % or more.
 - `"too few rows"`: there are fewer than three mistakes, which may be chance.
@@ -146,7 +146,7 @@ def pairs_to_look_at(
             Direction(
                 x,
                 y,
-                share_of(counts.get((x, y), 0), int(support[x]), num_runs=predictions.num_runs),
+                share_of(counts.get((x, y), 0), int(support[x]), repeats=predictions.repeats),
                 tuple(examples[x, y]),
             )
             for x, y in ((a, b), (b, a))

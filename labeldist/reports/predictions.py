@@ -9,7 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from labeldist.messages import listed, shown
 
-__all__ = ["Nearest", "Predictions", "TopClasses", "predictions_of"]
+__all__ = ["MIN_SURPRISING", "Nearest", "Predictions", "TopClasses", "encoded", "predictions_of"]
+
+MIN_SURPRISING = 5
+"""Labels and predictions of fewer rows may have no class in common by chance."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Predictions:
         top: the most probable classes; None where no other class than the predicted one is known.
         points: place of each row on a map, `(N, 2)`, NaN for rows that are not on it; None without a map.
         nearest: the most similar training text of each row, None for a row without one; None without training texts.
-        num_runs: how many runs the rows are pooled from, each with the same test rows: intervals count each text once.
+        num_runs: how many runs the rows are pooled from.
+        repeats: rows by different texts of a label, >= 1: pooled runs may share texts, and intervals count each once.
     """
 
     class_names: tuple[str, ...]
@@ -67,6 +71,7 @@ class Predictions:
     points: NDArray[np.float64] | None = None
     nearest: tuple[Nearest | None, ...] | None = None
     num_runs: int = 1
+    repeats: float = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,7 +117,7 @@ def predictions_of(
     """Predictions from what a classifier of any kind returns.
 
     Args:
-        labels: class of each row: names, or indices into `class_names`; N of them, at least one.
+        labels: class of each row: names, or, where `class_names` is given, indices into it; N of them, at least one.
         predicted: predicted class of each row, likewise; the most probable one if `None`.
         texts: the N texts.
         class_names: name of each class; all names that occur, sorted, if `None`. Needed with `probabilities`.
@@ -132,19 +137,25 @@ def predictions_of(
     scores = None if probabilities is None else _probabilities(probabilities)
     if scores is not None and scores.ndim == 2 and class_names is None:
         raise ValueError("class_names must be given with probabilities of all classes: they name its columns.")
-    if predicted is None:
-        if scores is None or scores.ndim != 2:
-            raise ValueError("predicted must be given, or probabilities of all classes, shape (N, C), got neither.")
-        guesses_given: Sequence[Any] | ArrayLike = scores.argmax(axis=1)
-    else:
-        guesses_given = predicted
-    true_column, predicted_column = _column(labels), _column(guesses_given)
-    if not len(true_column):
+    if predicted is None and (scores is None or scores.ndim != 2):
+        raise ValueError("predicted must be given, or probabilities of all classes, shape (N, C), got neither.")
+    columns = [_column(labels)] + ([] if predicted is None else [_column(predicted)])
+    if not len(columns[0]):
         raise ValueError("labels must hold at least one row, got none.")
-    names = _names(class_names, (true_column, predicted_column))
-    true, guesses = (
-        _indices(column, names, title) for column, title in ((true_column, "labels"), (predicted_column, "predicted"))
-    )
+    columns = _alike(columns)
+    names = _names(class_names, columns)
+    true = encoded(columns[0], names, "labels", may_be_indices=class_names is not None)
+    if predicted is None:
+        assert scores is not None
+        guesses = scores.argmax(axis=1)
+    else:
+        guesses = encoded(columns[1], names, "predicted", may_be_indices=class_names is not None)
+        if class_names is None and len(true) >= MIN_SURPRISING and not set(true.tolist()) & set(guesses.tolist()):
+            ours, theirs = ([names[int(c)] for c in np.unique(side)] for side in (true, guesses))
+            raise ValueError(
+                f"labels and predicted have no class in common: {listed(map(shown, ours), 3)} and "
+                f"{listed(map(shown, theirs), 3)}. Give both as names, or both as indices."
+            )
     num_rows = len(true)
     for title, length in (
         ("predicted", len(guesses)),
@@ -181,7 +192,15 @@ def _column(values: Sequence[Any] | ArrayLike) -> list[Any]:
     return list(values)  # pyright: ignore[reportArgumentType]
 
 
-def _names(class_names: Sequence[str] | None, columns: tuple[list[Any], ...]) -> tuple[str, ...]:
+def _alike(columns: list[list[Any]]) -> list[list[Any]]:
+    """The columns with booleans as integers, where both kinds occur."""
+    kinds = {type(value) for column in columns for value in column}
+    if kinds <= {bool, int} and len(kinds) == 2:
+        return [[int(value) for value in column] for column in columns]
+    return columns
+
+
+def _names(class_names: Sequence[str] | None, columns: Sequence[list[Any]]) -> tuple[str, ...]:
     if class_names is not None:
         names = tuple(map(str, class_names))
         if len(set(names)) != len(names):
@@ -195,25 +214,50 @@ def _names(class_names: Sequence[str] | None, columns: tuple[list[Any], ...]) ->
     return tuple(sorted({str(value) for value in values}))
 
 
-def _indices(column: list[Any], names: tuple[str, ...], title: str) -> NDArray[np.int64]:
+def encoded(
+    values: Sequence[Any] | ArrayLike, names: Sequence[str], title: str, *, may_be_indices: bool
+) -> NDArray[np.int64]:
+    """Class indices of a column of names, or of indices.
+
+    Args:
+        values: one for each row.
+        names: name of each class, C of them.
+        title: of the column, for the message.
+        may_be_indices: whether integers may be indices: then a column of integers is one of indices, unless all of them
+            are names, too, which is an error where the two readings differ.
+
+    Returns:
+        `(N,)`, values in [0, C).
+
+    Raises:
+        ValueError: for a value that is no class, or a column that can be read either way.
+
+    Examples:
+        >>> encoded(["b", "a"], ["a", "b"], "labels", may_be_indices=True).tolist()
+        [1, 0]
+        >>> encoded([1, 2], ["1", "2", "3"], "labels", may_be_indices=True)
+        Traceback (most recent call last):
+        ...
+        ValueError: labels holds integers that can be names or indices, such as 1. Give names as strings.
+    """
+    column = _column(values)
     place = {name: index for index, name in enumerate(names)}
-    unknown = []
-    indices = np.empty(len(column), dtype=np.int64)
-    for row, value in enumerate(column):
-        index = place.get(value if isinstance(value, str) else str(value))
-        # An integer that is no name is an index.
-        if index is None and isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
-            index = value
-        if index is None:
-            unknown.append(value)
-        else:
-            indices[row] = index
+    by_name = [place.get(value if isinstance(value, str) else str(value)) for value in column]
+    if may_be_indices and all(type(value) is int for value in column):
+        are_indices = all(0 <= value < len(names) for value in column)
+        if are_indices and None not in by_name and by_name != column:
+            first = next(value for value, index in zip(column, by_name, strict=True) if value != index)
+            raise ValueError(
+                f"{title} holds integers that can be names or indices, such as {first}. Give names as strings."
+            )
+        by_name = column if are_indices else by_name
+    unknown = [value for value, index in zip(column, by_name, strict=True) if index is None]
     if unknown:
+        kinds = f"class names or indices below {len(names)}" if may_be_indices else "class names"
         raise ValueError(
-            f"{title} must be class names or indices below {len(names)}, got {shown(unknown[0])}. "
-            f"The classes are {listed(map(shown, names), 10)}."
+            f"{title} must be {kinds}, got {shown(unknown[0])}. The classes are {listed(map(shown, names), 10)}."
         )
-    return indices
+    return np.array(by_name, dtype=np.int64)
 
 
 def _probabilities(values: ArrayLike) -> NDArray[np.float64]:

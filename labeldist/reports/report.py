@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -14,7 +15,7 @@ from labeldist.messages import escape_controls
 from labeldist.reports.comparison import ComparisonPart
 from labeldist.reports.findings import Findings, find
 from labeldist.reports.page import About, render
-from labeldist.reports.predictions import Nearest, predictions_of
+from labeldist.reports.predictions import Nearest, Predictions, encoded, predictions_of
 from labeldist.reports.similar_texts import TextIndex, same_text_key
 from labeldist.reports.words import count, percent
 
@@ -103,14 +104,14 @@ def report(
     """A report of the predictions of any classifier; nothing is trained and no model is needed.
 
     Args:
-        labels: true class of each row: names, or indices into `class_names`; N of them, at least one.
+        labels: true class of each row: names, or indices where `class_names` is given; N of them, at least one.
         predictions: predicted class of each row, likewise; the most probable one if `None`.
         texts: the N texts. Without them the report has no examples.
         class_names: name of each class; those that occur, sorted, if `None`.
         probabilities: of the predicted class, `(N,)`, or of all classes, `(N, C)`, in the order of `class_names`.
         points: place of each row on a map, `(N, 2)`, such as a t-SNE of embeddings; NaN for rows without a place.
         train_texts: texts that the classifier was trained on, to find rows that were seen, and similar ones.
-        train_labels: their classes, by name or index.
+        train_labels: their classes, by name, or by index where `class_names` is given.
         costs: of mistakes, `(C, C)`, non-negative, row = true class, column = decided class.
         baseline: predictions of another classifier for the same rows, for the difference of the confusion matrices.
         title: of the page.
@@ -140,24 +141,32 @@ def report(
     if train_texts is not None and train_labels is not None:
         if texts is None:
             raise ValueError("texts must be given with train_texts: the two are compared.")
-        known = predictions_of(
-            train_labels, train_labels, texts=train_texts, class_names=None if class_names is None else names
-        )
-        nearest = nearest_by_words(
-            list(given.texts or ()), given.is_wrong, train_texts, [known.class_names[c] for c in known.labels]
-        )
-        given = predictions_of(
-            given.labels,
-            given.predicted,
-            texts=texts,
-            class_names=names,
-            probabilities=probabilities,
-            points=points,
-            nearest=nearest,
-        )
-    other = None if baseline is None else predictions_of(given.labels, baseline, class_names=names)
-    about = About(title=title, settings=settings or {}, map_method="" if points is None else "the points given")
+        nearest = _nearest(given, [str(text) for text in train_texts], train_labels, names if class_names else None)
+        given = replace(given, nearest=tuple(nearest))
+    other = None
+    if baseline is not None:
+        guesses = encoded(baseline, names, "baseline", may_be_indices=class_names is not None)
+        if len(guesses) != len(given):
+            raise ValueError(f"baseline must have {len(given):,} rows, one for each label, got {len(guesses):,}.")
+        other = replace(given, predicted=guesses, confidence=None, probabilities=None, top=None)
+    shown = {str(key): str(value) for key, value in (settings or {}).items()}
+    about = About(title=title, settings=shown, map_method="" if points is None else "the points given")
     return Report(find(given, costs=costs, baseline=other), about)
+
+
+def _nearest(
+    given: Predictions, train_texts: list[str], train_labels: Sequence[Any], names: Sequence[str] | None
+) -> list[Nearest | None]:
+    """Of labels as names; indices are resolved where class names were given."""
+    if names is None:
+        # Of classes that the predictions may lack.
+        found = predictions_of(train_labels, train_labels)
+        labels = [found.class_names[c] for c in found.labels.tolist()]
+    else:
+        labels = [str(names[int(c)]) for c in encoded(train_labels, names, "train_labels", may_be_indices=True)]
+    if len(labels) != len(train_texts):
+        raise ValueError(f"train_labels must have {len(train_texts):,} rows, one for each text, got {len(labels):,}.")
+    return nearest_by_words(list(given.texts or ()), given.is_wrong, train_texts, labels)
 
 
 def nearest_by_words(

@@ -1,6 +1,6 @@
 """Numbers as a report writes them."""
 
-__all__ = ["count", "percent", "points"]
+__all__ = ["count", "percent"]
 
 
 def percent(fraction: float | None) -> str:
@@ -11,17 +11,6 @@ def percent(fraction: float | None) -> str:
         ('88.2', '–')
     """
     return "–" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def points(fraction: float) -> str:
-    """A difference of fractions in percentage points, with its sign.
-
-    Examples:
-        >>> points(0.0132), points(-0.0001)
-        ('+1.3', '0.0')
-    """
-    text = f"{100 * fraction:+.1f}"
-    return "0.0" if float(text) == 0 else text
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

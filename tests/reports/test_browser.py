@@ -149,3 +149,23 @@ def test_nothing_serious_hinders_access_or_overflows(opened, width, dark):
     ]
     assert found == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_map_needs_no_texts(opened):
+    page = opened(report(["a", "b", "a"], ["a", "a", "b"], points=[[0, 1], [1, 2], [2, 0]]))
+    page.locator("#map-canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert "row" in page.locator("#map-status").inner_text()
+    assert "Texts were not given" in page.locator("#cell-note").inner_text()
+
+
+def test_links_of_a_notebooks_frame_stay_in_the_frame(browser, tmp_path):
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><p>A notebook.</p>{usual_report()._repr_html_()}", encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("nav a", has_text="Classes").click()
+    assert frame.locator("#classes-title").inner_text() == "Classes"
+    assert page.frames[1].url == "about:srcdoc"
+    page.close()

@@ -38,6 +38,17 @@
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 
+  // In a notebook's frame a link to a part of the page would load the notebook.
+  document.querySelectorAll('a[href^="#"]').forEach((link) => {
+    link.addEventListener("click", (event) => {
+      const target = byId(link.getAttribute("href").slice(1));
+      event.preventDefault();
+      target.scrollIntoView();
+      target.tabIndex = -1;
+      target.focus({ preventScroll: true });
+    });
+  });
+
   // Copying, downloading, sorting
 
   document.querySelectorAll(".copy").forEach((button) => {
@@ -172,7 +183,7 @@
       }
       context.fillStyle = color;
       context.fillRect(view.left + j * view.cell, view.top + i * view.cell, Math.ceil(view.cell), Math.ceil(view.cell));
-      if (view.cell >= 26 && count) {
+      if (view.cell >= 26 && (count || (view.mode === "difference" && baseOf(row, column)))) {
         context.fillStyle = strength > 0.55 ? paper : row === column ? muted : ink;
         context.textAlign = "center";
         context.textBaseline = "middle";
@@ -257,11 +268,12 @@
     const [row, column] = [data.matrix.classes.indexOf(trueClass), data.matrix.classes.indexOf(predicted)];
     const rows = rowsOf.get(`${trueClass},${predicted}`) || [];
     const total = row >= 0 && column >= 0 ? countOf(row, column) : rows.length;
-    list.replaceChildren(...rows.slice(0, 200).map(rowElement));
-    const missing = total > rows.length && data.rows.length ? ` The page holds ${number(rows.length)} of their texts.` : "";
+    list.replaceChildren(...(data.hasTexts ? rows.slice(0, 200).map(rowElement) : []));
+    const missing = total > rows.length && data.hasTexts ? ` The page holds ${number(rows.length)} of their texts.` : "";
     const what = trueClass === predicted ? `${name(trueClass)}, found` : `${name(trueClass)} taken for ${name(predicted)}`;
-    const none = data.rows.length ? "" : " Texts were not given.";
-    byId("cell-note").textContent = `${what}: ${rowsWord(total)}.${missing}${none}`;
+    const none = data.hasTexts ? "" : " Texts were not given.";
+    const shownCount = row >= 0 && column >= 0 ? rowsWord(total) : "not in the matrix shown";
+    byId("cell-note").textContent = `${what}: ${shownCount}.${missing}${none}`;
   };
   [cellTrue, cellPredicted].forEach((select) => {
     select.addEventListener("change", () => {

@@ -1,5 +1,6 @@
 """The model card of a run folder: a README.md with the metadata that the Hugging Face hub reads."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from labeldist.reports.card import card_text
@@ -8,7 +9,7 @@ from labeldist.training.atomic import write_text
 from labeldist.training.data.hub import is_hub_id
 from labeldist.training.reporting.commands import train_command
 from labeldist.training.reporting.runs import settings_of_run
-from labeldist.training.run_folder import RunFolder
+from labeldist.training.run_folder import RunFolder, RunSpec
 
 __all__ = ["CARD", "write_card"]
 
@@ -27,7 +28,9 @@ def write_card(run: RunFolder, report: Report) -> None:
     config, findings = run.read_config(), report.findings
     spec = config.spec
     encoder = spec.settings.model.encoder
-    hub_data = [name for name in spec.settings.data.data if is_hub_id(name)]
+    # A name of a hub has an owner; a path that exists is no such name.
+    names = [name for name in spec.settings.data.data if "/" in name and is_hub_id(name) and not Path(name).exists()]
+    hub_data = [name.partition(":")[0] for name in names]
     task, kind, data = "text-classification", hub_data[0] if hub_data else "text", config.data_name
     metadata = ModelCardData(
         model_name=f"{config.data_name}-{Path(encoder).name}-{spec.objective}",
@@ -50,6 +53,13 @@ def write_card(run: RunFolder, report: Report) -> None:
         encoder=Path(encoder).name,
         objective=spec.objective,
         settings={name: value for name, value in settings_of_run(config).items() if name != "Machine"},
-        command=train_command(spec),
+        command=train_command(_without_folders(spec)),
     )
     write_text(run.path / CARD, f"---\n{metadata.to_yaml()}\n---\n\n{text}")
+
+
+def _without_folders(spec: RunSpec) -> RunSpec:
+    """The same with the names of local files alone: a card is for others."""
+    data = spec.settings.data
+    names = tuple(Path(name).name if Path(name).is_absolute() else name for name in data.data)
+    return replace(spec, settings=replace(spec.settings, data=replace(data, data=names)))

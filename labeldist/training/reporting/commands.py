@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from labeldist.training.config import RunSettings
@@ -26,7 +26,13 @@ def train_command(spec: RunSpec) -> str:
     return shlex.join(["labeldist", "train", "--data", *spec.settings.data.data, *options])
 
 
-def compare_command(settings: RunSettings, objectives: tuple[str, ...], seeds: tuple[int, ...], margin: float) -> str:
+def compare_command(
+    settings: RunSettings,
+    objectives: tuple[str, ...],
+    seeds: tuple[int, ...],
+    margin: float,
+    measure: str = "accuracy",
+) -> str:
     """`labeldist compare ...`, likewise.
 
     Examples:
@@ -37,19 +43,21 @@ def compare_command(settings: RunSettings, objectives: tuple[str, ...], seeds: t
         return ""
     options = ["--objectives", *objectives, "--seeds", *map(str, seeds)]
     options += [] if margin == 0.005 else ["--margin", f"{margin:g}"]
+    options += [] if measure == "accuracy" else ["--measure", measure]
     return shlex.join(["labeldist", "compare", "--data", *settings.data.data, *options, *_options(settings)])
 
 
 def compare_base(settings: RunSettings) -> tuple[str, ...]:
-    """`labeldist compare` with the data and the encoder of some settings; empty where the data were in memory.
+    """`labeldist compare` with some settings, but for their own static matrix; empty where the data were in memory.
 
     Examples:
         >>> compare_base(RunSettings())
-        ('labeldist', 'compare', '--data', 'demo', '--encoder', 'textcnn')
+        ('labeldist', 'compare', '--data', 'demo', '--recipe', 'auto')
     """
     if not settings.data.data:
         return ()
-    return ("labeldist", "compare", "--data", *settings.data.data, "--encoder", settings.model.encoder)
+    plain = replace(settings, matrix=replace(settings.matrix, confusable=(), matrix_file=None))
+    return ("labeldist", "compare", "--data", *settings.data.data, *_options(plain))
 
 
 def _options(settings: RunSettings) -> Iterator[str]:

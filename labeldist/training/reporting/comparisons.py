@@ -59,7 +59,11 @@ def comparison_report(folder: Path) -> Report:
         settings={"Objectives": ", ".join(comparison.objectives), "Seeds": ", ".join(map(str, seeds)), **settings},
         notes=config.notes,
         command=compare_command(
-            spec.settings, tuple(comparison.objectives), tuple(comparison.seeds), comparison.margin
+            spec.settings,
+            tuple(comparison.objectives),
+            tuple(comparison.seeds),
+            comparison.margin,
+            comparison.measure,
         ),
         compare=compare_base(spec.settings),
     )
@@ -68,9 +72,11 @@ def comparison_report(folder: Path) -> Report:
 
 
 def _shown(comparison: Comparison) -> str:
-    """The label-distance objective of the highest mean accuracy; without one, the best of the others."""
+    """The label-distance objective of the best mean of the measure; without one, the best of the others."""
+    measure = MEASURES[comparison.measure]
     means = {
-        name: float(np.mean([value for value in scores.accuracy if value is not None] or [0]))
+        name: measure.sign
+        * float(np.mean([value for value in getattr(scores, measure.column) or () if value is not None] or [0]))
         for name, scores in comparison.objectives.items()
         if name != comparison.baseline
     }
@@ -116,7 +122,18 @@ def pooled(runs: Sequence[Predictions]) -> Predictions:
         if same_width
         else None,
         num_runs=len(runs),
+        repeats=_repeats(runs),
     )
+
+
+def _repeats(runs: Sequence[Predictions]) -> float:
+    """Rows by different texts of a label: the number of runs where all have the same test rows."""
+    if any(run.texts is None for run in runs):
+        return float(len(runs))
+    distinct = {key for run in runs for key in zip(run.texts or (), run.labels.tolist(), strict=True)}
+    # Of a single run: a text that it has twice counts twice.
+    alone = max(1.0, len(runs[0]) / len(set(zip(runs[0].texts or (), runs[0].labels.tolist(), strict=True))))
+    return max(1.0, sum(map(len, runs)) / len(distinct) / alone)
 
 
 def _part(
@@ -126,7 +143,6 @@ def _part(
     objectives = []
     for name, scores in comparison.objectives.items():
         difference = comparison.difference_to_baseline(name)
-        seconds = [value for value in scores.seconds if value is not None]
         objectives.append(
             ComparedObjective(
                 name=name,
@@ -135,7 +151,6 @@ def _part(
                 difference=None if difference is None else difference.mean,
                 low=None if difference is None else difference.low,
                 high=None if difference is None else difference.high,
-                seconds=float(np.mean(seconds)) if seconds else None,
             )
         )
     training = training_sentence(comparison)
@@ -149,6 +164,8 @@ def _part(
         shown=shown,
         margin=comparison.margin,
         num_seeds=len(comparison.seeds),
+        num_pair_seeds=len(ours),
+        lower_is_better=measure.is_lower_better,
         measure=measure.noun,
         is_fraction=measure.is_fraction,
     )

@@ -1,16 +1,17 @@
 """What an evaluation leaves: metrics, predictions, pictures and the report."""
 
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from labeldist.reports.findings import find
 from labeldist.reports.page import About
 from labeldist.reports.report import Report
 from labeldist.serving.batches import Predictions
-from labeldist.training.atomic import read_json
+from labeldist.training.atomic import read_json, write_json
 from labeldist.training.data.corpus import Split
+from labeldist.training.errors import UserError
 from labeldist.training.output import pictures
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import CostedMetrics, PredictionMetrics, record_from_json, write_record
@@ -22,7 +23,7 @@ from labeldist.training.run_results import write_map, write_predictions
 
 __all__ = ["evaluation_report", "is_evaluation", "save_evaluation"]
 
-METRICS, PREDICTIONS, MAP = "metrics.json", "predictions.jsonl", "map.json"
+METRICS, PREDICTIONS, MAP, ABOUT = "metrics.json", "predictions.jsonl", "map.json", "evaluation.json"
 
 
 def save_evaluation(
@@ -54,7 +55,14 @@ def save_evaluation(
     write_map(projection, folder / MAP)
     pictures.draw_pictures(folder, names, split.labels, metrics.confusion, projection=projection)
     write_record(folder / METRICS, metrics)
-    return save_report(evaluation_report(folder, about, costs=costs), folder / REPORT)
+    told = {
+        "title": about.title,
+        "settings": dict(about.settings),
+        "notes": list(about.notes),
+        "command": about.command,
+    }
+    write_json(folder / ABOUT, {**told, "costs": None if costs is None else np.asarray(costs).tolist()})
+    return save_report(evaluation_report(folder), folder / REPORT)
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -62,13 +70,8 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / METRICS).is_file() and (folder / PREDICTIONS).is_file() and not (folder / "config.json").exists()
 
 
-def evaluation_report(folder: Path, about: About | None = None, *, costs: ArrayLike | None = None) -> Report:
+def evaluation_report(folder: Path) -> Report:
     """The report of an evaluation, from what its folder holds.
-
-    Args:
-        folder: of the evaluation.
-        about: what the page says of it; the folder's name if `None`.
-        costs: of mistakes, `(C, C)`; the folder does not keep them.
 
     Raises:
         UserError: if a file is broken.
@@ -79,5 +82,16 @@ def evaluation_report(folder: Path, about: About | None = None, *, costs: ArrayL
     metrics = record_from_json(kind, stored, source=folder / METRICS)
     predictions = read_predictions(folder / PREDICTIONS, class_names=metrics.class_names)
     predictions, map_method = with_map(predictions, folder / MAP)
-    about = replace(about or About(title=folder.name), map_method=map_method)
-    return Report(find(predictions, costs=costs), about)
+    told = read_json(folder / ABOUT)
+    try:
+        about = About(
+            title=str(told["title"]),
+            settings={str(name): str(value) for name, value in told["settings"].items()},
+            notes=[str(note) for note in told["notes"]],
+            command=str(told["command"]),
+            map_method=map_method,
+        )
+        findings = find(predictions, costs=told["costs"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / ABOUT} does not tell of this evaluation: {error}.") from error
+    return Report(findings, about)

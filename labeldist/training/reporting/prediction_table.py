@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeldist.messages import listed, shown
-from labeldist.reports.predictions import Predictions, TopClasses, predictions_of
+from labeldist.reports.predictions import MIN_SURPRISING, Predictions, TopClasses, predictions_of
 from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.readers import place_of, read_rows
@@ -32,6 +32,8 @@ ALL_PROBABILITIES = ("probabilities", "probs", "scores")
 PREFIXES = ("", "p_", "prob_", "proba_", "probability_", "score_", "p(", "probs.", "probabilities.")
 # A row of probabilities may miss 1 by rounding.
 ROUNDING = 0.02
+# Share of the rows whose probability may be below that of a guess; decisions by cost take such classes.
+MAX_LOW = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def read_predictions(
     r"""Read a table of predictions.
 
     A row needs a label and a prediction. A text, the probability of the prediction, and the probabilities of all
-    classes (a JSON object in one column, or a column for each class) are used where they are there. Without a column
-    of predictions, the most probable class is the prediction.
+    classes (a JSON object in one column, or a column for each class) are used where they are there. With such an object
+    and no column of predictions, the most probable class is the prediction.
 
     Args:
         path: a jsonl, csv, tsv (each also .gz) or parquet file.
@@ -84,7 +86,7 @@ def read_predictions(
         note: receives what was decided.
 
     Raises:
-        UserError: for a missing column or value, a probability outside [0, 1], or a broken file.
+        UserError: for a missing column or value, a named column that does not fit, or a broken file.
 
     Examples:
         >>> import tempfile
@@ -102,12 +104,18 @@ def read_predictions(
         finder = finder or _Finder(row, place.at(number), named, class_names)
         _read_row(read, row, finder, place.at(number))
     assert finder is not None
+    found = _predictions(read, finder, class_names, str(path))
     note(f"{path}: {finder.in_words()}")
-    return _predictions(read, finder, class_names, str(path))
+    for name, reason in finder.dropped.items():
+        note(f"column {shown(name)} is left out: {reason.removesuffix('.')}; --probability-column names another one")
+    return found
 
 
 class _Finder:
     """Which column of a table holds what, found from its first row.
+
+    A column that was found by its name alone and holds something else is dropped, with a note; one that the user named
+    must fit.
 
     Args:
         row: the first row.
@@ -118,6 +126,8 @@ class _Finder:
 
     def __init__(self, row: Mapping[str, Any], where: str, named: PredictionColumns, class_names: Sequence[str] | None):
         first = dict(row)
+        self.is_named = named.probability is not None
+        self.dropped: dict[str, str] = {}
         self.label = find_column(
             first, where, named=named.label, known=TRUE_COLUMNS, option="--label-column", kind="label"
         )
@@ -153,6 +163,22 @@ class _Finder:
         taken = {self.label, self.predicted, self.probability, self.text, self.all}
         self.rest = [name for name in first if name not in taken]
 
+    def drop_probability(self, reason: str) -> None:
+        """Leave out the column of probabilities, or raise if the user named it."""
+        if self.is_named:
+            raise UserError(reason)
+        assert self.probability is not None
+        self.dropped[self.probability] = reason
+        self.probability = None
+
+    def drop_all(self, reason: str) -> None:
+        """Leave out the column of all probabilities, or raise if the prediction is found from it."""
+        if self.predicted is None:
+            raise UserError(reason)
+        assert self.all is not None
+        self.dropped[self.all] = reason
+        self.all = None
+
     def in_words(self) -> str:
         """Which columns were read."""
         names = {
@@ -184,7 +210,12 @@ def _optional(row: Mapping[str, Any], known: Sequence[str], others: Sequence[str
 
 def _read_row(read: _Columns, row: Mapping[str, Any], finder: _Finder, where: str) -> None:
     read.labels.append(_class_of(row.get(finder.label), f"label (column {shown(finder.label)})", where))
-    by_class = None if finder.all is None else _by_class(row.get(finder.all), finder.all, where)
+    by_class = None
+    if finder.all is not None:
+        try:
+            by_class = _by_class(row.get(finder.all), finder.all, where)
+        except UserError as error:
+            finder.drop_all(str(error))
     if finder.predicted is not None:
         guess = _class_of(row.get(finder.predicted), f"prediction (column {shown(finder.predicted)})", where)
     elif by_class:
@@ -196,8 +227,11 @@ def _read_row(read: _Columns, row: Mapping[str, Any], finder: _Finder, where: st
         value = row.get(finder.text)
         read.texts.append("" if value is None else str(value))
     confidence = None
-    if finder.probability is not None and row.get(finder.probability) not in (None, ""):
-        confidence = _number(row[finder.probability], f"probability (column {shown(finder.probability)})", where)
+    if finder.probability is not None and not _is_missing(row.get(finder.probability)):
+        try:
+            confidence = _number(row[finder.probability], f"probability (column {shown(finder.probability)})", where)
+        except UserError as error:
+            finder.drop_probability(str(error))
     elif by_class is not None:
         confidence = by_class.get(guess)
     read.confidence.append(confidence)
@@ -219,6 +253,10 @@ def _class_of(value: Any, kind: str, where: str) -> str:
     if not name:
         raise UserError(f"{where}: the {kind} is missing. Give every row one or drop it.")
     return name
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().casefold() in ("", "nan")) or value != value
 
 
 def _number(value: Any, kind: str, where: str) -> float:
@@ -256,6 +294,8 @@ def _by_class(value: Any, column: str, where: str) -> dict[str, float] | None:
 
 
 def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | None, path: str) -> Predictions:
+    if class_names is None:
+        _write_numbers_alike(read)
     names = {*read.labels, *read.predicted}
     if finder.all is not None:
         names |= {name for row in read.by_class if row for name in row}
@@ -265,7 +305,10 @@ def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | N
     if len(classes) < 2:
         raise UserError(f"{path}: labels and predictions name one class, {shown(classes[0])}; a report needs two.")
     scores = _all_scores(read, finder, classes)
-    has_all = all(value is not None for value in read.confidence)
+    has_all = scores is not None or _has_confidence(read, finder, len(classes))
+    if len(read.labels) >= MIN_SURPRISING and not set(read.labels) & set(read.predicted):
+        ours, theirs = (listed(map(shown, sorted(set(side))), 3) for side in (read.labels, read.predicted))
+        raise UserError(f"{path}: labels and predictions have no class in common: {ours} and {theirs}.")
     found = predictions_of(
         read.labels,
         read.predicted,
@@ -275,6 +318,39 @@ def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | N
     )
     top = _top_of(read.by_class, classes) if scores is None and finder.all is not None else found.top
     return Predictions(**{**vars(found), "top": top})
+
+
+def _write_numbers_alike(read: _Columns) -> None:
+    """Write whole numbers in one way: in a column with gaps, or of another tool, the class 1 is called 1.0."""
+    names = {*read.labels, *read.predicted}
+    numbers = {name: _maybe_number(name) for name in names}
+    if any(number is None or not number.is_integer() for number in numbers.values()):
+        return
+    alike = {name: str(int(number)) for name, number in numbers.items() if number is not None}
+    read.labels[:] = [alike[name] for name in read.labels]
+    read.predicted[:] = [alike[name] for name in read.predicted]
+
+
+def _has_confidence(read: _Columns, finder: _Finder, num_classes: int) -> bool:
+    """Whether every row has a probability of its prediction."""
+    if finder.probability is None and finder.all is None:
+        return False
+    column = finder.probability or finder.all or ""
+    missing = sum(value is None for value in read.confidence)
+    if missing:
+        if missing < len(read.confidence):
+            finder.dropped[column] = f"{missing:,} rows have no probability"
+        return False
+    # The most probable class of C has at least 1/C: less is the probability of something else, such as of class 1.
+    least = 1 / num_classes - 1e-3
+    num_low = sum(value is not None and value < least for value in read.confidence)
+    if not finder.is_named and num_low > MAX_LOW * len(read.confidence):
+        finder.dropped[column] = (
+            f"{num_low:,} of {len(read.confidence):,} rows have less than one in {num_classes}, so these are not the "
+            "probabilities of the predicted classes"
+        )
+        return False
+    return True
 
 
 def _by_number(name: str) -> tuple[bool, float, str]:

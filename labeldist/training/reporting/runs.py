@@ -10,7 +10,7 @@ from labeldist.reports.findings import find
 from labeldist.reports.page import About
 from labeldist.reports.report import Report
 from labeldist.training.errors import UserError
-from labeldist.training.output.words import count, duration
+from labeldist.training.output.words import duration
 from labeldist.training.relations import costs_of, read_costs, relation_of
 from labeldist.training.reporting.commands import compare_base, train_command
 from labeldist.training.reporting.places import with_map, with_nearest
@@ -80,7 +80,7 @@ def settings_of_run(config: RunConfig) -> dict[str, str]:
         "Recipe": settings.optim.recipe,
         "Temperature": f"{settings.loss.temperature:g}",
         "Share of the cross-entropy": f"{settings.loss.ce_weight:g}",
-        "Processes": count(config.num_processes, "process").replace("processs", "processes"),
+        "Processes": str(config.num_processes),
         "Machine": config.machine,
         "Versions": ", ".join(f"{name} {version}" for name, version in config.versions.items()),
         "Fingerprint of the data": config.fingerprint,

@@ -26,7 +26,7 @@ def report_path(source: Path) -> Path:
 
 
 def save_report(report: Report, path: Path) -> Path:
-    """Write the page; an earlier report takes no harm by being made again, any other file is not overwritten.
+    """Write the page in place of an earlier report; any other file is not overwritten.
 
     Raises:
         UserError: if there is another file, or the place cannot be written.

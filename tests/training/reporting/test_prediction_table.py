@@ -1,6 +1,7 @@
 """Tables of predictions as people have them."""
 
 import json
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -100,11 +101,12 @@ def test_named_columns_take_precedence(tmp_path):
         (ROWS, {"probability": "confidence"}, "no column 'confidence' .--probability-column"),
         ([{**ROWS[0], "label": ""}], {}, "p.jsonl, line 1: the label .* is missing"),
         ([ROWS[0], {**ROWS[1], "prediction": None}], {}, "line 2: the prediction .* is missing"),
-        ([{**ROWS[0], "probability": 75}], {}, r"probability .* must lie in \[0, 1\], got 75"),
-        ([{**ROWS[0], "probability": "high"}], {}, r"must lie in \[0, 1\], got 'high'"),
+        ([{**ROWS[0], "how": 75}], {"probability": "how"}, r"probability .* must lie in \[0, 1\], got 75"),
+        ([{**ROWS[0], "how": "high"}], {"probability": "how"}, r"must lie in \[0, 1\], got 'high'"),
         ([{**ROWS[0], "label": ["a"]}], {}, "must be one string or number"),
-        ([{**ROWS[0], "probabilities": [0.1]}], {}, "must be an object {class: probability}"),
-        ([{**ROWS[0], "probabilities": {"ask": 3}}], {}, r"must lie in \[0, 1\], got 3"),
+        ([{"label": "ask", "probabilities": [0.1]}], {}, "must be an object {class: probability}"),
+        ([{"label": "ask", "probabilities": {"ask": 3}}], {}, r"must lie in \[0, 1\], got 3"),
+        ([{"label": "a", "prediction": "x"}] * 5, {}, "no class in common: 'a' and 'x'"),
         ([{**ROWS[1]}], {}, "name one class, 'tell'; a report needs two"),
     ],
 )
@@ -118,3 +120,30 @@ def test_a_class_that_is_none_of_the_known_ones_is_said(tmp_path):
     path = written(tmp_path / "p.jsonl", ROWS)
     with pytest.raises(UserError, match="'tell' is no class; the classes are 'ask', 'order'"):
         read_predictions(path, class_names=["ask", "order"])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("score", [3.2, -1.0], r"column 'score' is left out: .* must lie in \[0, 1\]"),
+        ("probs", [[0.1, 0.9], [0.2, 0.8]], "column 'probs' is left out: .* must be an object"),
+        ("prob", [0.97, 0.02], "column 'prob' is left out: 1 of 2 rows have less than one in 2"),
+        ("proba", [0.9, None], "column 'proba' is left out: 1 rows have no probability"),
+        ("proba", [0.9, float("nan")], "column 'proba' is left out: 1 rows have no probability"),
+    ],
+)
+def test_a_column_that_only_looks_like_probabilities_is_left_out_and_told(tmp_path, column, values, reason):
+    rows = [
+        {"label": name, "prediction": name, column: value} for name, value in zip(("ask", "tell"), values, strict=True)
+    ]
+    notes: list[str] = []
+    found = read(written(tmp_path / "p.jsonl", rows), note=notes.append)
+    assert found.confidence is None
+    assert re.search(reason, notes[-1])
+
+
+def test_whole_numbers_are_one_class_however_they_are_written(tmp_path):
+    (tmp_path / "p.csv").write_text("label,prediction\n1,1.0\n2,2.0\n2,1.0\n")
+    found = read(tmp_path / "p.csv")
+    assert found.class_names == ("1", "2")
+    assert (found.labels == found.predicted).tolist() == [True, True, False]

@@ -88,11 +88,16 @@ def test_an_evaluation_leaves_a_folder(capsys, finished_run, tickets, tmp_path, 
         assert main(["evaluate", str(finished_run), "--data", str(tickets)]) == 0
         folder = Path("runs", name)
         assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder / 'report.html'}"
-        expected = {"confusion.png", "embeddings.png", "map.json", "metrics.json", "predictions.jsonl", "report.html"}
+        expected = {
+            "confusion.png", "embeddings.png", "evaluation.json", "map.json", "metrics.json", "predictions.jsonl",
+            "report.html",
+        }  # fmt: skip
         assert {path.name for path in folder.iterdir()} == expected
         assert json.loads((folder / "metrics.json").read_text())["num_rows"] == 30
     assert folder_report(folder).findings.accuracy.total == 30
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_text(encoding="utf-8") == page
 
 
 def test_a_comparison_leaves_its_report(capsys, finished_comparison):
