@@ -74,8 +74,18 @@ def test_the_command_line_does_the_same(run, tmp_path, capsys):
     assert main([*arguments, "--coarse-column", "group", "--output", str(folders[0])]) == 0
     assert main([*arguments, "--coarse-column", "group", "--hierarchy", str(tree), "--output", str(folders[1])]) == 0
     assert "coarse: 40 rows of train have a coarse label" in capsys.readouterr().err
-    for folder in folders:
-        assert outcome(folder) == outcome(run[0].save(tmp_path / f"kept-{folder.name}"))
+    kept = run[0].save(tmp_path / "kept")
+    assert outcome(folders[1]) == outcome(kept)
+    # A hierarchy also says how related the classes are, which is measured.
+    metrics = [read(folder / "metrics.json") for folder in (folders[0], kept)]
+    assert metrics[1]["test"].pop("relation") is not None
+    metrics[0]["test"].pop("relation", None)
+    assert metrics[0] == metrics[1]
+    others = [
+        {name: value for name, value in outcome(folder).items() if name != "metrics.json"}
+        for folder in (folders[0], kept)
+    ]
+    assert others[0] == others[1]
     assert read(folders[1] / "config.json")["data"]["hierarchy"] == str(tree)
 
 
