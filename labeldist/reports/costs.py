@@ -54,7 +54,7 @@ class Costs:
 def costs_of_mistakes(predictions: Predictions, costs: ArrayLike) -> Costs:
     r"""Mean costs, for the most probable class and for the class of least expected cost.
 
-    The latter is $\hat y = \arg\min_j \sum_i p_i\, C_{ij}$ (Elkan 2001, Eq. 1): no other training is needed for it.
+    The latter is $\operatorname{argmin}_j \sum_i p_i\, C_{ij}$ (Elkan 2001, Eq. 1): no other training is needed for it.
 
     Args:
         predictions: of labeled rows.
