@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from labeldist.class_names import class_indices, nearest_name
 from labeldist.messages import listed, shown, shown_json
 
-__all__ = ["KEYS", "check_same_classes", "parse_relation", "read_text", "table_of_text", "text_of_table"]
+__all__ = ["KEYS", "check_same_classes", "map_leaves", "parse_relation", "read_text", "table_of_text", "text_of_table"]
 
 KEYS = ("closeness", "distances", "costs", "order", "groups", "pairs", "hierarchy")
 """What a JSON file may describe a relation by."""
@@ -166,7 +166,7 @@ def _named(value: Any, key: str) -> Any:
     if key == "order":
         return list(_names(value))
     if key == "hierarchy":
-        return _with_names(value)
+        return map_leaves(value, lambda leaf: _names([leaf])[0])
     if key == "groups":
         groups = list(value.values()) if isinstance(value, dict) else value
         if not isinstance(groups, list):
@@ -179,8 +179,19 @@ def _named(value: Any, key: str) -> Any:
     return value
 
 
-def _with_names(tree: Any) -> Any:
-    """A hierarchy whose leaves are text. Not recursive: a file may be nested deeper than Python's stack."""
+def map_leaves(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """Replace each leaf of nested objects and arrays, in place.
+
+    Not recursive: a file may be nested deeper than Python's stack.
+
+    Args:
+        tree: as `json.loads` returns it.
+        function: from a leaf to what stands there instead.
+
+    Examples:
+        >>> map_leaves({"sport": ["a", 1]}, str)
+        {'sport': ['a', '1']}
+    """
     root = [tree]
     inner: list[Any] = [root]
     while inner:
@@ -189,7 +200,7 @@ def _with_names(tree: Any) -> Any:
             if isinstance(child, dict | list):
                 inner.append(child)
             else:
-                node[key] = _names([child])[0]
+                node[key] = function(child)
     return root[0]
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from labeldist.reports.pairs import confused_cells
 from labeldist.reports.predictions import Predictions
 
 __all__ = ["ComparedObjective", "ComparisonPart", "Flip", "PairOverSeeds", "flips_of", "pairs_over_seeds"]
@@ -200,11 +201,11 @@ def _most_frequent(values: Sequence[int]) -> int:
 
 
 def _pair_counts(predictions: Predictions) -> dict[tuple[int, int], int]:
-    wrong = predictions.is_wrong
     counts: dict[tuple[int, int], int] = {}
-    for a, b in zip(predictions.labels[wrong].tolist(), predictions.predicted[wrong].tolist(), strict=True):
-        pair = (min(a, b), max(a, b))
-        counts[pair] = counts.get(pair, 0) + 1
+    for a, b, number in zip(*(column.tolist() for column in confused_cells(predictions)), strict=True):
+        if a != b:
+            pair = (min(a, b), max(a, b))
+            counts[pair] = counts.get(pair, 0) + number
     return counts
 
 

@@ -15,6 +15,7 @@ from labeldist.class_names import class_index, class_indices
 from labeldist.ldm import StaticLDM
 from labeldist.messages import shown, shown_json
 from labeldist.relation import Relation
+from labeldist.relation.files import map_leaves
 from labeldist.training.data.dialects import csv_defect, find_dialect
 from labeldist.training.data.lines import check_file, open_file
 from labeldist.training.errors import UserError
@@ -338,17 +339,8 @@ def _names(value: Any, key: str) -> list[str]:
 
 
 def _named_leaves(tree: Any) -> Any:
-    """Make each leaf a class name, in place. Not recursive: a file may be nested deeper than Python's stack."""
-    root = [tree]
-    inner: list[Any] = [root]
-    while inner:
-        node = inner.pop()
-        for key, child in list(node.items() if isinstance(node, dict) else enumerate(node)):
-            if isinstance(child, dict | list):
-                inner.append(child)
-            else:
-                node[key] = _names([child], "hierarchy")[0]
-    return root[0]
+    """Make each leaf a class name, in place."""
+    return map_leaves(tree, lambda leaf: _names([leaf], "hierarchy")[0])
 
 
 def _rows(value: Any, names: Sequence[str]) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from labeldist.reports.words import count, percent
 from labeldist.training.measures import MEASURES, Measure, MeasureSpec
 from labeldist.training.study.results import Comparison, PairedDifference, Verdict
 
@@ -18,16 +19,6 @@ __all__ = [
 ]
 
 
-def percent(fraction: float) -> str:
-    """A fraction as percent with one decimal, without the sign.
-
-    Examples:
-        >>> percent(0.8824)
-        '88.2'
-    """
-    return f"{100 * fraction:.1f}"
-
-
 def points(fraction: float) -> str:
     """A difference of fractions in percentage points, with its sign.
 
@@ -37,16 +28,6 @@ def points(fraction: float) -> str:
     """
     text = f"{100 * fraction:+.1f}"
     return "0.0" if float(text) == 0 else text
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    Examples:
-        >>> count(1, "seed"), count(1200, "row")
-        ('1 seed', '1,200 rows')
-    """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
