@@ -1,7 +1,7 @@
 """Triton kernels of graded targets: what `_kernels_rows.py` does at the end of a pass, for targets of many classes.
 
-The pairs are computed as without graded targets. Sums over class pairs, which do not depend on the rows' number, come
-from the host (`graded.py`) in nats; the rest of the logits is in base 2 (see `_kernels_common.py`).
+The pairs are computed as without graded targets. Sums over class pairs, which do not depend on the rows' number, are in
+nats; the rest of the logits is in base 2 (see `_kernels_common.py`).
 """
 # ruff: noqa: N803  (upper case marks what is known at compile time, as everywhere in Triton)
 # pyright: reportOperatorIssue=false, reportArgumentType=false
@@ -13,7 +13,57 @@ import triton.language as tl
 from labeldist.backends.fused._kernels_common import LN_2, LOG2_E, SIZES
 from labeldist.backends.fused._kernels_rows import gradient_at_unit_rows, log_sum_of_partials
 
-__all__ = ["finish_graded_losses", "scatter_graded_gradient"]
+__all__ = ["finish_graded_losses", "scatter_graded_gradient", "weigh_targets"]
+
+
+@triton.jit(do_not_specialize=SIZES)
+def weigh_targets(
+    relevance,  # (C, C)
+    similarity_scale,  # (C, C), as in `ClassPairTables`
+    similarity_bias,  # (C, C)
+    starts,  # (C,), of the references, like the next
+    ends,  # (C,)
+    weighted,  # out, (C, C): relevance times the scale of dot products; 0 on the diagonal and for excluded class pairs
+    numbers,  # (3, C), as in `finish_graded_losses`: read if BY_TOTAL, else out
+    num_classes,
+    IS_SELF: tl.constexpr,
+    BY_TOTAL: tl.constexpr,  # whether a row of `weighted` is divided by the sum of its relevances
+    BLOCK: tl.constexpr,
+):
+    """The tables of dot products weighted by relevance, one row a program: `_targets.target_tables` in one launch."""
+    row = tl.program_id(0)
+    total, constant, own_scale = 0.0, 0.0, 0.0
+    factor = 1.0
+    if BY_TOTAL:
+        weight = tl.load(numbers + row)
+        factor = tl.where(weight != 0, 1 / weight, 0.0)
+    for start in range(0, num_classes, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        inside = columns < num_classes
+        at = row.to(tl.int64) * num_classes + columns
+        weight = tl.load(relevance + at, mask=inside, other=0.0)
+        bias = tl.load(similarity_bias + at, mask=inside, other=0.0)
+        is_out = (weight == 0) | (bias == float("-inf"))
+        # Replace the entries before the log and the product: 0 * inf is NaN.
+        scale = tl.where(is_out, 0.0, tl.load(similarity_scale + at, mask=inside, other=0.0) / 2)
+        of_others = weight * scale
+        is_own = columns == row
+        if not BY_TOTAL:
+            bias = tl.where(is_out, 0.0, scale + bias) - tl.log(tl.where(is_out, 1.0, weight))
+            weight = tl.where(is_out, 0.0, weight)
+            sizes = tl.load(ends + columns, mask=inside, other=0) - tl.load(starts + columns, mask=inside, other=0)
+            if IS_SELF:
+                sizes = tl.where(is_own, tl.maximum(sizes - 1, 0), sizes)
+            sizes = sizes.to(tl.float32)
+            total += tl.sum(weight * sizes, axis=0)
+            constant += tl.sum(weight * bias * sizes, axis=0)
+            # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
+            own_scale += tl.sum(tl.where(is_own & (sizes > 0), of_others, 0.0), axis=0)
+        tl.store(weighted + at, tl.where(is_own, 0.0, of_others) * factor, mask=inside)
+    if not BY_TOTAL:
+        tl.store(numbers + row, total)
+        tl.store(numbers + num_classes + row, constant)
+        tl.store(numbers + 2 * num_classes + row, own_scale)
 
 
 @triton.jit(do_not_specialize=SIZES)

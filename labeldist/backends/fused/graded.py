@@ -1,14 +1,14 @@
-"""Graded targets of a large batch: the sums over class pairs on the host, and the launches that read them.
+"""Graded targets of a large batch: the sums over class pairs, and the launches that read them.
 
-The passes over the pairs do not change. Forward and backward each have one product of (C, C) by (C, D) more, in float32
-by `torch.matmul`, and some elementwise operations on (C, C).
+The passes over the pairs do not change. Forward and backward each have one launch over the tables more, and one product
+of (C, C) by (C, D), in float32 by `torch.matmul`. Few launches, since they run while the host is what a batch of some
+ten thousand rows waits for.
 """
 
 import torch
 from torch import Tensor
 
 from labeldist.backends._class_sums import add_by_class
-from labeldist.backends._targets import class_targets, target_tables
 from labeldist.backends.fused import _kernels_graded
 from labeldist.backends.fused.launching import launch
 from labeldist.backends.fused.rows import ROWS_PER_PROGRAM, WHOLE_ROWS_PER_PROGRAM
@@ -16,6 +16,9 @@ from labeldist.backends.fused.state import AnchorTerms, GradedState, PartialSums
 from labeldist.backends.fused.tilings import DIMS_PER_STEP
 
 __all__ = ["finish_losses", "reference_pulls", "scatter_gradient", "sum_targets", "table_gradients"]
+
+# Entries of a table's row that a program reads at a time.
+CLASSES_PER_STEP = 128
 
 
 def _state(problem: Problem) -> GradedState:
@@ -30,17 +33,36 @@ def _class_sizes(problem: Problem) -> Tensor:
 
 def sum_targets(problem: Problem) -> None:
     """Fill `pulls` and `numbers` from the class sums."""
-    graded = _state(problem)
-    targets = target_tables(problem.tables.for_dot_products())
-    sums = problem.state.class_sums.view()
-    sizes = _class_sizes(problem)
-    by_class = class_targets(targets, sums, sizes, is_self=problem.is_self)
-    graded.pulls.view().copy_(by_class.pulls)
-    own_scale = by_class.own_scale
-    if problem.is_self:
-        # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
-        own_scale = own_scale * (sizes > 1)
-    torch.stack([by_class.total, by_class.constant, own_scale], out=graded.numbers.view())
+    weighted = _weigh_targets(problem, by_total=False)
+    torch.matmul(weighted, problem.state.class_sums.view(), out=_state(problem).pulls.view())
+
+
+def _weigh_targets(problem: Problem, *, by_total: bool) -> Tensor:
+    """Relevance times the scale of dot products for pairs of different classes, `(C, C)`; fills `numbers`, or reads it.
+
+    Args:
+        problem: the batch.
+        by_total: whether each row is divided by the sum of its relevances, which `numbers` then holds.
+    """
+    tables, references = problem.tables, problem.references
+    assert tables.relevance is not None
+    weighted = torch.empty_like(tables.relevance, memory_format=torch.contiguous_format)
+    launch(
+        _kernels_graded.weigh_targets,
+        (problem.num_classes,),
+        tables.relevance.contiguous(),
+        tables.scale.contiguous(),
+        tables.bias.contiguous(),
+        references.starts,
+        references.ends,
+        weighted,
+        _state(problem).numbers,
+        problem.num_classes,
+        IS_SELF=problem.is_self,
+        BY_TOTAL=by_total,
+        BLOCK=CLASSES_PER_STEP,
+    )
+    return weighted
 
 
 def finish_losses(problem: Problem, partial: PartialSums, losses: Tensor, is_valid: Tensor) -> None:
@@ -86,11 +108,7 @@ def reference_pulls(problem: Problem, anchor_sums: Tensor) -> Tensor:
         problem: the batch.
         anchor_sums: sum of the anchors of each class times their upstream gradients, `(C, width)`.
     """
-    tables = problem.tables
-    assert tables.relevance is not None
-    # `TargetTables.scale`, by few launches; a half turns the scale of similarities into that of dot products.
-    scale = tables.relevance.masked_fill(tables.bias == -torch.inf, 0).fill_diagonal_(0).mul_(tables.scale)
-    return scale.T @ (anchor_sums * (_inverse_totals(problem) / 2)[:, None])
+    return _weigh_targets(problem, by_total=True).T @ anchor_sums
 
 
 def scatter_gradient(
