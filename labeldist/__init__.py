@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from labeldist.memory import CrossBatchMemory
     from labeldist.miners import LabelDistanceMiner
     from labeldist.reducers import ValidAnchorMeanReducer
-    from labeldist.relation import Relation
+    from labeldist.relation import RelatedCrossEntropy, Relation
     from labeldist.samplers import LabelDistanceBatchSampler
     from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
@@ -46,6 +46,7 @@ __all__ = [
     "LabelDistanceMiner",
     "MarginalCrossEntropy",
     "MistakeSeverity",
+    "RelatedCrossEntropy",
     "Relation",
     "StaticLDM",
     "TwoViewLoss",
@@ -78,6 +79,7 @@ _HOMES = {
     "LabelDistanceMiner": "miners",
     "MarginalCrossEntropy": "coarse",
     "MistakeSeverity": "evaluation",
+    "RelatedCrossEntropy": "relation",
     "Relation": "relation",
     "StaticLDM": "ldm",
     "TwoViewLoss": "wrappers",

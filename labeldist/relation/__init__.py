@@ -9,10 +9,12 @@ hierarchy, an order, groups, pairs, costs, texts, vectors or confusions. Then
 | `far` | logits (Eq. 8) | $1 + (m - 1)\, (1 - \mathrm{closeness})$ | push unrelated classes apart harder |
 | `relevance` | targets (Eq. 13) | $w\, \mathrm{closeness}$ from a level on | related rows are weak positives |
 
-with $m$ = `max_distance`; the diagonal is 1 in each.
+with $m$ = `max_distance`; the diagonal is 1 in each. `RelatedCrossEntropy` takes the relation into the classification
+loss: as soft labels, or as a margin.
 """
 
+from labeldist.relation.cross_entropy import RelatedCrossEntropy
 from labeldist.relation.description import Relation
 from labeldist.relation.entries import cosine_gap, max_distance_for
 
-__all__ = ["Relation", "cosine_gap", "max_distance_for"]
+__all__ = ["RelatedCrossEntropy", "Relation", "cosine_gap", "max_distance_for"]

@@ -1,14 +1,16 @@
-"""The classification loss of Eq. 9: plain cross-entropy, or with smoothed labels, class weights or a focus."""
+"""The classification loss of Eq. 9: plain cross-entropy, or with smoothed labels, weights, a focus or a relation."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from labeldist.coarse import MarginalCrossEntropy
+from labeldist.relation import RelatedCrossEntropy, Relation
 from labeldist.training.config import LossSettings
 from labeldist.training.data.corpus import Corpus
+from labeldist.training.objectives import OBJECTIVES, Objective
 
-__all__ = ["FocalLoss", "balanced_weights", "classification_loss", "with_coarse_labels"]
+__all__ = ["FocalLoss", "balanced_weights", "classification_loss", "related_loss", "with_coarse_labels"]
 
 
 def classification_loss(settings: LossSettings, labels: Tensor, num_classes: int) -> nn.Module | None:
@@ -33,6 +35,33 @@ def classification_loss(settings: LossSettings, labels: Tensor, num_classes: int
     if weight is None and not settings.label_smoothing:
         return None
     return nn.CrossEntropyLoss(weight, label_smoothing=settings.label_smoothing)
+
+
+def related_loss(
+    objective: Objective, relation: Relation, settings: LossSettings, labels: Tensor
+) -> RelatedCrossEntropy:
+    """The cross-entropy of an objective in whose classification loss the relation of the classes has a part.
+
+    Args:
+        objective: `"soft-labels"` or `"margin"`.
+        relation: of the classes.
+        settings: of the run.
+        labels: as in `classification_loss`.
+
+    Examples:
+        >>> related_loss("margin", Relation.from_order(num_classes=5), LossSettings(), torch.tensor([0, 1]))
+        RelatedCrossEntropy(num_classes=5, softness=0, margin=2)
+    """
+    is_soft = OBJECTIVES[objective].classification == "soft-labels"
+    balanced = settings.class_weights == "balanced"
+    return RelatedCrossEntropy(
+        relation,
+        softness=settings.softness if is_soft else 0.0,
+        margin=0.0 if is_soft else settings.class_margin,
+        label_smoothing=settings.label_smoothing,
+        weight=balanced_weights(labels, relation.num_classes) if balanced else None,
+        validate=False,
+    )
 
 
 def with_coarse_labels(loss: nn.Module | None, corpus: Corpus) -> nn.Module | None:

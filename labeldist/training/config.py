@@ -128,6 +128,10 @@ class LossSettings:
     training texts (`balanced`)."""
     focal_gamma: float = 0.0
     """Above 0, the focal loss: texts that are classified well already weigh less, the more so the larger gamma is."""
+    softness: float = field(default=0.2, metadata=ADDED)
+    """soft-labels: how much of each label related classes get, exp(-(1 - closeness) / softness) for 1 of its own."""
+    class_margin: float = field(default=2.0, metadata=ADDED)
+    """margin: by how much the own class's logit must exceed that of the least related class, in nats."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +295,8 @@ def check_settings(settings: RunSettings) -> None:
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),
         ("--label-smoothing", loss.label_smoothing, 0 <= loss.label_smoothing < 1, "at least 0 and below 1"),
         ("--focal-gamma", loss.focal_gamma, 0 <= loss.focal_gamma < float("inf"), "0 or more"),
+        ("--softness", loss.softness, 0 <= loss.softness < float("inf"), "0 or more"),
+        ("--class-margin", loss.class_margin, 0 <= loss.class_margin < float("inf"), "0 or more"),
         ("--max-distance", matrix.max_distance, 0 < matrix.max_distance < float("inf"), "a number above 0"),
         (
             "--validation-fraction",

@@ -37,6 +37,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.tokenized import EncodedSplit, Encodings, encode
 from labeldist.training.trainers import (
+    CheckpointsByTime,
     LossNotFiniteError,
     QuietProgress,
     StoppingCachedTrainer,
@@ -45,8 +46,8 @@ from labeldist.training.trainers import (
 )
 
 EVAL_BATCH_SIZE = BATCH_SIZE
-# Of a training by steps: how often validation rows are looked at, checkpoints kept without them, and losses logged.
-EVALUATIONS_OF_STEPS, CHECKPOINTS_OF_STEPS, LOGS_OF_STEPS = 5, 2, 10
+# Of a training by steps: how often validation rows are looked at, and losses logged.
+EVALUATIONS_OF_STEPS, LOGS_OF_STEPS = 5, 10
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def fit(
             compute_metrics=validation_metrics,
             callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.optim.patience)]
             if has_validation
-            else [],
+            else [CheckpointsByTime()],
         )
     trainer.head_learning_rate = settings.optim.head_learning_rate
     objective.attach(trainer)
@@ -209,8 +210,8 @@ def _tensorboard_logs_in(folder: Path) -> Iterator[None]:
 def training_arguments(settings: RunSettings, options: FitOptions, *, has_validation: bool = True) -> TrainingArguments:
     """The Trainer's arguments for a run.
 
-    With validation rows they are evaluated each epoch, or five times in a number of steps. Without them a checkpoint is
-    kept for going on after an interruption.
+    With validation rows they are evaluated each epoch, or five times in a number of steps, with a checkpoint each time.
+    Without them `CheckpointsByTime` keeps checkpoints for going on after an interruption.
     """
     optim = settings.optim
     device = resolve_device(optim)
@@ -218,8 +219,7 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
     if half == "auto":
         half = "fp32" if device == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     unit = "epoch" if options.steps is None else "steps"
-    every = EVALUATIONS_OF_STEPS if has_validation else CHECKPOINTS_OF_STEPS
-    interval = max(1, math.ceil(options.steps / every)) if options.steps else 500
+    interval = max(1, math.ceil(options.steps / EVALUATIONS_OF_STEPS)) if options.steps else 500
     arguments = TrainingArguments(
         output_dir=str(options.folder),
         num_train_epochs=options.epochs,
@@ -230,7 +230,7 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         learning_rate=settings.learning_rate,
         weight_decay=optim.weight_decay,
         eval_strategy=unit if has_validation else "no",
-        save_strategy=unit,
+        save_strategy=unit if has_validation else "no",
         logging_strategy=unit,
         eval_steps=interval,
         save_steps=interval,

@@ -26,7 +26,7 @@ from labeldist.training.matrix_file import parse_pair, read_matrix_file
 from labeldist.training.matrix_json import matrix_from_json, matrix_to_json
 from labeldist.training.objectives import OBJECTIVES, Objective, takes_given_matrix, takes_relation
 from labeldist.training.output.progress import SILENT, Progress
-from labeldist.training.relations import check_relation_is_given, relation_in_words, relation_of
+from labeldist.training.relations import needed_relation, relation_in_words
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
 
@@ -83,6 +83,8 @@ def choose_matrix(
             needed and none was given.
     """
     names, kind = corpus.class_names, OBJECTIVES[objective].matrix
+    if takes_relation(objective):
+        return _related(objective, settings, names)
     if kind == "none":
         is_frozen = OBJECTIVES[objective].frozen_head is not None
         return MatrixChoice(None, "none: nothing is trained" if is_frozen else "none: cross-entropy alone")
@@ -97,8 +99,6 @@ def choose_matrix(
         mean = flat.mean_off_diagonal
         summary = f"{mean:.3g} between all classes, the mean of this static matrix: {static.summary}"
         return MatrixChoice(flat, summary, pairs=static.pairs)
-    if takes_relation(objective):
-        return _related(objective, settings, names)
     assert kind == "adaptive"
     matrix = settings.matrix
     ldm = AdaptiveLDM(
@@ -264,15 +264,18 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
 
 
 def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]) -> MatrixChoice:
-    """Large entries for related classes or for unrelated ones, or graded targets beside plain contrast."""
-    check_relation_is_given(objective, settings)
-    relation = relation_of(settings, names)
-    assert relation is not None
+    """What the relation does: large entries, graded targets beside plain contrast, or a part in the cross-entropy."""
+    relation = needed_relation(objective, settings, names)
     matrix, described, kind = settings.matrix, relation_in_words(settings), OBJECTIVES[objective].matrix
+    if kind == "none":
+        return MatrixChoice(None, f"none: cross-entropy alone, with soft labels by {described}")
+    ones = StaticLDM.uniform(1.0, class_names=names)
+    if kind == "ones":
+        margin = settings.loss.class_margin
+        return MatrixChoice(ones, f"1 between all classes; the cross-entropy has a margin of {margin:g} by {described}")
     if kind == "graded":
         relevance = relation.relevance(weight=matrix.relevance_weight, level=matrix.relevance_level)
         low, high = _off_diagonal_range(relevance)
-        ones = StaticLDM.uniform(1.0, class_names=names)
         if not high:
             return MatrixChoice(ones, f"1 between all classes, and no class is relevant to another, by {described}")
         return MatrixChoice(

@@ -30,6 +30,8 @@ Objective = Literal[
     "near",
     "far",
     "graded",
+    "soft-labels",
+    "margin",
     "logistic",
     "logistic-label-texts",
     "centroid",
@@ -38,6 +40,7 @@ Objective = Literal[
 
 Matrix = Literal["none", "ones", "spread", "static", "adaptive", "near", "far", "graded"]
 FrozenHead = Literal["logistic", "centroid"]
+Related = Literal["soft-labels", "margin"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class ObjectiveSpec:
         summary: one line for people.
         frozen_head: what is fitted on the vectors of the frozen encoder, in place of any training; `None` where the
             encoder is trained.
+        classification: what the relation of the classes does in the classification loss: soft labels, or a margin;
+            `None` where it has no part there.
         label_texts: whether the class names, or the label texts given, join the rows of a frozen head. Training takes
             the label texts of the settings, whatever the objective.
     """
@@ -69,11 +74,12 @@ class ObjectiveSpec:
     summary: str
     is_default: bool = True
     frozen_head: FrozenHead | None = None
+    classification: Related | None = None
     label_texts: bool = False
 
 
-def _related(name: Objective, matrix: Matrix, summary: str) -> ObjectiveSpec:
-    return ObjectiveSpec(name, 2, matrix, False, False, summary, is_default=False)
+def _related(name: Objective, matrix: Matrix, summary: str, *, classification: Related | None = None) -> ObjectiveSpec:
+    return ObjectiveSpec(name, 2, matrix, False, False, summary, is_default=False, classification=classification)
 
 
 def _frozen(name: Objective, head: FrozenHead, summary: str, *, label_texts: bool = False) -> ObjectiveSpec:
@@ -128,6 +134,18 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
         _related(
             "graded", "graded", "rows of related classes are weak positives, by --order, --relation-file or --hierarchy"
         ),
+        _related(
+            "soft-labels",
+            "none",
+            "cross-entropy on two views whose labels give related classes a part, no contrast",
+            classification="soft-labels",
+        ),
+        _related(
+            "margin",
+            "ones",
+            "contrast without label distances, and cross-entropy with a margin to unrelated classes",
+            classification="margin",
+        ),
         _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
         _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
         _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),
@@ -178,7 +196,7 @@ def takes_relation(name: Objective) -> bool:
     """Whether the objective trains with the relation of the classes: their order or hierarchy.
 
     Examples:
-        >>> takes_relation("far"), takes_relation("static")
-        (True, False)
+        >>> takes_relation("far"), takes_relation("soft-labels"), takes_relation("static")
+        (True, True, False)
     """
-    return OBJECTIVES[name].matrix in ("near", "far", "graded")
+    return OBJECTIVES[name].matrix in ("near", "far", "graded") or OBJECTIVES[name].classification is not None

@@ -16,7 +16,7 @@ from labeldist.training.data.lines import check_file
 from labeldist.training.errors import UserError
 from labeldist.training.matrix_file import cost_table, read_cost_file, read_costs, read_hierarchy
 from labeldist.training.measures import MEASURES, Measure
-from labeldist.training.objectives import Objective, takes_relation
+from labeldist.training.objectives import OBJECTIVES, Objective, takes_relation
 
 __all__ = [
     "Costs",
@@ -26,6 +26,7 @@ __all__ = [
     "costs_of",
     "groups_of",
     "measure_tables",
+    "needed_relation",
     "relation_in_words",
     "relation_of",
 ]
@@ -247,11 +248,40 @@ def relation_in_words(settings: RunSettings) -> str:
     return f"the parts of class names between {shown(settings.data.hierarchy_separator)}"
 
 
+def needed_relation(objective: Objective, settings: RunSettings, class_names: Sequence[str]) -> Relation:
+    """The relation that an objective trains with.
+
+    Args:
+        objective: of the run.
+        settings: of the run.
+        class_names: the corpus's classes, in its order.
+
+    Raises:
+        UserError: if the settings describe none, or one that does not fit the classes.
+
+    Examples:
+        >>> from labeldist.training.config import DataSettings
+        >>> settings = RunSettings(data=DataSettings(hierarchy_separator=":"))
+        >>> needed_relation("far", settings, ["NUM:date", "NUM:size", "LOC:city"]).between("NUM:date", "LOC:city")
+        0.0
+    """
+    check_relation_is_given(objective, settings)
+    relation = relation_of(settings, class_names)
+    assert relation is not None
+    return relation
+
+
 def check_relation_is_given(objective: Objective, settings: RunSettings) -> None:
-    """Raise `UserError` if the objective needs a relation of the classes and the settings describe none."""
+    """Find an objective that needs a relation of the classes, and settings that describe none or rule its loss out.
+
+    Raises:
+        UserError: for such an objective.
+    """
     data = settings.data
     is_given = bool(settings.matrix.order) or settings.matrix.relation_file is not None
     has_relation = is_given or (data.hierarchy, data.hierarchy_separator) != (None, None)
+    if OBJECTIVES[objective].classification is not None and settings.loss.focal_gamma:
+        raise UserError(f"Give either --objective {objective} or --focal-gamma: each replaces the cross-entropy.")
     if takes_relation(objective) and not has_relation:
         raise UserError(
             f"--objective {objective} needs a relation of the classes. Give --order (the classes from one end to the "

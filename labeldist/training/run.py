@@ -16,7 +16,7 @@ from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.calibration import calibration_of
-from labeldist.training.classification import classification_loss, with_coarse_labels
+from labeldist.training.classification import classification_loss, related_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, joined, training_rows
 from labeldist.training.encoders import build_classifier, parameter_count
@@ -47,7 +47,7 @@ from labeldist.training.output import pictures
 from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import RunMetrics
-from labeldist.training.relations import measure_tables
+from labeldist.training.relations import measure_tables, needed_relation
 from labeldist.training.reporting import REPORT
 from labeldist.training.reporting.cards import write_card
 from labeldist.training.reporting.runs import run_report
@@ -407,7 +407,12 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     settings, views = spec.settings.loss, OBJECTIVES[spec.objective].views
     options: dict[str, Any] = {}
     fine = joined(corpus.train, corpus.label_texts)
-    classification = classification_loss(settings, torch.as_tensor(fine.labels), len(corpus.class_names))
+    labels = torch.as_tensor(fine.labels)
+    if OBJECTIVES[spec.objective].classification is None:
+        classification = classification_loss(settings, labels, len(corpus.class_names))
+    else:
+        relation = needed_relation(spec.objective, spec.settings, corpus.class_names)
+        classification = related_loss(spec.objective, relation, settings, labels)
     classification = with_coarse_labels(classification, corpus)
     if classification is not None:
         options["classification"] = classification

@@ -1,6 +1,7 @@
 """The Hugging Face Trainer as a run needs it: it stops when training diverges, and its bar is quiet."""
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -10,9 +11,20 @@ from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 from labeldist.distributed import sum_over_processes
 from labeldist.integrations.transformers import CachedTrainer
+from labeldist.training import processes
 from labeldist.training.output.progress import Tell
 
-__all__ = ["LossNotFiniteError", "QuietProgress", "StoppingCachedTrainer", "StoppingTrainer", "ToldProgress"]
+__all__ = [
+    "CheckpointsByTime",
+    "LossNotFiniteError",
+    "QuietProgress",
+    "StoppingCachedTrainer",
+    "StoppingTrainer",
+    "ToldProgress",
+]
+
+# Of work that a kill may cost a training without validation rows; how often its time is looked at.
+CHECKPOINT_EVERY_S, LOOKS_AT_TIME = 60.0, 20
 
 
 class LossNotFiniteError(Exception):
@@ -54,6 +66,24 @@ class StoppingTrainer(Trainer):
 
 class StoppingCachedTrainer(StoppingTrainer, CachedTrainer):
     """The same for batches in chunks."""
+
+
+class CheckpointsByTime(TrainerCallback):
+    """A checkpoint each minute: a training that is over sooner writes none, which would take as long as its steps."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the time."""
+        self._saved = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Save if it is time."""
+        if state.global_step % max(1, state.max_steps // LOOKS_AT_TIME) == 0:
+            # All processes save together, by the clock of one.
+            control.should_save = processes.broadcast(time.monotonic() - self._saved >= CHECKPOINT_EVERY_S)
+
+    def on_save(self, args, state, control, **kwargs):
+        """Start the time again."""
+        self._saved = time.monotonic()
 
 
 class QuietProgress(ProgressCallback):

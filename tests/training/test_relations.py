@@ -1,4 +1,4 @@
-"""The relation of a run's classes, and the objectives that train with it: near, far and graded."""
+"""The relation of a run's classes, and the objectives that train with it: near, far, graded, soft labels, margin."""
 
 import json
 from typing import Any
@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comparisons import run_with_accuracy
-from labeldist import LabelDistanceContrastiveLoss, Relation
+from labeldist import LabelDistanceContrastiveLoss, RelatedCrossEntropy, Relation
 from labeldist.cli import main
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.training.api import compare, train
-from labeldist.training.config import DataSettings, MatrixSettings, RunSettings, check_settings
+from labeldist.training.config import DataSettings, LossSettings, MatrixSettings, RunSettings, check_settings
 from labeldist.training.data.corpus import load_corpus
 from labeldist.training.errors import UserError
 from labeldist.training.label_distances import choose_matrix, needs_counting
@@ -198,6 +198,17 @@ def test_classes_that_are_numbers_are_ordered_by_number():
             f"order: The order must name every class, from one end to the other, and '{ORDER[3]}' is missing.",
         ),
         ({"objective": "graded", "relevance_weight": -1.0}, "relevance_weight must be 0 or more, got -1.0."),
+        ({"objective": "soft-labels", "order": ORDER, "softness": -0.5}, "softness must be 0 or more, got -0.5."),
+        ({"objective": "margin", "order": ORDER, "class_margin": -1.0}, "class_margin must be 0 or more, got -1.0."),
+        (
+            {"objective": "margin", "order": ORDER, "focal_gamma": 1.0},
+            "Give either objective margin or focal_gamma: each replaces the cross-entropy.",
+        ),
+        (
+            {"objective": "soft-labels"},
+            "objective soft-labels needs a relation of the classes. Give order (the classes from one end to the "
+            "other), relation_file, hierarchy or hierarchy_separator.",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_written(options, sentence, tmp_path):
@@ -236,6 +247,58 @@ def test_ones_with_graded_targets_are_not_plain_contrast(relevance, same):
     runs += [run_with_accuracy("graded", 0, 0.9, matrix=ones, relevance=relevance)]
     verdict = build_comparison(runs, data="trec", encoder="textcnn").verdict.objectives["graded"]
     assert verdict.same_matrix == same
+
+
+@pytest.mark.parametrize(
+    ("objective", "has_contrast", "expected"),
+    [
+        ("soft-labels", False, {"softness": 0.3, "margin": 0.0}),
+        ("margin", True, {"softness": 0.0, "margin": 1.5}),
+    ],
+)
+def test_the_relation_has_a_part_in_the_classification_loss(corpus, objective: Any, has_contrast, expected):
+    loss = LossSettings(softness=0.3, class_margin=1.5, class_weights="balanced", label_smoothing=0.1)
+    settings = settings_of("tickets", loss=loss, matrix=MatrixSettings(order=ORDER))
+    choice = choose(objective, corpus, order=ORDER)
+    assert (choice.ldm is not None) == has_contrast
+    assert "by the order" in choice.source
+    model = ContrastiveClassifier(TextCNN(20, embedding_dim=4, num_maps=3), 4, projection_dim=5)
+    objective = make_objective(RunSpec(settings, objective, 0), choice, model, corpus)
+    classification = objective.losses["classification"]
+    assert isinstance(classification, RelatedCrossEntropy)
+    assert {name: getattr(classification, name) for name in expected} == expected
+    assert classification.label_smoothing == 0.1
+    assert classification.weight is not None
+    distances = 1 - Relation.from_order(class_names=ORDER).closeness
+    place = [ORDER.index(name) for name in CLASSES]
+    torch.testing.assert_close(classification.margins, expected["margin"] * distances[place][:, place])
+
+
+def test_a_margin_beside_ones_is_not_plain_contrast():
+    ones = [[1.0, 1.0], [1.0, 1.0]]
+    runs = [run_with_accuracy(name, 0, 0.8, matrix=ones) for name in ("contrastive", "margin")]
+    verdict = build_comparison(runs, data="trec", encoder="textcnn").verdict.objectives["margin"]
+    assert verdict.same_matrix == ()
+    assert "contrastive" in verdict.corrected_p
+
+
+def test_runs_with_soft_labels_and_a_margin_are_compared():
+    found = compare(
+        TEXTS[:60],
+        LABELS[:60],
+        objectives=["ce-two-views", "soft-labels", "margin"],
+        seeds=[0],
+        order=list(ORDER),
+        measure="mean-absolute-error",
+        **SMALL,
+    )
+    assert set(found.comparison.verdict.objectives) == {"soft-labels", "margin"}
+    provenance = found.comparison.provenance
+    assert provenance is not None
+    assert provenance.matrices["soft-labels-seed0"].startswith(
+        "none: cross-entropy alone, with soft labels by the order"
+    )
+    assert "has a margin of 2 by the order" in provenance.matrices["margin-seed0"]
 
 
 def test_a_relation_file_is_the_relation_of_a_run(corpus, tmp_path, tickets, capsys):

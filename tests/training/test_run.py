@@ -17,6 +17,7 @@ from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
 from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import (
+    DataSettings,
     LossSettings,
     MatrixSettings,
     ModelSettings,
@@ -459,3 +460,30 @@ def test_a_matrix_that_never_moved_before_the_best_epoch_is_one_everywhere():
     assert num_updates == 0
     assert matrix is not None
     assert torch.equal(matrix, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(("every", "num_saved"), [(0.0, 2), (60.0, 0)])
+def test_without_validation_rows_checkpoints_are_kept_by_time(tickets, tmp_path, monkeypatch, every, num_saved):
+    monkeypatch.setattr("labeldist.training.trainers.CHECKPOINT_EVERY_S", every)
+    settings = settings_of(tickets, epochs=4)
+    settings = replace(settings, data=DataSettings((str(tickets),), validation_fraction=0.0))
+    train(tmp_path / "whole", settings, "contrastive")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(*arguments, **options):
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labeldist.training.run.predict_batches", kill)
+        with pytest.raises(KilledError):
+            train(tmp_path / "cut", settings, "contrastive")
+    saved = sorted((tmp_path / "cut/checkpoints").glob("*"), key=lambda path: int(path.name.split("-")[1]))
+    # The newest and the one before it.
+    assert len(saved) == num_saved
+    if saved:
+        shutil.rmtree(saved[-1])
+    resume_run(tmp_path / "cut", QUIET)
+    for name in ("metrics.json", "predictions.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

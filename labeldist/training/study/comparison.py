@@ -11,7 +11,7 @@ from scipy import sparse
 from labeldist.ldm.distances import distances_from_confusion
 from labeldist.training.measures import MEASURES, Measure, MeasureSpec
 from labeldist.training.metrics import severity_under, tells_pairs_apart
-from labeldist.training.objectives import CONTROLS, FROZEN
+from labeldist.training.objectives import CONTROLS, FROZEN, OBJECTIVES
 from labeldist.training.records import RelationScores
 from labeldist.training.study.pair_changes import pair_changes
 from labeldist.training.study.results import (
@@ -148,7 +148,12 @@ def _verdict(
 ) -> StudyVerdict:
     """Judge each label-distance objective against every control that trained with another matrix."""
     same_matrix = {
-        name: [control for control in controls if _have_same_matrix(table[name], table[control])]
+        name: [
+            control
+            for control in controls
+            # A relation in the classification loss makes another objective of it, whatever the matrix.
+            if OBJECTIVES[name].classification is None and _have_same_matrix(table[name], table[control])
+        ]
         for name in table
         if name not in (*CONTROLS, *FROZEN)
     }

@@ -1,5 +1,6 @@
 """Processes that share work: each with its part of the cores, gone with their parent, deaf to Ctrl-C."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -8,11 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import torch
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "visible_gpus"]
 
 # Each worker's own value, such as the data of the comparison: handed over once, not with every call.
 _shared: Any = None
@@ -21,7 +23,8 @@ _shared: Any = None
 class Workers:
     """A pool of processes that hold one value in common. Use as a context manager.
 
-    Leaving by an exception ends the workers at once, whatever they are doing.
+    The processes take the GPUs in turns, one each, and see no other. Leaving by an exception ends the workers at once,
+    whatever they are doing.
 
     Args:
         num_workers: how many, >= 1.
@@ -33,7 +36,10 @@ class Workers:
         # spawn: a forked child of a process that has used OpenMP or CUDA may hang.
         context = multiprocessing.get_context("spawn")
         self._others = set(multiprocessing.active_children())
-        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=(threads, shared))
+        gpus = context.SimpleQueue()
+        for gpu in itertools.islice(itertools.cycle(visible_gpus() or [None]), num_workers):
+            gpus.put(gpu)
+        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=(threads, gpus, shared))
 
     def submit(self, action: Callable[..., Any], *arguments: Any) -> Future:
         """Have `action(shared, *arguments)` done by one of them."""
@@ -67,8 +73,23 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(threads: int, shared: Any) -> None:
+def visible_gpus() -> list[str]:
+    """The GPUs of this process, as `CUDA_VISIBLE_DEVICES` names them.
+
+    Examples:
+        >>> len(visible_gpus()) == torch.cuda.device_count()
+        True
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = torch.cuda.device_count()
+    return visible.split(",")[:number] if visible else [str(index) for index in range(number)]
+
+
+def _start(threads: int, gpus: "SimpleQueue[str | None]", shared: Any) -> None:
     global _shared
+    if gpu := gpus.get():
+        # In time: PyTorch is imported, and has not looked for GPUs.
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     _shared = shared
     # Ctrl-C reaches every process of the terminal; the parent alone speaks of it, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
