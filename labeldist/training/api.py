@@ -69,9 +69,9 @@ def train(
         validation: the rows for early stopping and confusion counts, likewise. Without it a tenth of what is left to
             train on is drawn, with few labels none (`validation_fraction`).
         objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"near"`, `"far"`,
-            `"graded"`, `"soft-labels"`, `"margin"`, `"logistic"`, `"logistic-label-texts"`, `"centroid"` or
-            `"centroid-label-texts"`; see `labeldist train --help`. `None` takes the recipe's: `"adaptive"`, or
-            `"contrastive"` with few labels.
+            `"graded"`, `"soft-labels"`, `"margin"`, `"far-permuted"`, `"graded-permuted"`, `"logistic"`,
+            `"logistic-label-texts"`, `"centroid"` or `"centroid-label-texts"`; see `labeldist train --help`. `None`
+            takes the recipe's: `"adaptive"`, or `"contrastive"` with few labels.
         label_texts: more rows to train on, that say what each class is: `"names"` (the class names, written out), a
             mapping from class names to one sentence or several, a file of such, or `"none"`. `None` takes the recipe's:
             none, or `"names"` with few labels.

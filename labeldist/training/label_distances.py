@@ -13,6 +13,7 @@ from torch import Tensor
 from labeldist.confusion import confusion_counts, most_confused_pairs
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
+from labeldist.relation import Relation
 from labeldist.training import processes
 from labeldist.training.atomic import read_json, write_json
 from labeldist.training.classification import with_coarse_labels
@@ -32,6 +33,8 @@ from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
 
 MIN_COUNTING_STEPS = 150
 MAX_PAIRS_SAID = 3
+# Of the classes, in search of one that makes another relation.
+MAX_EXCHANGES = 100
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class MatrixChoice:
 
 
 def choose_matrix(
-    objective: Objective, settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]
+    objective: Objective, settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor], *, seed: int = 0
 ) -> MatrixChoice:
     """The matrix that `objective` trains with.
 
@@ -77,6 +80,7 @@ def choose_matrix(
         settings: of the run.
         corpus: gives the classes.
         count: counts confusions by short cross-entropy runs; called only if they are needed.
+        seed: of the run: it exchanges the classes of a permuted relation.
 
     Raises:
         UserError: if a given pair, file, order or hierarchy does not fit the classes, or a relation of the classes is
@@ -84,7 +88,7 @@ def choose_matrix(
     """
     names, kind = corpus.class_names, OBJECTIVES[objective].matrix
     if takes_relation(objective):
-        return _related(objective, settings, names)
+        return _related(objective, settings, names, seed)
     if kind == "none":
         is_frozen = OBJECTIVES[objective].frozen_head is not None
         return MatrixChoice(None, "none: nothing is trained" if is_frozen else "none: cross-entropy alone")
@@ -263,10 +267,13 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
     return MatrixChoice(ldm, summary, pairs=tuple(pairs))
 
 
-def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]) -> MatrixChoice:
+def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...], seed: int) -> MatrixChoice:
     """What the relation does: large entries, graded targets beside plain contrast, or a part in the cross-entropy."""
     relation = needed_relation(objective, settings, names)
     matrix, described, kind = settings.matrix, relation_in_words(settings), OBJECTIVES[objective].matrix
+    if OBJECTIVES[objective].is_permuted:
+        relation = _exchanged(relation, seed)
+        described += " between randomly exchanged classes"
     if kind == "none":
         return MatrixChoice(None, f"none: cross-entropy alone, with soft labels by {described}")
     ones = StaticLDM.uniform(1.0, class_names=names)
@@ -289,6 +296,16 @@ def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]
     pushed = "related" if kind == "near" else "unrelated"
     how = "harder" if matrix.max_distance >= 1 else "less hard"
     return MatrixChoice(ldm, f"{low:.3g} to {high:.3g}, pushes {pushed} classes apart {how}, by {described}")
+
+
+def _exchanged(relation: Relation, seed: int) -> Relation:
+    """The relation between exchanged classes: another one, if any exchange makes another."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(MAX_EXCHANGES):
+        permuted = relation.permuted(generator)
+        if not torch.equal(permuted.closeness, relation.closeness):
+            return permuted
+    return relation
 
 
 def _off_diagonal_range(table: Tensor) -> tuple[float, float]:

@@ -32,6 +32,8 @@ Objective = Literal[
     "graded",
     "soft-labels",
     "margin",
+    "far-permuted",
+    "graded-permuted",
     "logistic",
     "logistic-label-texts",
     "centroid",
@@ -53,13 +55,14 @@ class ObjectiveSpec:
         matrix: the label distances: none (no contrastive loss), ones (plain contrast), the static ones spread evenly
             over all classes, the static ones themselves, adaptive ones, or those of the relation of the classes: large
             for related classes (near), large for unrelated ones (far), or ones beside graded targets (graded).
-        is_control: whether it trains the encoder without label distance, so that a claim about label distance is
-            measured against it.
+        is_control: whether it trains the encoder without label distance, or with one that says nothing, so that a
+            claim about label distance is measured against it.
         is_required: whether "label distance helps" may only be said where this control was run.
         is_default: whether a comparison takes it unless told otherwise.
         summary: one line for people.
         frozen_head: what is fitted on the vectors of the frozen encoder, in place of any training; `None` where the
             encoder is trained.
+        is_permuted: whether the relation is that between randomly exchanged classes.
         classification: what the relation of the classes does in the classification loss: soft labels, or a margin;
             `None` where it has no part there.
         label_texts: whether the class names, or the label texts given, join the rows of a frozen head. Training takes
@@ -74,12 +77,18 @@ class ObjectiveSpec:
     summary: str
     is_default: bool = True
     frozen_head: FrozenHead | None = None
+    is_permuted: bool = False
     classification: Related | None = None
     label_texts: bool = False
 
 
 def _related(name: Objective, matrix: Matrix, summary: str, *, classification: Related | None = None) -> ObjectiveSpec:
     return ObjectiveSpec(name, 2, matrix, False, False, summary, is_default=False, classification=classification)
+
+
+def _permuted(name: Objective, matrix: Matrix, of: str) -> ObjectiveSpec:
+    summary = f"{of} by the same relation between randomly exchanged classes, others for each seed"
+    return ObjectiveSpec(name, 2, matrix, True, False, summary, is_default=False, is_permuted=True)
 
 
 def _frozen(name: Objective, head: FrozenHead, summary: str, *, label_texts: bool = False) -> ObjectiveSpec:
@@ -146,6 +155,8 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             "contrast without label distances, and cross-entropy with a margin to unrelated classes",
             classification="margin",
         ),
+        _permuted("far-permuted", "far", "far"),
+        _permuted("graded-permuted", "graded", "graded"),
         _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
         _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
         _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),
@@ -155,7 +166,7 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
 assert tuple(OBJECTIVES) == get_args(Objective)
 
 CONTROLS: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_control)
-"""The objectives that train without label distance."""
+"""The objectives that train without label distance, or with one that says nothing."""
 
 FROZEN: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.frozen_head is not None)
 """The objectives that train no encoder: what training has to beat."""

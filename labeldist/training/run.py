@@ -266,6 +266,7 @@ def _carry_out(
         lambda: load_or_count_confusions(
             settings, corpus, spec.seed, confusion_file, tokens, progress=options.progress
         ),
+        seed=spec.seed,
     )
     if choice.ldm is not None:
         options.say(f"Label distances: {choice.in_short()}.")

@@ -274,6 +274,31 @@ def test_the_relation_has_a_part_in_the_classification_loss(corpus, objective: A
     torch.testing.assert_close(classification.margins, expected["margin"] * distances[place][:, place])
 
 
+@pytest.mark.parametrize("objective", ["far-permuted", "graded-permuted"])
+def test_a_permuted_relation_is_another_one_of_the_same_entries(corpus, objective):
+    settings = settings_of("tickets", matrix=MatrixSettings(order=ORDER))
+
+    def table(name: Any, seed: int = 0):
+        choice: Any = choose_matrix(name, settings, corpus, lambda: pytest.fail("nothing was to be counted"), seed=seed)
+        return choice.ldm.matrix if choice.relevance is None else choice.relevance
+
+    own = table(objective.removesuffix("-permuted"))
+    tables = [table(objective, seed) for seed in range(6)]
+    for permuted in tables:
+        assert not torch.equal(permuted, own)
+        assert torch.equal(permuted.diagonal(), own.diagonal())
+        torch.testing.assert_close(permuted.flatten().sort().values, own.flatten().sort().values)
+    assert torch.equal(table(objective, 3), tables[3])
+    assert any(not torch.equal(tables[0], other) for other in tables[1:])
+    assert "between randomly exchanged classes" in choose(objective, corpus, order=ORDER).source
+
+
+def test_far_has_to_beat_far_between_exchanged_classes():
+    found = compare(TEXTS[:60], LABELS[:60], objectives=["far", "far-permuted"], seeds=[0], order=list(ORDER), **SMALL)
+    assert found.comparison.controls == ("far-permuted",)
+    assert list(found.comparison.verdict.objectives) == ["far"]
+
+
 def test_a_margin_beside_ones_is_not_plain_contrast():
     ones = [[1.0, 1.0], [1.0, 1.0]]
     runs = [run_with_accuracy(name, 0, 0.8, matrix=ones) for name in ("contrastive", "margin")]
