@@ -89,6 +89,12 @@ class Predictor:
         """Class probabilities, `(N, C)`, float32 on the CPU, of at least one text."""
         return self.classifier.predict(texts).probabilities
 
+    def vectors(self, texts: list[str]) -> Tensor:
+        """The encoder's vectors, `(N, hidden_size)`, float32 on the CPU."""
+        if not texts:
+            return torch.empty(0, self.classifier.model.classifier.in_features)
+        return self.classifier.predict(texts).vectors
+
     @cached_property
     def temperature(self) -> float:
         """The temperature that was fitted on the run's validation rows.

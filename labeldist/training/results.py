@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from labeldist.messages import escape_controls
 from labeldist.training.arguments import says_it_in_python
 from labeldist.training.data.columns import text_of
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["FinishedComparison", "TemporaryFolder", "TrainedRun"]
 
 _NUM_CONFUSED_SHOWN = 5
+
+
+def _checked(texts: str | Iterable[str]) -> list[str]:
+    """One text or several as a list, each a string that is not blank."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    return [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
 
 
 class TemporaryFolder:
@@ -142,10 +150,24 @@ class TrainedRun:
         from labeldist.training.inference import check_top_k
 
         check_top_k(top_k)
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        checked = [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
         table_of_costs = costs_of(costs, order, self.class_names)
-        return list(self._predictor.predictions(checked, table_of_costs, top_k=top_k, calibrated=calibrated))
+        return list(self._predictor.predictions(_checked(texts), table_of_costs, top_k=top_k, calibrated=calibrated))
+
+    @says_it_in_python
+    def embed(self, texts: str | Iterable[str]) -> np.ndarray:
+        """The encoder's vectors, to search in: texts of one class lie close together, by cosine.
+
+        Args:
+            texts: one, or any number.
+
+        Returns:
+            `(N, hidden_size)`, float32, not normalized: what the class layer reads, and what the run's measures of
+            embeddings were taken of.
+
+        Raises:
+            labeldist.training.errors.UserError: for an empty text, or one that is no string.
+        """
+        return self._predictor.vectors(_checked(texts)).numpy()
 
     @says_it_in_python
     def evaluate(

@@ -49,6 +49,21 @@ def test_a_path_is_read_as_on_the_command_line(tickets, finished_run, tmp_path):
     assert train(files, objective="ce", **{**SMALL, "epochs": 1}).config.num_rows["test"] == 30
 
 
+def test_a_run_embeds_texts_for_search(run):
+    texts = ["is the delivery fast?", "the delivery was fast", "is the delivery fast?"]
+    vectors = run.embed(texts)
+    assert vectors.shape == (3, vectors.shape[1])
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    np.testing.assert_allclose(run.embed(texts[1]), vectors[1:2], rtol=1e-5, atol=1e-6)
+    assert run.embed([]).shape == (0, vectors.shape[1])
+    logits = run._predictor.classifier.model.classifier(torch.from_numpy(vectors))
+    expected = [row["label"] for row in run.predict(texts)]
+    assert [run.class_names[label] for label in logits.argmax(dim=1)] == expected
+    with pytest.raises(UserError, match=r"Text 2"):
+        run.embed(["a", "  "])
+
+
 def test_a_loaded_run_predicts_and_evaluates(run, tmp_path):
     again = load(run.save(tmp_path / "kept"))
     predictions = again.predict(TEXTS[:5])
