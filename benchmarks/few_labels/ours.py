@@ -46,6 +46,7 @@ class Options:
         label_text_rows: whether the label texts are rows to train on.
         head: what predicts: the class layer that was trained along, or a logistic regression on the tuned vectors.
         is_mixed: whether to train in bfloat16 autocast on a GPU.
+        tuned_share: of the tuned encoder's weights in the final ones; the rest is of those it came with.
     """
 
     steps: int | None = None
@@ -62,6 +63,7 @@ class Options:
     label_text_rows: bool = True
     head: Literal["trained", "logistic"] = "logistic"
     is_mixed: bool = False
+    tuned_share: float = 1.0
 
 
 def train_with_recipe(
@@ -135,7 +137,11 @@ def train_in_bare_loop(
     texts, labels = list(rows.texts), rows.labels
     if label_texts is not None and chosen.label_text_rows:
         texts, labels = [*texts, *label_texts], np.concatenate([labels, np.arange(num_classes)])
+    before = [parameter.detach().clone() for parameter in model.encoder.parameters()]
     _fit(model, _tokenized(tokenizer, texts), torch.from_numpy(labels).to(device), chosen)
+    with torch.no_grad():
+        for parameter, start in zip(model.encoder.parameters(), before, strict=True):
+            parameter.lerp_(start, 1 - chosen.tuned_share)
     model.eval()
     if chosen.head == "trained":
         return lambda new: outputs_of(model, tokenizer, new)[1].argmax(axis=1)

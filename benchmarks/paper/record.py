@@ -7,6 +7,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import current_commit
 from labeldist.training.records import read_record, record_to_json
@@ -28,20 +29,25 @@ def record(folder: Path, name: str, *, note: str = "", commit: str | None = None
     Returns:
         The file written.
     """
+    result = record_of(folder, note=note, commit=current_commit() if commit is None else commit)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def record_of(folder: Path, *, note: str, commit: str) -> dict[str, Any]:
+    """What is recorded of a finished comparison; arguments as in `record`."""
     comparison = read_record(folder / COMPARISON, Comparison)
     assert comparison.provenance is not None
     # Where the corpus stands on one machine is nobody's business.
     settings = comparison.provenance.settings
     data = {**settings["data"], "data": [f"corpora/{Path(part).name}" for part in settings["data"]["data"]]}
     provenance = replace(comparison.provenance, settings={**settings, "data": data})
-    result = {
-        "commit": current_commit() if commit is None else commit,
+    return {
+        "commit": commit,
         "note": note,
         "comparison": record_to_json(replace(comparison, provenance=provenance)),
     }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    return path
 
 
 def main() -> None:

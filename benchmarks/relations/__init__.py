@@ -1,0 +1,1 @@
+"""What a relation of the classes does, measured with controls; see `__main__.py`."""

@@ -1,0 +1,242 @@
+"""What a relation of the classes does: comparisons of every objective that uses one, with all controls.
+
+python -m benchmarks.relations --output benchmarks/results/relations          # every cell; a GPU or several
+python -m benchmarks.relations --cells sst5-20 trec50-10 --seeds 0 1 --jobs 4 --output /tmp/relations
+python -m benchmarks.relations --cells unseen-trec50 --output /tmp/relations
+
+A cell is one `labeldist compare` on a corpus in $LABELDIST_DATA and a number of labels a class. Its command is in its
+record. Cells run beside one another and share the jobs; the GPUs are taken in turns. The folder `--work` keeps the
+runs: the same command goes on where it was stopped, and a finished cell is only recorded again. `--development` judges
+by held-out training rows: options are chosen so, before any test row is seen.
+
+Cells `unseen-...` train on some of the classes and judge the embeddings of test rows of the others, which training
+never saw: graded nDCG@50 and group MAP, among these rows. Their record has a line for each run; `logistic` leaves the
+encoder as it came.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import current_commit
+from benchmarks.paper.record import record_of
+
+DATA = Path(os.environ.get("LABELDIST_DATA", "../shared/data"))
+SEEDS = [0, 1, 2, 3, 4, 5, 6, 7]
+OBJECTIVES = (
+    "ce", "ce-two-views", "contrastive", "uniform", "near", "far", "graded", "soft-labels", "margin", "far-permuted",
+    "graded-permuted",
+)  # fmt: skip
+UNSEEN_OBJECTIVES = ("logistic", "ce-two-views", "contrastive", "far", "graded", "graded-permuted")
+MAX_UNSEEN_ROWS, MAX_DEVELOPMENT_ROWS = 4000, 1000
+ENCODER = ("--encoder", "minilm", "--recipe", "standard", "--projection", "none", "--dropout", "0.1")
+LOSS = ("--temperature", "0.1", "--weighting", "log")
+STARS = ("--order", "very negative", "negative", "neutral", "positive", "very positive")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How a corpus is compared.
+
+    Attributes:
+        relation: flags that describe how its classes are related.
+        measure: what the verdict is about.
+        shots: labels a class that are compared; `None` for all rows.
+        options: flags that were chosen on validation rows.
+    """
+
+    relation: tuple[str, ...]
+    measure: str
+    shots: tuple[int | None, ...]
+    options: tuple[str, ...] = ()
+
+
+CORPORA = {
+    "sst5": Corpus(STARS, "mean-absolute-error", (20, 100, None)),
+    "trec50": Corpus(("--hierarchy-separator", ":"), "graded-ndcg", (10, 50, None)),
+    "20ng": Corpus(("--hierarchy-separator", "."), "graded-ndcg", (10, 50, None)),
+}
+UNSEEN = {"unseen-trec50": "trec50", "unseen-20ng": "20ng"}
+CELLS = [f"{name}-{shots or 'all'}" for name, corpus in CORPORA.items() for shots in corpus.shots] + list(UNSEEN)
+
+
+def main() -> None:
+    """Read the command line, compare, record."""
+    options = _options()
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    jobs = [max(1, (options.jobs + place) // len(options.cells)) for place in range(len(options.cells))]
+    threads = [
+        threading.Thread(target=_carry_out, args=(cell, place, number, options))
+        for place, (cell, number) in enumerate(zip(options.cells, jobs, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--objectives", nargs="+", help="default: all that a cell compares")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of all cells together")
+    parser.add_argument("--work", type=Path, default=Path("runs/relations"), help="folder of the runs")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--development", action="store_true", help="judge by held-out training rows")
+    parser.add_argument("--options", default="", help="more flags of `labeldist compare`, in one string")
+    parser.add_argument("--suffix", default="", help="of the names of folders and records, for other options")
+    parser.add_argument("--commit", help="that is measured, where there is no git")
+    return parser.parse_args()
+
+
+def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) -> None:
+    """One cell, from its command to its record."""
+    folder = options.work / f"{cell}{options.suffix}"
+    flags = flags_of(cell, options.work, is_development=options.development) + tuple(options.options.split())
+    objectives = options.objectives or (UNSEEN_OBJECTIVES if cell in UNSEEN else OBJECTIVES)
+    flags += ("--objectives", *objectives, "--seeds", *map(str, options.seeds))
+    command = [sys.executable, "-m", "labeldist", "compare", *flags, "--jobs", str(jobs), "--output", str(folder)]
+    log = options.work / f"{cell}{options.suffix}.log"
+    with log.open("w") as output:
+        done = subprocess.run(command, stdout=output, stderr=output, env=_environment(place), check=False)
+    if done.returncode:
+        print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
+        return
+    note = "The packaged all-MiniLM-L6-v2, tuned as a whole."
+    record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
+    if cell in UNSEEN:
+        record["unseen"] = _unseen_measures(cell, folder, options)
+    path = options.output / f"{cell}{options.suffix}.json"
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{cell}: {path}", flush=True)
+
+
+def _environment(place: int) -> dict[str, str]:
+    """Each cell begins with another GPU."""
+    import torch
+
+    number = torch.cuda.device_count()
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number)))).split(",")[:number]
+    begin = place % max(1, len(gpus))
+    return {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus[begin:] + gpus[:begin]),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[str, ...]:
+    """Data and settings of a cell, as flags of `labeldist compare`; writes data that no corpus folder holds.
+
+    Examples:
+        >>> flags_of("sst5-20", Path("runs"))[2:4]
+        ('--shots', '20')
+    """
+    if cell in UNSEEN:
+        name = UNSEEN[cell]
+        data: tuple[str, ...] = ("--data", str(_without_unseen(name, work / f"{cell}-data")))
+    else:
+        name, _, shots = cell.rpartition("-")
+        folder = _development(name, work / f"{name}-data") if is_development else DATA / name
+        data = ("--data", str(folder), *(() if shots == "all" else ("--shots", shots)))
+    corpus = CORPORA[name]
+    return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS, *corpus.options)
+
+
+def unseen_classes(class_names: Sequence[str], separator: str) -> list[str]:
+    """Every other class of each group of at least four: siblings remain on both sides.
+
+    Examples:
+        >>> unseen_classes(["a:1", "a:2", "a:3", "a:4", "b:1", "b:2"], ":")
+        ['a:2', 'a:4']
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(class_names):
+        groups.setdefault(name.partition(separator)[0], []).append(name)
+    return [name for members in groups.values() if len(members) >= 4 for name in members[1::2]]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _unseen(name: str) -> set[str]:
+    names = {row["label"] for row in _rows(DATA / name / "train.jsonl.gz")}
+    return set(unseen_classes(sorted(names), CORPORA[name].relation[1]))
+
+
+def _development(name: str, folder: Path) -> Path:
+    """The training rows, some of them held out as test rows."""
+    if not folder.exists():
+        rows = _rows(DATA / name / "train.jsonl.gz")
+        random.Random(0).shuffle(rows)
+        _write(folder, {"test": rows[:MAX_DEVELOPMENT_ROWS], "train": rows[MAX_DEVELOPMENT_ROWS:]})
+    return folder
+
+
+def _write(folder: Path, parts: dict[str, list[dict[str, str]]]) -> None:
+    folder.mkdir(parents=True)
+    for part, rows in parts.items():
+        with (folder / f"{part}.jsonl").open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _without_unseen(name: str, folder: Path) -> Path:
+    """The corpus without the rows of unseen classes."""
+    unseen = _unseen(name)
+    if not folder.exists():
+        parts = {part: _rows(DATA / name / f"{part}.jsonl.gz") for part in ("train", "test")}
+        _write(folder, {part: [row for row in rows if row["label"] not in unseen] for part, rows in parts.items()})
+    return folder
+
+
+def _unseen_measures(cell: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Graded retrieval among rows of the classes that no run saw, of each run."""
+    import torch
+
+    import labeldist
+    from labeldist import Relation
+    from labeldist.evaluation import graded_ndcg, group_mean_average_precision
+
+    name = UNSEEN[cell]
+    separator, unseen = CORPORA[name].relation[1], _unseen(name)
+    # Rows of train, too: most classes have few in test.
+    rows = [row for part in ("train", "test") for row in _rows(DATA / name / f"{part}.jsonl.gz")]
+    rows = [row for row in rows if row["label"] in unseen]
+    random.Random(0).shuffle(rows)
+    rows = rows[:MAX_UNSEEN_ROWS]
+    names = sorted({row["label"] for row in rows})
+    relation = Relation.from_names(names, separator=separator)
+    labels = torch.tensor([names.index(row["label"]) for row in rows])
+    prefixes = [name.partition(separator)[0] for name in names]
+    groups = [sorted(set(prefixes)).index(prefix) for prefix in prefixes]
+
+    def measured(vectors: Any) -> dict[str, float]:
+        return {
+            "graded_ndcg": round(graded_ndcg(vectors, labels, 4**relation.closeness - 1), 6),
+            "group_mean_average_precision": round(group_mean_average_precision(vectors, labels, groups), 6),
+        }
+
+    results = []
+    for path in sorted((folder / "runs").iterdir()):
+        run = labeldist.load(path)
+        vectors = torch.from_numpy(run.embed([row["text"] for row in rows]))
+        results.append({"objective": run.metrics.objective, "seed": run.metrics.seed, **measured(vectors)})
+    return results
+
+
+if __name__ == "__main__":
+    main()
