@@ -35,8 +35,8 @@ def weigh_targets(
     total, constant, own_scale = 0.0, 0.0, 0.0
     factor = 1.0
     if BY_TOTAL:
-        weight = tl.load(numbers + row)
-        factor = tl.where(weight != 0, 1 / weight, 0.0)
+        row_total = tl.load(numbers + row)
+        factor = tl.where(row_total != 0, 1 / row_total, 0.0)
     for start in range(0, num_classes, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         inside = columns < num_classes
