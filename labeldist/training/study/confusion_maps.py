@@ -43,7 +43,8 @@ def draw_confusions(
     }
     order = pictures.class_order(pool_confusions(list(pooled.values())), len(class_names))
     top_share = max(pictures.largest_share(confusion, len(class_names)) for confusion in pooled.values())
-    note = f"pooled over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    seeds_in_words = f"pooled over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    note = "; ".join(filter(None, (seeds_in_words, pictures.note_on_the_rest(len(class_names)))))
     for file_name, (name, confusion) in zip((BASELINE_CONFUSION, BEST_CONFUSION), pooled.items(), strict=True):
         title = f"Confusion matrix: {name}"
         path = folder / file_name

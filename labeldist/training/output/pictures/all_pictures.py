@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from labeldist.training.output.pictures.confused import MAX_GIVEN_ORDER, class_order
+from labeldist.training.output.pictures.confused import MAX_DRAWN_CLASSES, MAX_GIVEN_ORDER, class_order
 from labeldist.training.output.pictures.curves import plot_curves
 from labeldist.training.output.pictures.embedding_map import plot_embeddings
 from labeldist.training.output.pictures.heat_maps import plot_confusion, plot_ldm
@@ -14,7 +14,7 @@ from labeldist.training.output.pictures.themes import ThemeName
 from labeldist.training.output.projection import TwoDimensions
 from labeldist.training.records import Confusion
 
-__all__ = ["draw_pictures"]
+__all__ = ["draw_pictures", "note_on_the_rest"]
 
 
 def draw_pictures(
@@ -42,7 +42,8 @@ def draw_pictures(
     """
     # Side by side, the same cell of both maps is the same pair of classes.
     order = class_order(confusion, len(class_names))
-    plot_confusion(confusion, class_names, folder / "confusion.png", order=order, theme=theme)
+    note = note_on_the_rest(len(class_names))
+    plot_confusion(confusion, class_names, folder / "confusion.png", note=note, order=order, theme=theme)
     if projection is not None:
         path = folder / "embeddings.png"
         plot_embeddings(projection, labels, class_names, path, confusion=confusion, theme=theme)
@@ -51,3 +52,13 @@ def draw_pictures(
         plot_ldm(matrix, class_names, folder / "ldm.png", order=shared, theme=theme)
     if history:
         plot_curves(history, folder / "curves.png", theme=theme)
+
+
+def note_on_the_rest(num_classes: int) -> str:
+    """Where the classes are that a confusion matrix in a folder with a report leaves out; empty if it draws all.
+
+    Examples:
+        >>> note_on_the_rest(200), note_on_the_rest(11)
+        ('report.html shows more classes', '')
+    """
+    return "report.html shows more classes" if num_classes > MAX_DRAWN_CLASSES else ""
