@@ -41,7 +41,7 @@ def carry_out(command: Any, under_few_labels: Any = None) -> None:
 
 def _report(command: ReportOf) -> None:
     from labeldist.training.reporting.prediction_table import PredictionColumns
-    from labeldist.training.reporting.saving import report_path, save_report
+    from labeldist.training.reporting.saving import check_page, report_path, save_report
 
     columns = PredictionColumns(
         command.text_column, command.label_column, command.prediction_column, command.probability_column
@@ -49,6 +49,8 @@ def _report(command: ReportOf) -> None:
     table_format = TableFormat.of(command.delimiter, command.quotes)
     of_tables = (command.train, command.costs, *command.order, command.title)
     path = command.output or report_path(command.source)
+    # Before a long table is read.
+    check_page(path, command.source)
     if command.source.is_dir():
         if columns != PredictionColumns() or table_format or any(one is not None for one in of_tables):
             raise UserError(f"{command.source} is a folder: only --output goes with it, the rest belongs to a table.")
@@ -69,7 +71,7 @@ def _report(command: ReportOf) -> None:
             command=["labeldist", *sys.argv[1:]],
             note=_say if command.verbose else _say_nothing,
         )
-    save_report(report, path)
+    save_report(report, path, command.source)
     print(report)
     print(f"\nReport: {escape_controls(str(path))}")
 

@@ -53,6 +53,7 @@ class About:
         command: the command that repeats it; empty if there is none.
         compare: the command that compares objectives on these data, to which the page adds a pair; empty if not known.
         map_method: how the map was made, such as t-SNE.
+        source: what a file of the page was made from; empty where it is made from no file.
     """
 
     title: str = "Report"
@@ -61,6 +62,7 @@ class About:
     command: str = ""
     compare: Sequence[str] = ()
     map_method: str = ""
+    source: str = ""
 
 
 def render(findings: Findings, about: About, comparison: ComparisonPart | None = None) -> str:

@@ -387,7 +387,7 @@ def _carry_out(
     if options.report:
         # The run is whole by now, whatever comes: `labeldist report` makes the page again.
         report = run_report(run.path)
-        save_report(report, run.path / REPORT)
+        save_report(report, run.path / REPORT, run.path)
         write_card(run, report)
     return metrics
 

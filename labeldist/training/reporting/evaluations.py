@@ -62,7 +62,7 @@ def save_evaluation(
         "command": about.command,
     }
     write_json(folder / ABOUT, {**told, "costs": None if costs is None else np.asarray(costs).tolist()})
-    return save_report(evaluation_report(folder), folder / REPORT)
+    return save_report(evaluation_report(folder), folder / REPORT, folder)
 
 
 def is_evaluation(folder: Path) -> bool:

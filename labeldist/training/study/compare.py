@@ -174,7 +174,7 @@ def compare(
             write_record(folder / COMPARISON, comparison)
             pictures.plot_comparison(comparison, folder / FIGURE)
             draw_confusions(runs, comparison, folder)
-            save_report(comparison_report(folder), folder / REPORT)
+            save_report(comparison_report(folder), folder / REPORT, folder)
         if sentence := pictures.font_sentence(runs[0].metrics.class_names):
             say(sentence)
     return comparison

@@ -17,6 +17,7 @@ from labeldist.reports.card import in_markdown
 from labeldist.training.errors import UserError
 from labeldist.training.reporting.comparisons import comparison_report
 from labeldist.training.reporting.runs import run_report
+from labeldist.training.reporting.saving import report_path
 from labeldist.training.reporting.sources import folder_report
 from labeldist.training.run_folder import RunFolder
 from runs import QUICK
@@ -37,7 +38,7 @@ def test_a_run_leaves_its_report_and_says_so_last(capsys, tickets, tmp_path):
     assert main(["train", "--data", str(tickets), *QUICK, "--objective", "ce", "-o", str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder / 'report.html'}"
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page == run_report(folder).html
+    assert page == run_report(folder).of_source(".").html
     found = run_report(folder).findings
     metrics = RunFolder(folder).read_metrics().test
     assert found.accuracy.value == metrics.accuracy
@@ -82,6 +83,48 @@ def test_report_makes_the_page_again_wherever_the_folder_stands(capsys, finished
     assert main(["report", str(moved)]) == 0
 
 
+def test_a_page_is_replaced_by_one_of_the_same_source_only(capsys, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("p.csv").write_text("label,prediction\nask,tell\ntell,tell\n")
+    Path("p.jsonl").write_text('{"label": "ask", "prediction": "ask"}\n{"label": "tell", "prediction": "ask"}\n')
+    assert main(["report", "p.csv"]) == 0
+    first = Path("p.report.html").read_text(encoding="utf-8")
+    assert main(["report", "p.jsonl"]) == 2
+    sentence = "p.report.html exists already and is the report of 'p.csv', not of 'p.jsonl'. Choose another --output."
+    assert capsys.readouterr().err == f"labeldist: error: {sentence}\n"
+    assert Path("p.report.html").read_text(encoding="utf-8") == first
+    assert main(["report", "p.jsonl", "-o", "other.html"]) == 0
+    # The same source by another path, under another title, and after both moved.
+    assert main(["report", str(tmp_path / "p.csv"), "--title", "Again"]) == 0
+    assert "<title>Again</title>" in Path("p.report.html").read_text(encoding="utf-8")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("p.csv", "p.report.html"):
+        shutil.move(name, moved)
+    assert main(["report", "moved/p.csv"]) == 0
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    assert main(["report", "run"]) == 0
+    assert main(["report", "run"]) == 0
+    assert main(["report", "moved/p.csv", "-o", "run/report.html"]) == 2
+    assert "run/report.html exists already and is a report of its folder, not of '../moved/p.csv'." in (
+        capsys.readouterr().err
+    )
+    labeldist.report(["a", "b"], ["a", "a"]).save("mine.html")
+    assert main(["report", "moved/p.csv", "-o", "mine.html"]) == 2
+    assert "mine.html exists already and is a report that names no source" in capsys.readouterr().err
+
+
+def test_a_source_of_any_name_is_known_again(tmp_path):
+    path = tmp_path / "\"><script>x & 'q'\n\x1b.csv"
+    path.write_text("label,prediction\nask,tell\ntell,tell\n")
+    assert main(["report", str(path)]) == 0
+    assert main(["report", str(path)]) == 0
+    page = report_path(path).read_text(encoding="utf-8")
+    assert "<script>x" not in page
+    assert "\x1b" not in page
+
+
 def test_an_evaluation_leaves_a_folder(capsys, finished_run, tickets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("evaluate-adaptive-tickets", "evaluate-adaptive-tickets-2"):
@@ -102,7 +145,7 @@ def test_an_evaluation_leaves_a_folder(capsys, finished_run, tickets, tmp_path, 
 
 def test_a_comparison_leaves_its_report(capsys, finished_comparison):
     page = (finished_comparison / "report.html").read_text(encoding="utf-8")
-    assert page == comparison_report(finished_comparison).html
+    assert page == comparison_report(finished_comparison).of_source(".").html
     found = comparison_report(finished_comparison)
     assert found.findings.predictions.num_runs == 2
     assert found.findings.accuracy.total == 60
