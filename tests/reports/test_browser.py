@@ -1,12 +1,18 @@
 """The page in a real browser: no error, no request, every control by keyboard, and accessible."""
 
+import itertools
 import shutil
 
 import numpy as np
 import pytest
 from test_page import HOSTILE, hostile_report
 
-from labeldist.reports.report import report
+from labeldist.reports.comparison import ComparedObjective, ComparisonPart, flips_of, pairs_over_seeds
+from labeldist.reports.findings import find
+from labeldist.reports.page import About
+from labeldist.reports.predictions import predictions_of
+from labeldist.reports.report import Report, report
+from labeldist.training.reporting.comparisons import pooled
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
@@ -137,18 +143,55 @@ def test_the_texts_of_a_cell_are_its_texts(opened):
     assert page.locator("#cell-texts li").count() == min(30, pair.share.num)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
-def test_nothing_serious_hinders_access_or_overflows(opened, width, dark):
+def compared_report():
+    """What `compare` writes: a verdict first, two runs of each side together."""
+    rng = np.random.default_rng(2)
+    names = ["ask", "tell", "order", "cancel"]
+    labels = rng.integers(0, 4, 120)
+
+    def runs(share):
+        guesses = [np.where(rng.random(120) < share, (labels + 1) % 4, labels) for _ in range(2)]
+        texts = [f"words {label} of row {i}" for i, label in enumerate(labels)]
+        return [predictions_of(labels, guess, texts=texts, class_names=names) for guess in guesses]
+
+    theirs, ours = runs(0.4), runs(0.2)
+    repaired, broken = pairs_over_seeds(theirs, ours)
+    fixed, lost = flips_of(theirs, ours)
+    part = ComparisonPart(
+        verdict="It helps.",
+        answer="helps",
+        sentences=("static: helps.",),
+        objectives=(
+            ComparedObjective("ce", True, (0.6, 0.6), None, None, None),
+            ComparedObjective("static", False, (0.8, 0.8), 0.2, 0.1, 0.3),
+        ),
+        baseline="ce",
+        shown="static",
+        margin=0.005,
+        num_seeds=2,
+        num_pair_seeds=2,
+        repaired=repaired,
+        broken=broken or repaired,
+        fixed_texts=fixed,
+        lost_texts=lost,
+    )
+    return Report(find(pooled(ours), baseline=pooled(theirs)), About("Comparison"), part)
+
+
+@pytest.mark.parametrize("made", [usual_report, compared_report, hostile_report])
+def test_axe_finds_nothing_and_nothing_overflows(opened, made):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(usual_report(), width=width, dark=dark)
-    found = [
-        (problem["id"], [node["html"] for node in problem["nodes"]])
-        for problem in Axe().run(page).response["violations"]
-        if problem["impact"] in ("serious", "critical")
-    ]
-    assert found == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page = opened(made())
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for width, colors in itertools.product((1280, 390), ("light", "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=colors)
+        # All rules, the best practices among them.
+        found = Axe().run(page).response["violations"]
+        shown = [(problem["id"], [node["html"] for node in problem["nodes"]]) for problem in found]
+        assert (width, colors, shown) == (width, colors, [])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_map_needs_no_texts(opened):
