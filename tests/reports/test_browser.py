@@ -194,6 +194,31 @@ def test_axe_finds_nothing_and_nothing_overflows(opened, made):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_print_shows_every_part_on_a_light_page_and_the_screen_stays_as_it_was(opened):
+    page = opened(compared_report(), dark=True)
+    look = "[document.querySelectorAll('details:not([open])').length, getComputedStyle(document.body).backgroundColor]"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {look}; }})")
+    before = page.evaluate(look)
+    assert before[0] > 2
+    assert len(page.pdf()) > 10_000
+    assert page.evaluate("window.printed") == [0, "rgb(255, 255, 255)"]
+    assert page.evaluate(look) == before
+
+
+def test_closed_parts_are_printed_without_javascript(browser, tmp_path):
+    path = usual_report().save(tmp_path / "report.html")
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        closed = page.locator("details:not([open]) table.texts").first
+        visible = "element => element.checkVisibility({ contentVisibilityAuto: true })"
+        assert not closed.evaluate(visible)
+        page.emulate_media(media="print")
+        assert closed.evaluate(visible)
+        assert page.locator("#classes thead button").first.is_visible()
+        assert not page.locator("#theme").is_visible()
+
+
 def test_a_map_needs_no_texts(opened):
     page = opened(report(["a", "b", "a"], ["a", "a", "b"], points=[[0, 1], [1, 2], [2, 0]]))
     page.locator("#map-canvas").focus()

@@ -484,6 +484,25 @@
     drawMap();
   }
 
+  // Printing: every part open, on a light page
+
+  let before = null;
+  addEventListener("beforeprint", () => {
+    if (before) return;
+    before = { theme: document.documentElement.dataset.theme, closed: [...document.querySelectorAll("details:not([open])")] };
+    before.closed.forEach((part) => { part.open = true; });
+    document.documentElement.dataset.theme = "light";
+    redraws.forEach((redraw) => redraw());
+  });
+  addEventListener("afterprint", () => {
+    if (!before) return;
+    before.closed.forEach((part) => { part.open = false; });
+    if (before.theme) document.documentElement.dataset.theme = before.theme;
+    else delete document.documentElement.dataset.theme;
+    before = null;
+    redraws.forEach((redraw) => redraw());
+  });
+
   let width = document.documentElement.clientWidth;
   addEventListener("resize", () => {
     if (document.documentElement.clientWidth === width) return;
