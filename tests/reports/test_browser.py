@@ -152,7 +152,12 @@ def compared_report():
     def runs(share):
         guesses = [np.where(rng.random(120) < share, (labels + 1) % 4, labels) for _ in range(2)]
         texts = [f"words {label} of row {i}" for i, label in enumerate(labels)]
-        return [predictions_of(labels, guess, texts=texts, class_names=names) for guess in guesses]
+        # Of the first seed there is a map.
+        points = [rng.normal(size=(120, 2)) + 3 * labels[:, None], None]
+        return [
+            predictions_of(labels, guess, texts=texts, class_names=names, points=places)
+            for guess, places in zip(guesses, points, strict=True)
+        ]
 
     theirs, ours = runs(0.4), runs(0.2)
     repaired, broken = pairs_over_seeds(theirs, ours)
@@ -174,6 +179,7 @@ def compared_report():
         broken=broken or repaired,
         fixed_texts=fixed,
         lost_texts=lost,
+        map_seed=7,
     )
     return Report(find(pooled(ours), baseline=pooled(theirs)), About("Comparison"), part)
 
@@ -225,6 +231,35 @@ def test_a_map_needs_no_texts(opened):
     page.keyboard.press("ArrowRight")
     assert "row" in page.locator("#map-status").inner_text()
     assert "Texts were not given" in page.locator("#cell-note").inner_text()
+
+
+def test_a_row_is_marked_on_the_maps_of_both_sides(opened):
+    page = opened(compared_report())
+    section = page.locator("#map")
+    assert "Maps of the embeddings" in section.inner_text()
+    assert "120 rows, seed 7" in section.inner_text()
+    assert section.locator("figcaption").all_inner_texts() == ["ce, the baseline", "static"]
+    maps = [page.locator("#map-canvas-baseline"), page.locator("#map-canvas")]
+    boxes = [one.bounding_box() for one in maps]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    pictures = [one.screenshot() for one in maps]
+    maps[0].press("ArrowRight")
+    # A ring around the map that has the focus would be in its picture, too.
+    page.locator("#theme").focus()
+    assert "of row" in page.locator("#map-status").inner_text()
+    assert [before != one.screenshot() for before, one in zip(pictures, maps, strict=True)] == [True, True]
+    told = set()
+    for _ in range(40):
+        maps[1].press("ArrowRight")
+        told.add(page.locator("#map-status").inner_text().split(":")[0])
+    assert any(" by ce" in one and " by static" not in one for one in told)
+    assert any("taken for" not in one for one in told)
+
+
+def test_maps_stand_one_below_the_other_on_a_phone(opened):
+    page = opened(compared_report(), width=390)
+    first, second = (page.locator(name).bounding_box() for name in ("#map-canvas-baseline", "#map-canvas"))
+    assert first["y"] + first["height"] <= second["y"]
 
 
 def test_links_of_a_notebooks_frame_stay_in_the_frame(browser, tmp_path):

@@ -102,6 +102,10 @@ class _Study:
     def run(self, seed: int, objective: Objective) -> RunFolder:
         return RunFolder(self.folder / "runs" / f"{objective}-seed{seed}")
 
+    def has_map(self, seed: int) -> bool:
+        """Whether the runs of a seed get a map of their embeddings: those of the first one do, for the report."""
+        return seed == next(iter(self.corpora))
+
     def confusion_file(self, seed: int) -> Path:
         return self.folder / f"confusion-seed{seed}.json"
 
@@ -341,6 +345,7 @@ def _carry_out(study: _Study, seed: int, objective: Objective, tell: Tell | None
     title = f"{objective}, seed {seed}"
     options = RunOptions(
         report=False,
+        map=study.has_map(seed),
         progress=SILENT if tell is None else Progress(tell=lambda step: tell(f"{title}: {step}")),
         confusion_file=study.confusion_file(seed),
         tokens=study.tokens,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
@@ -150,6 +151,15 @@ def test_a_comparison_leaves_its_report(capsys, finished_comparison):
     assert found.findings.predictions.num_runs == 2
     assert found.findings.accuracy.total == 60
     assert found.findings.matrix.baseline is not None
+    # The runs of the first seed have a map, for the page; those of the others need none.
+    maps = {folder.name: (folder / "map.json").exists() for folder in (finished_comparison / "runs").iterdir()}
+    assert maps == {"ce-seed0": True, "static-seed0": True, "ce-seed1": False, "static-seed1": False}
+    assert found.findings.baseline is not None
+    for side in (found.findings.predictions, found.findings.baseline):
+        assert side.points is not None
+        assert np.isfinite(side.points).all(axis=1).tolist() == [True] * 30 + [False] * 30
+    assert "Maps of the embeddings" in page
+    assert "30 rows, seed 0" in page
     assert "Label distance" in page
     assert main(["report", str(finished_comparison)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"Report: {finished_comparison / 'report.html'}"
@@ -230,6 +240,27 @@ def test_python_shows_the_same_report(finished_run, finished_comparison):
     assert labeldist.load(finished_run).report().html == run_report(finished_run).html
     found = labeldist.report(["a", "b"], ["a", "a"], texts=["x", "y"])
     assert found.findings.accuracy.num == 1
+
+
+def test_a_comparison_without_maps_says_why(finished_comparison, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(finished_comparison, folder)
+    (folder / "runs" / "ce-seed0" / "map.json").unlink()
+    page = comparison_report(folder).html
+    assert "There are no maps: no seed has a run of ce and one of static with a map of its own (map.json)." in page
+    assert '<a href="#map">' in page
+    assert "map-canvas" not in page.split("<script")[0]
+    for row in json.loads(page.split('type="application/json">')[1].split("</script>")[0])["rows"]:
+        assert row[5] is None
+
+
+def test_runs_of_other_rows_are_no_pair(finished_comparison, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(finished_comparison, folder)
+    path = folder / "runs" / "ce-seed0" / "predictions.jsonl"
+    path.write_text("".join(reversed(path.read_text(encoding="utf-8").splitlines(keepends=True))), encoding="utf-8")
+    with pytest.raises(UserError, match="the runs of static and ce do not fit: baseline must have the rows"):
+        comparison_report(folder)
 
 
 def test_a_comparison_that_is_not_finished_has_no_report(finished_comparison, tmp_path):
