@@ -168,7 +168,8 @@ def _evaluate(command: Evaluate) -> None:
         table_format=table_format,
         note=note,
     )
-    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated, progress=_progress())
+    progress = _progress()
+    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated, progress=progress)
     title = f"{command.run.name} on {command.data}"
     about = About(
         title=title,
@@ -178,7 +179,13 @@ def _evaluate(command: Evaluate) -> None:
     )
     with writing_to(folder):
         path = save_evaluation(
-            folder, split, metrics, predictions, about, costs=None if costs is None else costs.double().numpy()
+            folder,
+            split,
+            metrics,
+            predictions,
+            about,
+            costs=None if costs is None else costs.double().numpy(),
+            progress=progress,
         )
     print(train_summary(metrics, title=title, folder=str(folder), stream=sys.stdout))
     print(f"Report: {escape_controls(str(path))}")

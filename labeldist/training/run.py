@@ -362,7 +362,8 @@ def _carry_out(
     seconds = None if resume else time.perf_counter() - started
     projection = None
     if options.report or options.map:
-        projection = two_dimensions(predictions.embeddings.numpy())
+        with options.progress.step("drawing the map of the embeddings"):
+            projection = two_dimensions(predictions.embeddings.numpy())
         write_map(projection, run.map)
     if options.report and len(corpus.train):
 
@@ -370,7 +371,8 @@ def _carry_out(
             encodings = tokens.encode(texts, tokenizer, settings, corpus)
             return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
 
-        nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
+        with options.progress.step("finding the most similar training texts"):
+            nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
         write_nearest(nearest, run.nearest)
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
     if options.report:
@@ -382,15 +384,17 @@ def _carry_out(
             projection=projection,
             matrix=None if matrix is None else matrix.numpy(force=True),
             history=fitted.log_history,
+            progress=options.progress,
         )
         if sentence := pictures.font_sentence(classes):
             options.say(sentence)
     run.finish(metrics)
     if options.report:
         # The run is whole by now, whatever comes: `labeldist report` makes the page again.
-        report = run_report(run.path)
-        save_report(report, run.path / REPORT, run.path)
-        write_card(run, report)
+        with options.progress.step(f"writing {REPORT}"):
+            report = run_report(run.path)
+            save_report(report, run.path / REPORT, run.path)
+            write_card(run, report)
     return metrics
 
 

@@ -88,6 +88,26 @@ class Progress:
         whole = "" if total is None else f" of {total:,}"
         yield lambda done: self.tell(f"{title}: {done:,}{whole} {unit}s") if self.tell else None
 
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Show what is done, while the block runs, where nothing can be counted.
+
+        Args:
+            title: what is done, such as `drawing confusion.png`.
+
+        Examples:
+            >>> with Progress(tell=print).step("drawing confusion.png"):
+            ...     pass
+            drawing confusion.png ...
+        """
+        if self.bar:
+            with tqdm(desc=title, bar_format="{desc} ...", leave=False, dynamic_ncols=True):
+                yield
+            return
+        if self.tell:
+            self.tell(f"{title} ...")
+        yield
+
 
 def _move(bar: tqdm, done: int) -> None:
     bar.update(done - bar.n)

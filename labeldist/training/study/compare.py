@@ -174,11 +174,14 @@ def compare(
             build_comparison(runs, data=name or data.name, encoder=encoder, margin=spec.margin, measure=spec.measure),
             provenance=provenance,
         )
+        progress = Progress(bar=show_progress, tell=NowAndThen(say))
         with writing_to(folder):
             write_record(folder / COMPARISON, comparison)
-            pictures.plot_comparison(comparison, folder / FIGURE)
-            draw_confusions(runs, comparison, folder)
-            save_report(comparison_report(folder), folder / REPORT, folder)
+            with progress.step(f"drawing {FIGURE}"):
+                pictures.plot_comparison(comparison, folder / FIGURE)
+            draw_confusions(runs, comparison, folder, progress=progress)
+            with progress.step(f"writing {REPORT}"):
+                save_report(comparison_report(folder), folder / REPORT, folder)
         if sentence := pictures.font_sentence(runs[0].metrics.class_names):
             say(sentence)
     return comparison

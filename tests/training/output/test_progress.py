@@ -42,3 +42,14 @@ def test_a_bar_leaves_nothing_behind(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "predicting" in err
     assert err.rpartition("\r")[0].rpartition("\r")[2].strip() == ""
+
+
+def test_a_step_is_shown_at_once_and_leaves_nothing_behind(capsys):
+    with Progress(bar=True).step("drawing confusion.png"):
+        shown = capsys.readouterr().err
+    assert "drawing confusion.png ..." in shown
+    err = capsys.readouterr().err
+    assert err.rpartition("\r")[0].rpartition("\r")[2].strip() == ""
+    with SILENT.step("drawing confusion.png"):
+        pass
+    assert capsys.readouterr() == ("", "")

@@ -16,12 +16,13 @@ import labeldist
 from labeldist.cli import main
 from labeldist.reports.card import in_markdown
 from labeldist.training.errors import UserError
+from labeldist.training.output.progress import Progress
 from labeldist.training.reporting.comparisons import comparison_report
 from labeldist.training.reporting.runs import run_report
 from labeldist.training.reporting.saving import report_path
 from labeldist.training.reporting.sources import folder_report
 from labeldist.training.run_folder import RunFolder
-from runs import QUICK
+from runs import QUICK, settings_of, train
 
 OBJECTIVES = ["ce", "static"]
 
@@ -48,6 +49,31 @@ def test_a_run_leaves_its_report_and_says_so_last(capsys, tickets, tmp_path):
     assert found.predictions.probabilities is not None
     assert all(found.predictions.nearest or [None])
     assert found.confidence is not None
+
+
+def test_every_long_step_says_what_it_does(tickets, finished_run, finished_comparison, capsys, tmp_path):
+    told = []
+    run = tmp_path / "run"
+    train(run, settings_of(tickets), "static", report=True, progress=Progress(tell=told.append))
+    after = [line for line in told if line.endswith(" ...")]
+    assert after == [
+        "drawing the map of the embeddings ...", "finding the most similar training texts ...",
+        "drawing confusion.png ...", "drawing embeddings.png ...", "drawing ldm.png ...", "drawing curves.png ...",
+        "writing report.html ...",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        # On a terminal, when nothing is left to train.
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        flags = [*QUICK, "--objectives", *OBJECTIVES, "--seeds", "0", "1"]
+        assert main(["compare", "--data", str(tickets), *flags, "-o", str(finished_comparison)]) == 0
+        compared = capsys.readouterr().err
+        assert main(["evaluate", str(finished_run), "--data", str(tickets), "-o", str(tmp_path / "evaluation")]) == 0
+        evaluated = capsys.readouterr().err
+    for name in ("comparison.png", "confusion-baseline.png", "confusion-best.png"):
+        assert f"drawing {name} ..." in compared
+    assert "writing report.html ..." in compared
+    for step in ("drawing the map of the embeddings", "drawing confusion.png", "writing report.html"):
+        assert f"{step} ..." in evaluated
 
 
 def test_the_card_is_one_that_the_hub_reads(finished_run):

@@ -11,6 +11,7 @@ from labeldist.training.output.pictures.curves import plot_curves
 from labeldist.training.output.pictures.embedding_map import plot_embeddings
 from labeldist.training.output.pictures.heat_maps import plot_confusion, plot_ldm
 from labeldist.training.output.pictures.themes import ThemeName
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.output.projection import TwoDimensions
 from labeldist.training.records import Confusion
 
@@ -27,6 +28,7 @@ def draw_pictures(
     matrix: ArrayLike | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     theme: ThemeName = "light",
+    progress: Progress = SILENT,
 ) -> None:
     """Draw `confusion.png`, and, of what is given, `embeddings.png`, `ldm.png` and `curves.png`.
 
@@ -39,19 +41,24 @@ def draw_pictures(
         matrix: label distances, `(C, C)`.
         history: `log_history` of a Trainer.
         theme: the page that they are for.
+        progress: where it shows which picture is drawn.
     """
     # Side by side, the same cell of both maps is the same pair of classes.
     order = class_order(confusion, len(class_names))
     note = note_on_the_rest(len(class_names))
-    plot_confusion(confusion, class_names, folder / "confusion.png", note=note, order=order, theme=theme)
+    with progress.step("drawing confusion.png"):
+        plot_confusion(confusion, class_names, folder / "confusion.png", note=note, order=order, theme=theme)
     if projection is not None:
         path = folder / "embeddings.png"
-        plot_embeddings(projection, labels, class_names, path, confusion=confusion, theme=theme)
+        with progress.step("drawing embeddings.png"):
+            plot_embeddings(projection, labels, class_names, path, confusion=confusion, theme=theme)
     if matrix is not None:
         shared = order if len(class_names) > MAX_GIVEN_ORDER else None
-        plot_ldm(matrix, class_names, folder / "ldm.png", order=shared, theme=theme)
+        with progress.step("drawing ldm.png"):
+            plot_ldm(matrix, class_names, folder / "ldm.png", order=shared, theme=theme)
     if history:
-        plot_curves(history, folder / "curves.png", theme=theme)
+        with progress.step("drawing curves.png"):
+            plot_curves(history, folder / "curves.png", theme=theme)
 
 
 def note_on_the_rest(num_classes: int) -> str:
