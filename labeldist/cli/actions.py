@@ -51,12 +51,14 @@ def _report(command: ReportOf) -> None:
     path = command.output or report_path(command.source)
     # Before a long table is read.
     check_page(path, command.source)
+    progress = _progress()
     if command.source.is_dir():
         if columns != PredictionColumns() or table_format or any(one is not None for one in of_tables):
             raise UserError(f"{command.source} is a folder: only --output goes with it, the rest belongs to a table.")
         from labeldist.training.reporting.sources import folder_report
 
-        report = folder_report(command.source)
+        with progress.step(f"reading {command.source}"):
+            report = folder_report(command.source)
     else:
         from labeldist.training.reporting.tables import table_report
 
@@ -70,8 +72,11 @@ def _report(command: ReportOf) -> None:
             table_format=table_format,
             command=["labeldist", *sys.argv[1:]],
             note=_say if command.verbose else _say_nothing,
+            say=_say,
+            progress=progress,
         )
-    save_report(report, path, command.source)
+    with progress.step(f"writing {path}"):
+        save_report(report, path, command.source)
     print(report)
     print(f"\nReport: {escape_controls(str(path))}")
 

@@ -289,11 +289,12 @@ def _row(
         found = zip(predictions.top.classes[row].tolist(), predictions.top.probabilities[row].tolist(), strict=True)
         top = [[c, round(probability, 3)] for c, probability in found if c >= 0 and probability >= 0.001]
     nearest = None if predictions.nearest is None else predictions.nearest[row]
+    confidence = predictions.confidence_of(row)
     return [
         _cut(_shown(predictions.text(row)), length),
         int(predictions.labels[row]),
         int(predictions.predicted[row]),
-        None if predictions.confidence is None else round(float(predictions.confidence[row]), 3),
+        None if confidence is None else round(confidence, 3),
         top,
         place,
         None
