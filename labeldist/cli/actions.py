@@ -48,7 +48,7 @@ def _report(command: ReportOf) -> None:
     )
     table_format = TableFormat.of(command.delimiter, command.quotes)
     of_tables = (command.train, command.costs, *command.order, command.title)
-    path = command.output or report_path(command.source)
+    path = report_path(command.source, command.output)
     # Before a long table is read.
     check_page(path, command.source)
     progress = _progress()

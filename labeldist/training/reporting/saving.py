@@ -17,17 +17,25 @@ SOURCE = "labeldist-source"
 MAX_HEAD = 16_384
 
 
-def report_path(source: Path) -> Path:
-    """Where the report of a source goes unless the user says.
+def report_path(source: Path, output: Path | None = None) -> Path:
+    """Where the report of a source goes: into or beside it, unless the user says.
+
+    Args:
+        source: a folder or a table.
+        output: file or existing folder that the user names.
 
     Examples:
         >>> report_path(Path("answers.csv")).name
         'answers.report.html'
+        >>> report_path(Path("answers.csv"), Path("page.html")).name
+        'page.html'
     """
+    if output is not None and not output.is_dir():
+        return output
     if source.is_dir():
-        return source / REPORT
-    name = source.name.removesuffix(".gz")
-    return source.with_name(f"{Path(name).stem}.{REPORT}")
+        return (output or source) / REPORT
+    name = f"{Path(source.name.removesuffix('.gz')).stem}.{REPORT}"
+    return source.with_name(name) if output is None else output / name
 
 
 def save_report(report: Report, path: Path, source: Path) -> Path:
@@ -50,7 +58,7 @@ def save_report(report: Report, path: Path, source: Path) -> Path:
 
 
 def check_page(path: Path, source: Path) -> None:
-    """Raise `UserError` where the page of a source would overwrite something else.
+    """Raise `UserError` where the page of a source would overwrite something else, or has no name of a page.
 
     Args:
         path: of the page.
@@ -58,6 +66,8 @@ def check_page(path: Path, source: Path) -> None:
     """
     with writing_to(path.parent):
         if not path.exists():
+            if path.suffix.casefold() not in (".html", ".htm"):
+                raise UserError(f"A report is a page, and --output must end in .html or name a folder, got {path}.")
             return
     found, name = source_of(path), _beside(source, path)
     if found is None:

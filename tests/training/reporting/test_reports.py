@@ -142,6 +142,15 @@ def test_a_page_is_replaced_by_one_of_the_same_source_only(capsys, finished_run,
     assert "mine.html exists already and is a report that names no source" in capsys.readouterr().err
 
 
+def test_a_folder_receives_the_page_under_its_usual_name(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pages").mkdir()
+    Path("p.csv").write_text("label,prediction\nask,tell\ntell,tell\n")
+    assert main(["report", "p.csv", "-o", "pages"]) == 0
+    assert main(["report", str(finished_run), "-o", "pages/"]) == 0
+    assert sorted(path.name for path in Path("pages").iterdir()) == ["p.report.html", "report.html"]
+
+
 def test_a_source_of_any_name_is_known_again(tmp_path):
     path = tmp_path / "\"><script>x & 'q'\n\x1b.csv"
     path.write_text("label,prediction\nask,tell\ntell,tell\n")
@@ -213,6 +222,7 @@ def test_a_table_of_predictions_needs_no_training(capsys, tmp_path):
         (["nothing.csv"], "nothing.csv"),
         (["."], "holds no run, evaluation or comparison"),
         (["mail.csv", "-o", "notes.txt"], "notes.txt exists already and is no report"),
+        (["mail.csv", "-o", "page"], "--output must end in .html or name a folder, got page."),
         (["mail.csv", "--train", "train.csv"], "has no column of texts. Name it with --text-column"),
         (["mail.csv", "--order", "ask"], "'tell' is missing"),
         (["RUN", "--title", "x"], "only --output goes with it"),
