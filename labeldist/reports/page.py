@@ -188,6 +188,7 @@ def _rows(findings: Findings) -> tuple[list[int], int]:
         order = wrong if confidence is None else wrong[np.argsort(-confidence[wrong], kind="stable")]
         size = len(predictions.class_names)
         of_cell: dict[int, int] = {}
+        texts = predictions.texts
 
         def cell_of(row: int) -> int:
             return int(predictions.labels[row]) * size + int(predictions.predicted[row])
@@ -196,7 +197,6 @@ def _rows(findings: Findings) -> tuple[list[int], int]:
             # Pooled runs bring the same mistake several times.
             return (cell_of(row), texts[row]) if predictions.num_runs > 1 else (row, "")
 
-        texts = predictions.texts
         on_map = {key_of(row): row for row in _map_rows(findings).tolist() if predictions.is_wrong[row]}
         for row in order.tolist():
             cell, key = cell_of(row), key_of(row)

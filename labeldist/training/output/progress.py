@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from labeldist.messages import escape_controls
+
 __all__ = ["SILENT", "NowAndThen", "Progress", "Tell"]
 
 Tell = Callable[[str], None]
@@ -100,6 +102,8 @@ class Progress:
             ...     pass
             drawing confusion.png ...
         """
+        # A title may hold the name of a file.
+        title = escape_controls(title)
         if self.bar:
             with tqdm(desc=title, bar_format="{desc} ...", leave=False, dynamic_ncols=True):
                 yield

@@ -45,9 +45,9 @@ def test_a_bar_leaves_nothing_behind(monkeypatch, capsys):
 
 
 def test_a_step_is_shown_at_once_and_leaves_nothing_behind(capsys):
-    with Progress(bar=True).step("drawing confusion.png"):
+    with Progress(bar=True).step("reading p\x1b[2J.csv"):
         shown = capsys.readouterr().err
-    assert "drawing confusion.png ..." in shown
+    assert r"reading p\x1b[2J.csv ..." in shown
     err = capsys.readouterr().err
     assert err.rpartition("\r")[0].rpartition("\r")[2].strip() == ""
     with SILENT.step("drawing confusion.png"):
