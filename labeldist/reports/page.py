@@ -83,14 +83,15 @@ def render(findings: Findings, about: About, comparison: ComparisonPart | None =
     )
     rows, num_left_out = _rows(findings)
     names = [_name(name) for name in findings.predictions.class_names]
+    data = _data(findings, about, names, rows)
     context = {
         "about": about,
         "classes": findings.classes[:MAX_CLASSES],
         "comparison": comparison,
-        "data": _data(findings, about, names, rows),
+        "data": data,
         "doubtful": findings.doubtful[:MAX_DOUBTFUL],
         "f": findings,
-        "map_size": len(_map_rows(findings)),
+        "map_size": sum(row[5] is not None for row in data["rows"]),
         "max_text": MAX_TEXT,
         "names": names,
         "num_left_out": num_left_out,
@@ -247,7 +248,8 @@ def _data(findings: Findings, about: About, names: Sequence[str], rows: Sequence
             # As the page will hold it: characters of HTML take six.
             if len(_htmlsafe(data, ensure_ascii=False).encode()) <= MAX_DATA_BYTES or not kept:
                 return data
-        kept = kept[: len(kept) // 2]
+        # Of the mistakes and of the map, which come after each other, alike.
+        kept = kept[1::2]
 
 
 def _places(predictions: Predictions, rows: NDArray[np.int64]) -> dict[int, list[float]]:
