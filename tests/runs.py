@@ -62,9 +62,10 @@ def settings_of(data: Path | str, *, epochs: int = 2, shots: int | None = None, 
 
 
 def train(folder: Path, settings: RunSettings, objective: Objective = "adaptive", *, seed: int = 0, **options: Any):
-    """A run without pictures."""
+    """A run; without pictures unless `report=True`."""
     corpus = read_run_corpus(settings, seed)
-    metrics = start_run(RunSpec(settings, objective, seed), corpus, folder, RunOptions(report=False, **options))
+    chosen = RunOptions(**{"report": False, **options})
+    metrics = start_run(RunSpec(settings, objective, seed), corpus, folder, chosen)
     assert metrics is not None
     return metrics
 

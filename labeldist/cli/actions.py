@@ -41,20 +41,24 @@ def carry_out(command: Any, under_few_labels: Any = None) -> None:
 
 def _report(command: ReportOf) -> None:
     from labeldist.training.reporting.prediction_table import PredictionColumns
-    from labeldist.training.reporting.saving import report_path, save_report
+    from labeldist.training.reporting.saving import check_page, report_path, save_report
 
     columns = PredictionColumns(
         command.text_column, command.label_column, command.prediction_column, command.probability_column
     )
     table_format = TableFormat.of(command.delimiter, command.quotes)
     of_tables = (command.train, command.costs, *command.order, command.title)
-    path = command.output or report_path(command.source)
+    path = report_path(command.source, command.output)
+    # Before a long table is read.
+    check_page(path, command.source)
+    progress = _progress()
     if command.source.is_dir():
         if columns != PredictionColumns() or table_format or any(one is not None for one in of_tables):
             raise UserError(f"{command.source} is a folder: only --output goes with it, the rest belongs to a table.")
         from labeldist.training.reporting.sources import folder_report
 
-        report = folder_report(command.source)
+        with progress.step(f"reading {command.source}"):
+            report = folder_report(command.source)
     else:
         from labeldist.training.reporting.tables import table_report
 
@@ -68,8 +72,11 @@ def _report(command: ReportOf) -> None:
             table_format=table_format,
             command=["labeldist", *sys.argv[1:]],
             note=_say if command.verbose else _say_nothing,
+            say=_say,
+            progress=progress,
         )
-    save_report(report, path)
+    with progress.step(f"writing {path}"):
+        save_report(report, path, command.source)
     print(report)
     print(f"\nReport: {escape_controls(str(path))}")
 
@@ -166,7 +173,8 @@ def _evaluate(command: Evaluate) -> None:
         table_format=table_format,
         note=note,
     )
-    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated, progress=_progress())
+    progress = _progress()
+    metrics, predictions = predictor.measure(split, costs, calibrated=command.calibrated, progress=progress)
     title = f"{command.run.name} on {command.data}"
     about = About(
         title=title,
@@ -176,7 +184,13 @@ def _evaluate(command: Evaluate) -> None:
     )
     with writing_to(folder):
         path = save_evaluation(
-            folder, split, metrics, predictions, about, costs=None if costs is None else costs.double().numpy()
+            folder,
+            split,
+            metrics,
+            predictions,
+            about,
+            costs=None if costs is None else costs.double().numpy(),
+            progress=progress,
         )
     print(train_summary(metrics, title=title, folder=str(folder), stream=sys.stdout))
     print(f"Report: {escape_controls(str(path))}")

@@ -141,7 +141,8 @@ class ReportOf:
     title: str | None = None
     """Title of the page; the name of the source if not given."""
     output: Output = None
-    """The page; report.html in a folder, SOURCE.report.html beside a table, if not given."""
+    """The page, or a folder that receives it; report.html in the folder of a run, NAME.report.html beside NAME.csv, if
+    not given."""
     verbose: Verbose = False
     """Say which columns were read, and show warnings."""
 

@@ -98,6 +98,8 @@ class ComparisonPart:
         broken: pairs that it confuses more often.
         fixed_texts: texts that `shown` gets right in every seed and the baseline in none.
         lost_texts: the reverse.
+        map_seed: seed of the runs whose embeddings are on the maps; None without maps.
+        why_no_map: why there are none, in a sentence.
     """
 
     verdict: str
@@ -116,6 +118,8 @@ class ComparisonPart:
     broken: tuple[PairOverSeeds, ...] = ()
     fixed_texts: tuple[Flip, ...] = ()
     lost_texts: tuple[Flip, ...] = ()
+    map_seed: int | None = None
+    why_no_map: str = ""
 
 
 def pairs_over_seeds(

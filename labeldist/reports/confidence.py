@@ -60,12 +60,14 @@ class Confidence:
     """What the probabilities of the predicted classes are worth.
 
     Attributes:
+        num_rows: rows that have a probability; the rest of the findings is about these.
         calibration_error: expected calibration error, in [0, 1].
         bins: ten bins of equal width.
         curve: coverage and accuracy of the most confident rows, from few rows to all of them.
         thresholds: for each target accuracy above that of all rows.
     """
 
+    num_rows: int
     calibration_error: float
     bins: tuple[Bin, ...]
     curve: tuple[tuple[float, float], ...]
@@ -82,7 +84,8 @@ def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
 
     Args:
         is_right: whether each prediction is right, `(N,)`, N >= 1.
-        confidence: probability of each predicted class, `(N,)`, in [0, 1].
+        confidence: probability of each predicted class, `(N,)`, in [0, 1]; NaN for a row that is left out, which are
+            not all.
 
     Examples:
         >>> found = confidence_of([True, True, False, True], [0.9, 0.8, 0.7, 0.6])
@@ -93,6 +96,8 @@ def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
         [(0.9, 0.9, 10)]
     """
     right, scores = np.asarray(is_right, dtype=bool), np.asarray(confidence, dtype=np.float64)
+    is_known = ~np.isnan(scores)
+    right, scores = right[is_known], scores[is_known]
     number = len(right)
     place = np.minimum((scores * NUM_BINS).astype(int), NUM_BINS - 1)
     bins, error = [], 0.0
@@ -111,7 +116,7 @@ def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
     thresholds = tuple(_threshold(target, ends, ranked, accuracy) for target in TARGETS if accuracy[-1] < target)
     steps = np.unique(np.linspace(0, len(ends) - 1, min(NUM_CURVE_POINTS, len(ends))).astype(int))
     curve = tuple((float((ends[i] + 1) / number), float(accuracy[ends[i]])) for i in steps)
-    return Confidence(error, tuple(bins), curve, thresholds)
+    return Confidence(number, error, tuple(bins), curve, thresholds)
 
 
 def _threshold(target: float, ends: np.ndarray, ranked: np.ndarray, accuracy: np.ndarray) -> Threshold:

@@ -98,6 +98,7 @@ class Findings:
         matrix: the confusion matrix.
         confidence: what the probabilities are worth; None without probabilities.
         costs: what decisions cost; None without a table of costs.
+        baseline: predictions of the same rows by what is compared with; None without a baseline.
     """
 
     predictions: Predictions
@@ -115,6 +116,7 @@ class Findings:
     matrix: Matrix
     confidence: Confidence | None
     costs: Costs | None
+    baseline: Predictions | None = None
 
 
 def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: Predictions | None = None) -> Findings:
@@ -126,7 +128,7 @@ def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: 
         baseline: predictions of the same rows by what is compared with, with the same classes.
 
     Raises:
-        ValueError: for costs of another shape, or a baseline with other classes.
+        ValueError: for costs of another shape, or a baseline with other classes or rows.
 
     Examples:
         >>> from labeldist.reports.predictions import predictions_of
@@ -136,6 +138,8 @@ def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: 
     """
     if baseline is not None and baseline.class_names != predictions.class_names:
         raise ValueError("baseline must have the classes of the predictions, in the same order.")
+    if baseline is not None and not np.array_equal(baseline.labels, predictions.labels):
+        raise ValueError("baseline must have the rows of the predictions, in the same order.")
     size = len(predictions.class_names)
     true, predicted, num_rows = confused_cells(predictions)
     support = np.bincount(predictions.labels, minlength=size)
@@ -173,6 +177,7 @@ def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: 
         if predictions.confidence is None
         else confidence_of(~predictions.is_wrong, predictions.confidence),
         costs=None if costs is None else costs_of_mistakes(predictions, costs),
+        baseline=baseline,
     )
 
 

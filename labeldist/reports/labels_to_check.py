@@ -83,10 +83,14 @@ def labels_to_check(predictions: Predictions) -> list[DoubtfulRow]:
             doubts[row].add("same text in training")
         elif wrong[row] and nearest.label == names[predictions.predicted[row]]:
             doubts[row].add("nearest training text")
-    confidence = np.zeros(len(predictions)) if predictions.confidence is None else predictions.confidence
 
     def rank(row: int) -> tuple[int, bool, float, int]:
-        return -sum(WEIGHTS[doubt] for doubt in doubts[row]), not wrong[row], -float(confidence[row]), row
+        return (
+            -sum(WEIGHTS[doubt] for doubt in doubts[row]),
+            not wrong[row],
+            -(predictions.confidence_of(row) or 0.0),
+            row,
+        )
 
     return [
         DoubtfulRow(row, tuple(sorted(doubts[row], key=lambda doubt: -WEIGHTS[doubt])), tuple(sorted(others[row])))

@@ -23,6 +23,7 @@ from labeldist.messages import escape_controls
 from labeldist.reports.comparison import ComparisonPart
 from labeldist.reports.findings import Findings
 from labeldist.reports.pairs import Pair
+from labeldist.reports.predictions import Predictions
 from labeldist.reports.similar_texts import Piece
 from labeldist.reports.words import count, percent
 
@@ -53,6 +54,7 @@ class About:
         command: the command that repeats it; empty if there is none.
         compare: the command that compares objectives on these data, to which the page adds a pair; empty if not known.
         map_method: how the map was made, such as t-SNE.
+        source: what a file of the page was made from; empty where it is made from no file.
     """
 
     title: str = "Report"
@@ -61,6 +63,7 @@ class About:
     command: str = ""
     compare: Sequence[str] = ()
     map_method: str = ""
+    source: str = ""
 
 
 def render(findings: Findings, about: About, comparison: ComparisonPart | None = None) -> str:
@@ -80,14 +83,15 @@ def render(findings: Findings, about: About, comparison: ComparisonPart | None =
     )
     rows, num_left_out = _rows(findings)
     names = [_name(name) for name in findings.predictions.class_names]
+    data = _data(findings, about, names, rows)
     context = {
         "about": about,
         "classes": findings.classes[:MAX_CLASSES],
         "comparison": comparison,
-        "data": _data(findings, about, names, rows),
+        "data": data,
         "doubtful": findings.doubtful[:MAX_DOUBTFUL],
         "f": findings,
-        "map_size": len(_map_rows(findings)),
+        "map_size": sum(row[5] is not None for row in data["rows"]),
         "max_text": MAX_TEXT,
         "names": names,
         "num_left_out": num_left_out,
@@ -185,27 +189,39 @@ def _rows(findings: Findings) -> tuple[list[int], int]:
         order = wrong if confidence is None else wrong[np.argsort(-confidence[wrong], kind="stable")]
         size = len(predictions.class_names)
         of_cell: dict[int, int] = {}
-        for row in order.tolist():
-            cell = int(predictions.labels[row]) * size + int(predictions.predicted[row])
+        texts = predictions.texts
+
+        def cell_of(row: int) -> int:
+            return int(predictions.labels[row]) * size + int(predictions.predicted[row])
+
+        def key_of(row: int) -> tuple[int, str]:
             # Pooled runs bring the same mistake several times.
-            key = (cell, predictions.texts[row]) if predictions.num_runs > 1 else (row, "")
+            return (cell_of(row), texts[row]) if predictions.num_runs > 1 else (row, "")
+
+        on_map = {key_of(row): row for row in _map_rows(findings).tolist() if predictions.is_wrong[row]}
+        for row in order.tolist():
+            cell, key = cell_of(row), key_of(row)
             if key in seen:
                 continue
             seen.add(key)
             if of_cell.get(cell, 0) < MAX_ROWS_OF_CELL and len(kept) < MAX_ROWS:
                 of_cell[cell] = of_cell.get(cell, 0) + 1
-                kept.append(row)
+                # Of equal mistakes the one that the map shows anyway.
+                kept.append(on_map.get(key, row))
     left_out = len(seen) - len(kept)
     held = set(kept)
     return kept + [row for row in _map_rows(findings).tolist() if row not in held], left_out
 
 
 def _map_rows(findings: Findings) -> NDArray[np.int64]:
-    """The rows on the map: all that have a place, or 2,000 of them, drawn by a fixed seed."""
+    """The rows on the map: all that have a place, on that of a baseline as well, or 2,000, drawn by a fixed seed."""
     points = findings.predictions.points
     if points is None:
         return np.zeros(0, dtype=np.int64)
-    placed = np.flatnonzero(np.isfinite(points).all(axis=1))
+    has_place = np.isfinite(points).all(axis=1)
+    if findings.baseline is not None and findings.baseline.points is not None:
+        has_place &= np.isfinite(findings.baseline.points).all(axis=1)
+    placed = np.flatnonzero(has_place)
     if len(placed) <= MAX_MAP_ROWS:
         return placed
     return np.sort(np.random.default_rng(0).choice(placed, MAX_MAP_ROWS, replace=False))
@@ -214,7 +230,10 @@ def _map_rows(findings: Findings) -> NDArray[np.int64]:
 def _data(findings: Findings, about: About, names: Sequence[str], rows: Sequence[int]) -> dict[str, Any]:
     """What the script reads; texts are shortened until it is small enough."""
     kept = list(rows)
-    places = _places(findings)
+    map_rows = _map_rows(findings)
+    places, base_places = (
+        {} if side is None else _places(side, map_rows) for side in (findings.predictions, findings.baseline)
+    )
     while True:
         for length in (MAX_TEXT, 300, 150, 60):
             data: dict[str, Any] = {
@@ -223,21 +242,21 @@ def _data(findings: Findings, about: About, names: Sequence[str], rows: Sequence
                 "groups": [list(group.classes) for group in findings.groups],
                 "pairs": [[pair.forward.true, pair.forward.predicted] for pair in findings.pairs],
                 "hasTexts": findings.predictions.texts is not None,
-                "rows": [_row(findings, row, length, places.get(row)) for row in kept],
+                "rows": [_row(findings, row, length, places.get(row), base_places.get(row)) for row in kept],
                 "matrixFile": _matrix_file(findings),
             }
             # As the page will hold it: characters of HTML take six.
             if len(_htmlsafe(data, ensure_ascii=False).encode()) <= MAX_DATA_BYTES or not kept:
                 return data
-        kept = kept[: len(kept) // 2]
+        # Of the mistakes and of the map, which come after each other, alike.
+        kept = kept[1::2]
 
 
-def _places(findings: Findings) -> dict[int, list[float]]:
+def _places(predictions: Predictions, rows: NDArray[np.int64]) -> dict[int, list[float]]:
     """The places of the rows on the map, in [0, 1]."""
-    rows, points = _map_rows(findings), findings.predictions.points
-    if points is None or not len(rows):
+    if predictions.points is None or not len(rows):
         return {}
-    found = points[rows]
+    found = predictions.points[rows]
     low, span = found.min(axis=0), np.ptp(found, axis=0)
     scaled = (found - low) / np.where(span > 0, span, 1)
     return dict(zip(rows.tolist(), np.round(scaled, 4).tolist(), strict=True))
@@ -259,19 +278,25 @@ def _matrix(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _row(findings: Findings, row: int, length: int, place: list[float] | None) -> list[Any]:
-    """`[text, true, predicted, probability, other classes, map, nearest]`, by place to save room."""
-    predictions = findings.predictions
+def _row(
+    findings: Findings, row: int, length: int, place: list[float] | None, base_place: list[float] | None
+) -> list[Any]:
+    """`[text, true, predicted, probability, other classes, map, nearest, baseline]`, by place to save room.
+
+    The last is `[map, predicted]`, and there only for rows on the map of a baseline.
+    """
+    predictions, baseline = findings.predictions, findings.baseline
     top = []
     if predictions.top is not None:
         found = zip(predictions.top.classes[row].tolist(), predictions.top.probabilities[row].tolist(), strict=True)
         top = [[c, round(probability, 3)] for c, probability in found if c >= 0 and probability >= 0.001]
     nearest = None if predictions.nearest is None else predictions.nearest[row]
+    confidence = predictions.confidence_of(row)
     return [
         _cut(_shown(predictions.text(row)), length),
         int(predictions.labels[row]),
         int(predictions.predicted[row]),
-        None if predictions.confidence is None else round(float(predictions.confidence[row]), 3),
+        None if confidence is None else round(confidence, 3),
         top,
         place,
         None
@@ -281,6 +306,7 @@ def _row(findings: Findings, row: int, length: int, place: list[float] | None) -
             _name(nearest.label),
             nearest.is_same,
         ],
+        *([] if base_place is None or baseline is None else [[base_place, int(baseline.predicted[row])]]),
     ]
 
 

@@ -209,7 +209,7 @@ def _examples(
             Mistake(
                 row,
                 tuple(pieces),
-                None if predictions.confidence is None else float(predictions.confidence[row]),
+                predictions.confidence_of(row),
                 times_seen,
                 None if other_pieces is None else tuple(other_pieces),
             )

@@ -52,7 +52,8 @@ class Predictions:
         labels: true class of each row, `(N,)`, values in [0, C).
         predicted: predicted class of each row, `(N,)`, values in [0, C).
         texts: the N texts; None where they are not known.
-        confidence: probability of the predicted class, `(N,)`, in [0, 1]; None where it is not known.
+        confidence: probability of the predicted class, `(N,)`, in [0, 1], NaN for a row without one; None where no row
+            has one.
         probabilities: of all classes, `(N, C)`; None where they are not all known.
         top: the most probable classes; None where no other class than the predicted one is known.
         points: place of each row on a map, `(N, 2)`, NaN for rows that are not on it; None without a map.
@@ -84,6 +85,12 @@ class Predictions:
     def text(self, row: int) -> str:
         """The text of a row; its number where texts are not known."""
         return f"row {row + 1:,}" if self.texts is None else self.texts[row]
+
+    def confidence_of(self, row: int) -> float | None:
+        """The probability of the predicted class of a row; None where it is not known."""
+        if self.confidence is None or np.isnan(self.confidence[row]):
+            return None
+        return float(self.confidence[row])
 
     def restricted(self, classes: NDArray[np.int64]) -> "Predictions":
         """The rows whose label and prediction are both among `classes`, which are renumbered; without probabilities."""

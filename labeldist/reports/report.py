@@ -36,17 +36,26 @@ class Report:
 
     Attributes:
         findings: accuracy, pairs, groups, classes, doubtful labels, confidence, costs.
+        about: where the predictions come from.
     """
 
     def __init__(self, findings: Findings, about: About, comparison: ComparisonPart | None = None):
         self.findings = findings
-        self._about = about
+        self.about = about
         self._comparison = comparison
 
     @cached_property
     def html(self) -> str:
         """The page: one file without references to others."""
-        return render(self.findings, self._about, self._comparison)
+        return render(self.findings, self.about, self._comparison)
+
+    def of_source(self, source: str) -> "Report":
+        """The same report, whose page names what it was made from.
+
+        Args:
+            source: such as the path of a table.
+        """
+        return Report(self.findings, replace(self.about, source=source), self._comparison)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page.

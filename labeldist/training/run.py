@@ -72,6 +72,7 @@ class RunOptions:
     Attributes:
         progress: where it shows how far it is.
         report: whether pictures are drawn, and predictions written with all that a report shows.
+        map: whether the map of the embeddings is made, report or not.
         confusion_file: where counted confusions are kept for other runs of the same split; in the run folder if `None`.
         tokens: of the corpus's texts, shared with other runs of the same split.
         say: receives each sentence that a user must know: which label distances were taken, what happened to the
@@ -82,6 +83,7 @@ class RunOptions:
 
     progress: Progress = SILENT
     report: bool = True
+    map: bool = False
     confusion_file: Path | None = None
     tokens: TokenCache | None = None
     say: Callable[[str], None] = lambda sentence: None
@@ -357,22 +359,24 @@ def _carry_out(
     if matrix is not None:
         write_matrix(choice, matrix, run.matrix)
     write_predictions(corpus.test, classes, predictions.probabilities, run.predictions)
-    projection = None
-    if options.report:
-        projection = two_dimensions(predictions.embeddings.numpy())
-        write_map(projection, run.map)
-        if len(corpus.train):
-
-            def vectors_of(texts: Sequence[str]) -> torch.Tensor:
-                encodings = tokens.encode(texts, tokenizer, settings, corpus)
-                return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
-
-            nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
-            write_nearest(nearest, run.nearest)
-    # The time before an interruption is not known.
+    # What follows is looked at, and no part of the training. The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
+    projection = None
+    if options.report or options.map:
+        with options.progress.step("drawing the map of the embeddings"):
+            projection = two_dimensions(predictions.embeddings.numpy())
+        write_map(projection, run.map)
+    if options.report and len(corpus.train):
+
+        def vectors_of(texts: Sequence[str]) -> torch.Tensor:
+            encodings = tokens.encode(texts, tokenizer, settings, corpus)
+            return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
+
+        with options.progress.step("finding the most similar training texts"):
+            nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
+        write_nearest(nearest, run.nearest)
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
-    if projection is not None:
+    if options.report:
         pictures.draw_pictures(
             run.path,
             classes,
@@ -381,15 +385,17 @@ def _carry_out(
             projection=projection,
             matrix=None if matrix is None else matrix.numpy(force=True),
             history=fitted.log_history,
+            progress=options.progress,
         )
         if sentence := pictures.font_sentence(classes):
             options.say(sentence)
     run.finish(metrics)
     if options.report:
         # The run is whole by now, whatever comes: `labeldist report` makes the page again.
-        report = run_report(run.path)
-        save_report(report, run.path / REPORT)
-        write_card(run, report)
+        with options.progress.step(f"writing {REPORT}"):
+            report = run_report(run.path)
+            save_report(report, run.path / REPORT, run.path)
+            write_card(run, report)
     return metrics
 
 

@@ -1,12 +1,18 @@
 """The page in a real browser: no error, no request, every control by keyboard, and accessible."""
 
+import itertools
 import shutil
 
 import numpy as np
 import pytest
 from test_page import HOSTILE, hostile_report
 
-from labeldist.reports.report import report
+from labeldist.reports.comparison import ComparedObjective, ComparisonPart, flips_of, pairs_over_seeds
+from labeldist.reports.findings import find
+from labeldist.reports.page import About
+from labeldist.reports.predictions import predictions_of
+from labeldist.reports.report import Report, report
+from labeldist.training.reporting.comparisons import pooled
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
@@ -137,18 +143,86 @@ def test_the_texts_of_a_cell_are_its_texts(opened):
     assert page.locator("#cell-texts li").count() == min(30, pair.share.num)
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
-def test_nothing_serious_hinders_access_or_overflows(opened, width, dark):
+def compared_report():
+    """What `compare` writes: a verdict first, two runs of each side together."""
+    rng = np.random.default_rng(2)
+    names = ["ask", "tell", "order", "cancel"]
+    labels = rng.integers(0, 4, 120)
+
+    def runs(share):
+        guesses = [np.where(rng.random(120) < share, (labels + 1) % 4, labels) for _ in range(2)]
+        texts = [f"words {label} of row {i}" for i, label in enumerate(labels)]
+        # Of the first seed there is a map.
+        points = [rng.normal(size=(120, 2)) + 3 * labels[:, None], None]
+        return [
+            predictions_of(labels, guess, texts=texts, class_names=names, points=places)
+            for guess, places in zip(guesses, points, strict=True)
+        ]
+
+    theirs, ours = runs(0.4), runs(0.2)
+    repaired, broken = pairs_over_seeds(theirs, ours)
+    fixed, lost = flips_of(theirs, ours)
+    part = ComparisonPart(
+        verdict="It helps.",
+        answer="helps",
+        sentences=("static: helps.",),
+        objectives=(
+            ComparedObjective("ce", True, (0.6, 0.6), None, None, None),
+            ComparedObjective("static", False, (0.8, 0.8), 0.2, 0.1, 0.3),
+        ),
+        baseline="ce",
+        shown="static",
+        margin=0.005,
+        num_seeds=2,
+        num_pair_seeds=2,
+        repaired=repaired,
+        broken=broken or repaired,
+        fixed_texts=fixed,
+        lost_texts=lost,
+        map_seed=7,
+    )
+    return Report(find(pooled(ours), baseline=pooled(theirs)), About("Comparison"), part)
+
+
+@pytest.mark.parametrize("made", [usual_report, compared_report, hostile_report])
+def test_axe_finds_nothing_and_nothing_overflows(opened, made):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(usual_report(), width=width, dark=dark)
-    found = [
-        (problem["id"], [node["html"] for node in problem["nodes"]])
-        for problem in Axe().run(page).response["violations"]
-        if problem["impact"] in ("serious", "critical")
-    ]
-    assert found == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page = opened(made())
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for width, colors in itertools.product((1280, 390), ("light", "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=colors)
+        # All rules, the best practices among them.
+        found = Axe().run(page).response["violations"]
+        shown = [(problem["id"], [node["html"] for node in problem["nodes"]]) for problem in found]
+        assert (width, colors, shown) == (width, colors, [])
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_print_shows_every_part_on_a_light_page_and_the_screen_stays_as_it_was(opened):
+    page = opened(compared_report(), dark=True)
+    look = "[document.querySelectorAll('details:not([open])').length, getComputedStyle(document.body).backgroundColor]"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ window.printed = {look}; }})")
+    before = page.evaluate(look)
+    assert before[0] > 2
+    assert len(page.pdf()) > 10_000
+    assert page.evaluate("window.printed") == [0, "rgb(255, 255, 255)"]
+    assert page.evaluate(look) == before
+
+
+def test_closed_parts_are_printed_without_javascript(browser, tmp_path):
+    path = usual_report().save(tmp_path / "report.html")
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        closed = page.locator("details:not([open]) table.texts").first
+        visible = "element => element.checkVisibility({ contentVisibilityAuto: true })"
+        assert not closed.evaluate(visible)
+        page.emulate_media(media="print")
+        assert closed.evaluate(visible)
+        assert page.locator("#classes thead button").first.is_visible()
+        assert not page.locator("#theme").is_visible()
 
 
 def test_a_map_needs_no_texts(opened):
@@ -157,6 +231,35 @@ def test_a_map_needs_no_texts(opened):
     page.keyboard.press("ArrowRight")
     assert "row" in page.locator("#map-status").inner_text()
     assert "Texts were not given" in page.locator("#cell-note").inner_text()
+
+
+def test_a_row_is_marked_on_the_maps_of_both_sides(opened):
+    page = opened(compared_report())
+    section = page.locator("#map")
+    assert "Maps of the embeddings" in section.inner_text()
+    assert "120 rows, seed 7" in section.inner_text()
+    assert section.locator("figcaption").all_inner_texts() == ["ce, the baseline", "static"]
+    maps = [page.locator("#map-canvas-baseline"), page.locator("#map-canvas")]
+    boxes = [one.bounding_box() for one in maps]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    pictures = [one.screenshot() for one in maps]
+    maps[0].press("ArrowRight")
+    # A ring around the map that has the focus would be in its picture, too.
+    page.locator("#theme").focus()
+    assert "of row" in page.locator("#map-status").inner_text()
+    assert [before != one.screenshot() for before, one in zip(pictures, maps, strict=True)] == [True, True]
+    told = set()
+    for _ in range(40):
+        maps[1].press("ArrowRight")
+        told.add(page.locator("#map-status").inner_text().split(":")[0])
+    assert any(" by ce" in one and " by static" not in one for one in told)
+    assert any("taken for" not in one for one in told)
+
+
+def test_maps_stand_one_below_the_other_on_a_phone(opened):
+    page = opened(compared_report(), width=390)
+    first, second = (page.locator(name).bounding_box() for name in ("#map-canvas-baseline", "#map-canvas"))
+    assert first["y"] + first["height"] <= second["y"]
 
 
 def test_links_of_a_notebooks_frame_stay_in_the_frame(browser, tmp_path):

@@ -202,6 +202,24 @@ def test_a_page_of_texts_full_of_html_stays_small():
     assert data_of(found.html)["rows"]
 
 
+def test_a_page_that_is_too_large_for_all_rows_keeps_a_part_of_its_map():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 150, 6_000)
+    found = report(
+        labels,
+        (labels + rng.integers(1, 150, 6_000) * (rng.random(6_000) < 0.7)) % 150,
+        texts=["<&>'" * 200 + str(i) for i in range(6_000)],
+        class_names=[f"{c} {'<&>' * 40}" for c in range(150)],
+        points=rng.normal(size=(6_000, 2)),
+        train_texts=["<&>'" * 150 + str(i) for i in range(5)],
+        train_labels=[0] * 5,
+    )
+    placed = sum(row[5] is not None for row in data_of(found.html)["rows"])
+    assert 100 < placed < 2_000
+    assert f"{placed:,} rows)" in found.html
+    assert len(found.html.encode()) < 5_000_000
+
+
 def test_line_ends_of_windows_are_line_ends():
     page = report(["a", "b"], ["b", "b"], texts=["one\r\ntwo\rthree", "x"]).html
     assert "one\ntwo\nthree" in page

@@ -347,9 +347,16 @@
   const mapCanvas = byId("map-canvas");
   if (mapCanvas) {
     const points = data.rows.filter((row) => row[5]);
-    const [xs, ys] = [0, 1].map((axis) => points.map((row) => row[5][axis]));
-    const span = (values) => [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
-    const [[left, right], [low, high]] = [span(xs), span(ys)];
+    const panel = (canvas, placeOf, guessOf) => {
+      const range = (axis) => {
+        const values = points.map((row) => placeOf(row)[axis]);
+        return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+      };
+      return { canvas, placeOf, guessOf, ranges: [range(0), range(1)], box: [0, 0, 1] };
+    };
+    const panels = [panel(mapCanvas, (row) => row[5], (row) => row[2])];
+    const baseCanvas = byId("map-canvas-baseline");
+    if (baseCanvas) panels.unshift(panel(baseCanvas, (row) => row[7][0], (row) => row[7][1]));
     const light = ["#1f5f8b", "#b4501e", "#2f7a4b", "#8a4aa8", "#a8322a", "#7a6a10", "#0f7f86", "#b0407e"];
     const dark = ["#86c1ea", "#ef9a68", "#7fd09a", "#cfa1ea", "#f1998f", "#e0c65a", "#6fd3d8", "#f29ac6"];
     const choice = byId("map-choice");
@@ -365,30 +372,32 @@
     });
     if (classes.length <= light.length) addChoice("all classes", classes);
     classes.slice(0, 500).forEach((index) => addChoice(`class: ${name(index)}`, [index]));
-    const state = { members: choices[0] || [], at: -1, box: [0, 0, 1] };
-    const place = (row) => {
-      const [width, height, margin] = state.box;
-      const x = right > left ? (row[5][0] - left) / (right - left) : 0.5;
-      const y = high > low ? (row[5][1] - low) / (high - low) : 0.5;
+    const state = { members: choices[0] || [], at: -1 };
+    const place = (map, row) => {
+      const [width, height, margin] = map.box;
+      const [x, y] = map.placeOf(row).map((value, axis) => {
+        const [from, to] = map.ranges[axis];
+        return to > from ? (value - from) / (to - from) : 0.5;
+      });
       return [margin + x * (width - 2 * margin), height - margin - y * (height - 2 * margin)];
     };
     const color = (index) => {
       const found = state.members.indexOf(index);
       return found < 0 ? null : (isDark() ? dark : light)[found % light.length];
     };
-    const drawMap = () => {
-      const width = mapCanvas.parentElement.clientWidth;
+    const drawMap = (map) => {
+      const width = map.canvas.parentElement.clientWidth;
       const height = Math.max(280, Math.min(620, width * 0.62));
-      state.box = [width, height, 14];
-      const context = prepare(mapCanvas, width, height);
+      map.box = [width, height, 14];
+      const context = prepare(map.canvas, width, height);
       const [paper, ink, rule, muted] = ["--paper", "--ink", "--rule", "--muted"].map(css);
       const dot = (row, fill, radius) => {
-        const [x, y] = place(row);
+        const [x, y] = place(map, row);
         context.beginPath();
         context.arc(x, y, radius, 0, 2 * Math.PI);
         context.fillStyle = fill;
         context.fill();
-        if (row[1] !== row[2] && color(row[1])) {
+        if (row[1] !== map.guessOf(row) && color(row[1])) {
           context.beginPath();
           context.arc(x, y, radius + 2.5, 0, 2 * Math.PI);
           context.strokeStyle = ink;
@@ -402,13 +411,19 @@
       context.textAlign = "center";
       context.textBaseline = "middle";
       const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)];
+      const taken = [];
       state.members.forEach((index) => {
-        const places = points.filter((row) => row[1] === index).map(place);
+        const places = points.filter((row) => row[1] === index).map((row) => place(map, row));
         if (!places.length) return;
         const text = cutTo(context, name(index), 220);
         const half = context.measureText(text).width / 2;
         const x = Math.max(half + 4, Math.min(width - half - 4, median(places.map((one) => one[0]))));
-        const y = Math.max(12, median(places.map((one) => one[1])) - 16);
+        const middle = median(places.map((one) => one[1]));
+        // Above the class's middle, or, where another name stands there, the nearest line that is free.
+        const lines = [-16, 16, -32, 32, -48, 48, -64, 64].map((shift) => middle + shift).filter((line) => line >= 12 && line <= height - 12);
+        const isFree = (line) => taken.every(([left, right, other]) => x + half < left || x - half > right || Math.abs(line - other) >= 15);
+        const y = lines.find(isFree) ?? Math.max(12, middle - 16);
+        taken.push([x - half, x + half, y]);
         context.lineWidth = 4;
         context.strokeStyle = paper;
         context.strokeText(text, x, y);
@@ -416,7 +431,7 @@
         context.fillText(text, x, y);
       });
       if (state.at >= 0) {
-        const [x, y] = place(points[state.at]);
+        const [x, y] = place(map, points[state.at]);
         context.beginPath();
         context.arc(x, y, 9, 0, 2 * Math.PI);
         context.lineWidth = 2;
@@ -424,6 +439,7 @@
         context.stroke();
       }
     };
+    const drawMaps = () => panels.forEach(drawMap);
     const legend = () => {
       byId("map-legend").replaceChildren(...state.members.slice(0, 30).map((index) => {
         const entry = document.createElement("span");
@@ -439,50 +455,74 @@
     };
     const tell = () => {
       const row = points[state.at];
-      const guess = row[1] === row[2] ? "" : `, taken for ${name(row[2])}`;
+      const mistakes = panels.filter((map) => map.guessOf(row) !== row[1]).map((map) => {
+        const by = map.canvas.dataset.name ? ` by ${map.canvas.dataset.name}` : "";
+        return `, taken for ${name(map.guessOf(row))}${by}`;
+      });
       const status = byId("map-status");
-      status.replaceChildren(element("strong", `${name(row[1])}${guess}: `), element("bdi", row[0]));
+      status.replaceChildren(element("strong", `${name(row[1])}${mistakes.join("")}: `), element("bdi", row[0]));
     };
     const lookAt = (at) => {
       if (at === state.at || at < 0) return;
       state.at = at;
-      drawMap();
+      drawMaps();
       tell();
     };
-    mapCanvas.addEventListener("pointermove", (event) => {
-      const box = mapCanvas.getBoundingClientRect();
-      const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-      let best = -1;
-      let nearest = 14 ** 2;
-      points.forEach((row, i) => {
-        const [px, py] = place(row);
-        // A colored point wins over a gray one that covers it.
-        const distance = (px - x) ** 2 + (py - y) ** 2 + (color(row[1]) ? 0 : 20);
-        if (distance < nearest) [best, nearest] = [i, distance];
+    panels.forEach((map) => {
+      map.canvas.addEventListener("pointermove", (event) => {
+        const box = map.canvas.getBoundingClientRect();
+        const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+        let best = -1;
+        let nearest = 14 ** 2;
+        points.forEach((row, i) => {
+          const [px, py] = place(map, row);
+          // A colored point wins over a gray one that covers it.
+          const distance = (px - x) ** 2 + (py - y) ** 2 + (color(row[1]) ? 0 : 20);
+          if (distance < nearest) [best, nearest] = [i, distance];
+        });
+        lookAt(best);
       });
-      lookAt(best);
-    });
-    mapCanvas.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      const ranked = points.map((row, i) => i).filter((i) => !state.members.length || color(points[i][1]));
-      ranked.sort((a, b) => points[a][5][0] - points[b][5][0]);
-      if (!ranked.length) return;
-      const now = ranked.indexOf(state.at);
-      lookAt(ranked[(now + step + ranked.length) % ranked.length]);
+      map.canvas.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const ranked = points.map((row, i) => i).filter((i) => !state.members.length || color(points[i][1]));
+        ranked.sort((a, b) => map.placeOf(points[a])[0] - map.placeOf(points[b])[0]);
+        if (!ranked.length) return;
+        const now = ranked.indexOf(state.at);
+        lookAt(ranked[(now + step + ranked.length) % ranked.length]);
+      });
     });
     choice.addEventListener("change", () => {
       state.members = choices[Number(choice.value)];
       state.at = -1;
       byId("map-status").textContent = "\u00a0";
       legend();
-      drawMap();
+      drawMaps();
     });
-    redraws.push(drawMap, legend);
+    redraws.push(drawMaps, legend);
     legend();
-    drawMap();
+    drawMaps();
   }
+
+  // Printing: every part open, on a light page
+
+  let before = null;
+  addEventListener("beforeprint", () => {
+    if (before) return;
+    before = { theme: document.documentElement.dataset.theme, closed: [...document.querySelectorAll("details:not([open])")] };
+    before.closed.forEach((part) => { part.open = true; });
+    document.documentElement.dataset.theme = "light";
+    redraws.forEach((redraw) => redraw());
+  });
+  addEventListener("afterprint", () => {
+    if (!before) return;
+    before.closed.forEach((part) => { part.open = false; });
+    if (before.theme) document.documentElement.dataset.theme = before.theme;
+    else delete document.documentElement.dataset.theme;
+    before = null;
+    redraws.forEach((redraw) => redraw());
+  });
 
   let width = document.documentElement.clientWidth;
   addEventListener("resize", () => {

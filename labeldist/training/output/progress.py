@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from labeldist.messages import escape_controls
+
 __all__ = ["SILENT", "NowAndThen", "Progress", "Tell"]
 
 Tell = Callable[[str], None]
@@ -87,6 +89,28 @@ class Progress:
             return
         whole = "" if total is None else f" of {total:,}"
         yield lambda done: self.tell(f"{title}: {done:,}{whole} {unit}s") if self.tell else None
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Show what is done, while the block runs, where nothing can be counted.
+
+        Args:
+            title: what is done, such as `drawing confusion.png`.
+
+        Examples:
+            >>> with Progress(tell=print).step("drawing confusion.png"):
+            ...     pass
+            drawing confusion.png ...
+        """
+        # A title may hold the name of a file.
+        title = escape_controls(title)
+        if self.bar:
+            with tqdm(desc=title, bar_format="{desc} ...", leave=False, dynamic_ncols=True):
+                yield
+            return
+        if self.tell:
+            self.tell(f"{title} ...")
+        yield
 
 
 def _move(bar: tqdm, done: int) -> None:

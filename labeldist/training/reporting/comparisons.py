@@ -17,6 +17,7 @@ from labeldist.training.objectives import CONTROLS, FROZEN
 from labeldist.training.output.words import training_sentence, verdict_sentence, verdict_sentences
 from labeldist.training.records import read_record
 from labeldist.training.reporting.commands import compare_base, compare_command
+from labeldist.training.reporting.places import with_map
 from labeldist.training.reporting.prediction_table import read_predictions
 from labeldist.training.reporting.runs import costs_of_run, settings_of_run
 from labeldist.training.run_folder import RunFolder
@@ -48,10 +49,14 @@ def comparison_report(folder: Path) -> Report:
     if not seeds:
         raise UserError(f"{folder} holds no runs of {shown} and {comparison.baseline} with the same seed.")
     config = run_of(folder, shown, seeds[0]).read_config()
-    ours, theirs = (
-        [read_predictions(run_of(folder, name, seed).predictions, class_names=config.class_names) for seed in seeds]
-        for name in (shown, comparison.baseline)
-    )
+    names = config.class_names
+    # Of each objective, in the order of the seeds.
+    predictions = {
+        name: [read_predictions(run_of(folder, name, seed).predictions, class_names=names) for seed in seeds]
+        for name in dict.fromkeys((shown, comparison.baseline))
+    }
+    map_seed, map_method = _add_maps(predictions, folder, seeds)
+    ours, theirs = predictions[shown], predictions[comparison.baseline]
     settings = {name: value for name, value in settings_of_run(config).items() if name not in ("Objective", "Seed")}
     spec = config.spec
     about = About(
@@ -66,9 +71,43 @@ def comparison_report(folder: Path) -> Report:
             comparison.measure,
         ),
         compare=compare_base(spec.settings),
+        map_method=map_method,
     )
-    findings = find(pooled(ours), costs=costs_of_run(config), baseline=pooled(theirs))
-    return Report(findings, about, _part(comparison, shown, ours, theirs))
+    try:
+        findings = find(pooled(ours), costs=costs_of_run(config), baseline=pooled(theirs))
+    except ValueError as error:
+        raise UserError(f"{folder}: the runs of {shown} and {comparison.baseline} do not fit: {error}") from error
+    part = replace(_part(comparison, shown, ours, theirs), map_seed=map_seed)
+    if map_seed is None:
+        why = (
+            f"There are no maps: no seed has a run of {comparison.baseline} and one of {shown} with a map of its own "
+            "(map.json). `labeldist compare` makes them while it trains the runs of its first seed."
+        )
+        part = replace(part, why_no_map=why)
+    return Report(findings, about, part)
+
+
+def _add_maps(predictions: dict[str, list[Predictions]], folder: Path, seeds: Sequence[int]) -> tuple[int | None, str]:
+    """Give the runs of the first seed that has a map of every objective their places on it.
+
+    Args:
+        predictions: of each objective, in the order of the seeds; the placed runs take the place of those without.
+        folder: of the comparison.
+        seeds: of the runs.
+
+    Returns:
+        The seed, and how the maps were made; None where no seed has a map of every objective.
+    """
+    for place, seed in enumerate(seeds):
+        maps = {name: run_of(folder, name, seed).map for name in predictions}
+        if not all(path.exists() for path in maps.values()):
+            continue
+        methods = {}
+        for name, path in maps.items():
+            predictions[name][place], methods[name] = with_map(predictions[name][place], path)
+        alike = len(set(methods.values())) == 1
+        return seed, next(iter(methods.values())) if alike else ", ".join(f"{n}: {how}" for n, how in methods.items())
+    return None, ""
 
 
 def _shown(comparison: Comparison) -> str:
@@ -115,6 +154,7 @@ def pooled(runs: Sequence[Predictions]) -> Predictions:
         else tuple(text for run in runs for text in run.texts or ()),
         confidence=rows("confidence"),
         probabilities=rows("probabilities"),
+        points=_points(runs),
         top=TopClasses(
             np.concatenate([top.classes for top in tops if top]),
             np.concatenate([top.probabilities for top in tops if top]),
@@ -124,6 +164,13 @@ def pooled(runs: Sequence[Predictions]) -> Predictions:
         num_runs=len(runs),
         repeats=_repeats(runs),
     )
+
+
+def _points(runs: Sequence[Predictions]) -> np.ndarray | None:
+    """Places on a map, NaN for the rows of a run without one; None where no run has one."""
+    if all(run.points is None for run in runs):
+        return None
+    return np.concatenate([np.full((len(run), 2), np.nan) if run.points is None else run.points for run in runs])
 
 
 def _repeats(runs: Sequence[Predictions]) -> float:

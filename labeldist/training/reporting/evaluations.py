@@ -13,6 +13,7 @@ from labeldist.training.atomic import read_json, write_json
 from labeldist.training.data.corpus import Split
 from labeldist.training.errors import UserError
 from labeldist.training.output import pictures
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.output.projection import two_dimensions
 from labeldist.training.records import CostedMetrics, PredictionMetrics, record_from_json, write_record
 from labeldist.training.reporting import REPORT
@@ -34,6 +35,7 @@ def save_evaluation(
     about: About,
     *,
     costs: ArrayLike | None = None,
+    progress: Progress = SILENT,
 ) -> Path:
     """Write everything that an evaluation found.
 
@@ -44,16 +46,18 @@ def save_evaluation(
         predictions: of the rows, in their order.
         about: for the report.
         costs: of mistakes, `(C, C)`.
+        progress: where it shows what is drawn and written.
 
     Returns:
         The report's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = metrics.class_names
-    projection = two_dimensions(predictions.embeddings.numpy())
+    with progress.step("drawing the map of the embeddings"):
+        projection = two_dimensions(predictions.embeddings.numpy())
     write_predictions(split, names, predictions.probabilities, folder / PREDICTIONS)
     write_map(projection, folder / MAP)
-    pictures.draw_pictures(folder, names, split.labels, metrics.confusion, projection=projection)
+    pictures.draw_pictures(folder, names, split.labels, metrics.confusion, projection=projection, progress=progress)
     write_record(folder / METRICS, metrics)
     told = {
         "title": about.title,
@@ -62,7 +66,8 @@ def save_evaluation(
         "command": about.command,
     }
     write_json(folder / ABOUT, {**told, "costs": None if costs is None else np.asarray(costs).tolist()})
-    return save_report(evaluation_report(folder), folder / REPORT)
+    with progress.step(f"writing {REPORT}"):
+        return save_report(evaluation_report(folder), folder / REPORT, folder)
 
 
 def is_evaluation(folder: Path) -> bool:

@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from labeldist.messages import listed, shown
 from labeldist.reports.predictions import MIN_SURPRISING, Predictions, TopClasses, predictions_of
+from labeldist.reports.words import count
 from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.readers import place_of, read_rows
@@ -30,6 +32,7 @@ PROBABILITY_COLUMNS = ("probability", "confidence", "score", "prob", "proba", "p
 ALL_PROBABILITIES = ("probabilities", "probs", "scores")
 # A column of a class's probability: the class name, or one of these before it.
 PREFIXES = ("", "p_", "prob_", "proba_", "probability_", "score_", "p(", "probs.", "probabilities.")
+_SPREADSHEET_NUMBER = re.compile(r"(?P<number>\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?)\s*(?P<percent>%)?")
 # A row of probabilities may miss 1 by rounding.
 ROUNDING = 0.02
 # Share of the rows whose probability may be below that of a guess; decisions by cost take such classes.
@@ -71,6 +74,7 @@ def read_predictions(
     class_names: Sequence[str] | None = None,
     table_format: TableFormat | None = None,
     note: Callable[[str], None] = lambda note: None,
+    say: Callable[[str], None] | None = None,
 ) -> Predictions:
     r"""Read a table of predictions.
 
@@ -84,6 +88,7 @@ def read_predictions(
         class_names: all classes, in order; those that occur, sorted, if `None`.
         table_format: of a csv or tsv file, where it is not found.
         note: receives what was decided.
+        say: receives what was left out, which the user must know; `note` if `None`.
 
     Raises:
         UserError: for a missing column or value, a named column that does not fit, or a broken file.
@@ -106,8 +111,13 @@ def read_predictions(
     assert finder is not None
     found = _predictions(read, finder, class_names, str(path))
     note(f"{path}: {finder.in_words()}")
+    if finder.num_missing:
+        lack = "has no probability" if finder.num_missing == 1 else "have no probability"
+        (say or note)(f"{finder.num_missing:,} of {count(len(found), 'row')} {lack}: confidence is about the others")
     for name, reason in finder.dropped.items():
-        note(f"column {shown(name)} is left out: {reason.removesuffix('.')}; --probability-column names another one")
+        (say or note)(
+            f"column {shown(name)} is left out: {reason.removesuffix('.')}; --probability-column names another one"
+        )
     return found
 
 
@@ -128,6 +138,7 @@ class _Finder:
         first = dict(row)
         self.is_named = named.probability is not None
         self.dropped: dict[str, str] = {}
+        self.num_missing = 0
         self.label = find_column(
             first, where, named=named.label, known=TRUE_COLUMNS, option="--label-column", kind="label"
         )
@@ -237,7 +248,7 @@ def _read_row(read: _Columns, row: Mapping[str, Any], finder: _Finder, where: st
     read.confidence.append(confidence)
     if by_class is None and finder.rest:
         # The classes are known at the end of the file only: keep what may be a probability.
-        by_class = {name: value for name in finder.rest if (value := _maybe_number(row.get(name))) is not None}
+        by_class = {name: value for name in finder.rest if (value := _maybe_probability(row.get(name))) is not None}
         read.by_class.append(by_class or None)
     else:
         read.by_class.append(by_class)
@@ -260,10 +271,21 @@ def _is_missing(value: Any) -> bool:
 
 
 def _number(value: Any, kind: str, where: str) -> float:
-    number = _maybe_number(value)
+    number = _maybe_probability(value)
     if number is None or not -1e-6 <= number <= 1 + 1e-3:
         raise UserError(f"{where}: the {kind} must lie in [0, 1], got {shown(value)}.")
     return min(max(number, 0.0), 1.0)
+
+
+def _maybe_probability(value: Any) -> float | None:
+    """A number as spreadsheets write it, too: 0,91 and 9,1E-01 with a decimal comma, 91 % and 91,0%."""
+    number = _maybe_number(value)
+    if number is not None or not isinstance(value, str):
+        return number
+    found = _SPREADSHEET_NUMBER.fullmatch(value.strip())
+    if found is None:
+        return None
+    return float(found["number"].replace(",", ".")) / (100 if found["percent"] else 1)
 
 
 def _maybe_number(value: Any) -> float | None:
@@ -305,7 +327,7 @@ def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | N
     if len(classes) < 2:
         raise UserError(f"{path}: labels and predictions name one class, {shown(classes[0])}; a report needs two.")
     scores = _all_scores(read, finder, classes)
-    has_all = scores is not None or _has_confidence(read, finder, len(classes))
+    has_some = scores is None and _has_confidence(read, finder, len(classes))
     if len(read.labels) >= MIN_SURPRISING and not set(read.labels) & set(read.predicted):
         ours, theirs = (listed(map(shown, sorted(set(side))), 3) for side in (read.labels, read.predicted))
         raise UserError(f"{path}: labels and predictions have no class in common: {ours} and {theirs}.")
@@ -314,10 +336,11 @@ def _predictions(read: _Columns, finder: _Finder, class_names: Sequence[str] | N
         read.predicted,
         texts=read.texts or None,
         class_names=classes,
-        probabilities=scores if scores is not None else [float(v or 0) for v in read.confidence] if has_all else None,
+        probabilities=scores,
     )
+    confidence = np.array([np.nan if v is None else v for v in read.confidence]) if has_some else found.confidence
     top = _top_of(read.by_class, classes) if scores is None and finder.all is not None else found.top
-    return Predictions(**{**vars(found), "top": top})
+    return replace(found, top=top, confidence=confidence)
 
 
 def _write_numbers_alike(read: _Columns) -> None:
@@ -332,24 +355,23 @@ def _write_numbers_alike(read: _Columns) -> None:
 
 
 def _has_confidence(read: _Columns, finder: _Finder, num_classes: int) -> bool:
-    """Whether every row has a probability of its prediction."""
+    """Whether rows have probabilities of their predictions; those without one are counted and told."""
     if finder.probability is None and finder.all is None:
         return False
     column = finder.probability or finder.all or ""
-    missing = sum(value is None for value in read.confidence)
-    if missing:
-        if missing < len(read.confidence):
-            finder.dropped[column] = f"{missing:,} rows have no probability"
+    known = [value for value in read.confidence if value is not None]
+    if not known:
         return False
     # The most probable class of C has at least 1/C: less is the probability of something else, such as of class 1.
     least = 1 / num_classes - 1e-3
-    num_low = sum(value is not None and value < least for value in read.confidence)
-    if not finder.is_named and num_low > MAX_LOW * len(read.confidence):
+    num_low = sum(value < least for value in known)
+    if not finder.is_named and num_low > MAX_LOW * len(known):
         finder.dropped[column] = (
-            f"{num_low:,} of {len(read.confidence):,} rows have less than one in {num_classes}, so these are not the "
+            f"{num_low:,} of {len(known):,} rows have less than one in {num_classes}, so these are not the "
             "probabilities of the predicted classes"
         )
         return False
+    finder.num_missing = len(read.confidence) - len(known)
     return True
 
 

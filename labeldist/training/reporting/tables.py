@@ -13,6 +13,7 @@ from labeldist.reports.report import Report, nearest_by_words
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.reporting.prediction_table import PredictionColumns, read_predictions
 
 __all__ = ["table_report"]
@@ -29,6 +30,8 @@ def table_report(
     table_format: TableFormat | None = None,
     command: Sequence[str] = (),
     note: Callable[[str], None] = lambda note: None,
+    say: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = SILENT,
 ) -> Report:
     """The report of a table of predictions.
 
@@ -42,6 +45,8 @@ def table_report(
         table_format: of a csv or tsv file, where it is not found.
         command: that the user gave.
         note: receives what was decided.
+        say: receives what was left out, which the user must know.
+        progress: where it shows what is read and sought.
 
     Raises:
         UserError: for any defect of a file, or costs that do not fit the classes.
@@ -52,7 +57,12 @@ def table_report(
         notes.append(clause)
         note(clause)
 
-    predictions = read_predictions(path, columns, table_format=table_format, note=take)
+    def take_and_say(clause: str) -> None:
+        notes.append(clause)
+        say(clause)
+
+    with progress.step(f"reading {path}"):
+        predictions = read_predictions(path, columns, table_format=table_format, note=take, say=take_and_say)
     if train is not None:
         if predictions.texts is None:
             raise UserError(f"--train compares texts, and {path} has no column of texts. Name it with --text-column.")
@@ -60,8 +70,9 @@ def table_report(
         notes.extend(table.notes)
         unknown = sorted(set(table.labels) - set(predictions.class_names))
         if unknown:
-            take(f"{train}: classes that the predictions do not have: {listed(map(shown, unknown), 5)}")
-        nearest = nearest_by_words(predictions.texts, predictions.is_wrong, table.texts, table.labels)
+            take_and_say(f"{train}: classes that the predictions do not have: {listed(map(shown, unknown), 5)}")
+        with progress.step("finding the most similar training texts"):
+            nearest = nearest_by_words(predictions.texts, predictions.is_wrong, table.texts, table.labels)
         predictions = replace(predictions, nearest=tuple(nearest))
     found: Any = None
     if costs is not None or order:
@@ -77,4 +88,5 @@ def table_report(
         command=shlex.join(command),
         compare=() if train is None else ("labeldist", "compare", "--data", train),
     )
-    return Report(find(predictions, costs=found), about)
+    with progress.step("finding the confused pairs"):
+        return Report(find(predictions, costs=found), about)

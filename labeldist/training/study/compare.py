@@ -102,6 +102,10 @@ class _Study:
     def run(self, seed: int, objective: Objective) -> RunFolder:
         return RunFolder(self.folder / "runs" / f"{objective}-seed{seed}")
 
+    def has_map(self, seed: int) -> bool:
+        """Whether the runs of a seed get a map of their embeddings: those of the first one do, for the report."""
+        return seed == next(iter(self.corpora))
+
     def confusion_file(self, seed: int) -> Path:
         return self.folder / f"confusion-seed{seed}.json"
 
@@ -170,11 +174,14 @@ def compare(
             build_comparison(runs, data=name or data.name, encoder=encoder, margin=spec.margin, measure=spec.measure),
             provenance=provenance,
         )
+        progress = Progress(bar=show_progress, tell=NowAndThen(say))
         with writing_to(folder):
             write_record(folder / COMPARISON, comparison)
-            pictures.plot_comparison(comparison, folder / FIGURE)
-            draw_confusions(runs, comparison, folder)
-            save_report(comparison_report(folder), folder / REPORT)
+            with progress.step(f"drawing {FIGURE}"):
+                pictures.plot_comparison(comparison, folder / FIGURE)
+            draw_confusions(runs, comparison, folder, progress=progress)
+            with progress.step(f"writing {REPORT}"):
+                save_report(comparison_report(folder), folder / REPORT, folder)
         if sentence := pictures.font_sentence(runs[0].metrics.class_names):
             say(sentence)
     return comparison
@@ -341,6 +348,7 @@ def _carry_out(study: _Study, seed: int, objective: Objective, tell: Tell | None
     title = f"{objective}, seed {seed}"
     options = RunOptions(
         report=False,
+        map=study.has_map(seed),
         progress=SILENT if tell is None else Progress(tell=lambda step: tell(f"{title}: {step}")),
         confusion_file=study.confusion_file(seed),
         tokens=study.tokens,

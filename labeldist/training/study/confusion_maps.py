@@ -7,6 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from labeldist.training.output import pictures
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.records import Confusion
 from labeldist.training.study.results import Comparison, FinishedRun
 
@@ -17,7 +18,12 @@ BEST_CONFUSION = "confusion-best.png"
 
 
 def draw_confusions(
-    runs: Sequence[FinishedRun], comparison: Comparison, folder: Path, *, theme: pictures.ThemeName = "light"
+    runs: Sequence[FinishedRun],
+    comparison: Comparison,
+    folder: Path,
+    *,
+    theme: pictures.ThemeName = "light",
+    progress: Progress = SILENT,
 ) -> None:
     """Draw the confusions of the baseline and of the best other objective, pooled over seeds.
 
@@ -29,6 +35,7 @@ def draw_confusions(
         comparison: of them.
         folder: receives `confusion-baseline.png` and `confusion-best.png`.
         theme: the page that they are for.
+        progress: where it shows which picture is drawn.
     """
     best = best_beside_baseline(comparison)
     if best is None:
@@ -43,13 +50,15 @@ def draw_confusions(
     }
     order = pictures.class_order(pool_confusions(list(pooled.values())), len(class_names))
     top_share = max(pictures.largest_share(confusion, len(class_names)) for confusion in pooled.values())
-    note = f"pooled over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    seeds_in_words = f"pooled over {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    note = "; ".join(filter(None, (seeds_in_words, pictures.note_on_the_rest(len(class_names)))))
     for file_name, (name, confusion) in zip((BASELINE_CONFUSION, BEST_CONFUSION), pooled.items(), strict=True):
         title = f"Confusion matrix: {name}"
         path = folder / file_name
-        pictures.plot_confusion(
-            confusion, class_names, path, title=title, note=note, order=order, top_share=top_share, theme=theme
-        )
+        with progress.step(f"drawing {file_name}"):
+            pictures.plot_confusion(
+                confusion, class_names, path, title=title, note=note, order=order, top_share=top_share, theme=theme
+            )
 
 
 def best_beside_baseline(comparison: Comparison) -> str | None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labeldist.training.output.pictures.confused import MAX_DRAWN_CLASSES, Cells, class_order
+from labeldist.training.output.pictures.confused import MAX_DRAWN_CLASSES, NUM_DRAWN_OF_MORE, Cells, class_order
 from labeldist.training.records import Confusion
 
 
@@ -43,12 +43,30 @@ def test_of_many_classes_the_confused_ones_stand_side_by_side():
     assert abs(order.index(0) - order.index(30)) == 1
 
 
-def test_of_very_many_classes_those_with_the_most_mistakes_are_taken():
+def test_of_more_classes_than_have_room_those_of_the_worst_pairs_are_taken():
+    num_classes = MAX_DRAWN_CLASSES + 20
+    counts = 10 * np.eye(num_classes, dtype=int)
+    # A class with many mistakes, none of which comes twice, and 30 pairs with two each.
+    counts[99, :40] += 1
+    for c in range(40, 100, 2):
+        counts[c, c + 1] += 2
+    assert sorted(class_order(counts, MAX_DRAWN_CLASSES + 20).tolist()) == list(range(40, 40 + NUM_DRAWN_OF_MORE))
+    cells = Cells.of(counts, num_classes)
+    assert cells.share_of_mistakes(np.arange(40, 90)) == 0.5
+    assert sorted(class_order(np.eye(MAX_DRAWN_CLASSES), MAX_DRAWN_CLASSES)) == list(range(MAX_DRAWN_CLASSES))
+
+
+def test_of_very_many_classes_only_confused_ones_are_drawn():
     num_classes = 3000
     confusion = Confusion((0, 2999, 7), (5, 2998, 0), (4, 3, 2))
-    order = class_order(confusion, num_classes).tolist()
-    assert len(order) == MAX_DRAWN_CLASSES
-    assert {0, 5, 7, 2998, 2999} <= set(order)
+    assert sorted(class_order(confusion, num_classes).tolist()) == [0, 5, 7, 2998, 2999]
+
+
+def test_of_very_many_classes_without_a_mistake_the_largest_are_drawn():
+    confusion = Confusion((7, 2999), (7, 2999), (4, 3))
+    order = class_order(confusion, 3000).tolist()
+    assert len(order) == NUM_DRAWN_OF_MORE
+    assert {7, 2999} <= set(order)
 
 
 def test_shares_count_rows_that_were_taken_for_a_class_that_is_not_drawn():

@@ -64,6 +64,30 @@ def test_heat_maps_of_thousands_of_classes_show_those_that_matter(tmp_path):
         assert max(size_of(tmp_path / name)) < 4000
 
 
+@pytest.mark.parametrize("num_classes", [80, 81, 200])
+def test_names_beside_a_map_are_large_enough_to_read(tmp_path, monkeypatch, num_classes):
+    sizes = []
+    save = Figure.savefig
+
+    def watched(figure, path, **options):
+        # Points on a screen that shows the whole width in 13 inches.
+        shrunk = min(1.0, 13 / figure.get_figwidth())
+        sizes.append(min(shrunk * text.get_fontsize() for text in figure.axes[0].get_yticklabels()))
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    draw_pictures(tmp_path, names_of(num_classes), [0], in_pairs(num_classes), matrix=1 + in_pairs(num_classes))
+    assert len(sizes) == 2
+    assert min(sizes) > 4
+
+
+def test_a_picture_says_which_part_of_the_mistakes_it_shows(tmp_path, texts_drawn):
+    draw_pictures(tmp_path, names_of(100), [0], in_pairs(100))
+    subtitle = next(" ".join(text.split()) for text in texts_drawn[0] if "rows are right" in text)
+    assert "drawn: the 50 of 100 classes that are confused most, with 50 % of the mistakes between them" in subtitle
+    assert "report.html shows more classes" in subtitle
+
+
 def test_cells_of_few_classes_hold_counts(tmp_path, texts_drawn):
     plot_confusion([[7, 3], [0, 41]], ["ask", "tell"], tmp_path / "confusion.png", note="pooled over 2 seeds")
     assert {"7", "3", "41", "48 of 51 rows are right; pooled over 2 seeds"} <= set(texts_drawn[0])

@@ -42,3 +42,14 @@ def test_a_bar_leaves_nothing_behind(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "predicting" in err
     assert err.rpartition("\r")[0].rpartition("\r")[2].strip() == ""
+
+
+def test_a_step_is_shown_at_once_and_leaves_nothing_behind(capsys):
+    with Progress(bar=True).step("reading p\x1b[2J.csv"):
+        shown = capsys.readouterr().err
+    assert r"reading p\x1b[2J.csv ..." in shown
+    err = capsys.readouterr().err
+    assert err.rpartition("\r")[0].rpartition("\r")[2].strip() == ""
+    with SILENT.step("drawing confusion.png"):
+        pass
+    assert capsys.readouterr() == ("", "")

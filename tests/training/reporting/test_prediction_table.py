@@ -8,6 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from labeldist.reports.findings import find
+from labeldist.reports.page import About
+from labeldist.reports.report import Report
 from labeldist.training.errors import UserError
 from labeldist.training.reporting.prediction_table import PredictionColumns, read_predictions
 
@@ -128,8 +131,6 @@ def test_a_class_that_is_none_of_the_known_ones_is_said(tmp_path):
         ("score", [3.2, -1.0], r"column 'score' is left out: .* must lie in \[0, 1\]"),
         ("probs", [[0.1, 0.9], [0.2, 0.8]], "column 'probs' is left out: .* must be an object"),
         ("prob", [0.97, 0.02], "column 'prob' is left out: 1 of 2 rows have less than one in 2"),
-        ("proba", [0.9, None], "column 'proba' is left out: 1 rows have no probability"),
-        ("proba", [0.9, float("nan")], "column 'proba' is left out: 1 rows have no probability"),
     ],
 )
 def test_a_column_that_only_looks_like_probabilities_is_left_out_and_told(tmp_path, column, values, reason):
@@ -140,6 +141,39 @@ def test_a_column_that_only_looks_like_probabilities_is_left_out_and_told(tmp_pa
     found = read(written(tmp_path / "p.jsonl", rows), note=notes.append)
     assert found.confidence is None
     assert re.search(reason, notes[-1])
+
+
+@pytest.mark.parametrize("gap", [None, float("nan"), ""])
+def test_rows_without_a_probability_are_counted_and_the_others_kept(tmp_path, gap):
+    rows = [{"text": "x", "label": "ask", "prediction": "tell", "proba": value} for value in (0.9, gap, 0.7)]
+    said: list[str] = []
+    found = read_predictions(written(tmp_path / "p.jsonl", rows), say=said.append)
+    assert said == ["1 of 3 rows has no probability: confidence is about the others"]
+    assert [found.confidence_of(row) for row in range(3)] == [0.9, None, 0.7]
+    page = Report(find(found), About()).html
+    assert "Of 3 rows, 2 have a probability: this part is about those." in page
+    data = page.split('type="application/json">')[1].split("</script>")[0]
+    # JSON has no NaN, and a browser would read none of the data.
+    assert [row[3] for row in json.loads(data, parse_constant=pytest.fail)["rows"]] == [0.9, 0.7, None]
+    assert "nan" not in page.split("<script id")[0].casefold()
+
+
+@pytest.mark.parametrize(
+    ("written_as", "expected"),
+    [("0,9076", 0.9076), ("90,5 %", 0.905), ("91%", 0.91), ("9,1E-01", 0.91), ("1,0", 1.0), ("0.5", 0.5)],
+)
+def test_probabilities_are_read_as_spreadsheets_write_them(tmp_path, written_as, expected):
+    path = tmp_path / "p.csv"
+    path.write_text(f"\ufeffText;Label;Prediction;Probability\r\nx;a;b;{written_as}\r\n", encoding="utf-8")
+    found = read_predictions(path)
+    assert found.confidence_of(0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("written_as", ["91", "-0,5", "1.000,5", "0,9,1", "%"])
+def test_what_is_no_probability_in_a_spreadsheet_either_is_left_out(tmp_path, written_as):
+    path = tmp_path / "p.csv"
+    path.write_text(f"text;label;prediction;probability\nx;a;b;{written_as}\n")
+    assert read_predictions(path).confidence is None
 
 
 def test_whole_numbers_are_one_class_however_they_are_written(tmp_path):

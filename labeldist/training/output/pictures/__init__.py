@@ -1,6 +1,6 @@
 """Figures of a run and of a comparison, saved as files; matplotlib's global state is not touched."""
 
-from labeldist.training.output.pictures.all_pictures import draw_pictures
+from labeldist.training.output.pictures.all_pictures import draw_pictures, note_on_the_rest
 from labeldist.training.output.pictures.comparison_chart import plot_comparison
 from labeldist.training.output.pictures.confused import class_order
 from labeldist.training.output.pictures.curves import plot_curves
@@ -16,6 +16,7 @@ __all__ = [
     "draw_pictures",
     "font_sentence",
     "largest_share",
+    "note_on_the_rest",
     "plot_comparison",
     "plot_confusion",
     "plot_curves",

@@ -6,15 +6,16 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from labeldist.training.output.pictures.confused import MAX_GIVEN_ORDER, class_order
+from labeldist.training.output.pictures.confused import MAX_DRAWN_CLASSES, MAX_GIVEN_ORDER, class_order
 from labeldist.training.output.pictures.curves import plot_curves
 from labeldist.training.output.pictures.embedding_map import plot_embeddings
 from labeldist.training.output.pictures.heat_maps import plot_confusion, plot_ldm
 from labeldist.training.output.pictures.themes import ThemeName
+from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.output.projection import TwoDimensions
 from labeldist.training.records import Confusion
 
-__all__ = ["draw_pictures"]
+__all__ = ["draw_pictures", "note_on_the_rest"]
 
 
 def draw_pictures(
@@ -27,6 +28,7 @@ def draw_pictures(
     matrix: ArrayLike | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     theme: ThemeName = "light",
+    progress: Progress = SILENT,
 ) -> None:
     """Draw `confusion.png`, and, of what is given, `embeddings.png`, `ldm.png` and `curves.png`.
 
@@ -39,15 +41,31 @@ def draw_pictures(
         matrix: label distances, `(C, C)`.
         history: `log_history` of a Trainer.
         theme: the page that they are for.
+        progress: where it shows which picture is drawn.
     """
     # Side by side, the same cell of both maps is the same pair of classes.
     order = class_order(confusion, len(class_names))
-    plot_confusion(confusion, class_names, folder / "confusion.png", order=order, theme=theme)
+    note = note_on_the_rest(len(class_names))
+    with progress.step("drawing confusion.png"):
+        plot_confusion(confusion, class_names, folder / "confusion.png", note=note, order=order, theme=theme)
     if projection is not None:
         path = folder / "embeddings.png"
-        plot_embeddings(projection, labels, class_names, path, confusion=confusion, theme=theme)
+        with progress.step("drawing embeddings.png"):
+            plot_embeddings(projection, labels, class_names, path, confusion=confusion, theme=theme)
     if matrix is not None:
         shared = order if len(class_names) > MAX_GIVEN_ORDER else None
-        plot_ldm(matrix, class_names, folder / "ldm.png", order=shared, theme=theme)
+        with progress.step("drawing ldm.png"):
+            plot_ldm(matrix, class_names, folder / "ldm.png", order=shared, theme=theme)
     if history:
-        plot_curves(history, folder / "curves.png", theme=theme)
+        with progress.step("drawing curves.png"):
+            plot_curves(history, folder / "curves.png", theme=theme)
+
+
+def note_on_the_rest(num_classes: int) -> str:
+    """Where the classes are that a confusion matrix in a folder with a report leaves out; empty if it draws all.
+
+    Examples:
+        >>> note_on_the_rest(200), note_on_the_rest(11)
+        ('report.html shows more classes', '')
+    """
+    return "report.html shows more classes" if num_classes > MAX_DRAWN_CLASSES else ""

@@ -10,10 +10,16 @@ from numpy.typing import ArrayLike, NDArray
 from labeldist.reports.look_alikes import cluster_order, look_alike_groups
 from labeldist.training.records import Confusion
 
-__all__ = ["MAX_DRAWN_CLASSES", "Cells", "ClassPair", "class_order"]
+__all__ = ["MAX_DRAWN_CLASSES", "NUM_DRAWN_OF_MORE", "Cells", "ClassPair", "class_order"]
 
-MAX_DRAWN_CLASSES = 150
-"""A map of more is larger than any screen, and takes minutes and gigabytes."""
+MAX_DRAWN_CLASSES = 80
+"""Of more, the names beside a map of all classes are too small to read."""
+
+NUM_DRAWN_OF_MORE = 50
+"""Classes that are drawn where there are too many to draw all."""
+
+MAX_GROUPED_CLASSES = 150
+"""Groups are sought among so many classes: the time grows faster than their number."""
 
 MAX_GIVEN_ORDER = 30
 """Of more classes nobody finds a pair by name: those that are confused stand side by side."""
@@ -88,11 +94,11 @@ class Cells:
 
     def groups(self, classes: Sequence[int] | NDArray[np.int64] | None = None) -> list[list[int]]:
         """Groups of classes that are hardly told apart, the one with the most confused rows first."""
-        among = first_classes(self.mistakes) if classes is None else np.asarray(classes)
+        among = first_classes(self.mistakes, MAX_GROUPED_CLASSES) if classes is None else np.asarray(classes)
         return [among[group].tolist() for group in look_alike_groups(self._with_all_rows(among))]
 
-    def worst_pairs(self, top: int) -> list[ClassPair]:
-        """The pairs with the most confused rows, either way."""
+    def worst_pairs(self, top: int | None = None) -> list[ClassPair]:
+        """The `top` pairs with the most confused rows, either way; every confused pair if `None`."""
         wrong = self.true != self.predicted
         low, high = (choose(self.true[wrong], self.predicted[wrong]) for choose in (np.minimum, np.maximum))
         pairs, index = np.unique(low * self.num_classes + high, return_inverse=True)
@@ -101,6 +107,23 @@ class Cells:
         shares = num_rows / np.maximum(support[first] + support[second], 1)
         order = np.lexsort((-shares, -num_rows))[:top]
         return [ClassPair(int(first[i]), int(second[i]), int(num_rows[i]), float(shares[i])) for i in order]
+
+    def most_confused(self, limit: int) -> NDArray[np.int64]:
+        """The classes of the pairs with the most confused rows, at most `limit` of them, in ascending order."""
+        found: set[int] = set()
+        for pair in self.worst_pairs():
+            both = found | {pair.first, pair.second}
+            if len(both) <= limit:
+                found = both
+            if len(found) == limit:
+                break
+        return np.array(sorted(found), dtype=np.int64)
+
+    def share_of_mistakes(self, classes: NDArray[np.int64]) -> float:
+        """Mistakes between two of some classes, by all mistakes; 1 without any mistake."""
+        among = self.among(classes)
+        all_mistakes = int(self.num_rows[self.true != self.predicted].sum())
+        return float(among.sum() - among.trace()) / all_mistakes if all_mistakes else 1.0
 
     def in_order(self, classes: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same classes, those that are confused side by side."""
@@ -117,14 +140,14 @@ def class_order(counts: ArrayLike | Confusion, num_classes: int) -> NDArray[np.i
     """The classes that a confusion matrix shows, in their order.
 
     Up to 30 classes stand as they are. More are ordered so that those which are confused stand side by side; of more
-    than 150, those with the most mistakes are taken.
+    than 80, the 50 that are confused most are taken: those of the pairs with the most confused rows.
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class, or its cells.
         num_classes: C.
 
     Returns:
-        Class indices, at most 150.
+        Class indices, at most 80.
 
     Examples:
         >>> class_order([[8, 2], [0, 10]], 2).tolist()
@@ -133,9 +156,12 @@ def class_order(counts: ArrayLike | Confusion, num_classes: int) -> NDArray[np.i
     cells = Cells.of(counts, num_classes)
     if num_classes <= MAX_GIVEN_ORDER:
         return np.arange(num_classes)
-    return cells.in_order(first_classes(cells.mistakes))
+    if num_classes <= MAX_DRAWN_CLASSES:
+        return cells.in_order(np.arange(num_classes))
+    confused = cells.most_confused(NUM_DRAWN_OF_MORE)
+    return cells.in_order(confused if len(confused) else first_classes(cells.support, NUM_DRAWN_OF_MORE))
 
 
-def first_classes(scores: NDArray) -> NDArray[np.int64]:
-    """As many classes as a map has room for, those with the largest scores, in their order."""
-    return np.sort(np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:MAX_DRAWN_CLASSES])
+def first_classes(scores: NDArray, limit: int) -> NDArray[np.int64]:
+    """The `limit` classes with the largest scores, in their order."""
+    return np.sort(np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[:limit])

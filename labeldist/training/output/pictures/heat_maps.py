@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from labeldist.training.output.pictures.confused import (
     MAX_DRAWN_CLASSES,
     MAX_GIVEN_ORDER,
+    NUM_DRAWN_OF_MORE,
     Cells,
     ClassPair,
     class_order,
@@ -87,7 +88,10 @@ def plot_confusion(
     drawing.bar.yaxis.set_minor_locator(NullLocator())
     drawing.bar.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
     total, right = int(cells.num_rows.sum()), int(cells.num_rows[cells.true == cells.predicted].sum())
-    facts = [f"{right:,} of {total:,} rows are right", note, _which(drawn, len(names), "the most mistakes")]
+    facts = [f"{right:,} of {total:,} rows are right"]
+    if which := _which(drawn, len(names), "that are confused most"):
+        facts.append(f"{which}, with {100 * cells.share_of_mistakes(drawn):.0f} % of the mistakes between them")
+    facts.append(note)
     is_strong = (shares > 0.3 * top) & is_mistake
     if has_list:
         drawing.list_pairs(pairs)
@@ -130,7 +134,7 @@ def plot_ldm(
     """Label-distance matrix as a heat map, as in the paper's Fig. 2: the darker a pair, the larger its label distance.
 
     White is the neutral distance 1, or the smallest entry where that is below 1. The diagonal is no pair of two classes
-    and is left out of the scale. Of more than 150 classes, the 150 with the largest distances are drawn. On a dark page
+    and is left out of the scale. Of more than 80 classes, the 50 with the largest distances are drawn. On a dark page
     brighter is larger.
 
     Args:
@@ -145,7 +149,8 @@ def plot_ldm(
     if entries.shape != (size, size):
         raise ValueError(f"matrix must have shape (C, C) = ({size}, {size}), as class_names says, got {entries.shape}.")
     sums = entries.sum(axis=0, dtype=np.float64) + entries.sum(axis=1, dtype=np.float64) - 2 * entries.diagonal()
-    drawn = first_classes(sums) if order is None else np.asarray(order)
+    limit = size if size <= MAX_DRAWN_CLASSES else NUM_DRAWN_OF_MORE
+    drawn = first_classes(sums, limit) if order is None else np.asarray(order)
     distances = entries[np.ix_(drawn, drawn)].astype(np.float64)
     is_pair = ~np.eye(len(drawn), dtype=bool)
     low = min(1.0, float(distances[is_pair].min(initial=1.0)))
@@ -159,7 +164,7 @@ def plot_ldm(
         is_strong = (norm(distances) > 0.55) & is_pair
         drawing.number_cells(distances, is_strong, lambda distance: f"{distance:.3g}", muted=~is_pair)
     drawing.axes.set(xlabel="other class", ylabel="class of the anchor")
-    reason = "the largest distances" if order is None else "the most mistakes"
+    reason = "with the largest distances" if order is None else "that are confused most"
     facts = [f"{colors.larger} = pushed further apart", _which(drawn, size, reason)]
     drawing.finish(title or "Label distance", "; ".join(filter(None, facts)), class_names, path)
 
@@ -168,7 +173,7 @@ def _which(drawn: NDArray[np.int64], num_classes: int, reason: str) -> str:
     """Which classes are drawn, where it is not all of them."""
     if len(drawn) == num_classes or num_classes <= MAX_DRAWN_CLASSES:
         return ""
-    return f"drawn: the {len(drawn)} of {num_classes:,} classes with {reason}"
+    return f"drawn: the {len(drawn)} of {num_classes:,} classes {reason}"
 
 
 class _HeatMap:
