@@ -426,7 +426,12 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
     if choice.ldm is None:
         return TrainerObjective(None, model, views=views, **options)
     contrastive = LabelDistanceContrastiveLoss(
-        choice.ldm, temperature=settings.temperature, weighting=settings.weighting, relevance=choice.relevance
+        choice.ldm,
+        temperature=settings.temperature,
+        weighting=settings.weighting,
+        relevance=choice.relevance,
+        # The corpus has been checked, and two views of each text are positives: no step waits for a GPU to say so.
+        validate=False,
     )
     if corpus.groups:
         contrastive = FineLabelsOnly(contrastive)
