@@ -42,8 +42,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "pytorch-metric-learning")
 SEED = 0
 OBJECTIVE = "contrastive"
 CASES = {
-    "textcnn": {"shots": None, "epochs": 3, "batch_size": 128},
-    "minilm": {"shots": 10, "epochs": 3, "batch_size": 32},
+    "textcnn": {"shots": None, "batch_size": 128},
+    "minilm": {"shots": 10, "batch_size": 32},
 }
 
 
@@ -87,6 +87,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, on the CPU")
     parser.add_argument("--repeats", type=int, default=3, help="times that each loop is measured")
+    parser.add_argument("--epochs", type=int, default=3, help="of each loop")
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu.json", help="the JSON file")
     parser.add_argument("--commit", help="that is measured, where there is no git")
     return parser.parse_args()
@@ -98,7 +99,7 @@ def _case(encoder: str, options: argparse.Namespace) -> dict[str, Any]:
         data=DataSettings(data=("demo",), shots=case["shots"], validation_fraction=0.0),
         model=ModelSettings(encoder=encoder),
         optim=OptimSettings(
-            recipe="standard", epochs=case["epochs"], batch_size=case["batch_size"], device=options.device,
+            recipe="standard", epochs=options.epochs, batch_size=case["batch_size"], device=options.device,
             precision="fp32",
         ),
     )  # fmt: skip
@@ -118,6 +119,7 @@ def _case(encoder: str, options: argparse.Namespace) -> dict[str, Any]:
         "objective": OBJECTIVE,
         "rows": len(corpus.train),
         **case,
+        "epochs": options.epochs,
         "steps": steps.pop(),
         **{f"{name}_s": round(value, 3) for name, value in best.items()},
         "ratio": round(best["labeldist"] / best["bare_loop"], 3),
