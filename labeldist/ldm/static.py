@@ -38,7 +38,7 @@ class StaticLDM(LabelDistanceMatrix):
     Raises:
         ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or does not have one name per
             class.
-        TypeError: if it is no table of numbers.
+        TypeError: if the matrix is not a table of numbers.
 
     Examples:
         >>> StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
@@ -99,8 +99,8 @@ class StaticLDM(LabelDistanceMatrix):
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
-            TypeError: if a pair is no sequence.
-            ValueError: for an unknown class (the message suggests the most similar name) or a class paired with itself.
+            TypeError: if a pair is not a sequence.
+            ValueError: if a class is unknown (the message suggests the nearest name) or paired with itself.
 
         Examples:
             >>> StaticLDM.from_pairs([(0, 1)], num_classes=3).matrix
@@ -139,8 +139,8 @@ class StaticLDM(LabelDistanceMatrix):
             num_classes: `C`.
 
         Raises:
-            TypeError: if a group is no list of classes.
-            ValueError: for an unknown class (the nearest name is offered) or a class twice in one group.
+            TypeError: if a group is not a list of classes.
+            ValueError: if a class is unknown (the message suggests the nearest name) or occurs twice in one group.
 
         Examples:
             >>> names = ["guns", "politics", "baseball", "hockey"]
