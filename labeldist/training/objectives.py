@@ -47,18 +47,18 @@ class ObjectiveSpec:
     Attributes:
         name: as on the command line.
         views: dropout views of each text.
-        matrix: the label distances: none (no contrastive loss), ones (plain contrast), the static ones spread evenly
-            over all classes, the static ones themselves, adaptive ones, or those of the relation of the classes: large
-            for related classes (near), large for unrelated ones (far), or ones beside graded targets (graded).
-        is_control: whether it trains the encoder without label distance, so that a claim about label distance is
-            measured against it.
-        is_required: whether "label distance helps" may only be said where this control was run.
-        is_default: whether a comparison takes it unless told otherwise.
-        summary: one line for people.
-        frozen_head: what is fitted on the vectors of the frozen encoder, in place of any training; `None` where the
-            encoder is trained.
-        label_texts: whether the class names, or the label texts given, join the rows of a frozen head. Training takes
-            the label texts of the settings, whatever the objective.
+        matrix: the label distances: `"none"` without a contrastive loss, `"ones"`, `"spread"` for the mean of the
+            static distances, `"static"`, `"adaptive"`, or those of the relation of the classes: large for related
+            classes (`"near"`), large for unrelated classes (`"far"`), or ones with graded targets (`"graded"`).
+        is_control: whether it trains the encoder without label distance. Claims about label distance are compared with
+            the controls.
+        is_required: whether the verdict "label distance helps" needs this control.
+        is_default: whether a comparison includes it by default.
+        summary: its description in the help.
+        frozen_head: the classifier that is fitted on the embeddings of the frozen encoder; `None` if the encoder is
+            trained.
+        label_texts: whether class names or label texts are additional rows of a frozen head. For objectives that train,
+            the settings decide this.
     """
 
     name: Objective
@@ -102,7 +102,7 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             matrix="ones",
             is_control=True,
             is_required=True,
-            summary="cross-entropy and contrast without label distances",
+            summary="cross-entropy and a contrastive loss without label distances",
         ),
         ObjectiveSpec(
             "uniform",
@@ -110,10 +110,15 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             matrix="spread",
             is_control=True,
             is_required=True,
-            summary="the static distances spread evenly over all classes",
+            summary="a control: the mean of the static distances for every pair of classes",
         ),
         ObjectiveSpec(
-            "static", views=2, matrix="static", is_control=False, is_required=False, summary="fixed label distances"
+            "static",
+            views=2,
+            matrix="static",
+            is_control=False,
+            is_required=False,
+            summary="label distances that are set before training",
         ),
         ObjectiveSpec(
             "adaptive",
@@ -123,15 +128,13 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             is_required=False,
             summary="label distances learned from validation confusions",
         ),
-        _related("near", "near", "related classes are pushed apart harder, by --order, --relation-file or --hierarchy"),
-        _related("far", "far", "unrelated classes are pushed apart harder, by --order, --relation-file or --hierarchy"),
-        _related(
-            "graded", "graded", "rows of related classes are weak positives, by --order, --relation-file or --hierarchy"
-        ),
-        _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
-        _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
-        _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),
-        _frozen("centroid-label-texts", "centroid", "the same with label texts among its rows", label_texts=True),
+        _related("near", "near", "related classes are pushed apart harder (--order, --relation-file or --hierarchy)"),
+        _related("far", "far", "unrelated classes are pushed apart harder (with the same flags)"),
+        _related("graded", "graded", "rows of related classes are weak positives (with the same flags)"),
+        _frozen("logistic", "logistic", "logistic regression on the embeddings of the frozen encoder"),
+        _frozen("logistic-label-texts", "logistic", "the same, with label texts as additional rows", label_texts=True),
+        _frozen("centroid", "centroid", "nearest class centroid of the embeddings of the frozen encoder"),
+        _frozen("centroid-label-texts", "centroid", "the same, with label texts as additional rows", label_texts=True),
     )
 }
 assert tuple(OBJECTIVES) == get_args(Objective)
@@ -145,8 +148,8 @@ FROZEN: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() 
 DEFAULT_COMPARED: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_default)
 """What a comparison compares unless told otherwise."""
 
-HELP = "; ".join(f"{name}: {spec.summary}" for name, spec in OBJECTIVES.items())
-"""Every objective in one line."""
+HELP = "\n".join(f"- {name}: {spec.summary}" for name, spec in OBJECTIVES.items())
+"""A line for each objective."""
 
 
 def spec_of(name: str) -> ObjectiveSpec:
