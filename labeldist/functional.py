@@ -229,7 +229,7 @@ def contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> T
 
 
 def pair_relevance(labels: Tensor, ref_labels: Tensor, relevance: Tensor) -> Tensor:
-    r"""The relevance of every pair, $A[y_i, y_j]$: graded targets in place of Eq. 6.
+    r"""The relevance of every pair, $A[y_i, y_j]$: graded targets instead of Eq. 6.
 
     Args:
         labels: class of each anchor, `(B,)`, integer, in [0, C).

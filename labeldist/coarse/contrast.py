@@ -62,7 +62,10 @@ class FineLabelsOnly(nn.Module):
         self.num_classes = num_classes
 
     def sharded_over(self, group: ProcessGroup) -> AbstractContextManager[None]:
-        """`LabelDistanceContrastiveLoss.sharded_over`, where the loss has it: all processes leave out the same rows."""
+        """Context manager in which the processes divide the pairs, if the loss supports it.
+
+        See `LabelDistanceContrastiveLoss.sharded_over`. All processes leave out the same rows.
+        """
         shard = getattr(self.loss, "sharded_over", None)
         return nullcontext() if shard is None else shard(group)
 

@@ -1,8 +1,16 @@
 """Label-distance contrastive learning inside Lightning. Only an adaptive matrix needs this module.
 
-self.criterion = JointLoss(LabelDistanceContrastiveLoss(AdaptiveLDM(num_classes)))  # in the module's __init__
-return {"logits": logits, "labels": labels}                                         # at the end of validation_step
+```python
+# in __init__ of the module
+contrastive = LabelDistanceContrastiveLoss(AdaptiveLDM(num_classes))
+self.criterion = JointLoss(contrastive)
+
+# at the end of validation_step
+return {"logits": logits, "labels": labels}
+
+# where the trainer is made
 trainer = Trainer(callbacks=[LabelDistanceCallback()])
+```
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,12 @@
 """Label-distance contrastive learning of sentence embeddings, as a loss of sentence-transformers.
 
+```python
 loss = SentenceLabelDistanceLoss(model, LabelDistanceContrastiveLoss(ldm))
-trainer = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss)
+trainer = SentenceTransformerTrainer(
+    model, args, train_dataset=rows, loss=loss
+)
 trainer.train()
+```
 
 An `AdaptiveLDM` also needs a `LabelDistanceEvaluator`, which counts confusions, and a `LabelDistanceCallback`, which
 updates the matrix with these counts.
