@@ -134,6 +134,14 @@ def test_a_passage_follows_the_address():
     assert "<!-- address" not in with_address(install, "")
 
 
+def test_a_flag_is_marked_and_a_command_may_still_break():
+    content = "<p><code>--margin</code> <code>--seeds 0 1</code> <code>labeldist --help</code></p>"
+    marked = hook("flags").on_page_content(content)
+    assert marked.replace('<code class="flag">', "<code>") == content
+    assert marked.count('class="flag"') == 1
+    assert '<code class="flag">--margin</code>' in marked
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.parts[-3:]], ids=name_of)
 def test_every_page_has_a_description(page):
     found = re.match(r"---\n((?:.*\n)*?)---\n", page.read_text(encoding="utf-8"))
