@@ -134,12 +134,11 @@ def test_a_passage_follows_the_address():
     assert "<!-- address" not in with_address(install, "")
 
 
-def test_a_flag_is_marked_and_a_command_may_still_break():
-    content = "<p><code>--margin</code> <code>--seeds 0 1</code> <code>labeldist --help</code></p>"
+def test_flags_are_marked_in_texts_and_not_in_blocks():
+    content = "<p><code>compare --seeds 0 1 --top-k 3</code></p><pre><code>train --seed 0\n</code></pre>"
     marked = hook("flags").on_page_content(content)
-    assert marked.replace('<code class="flag">', "<code>") == content
-    assert marked.count('class="flag"') == 1
-    assert '<code class="flag">--margin</code>' in marked
+    assert re.findall(r'<span class="flag">(.*?)</span>', marked) == ["--seeds", "--top-k"]
+    assert re.sub("</?span[^>]*>", "", marked) == content
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.parts[-3:]], ids=name_of)

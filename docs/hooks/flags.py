@@ -2,9 +2,10 @@
 
 import re
 
-_FLAG = re.compile(r"<code>(?=--[\w-]{1,30}</code>)")
+_INLINE_CODE = re.compile(r"<code>([^<\n]*)</code>")
+_FLAG = re.compile(r"(?<![\w-])--[\w-]+")
 
 
 def on_page_content(content: str, **_) -> str:
-    """Mark short flags for the style sheet."""
-    return _FLAG.sub('<code class="flag">', content)
+    """Mark the flags in inline code for the style sheet."""
+    return _INLINE_CODE.sub(lambda code: _FLAG.sub(r'<span class="flag">\g<0></span>', code[0]), content)
