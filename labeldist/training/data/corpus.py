@@ -98,9 +98,9 @@ class Corpus:
     test: Split
     fingerprint: str
     notes: tuple[str, ...]
-    coarse: Split = field(default_factory=lambda: NO_ROWS)
+    coarse: Split = NO_ROWS
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    label_texts: Split = field(default_factory=lambda: NO_ROWS)
+    label_texts: Split = NO_ROWS
 
 
 def training_rows(corpus: Corpus, fine: Split | None = None) -> Split:
@@ -136,7 +136,7 @@ class RawCorpus:
     tables: Mapping[str, Table]
     notes: tuple[str, ...]
     coarse: CoarseRows | None = None
-    label_texts: Split = field(default_factory=lambda: NO_ROWS)
+    label_texts: Split = NO_ROWS
 
     def labels_per_class(self, shots: int | None = None) -> float:
         """Mean number of training labels per class, at most `shots` of each, before any split is drawn."""
