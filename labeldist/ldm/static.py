@@ -1,7 +1,7 @@
 """A label-distance matrix that does not change during training, and functions that build one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from labeldist.functional import unit_rows
 from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import check_max_distance, distances_from_confusion, stretch
 from labeldist.options import Normalization
-
-_StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
 
 
 class StaticLDM(LabelDistanceMatrix):
@@ -55,12 +53,12 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def uniform(
-        cls: type[_StaticLDM],
+        cls,
         value: float = 1.0,
         *,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         """The same entry for all pairs of different classes; `value=1` gives plain supervised contrastive learning.
 
         Args:
@@ -81,14 +79,14 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_pairs(
-        cls: type[_StaticLDM],
+        cls,
         pairs: Iterable[Sequence[Any]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
         symmetric: bool = True,
-    ) -> _StaticLDM:
+    ) -> Self:
         """`max_distance` for listed pairs of confusable classes, 1 for all others: the paper's static matrix.
 
         Args:
@@ -122,13 +120,13 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_groups(
-        cls: type[_StaticLDM],
+        cls,
         groups: Iterable[Sequence[Class]] | Mapping[str, Sequence[Class]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         """`max_distance` between classes of the same group, 1 between all others.
 
         Args:
@@ -158,14 +156,14 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_confusion(
-        cls: type[_StaticLDM],
+        cls,
         counts: ArrayLike,
         *,
         max_distance: float = 5.0,
         normalization: Normalization = "rate",
         symmetric: bool = True,
         class_names: Sequence[str] | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         """Entries from a classifier's confusion counts: see `distances_from_confusion`.
 
         Use counts from rows that the classifier was not trained on. It makes few mistakes on its training rows.
@@ -190,12 +188,12 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_vectors(
-        cls: type[_StaticLDM],
+        cls,
         vectors: Tensor | Sequence[Sequence[float]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         r"""Entries from one vector per class, such as embeddings of the class names or `class_centroids`.
 
         $1 + (m - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$ with $m$ = `max_distance` and the extremes
@@ -229,12 +227,12 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_distances(
-        cls: type[_StaticLDM],
+        cls,
         distances: Tensor | Sequence[Sequence[float]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         r"""Entries from real dissimilarities $d_{ab}$, which are *small* for easily confused classes.
 
         The entries of an LDM are *large* for easily confused classes, so the order is reversed:
