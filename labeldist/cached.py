@@ -1,9 +1,9 @@
-r"""Large contrastive batches on small devices: gradients that are cached at the embeddings.
+r"""Large contrastive batches in little memory: the gradient is cached at the embeddings.
 
-A contrastive loss cannot be accumulated over small batches, because each row is compared with every other. But its
-gradient passes through the embeddings, which are small; the activations inside the encoder fill a device. So the batch
-is encoded in chunks without a graph, the loss of all rows gives its gradient at the embeddings, and each chunk is
-encoded again, with a graph, to propagate its part of that gradient (Gao et al. 2021).
+A contrastive loss cannot be accumulated over small batches, because each row is compared with every other. Most of the
+memory holds the activations of the encoder; the embeddings are small. So the batch is first encoded in chunks without a
+graph. The loss of all rows gives the gradient of the embeddings. Then each chunk is encoded again with a graph, to
+propagate its part of that gradient (Gao et al. 2021).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,32 +29,32 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class CachedGradients:
-    r"""A model that encodes a large batch in the memory of a small one: call it where the model is called.
+    r"""Encode a large batch in the memory of a small one: call it instead of the model.
 
     With rows $h_i = f_\theta(x_i)$ and chunks $K$ of the batch,
     $\frac{dL}{d\theta} = \sum_K \sum_{i \in K} \frac{\partial L}{\partial h_i} \frac{\partial h_i}{\partial \theta}$.
-    The call encodes one chunk after the other without a graph and returns the rows of the whole batch, for any loss.
-    When `backward()` reaches them, each chunk is encoded again and its term of the sum is added to the parameters'
-    gradients. Memory holds the activations of one chunk at a time, the outputs of all rows, and what the loss itself
-    needs. The cost is a second forward pass.
+    The call encodes one chunk after the other without a graph and returns the embeddings of the whole batch, for any
+    loss. When `backward()` reaches them, each chunk is encoded again, and its term of the sum is added to the gradients
+    of the parameters. Memory is needed for the activations of one chunk at a time, the outputs of all rows, and the
+    loss. The cost is a second forward pass.
 
-    Parameters get the gradient of the whole batch, added to their `.grad`. The second encoding repeats the random
-    numbers of the first (dropout) and its autocast settings; afterwards the random state is that of one pass. With
-    gradients disabled, the batch is encoded in chunks, once.
+    The second encoding uses the same random numbers (dropout) and autocast settings as the first. Afterwards the random
+    state is the same as after one pass. If gradients are disabled, the batch is encoded only once, in chunks.
 
     Under `DistributedDataParallel` gradients are exchanged once, with the last chunk. Processes may have different
-    numbers of rows, but at least one each; a `DistributedLossWrapper` compares the rows of all.
+    numbers of rows, but each needs at least one. A `DistributedLossWrapper` compares the rows of all processes.
 
-    Other state that a forward pass changes (a counter, a buffer) changes twice. BatchNorm in training mode is refused:
-    it would normalize over a chunk, not over the batch.
+    Other state that a forward pass changes (a counter, a buffer) changes twice. BatchNorm in training mode raises an
+    error, because it would normalize over a chunk, not over the batch.
 
     Args:
-        model: the encoder, inside `DistributedDataParallel` where there are several processes.
-        chunk_size: rows that are encoded together, >= 1.
-        views: dropout views of each row, >= 1, each in a separate pass: a batch of M rows gives `views * M`, all of the
-            first view, then all of the second. Repeat the labels: `labels.repeat(views)`.
-        encode: called in place of `model(...)` as `encode(model, ...)`, to prepare inputs and choose outputs.
-        validate: check that the second encoding gives the rows of the first; on a GPU each chunk then synchronizes.
+        model: the encoder; with several processes, the `DistributedDataParallel` module that contains it.
+        chunk_size: number of rows that are encoded together, >= 1.
+        views: dropout views of each row, >= 1, each in a separate pass: a batch of M rows gives `views * M` rows, first
+            all rows of the first view, then all rows of the second. Repeat the labels: `labels.repeat(views)`.
+        encode: called as `encode(model, ...)` instead of `model(...)`, to prepare inputs and choose outputs.
+        validate: check that the second encoding equals the first; on a GPU this synchronizes with the device for each
+            chunk.
 
     Raises:
         TypeError: if `model` is not an `nn.Module`, or `chunk_size` or `views` is not an integer.
@@ -100,13 +100,13 @@ class CachedGradients:
         """Encode the whole batch.
 
         Args:
-            *inputs: what the model takes, for M rows. Tensors `(M, ...)` and lists of M items (texts) are cut into
-                chunks, also inside tuples and mappings; anything else is passed to every chunk unchanged. A tensor that
+            *inputs: inputs of the model, for M rows. Tensors `(M, ...)` and lists of M items (texts) are divided into
+                chunks, also inside tuples and mappings; other inputs are passed to every chunk unchanged. A tensor that
                 requires a gradient must be a leaf.
-            **named_inputs: the same by name, as in `encoder(**tokenized)`.
+            **named_inputs: more inputs by name, as in `encoder(**tokenized)`.
 
         Returns:
-            What the model returns, a tensor or a tuple or a mapping of tensors, of `views * M` rows.
+            The output of the model for `views * M` rows, which is a tensor, or a tuple or mapping of tensors.
 
         Raises:
             ValueError: if there are no rows, inputs or outputs have different numbers of rows, or the model has

@@ -30,18 +30,18 @@ class ConfusedPair(NamedTuple):
 
 
 def as_counts(counts: ArrayLike) -> Tensor:
-    """Confusion counts as a tensor, whichever library they come from.
+    """Convert confusion counts of any library to a tensor.
 
     Args:
         counts: `(C, C)`, whole numbers of rows, non-negative, row = true class, column = predicted: a tensor, a numpy
             array as `sklearn.metrics.confusion_matrix` returns it, or nested sequences.
 
     Returns:
-        `(C, C)`, on the device of a tensor, else on the CPU.
+        `(C, C)`, on the device of `counts` if that is a tensor, otherwise on the CPU.
 
     Raises:
-        ValueError: if the matrix is not square, or an entry is negative, not finite, or no whole number: shares or
-            percentages in place of counts.
+        ValueError: if the matrix is not square, or an entry is negative, not finite, or not a whole number, as in
+            fractions or percentages.
 
     Examples:
         >>> as_counts([[8, 2], [0, 10]])
@@ -64,7 +64,7 @@ def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int
 
     Args:
         labels: true classes, `(N,)`, integer, in [0, `num_classes`): a tensor, a numpy array or a list.
-        predictions: predicted classes, `(N,)`, likewise.
+        predictions: predicted classes, `(N,)`, in the same form.
         num_classes: `C`.
 
     Returns:

@@ -229,7 +229,7 @@ def contrastive_loss(logits: Tensor, positives: Tensor, candidates: Tensor) -> T
 
 
 def pair_relevance(labels: Tensor, ref_labels: Tensor, relevance: Tensor) -> Tensor:
-    r"""The relevance of every pair, $A[y_i, y_j]$: graded targets in place of Eq. 6.
+    r"""The relevance of every pair, $A[y_i, y_j]$: graded targets instead of Eq. 6.
 
     Args:
         labels: class of each anchor, `(B,)`, integer, in [0, C).
@@ -237,8 +237,8 @@ def pair_relevance(labels: Tensor, ref_labels: Tensor, relevance: Tensor) -> Ten
         relevance: $A$, `(C, C)`, non-negative; row = anchor's class.
 
     Returns:
-        `(B, R)`. Its gradient is that of the table, except that an entry of 0 has none: the derivative of the loss
-        there is $-\infty$, and the entry stays 0.
+        `(B, R)`, with the gradient of the table, except that an entry of 0 gets no gradient and stays 0. The derivative
+        of the loss there is $-\infty$.
 
     Examples:
         >>> relevance = torch.tensor([[1.0, 0.2], [0.0, 1.0]])
@@ -261,7 +261,7 @@ def graded_contrastive_loss(logits: Tensor, weights: Tensor, candidates: Tensor)
     softmax equals the targets. Weights of 1 and 0 give `contrastive_loss`. Scaling the weights of an anchor changes
     nothing.
 
-    Choice: the paper knows only weights of 1 and 0. An anchor without a weight above 0 has no target; its loss is 0.
+    Choice: the paper uses only weights of 1 and 0. An anchor without a weight above 0 has no target, so its loss is 0.
 
     Args:
         logits: `(B, R)`, floating point; an entry of `-inf` excludes its pair.

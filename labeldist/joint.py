@@ -47,7 +47,7 @@ class JointLoss(nn.Module):
         ce_weight: $\lambda$ in [0, 1], the weight of $L_c$; 0.5 in the paper.
 
     Raises:
-        ValueError: if `ce_weight` lies outside [0, 1], or `contrastive` would take coarse labels for classes.
+        ValueError: if `ce_weight` lies outside [0, 1], or `contrastive` would treat coarse labels as classes.
         TypeError: if `contrastive` is not a loss of embeddings and labels, or `classification` is not callable.
 
     Examples:
@@ -101,7 +101,7 @@ class JointLoss(nn.Module):
         Args:
             logits: class scores, `(B, C)`, or `(M, C)` for the first M rows only.
             embeddings: `(B, D)`.
-            labels: `(B,)`, integer, in [0, C), or what `classification` takes.
+            labels: `(B,)`, integer, in [0, C), or other labels that `classification` accepts.
             **pairs: passed to the contrastive loss: `indices_tuple`, `ref_emb` and `ref_labels`.
 
         Returns:

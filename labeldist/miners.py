@@ -42,8 +42,8 @@ class LabelDistanceMiner(BaseMiner):
 
     Args:
         ldm: the label-distance matrix: a `LabelDistanceMatrix` (shared, not copied) or a `(C, C)` tensor. Easily
-            confused classes have large entries. Or a `Relation`, of which `near()` is taken: related classes are
-            hard negatives, whichever way the loss pushes them.
+            confused classes have large entries. For a `Relation`, the miner uses `near()`: related classes are hard
+            negatives, whatever the loss does with them.
         num_negatives: maximum number of negatives per anchor; `None` for all.
         num_positives: maximum number of positives per anchor; `None` for all.
         margin: excludes easy pairs. With $P$ and $N$ the anchor's positives and negatives: for pairs, a negative is

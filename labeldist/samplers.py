@@ -44,8 +44,8 @@ class LabelDistanceBatchSampler(BatchSampler):
     Args:
         labels: class of each row of the data set, `(N,)`, integer.
         ldm: the label-distance matrix: a `LabelDistanceMatrix` (shared, not copied) or a `(C, C)` tensor. Easily
-            confused classes have large entries. Or a `Relation`, of which `near()` is taken: related classes are
-            drawn together, whichever way the loss pushes them.
+            confused classes have large entries. For a `Relation`, the sampler uses `near()`: related classes are drawn
+            together, whatever the loss does with them.
         classes_per_batch: groups per batch, >= 1. The groups belong to different classes if the class sizes allow it.
         rows_per_class: rows per group, >= 1. If the size of a class is not a multiple of it, the groups of this class
             are smaller; their sizes differ by at most one row.

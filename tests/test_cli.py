@@ -78,12 +78,14 @@ def test_help_names_every_command(capsys, arguments):
     assert all(command in out for command in ("train", "compare", "evaluate", "predict"))
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "evaluate", "predict"])
-def test_help_of_a_command_starts_with_examples(capsys, command):
+@pytest.mark.parametrize("command", ["train", "compare", "evaluate", "predict", "report"])
+def test_help_of_a_command_starts_with_examples_and_fits_80_columns(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])
     assert exit_.value.code == 0
     out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
     assert f"$ labeldist {command} " in out
     assert "--output" in out
     # No backtick of a docstring's markup opens without closing.

@@ -134,6 +134,13 @@ def test_a_passage_follows_the_address():
     assert "<!-- address" not in with_address(install, "")
 
 
+def test_flags_are_marked_in_texts_and_not_in_blocks():
+    content = "<p><code>compare --seeds 0 1 --top-k 3</code></p><pre><code>train --seed 0\n</code></pre>"
+    marked = hook("flags").on_page_content(content)
+    assert re.findall(r'<span class="flag">(.*?)</span>', marked) == ["--seeds", "--top-k"]
+    assert re.sub("</?span[^>]*>", "", marked) == content
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.parts[-3:]], ids=name_of)
 def test_every_page_has_a_description(page):
     found = re.match(r"---\n((?:.*\n)*?)---\n", page.read_text(encoding="utf-8"))

@@ -19,11 +19,13 @@ def load(path: Path) -> dict[str, Any]:
 def settings(record: dict[str, Any]) -> str:
     """One sentence: what was measured, and where."""
     arithmetic = "bfloat16 autocast" if record["is_mixed"] else "float32"
-    cores = "" if record["device"] == "cuda" else f", {record['threads']} thread(s)"
+    threads = "one thread" if record["threads"] == 1 else f"{record['threads']} threads"
+    where = "" if record["device"] == "cuda" else f", {threads}"
+    time = "" if record["device"] == "cuda" else " Times are CPU seconds."
     return (
-        f"One training step of an encoder of MiniLM's shape on texts of {record['tokens']} tokens, in chunks of "
-        f"{record['chunk_size']} rows: {arithmetic}{cores}, {record['machine']}, torch {record['versions']['torch']}. "
-        "Memory is what the step takes beside weights and gradients; on a CPU, seconds are the processor's."
+        f"One training step of an encoder with MiniLM's shape on texts of {record['tokens']} tokens, in chunks of "
+        f"{record['chunk_size']} rows: {arithmetic}{where}, {record['machine']}, torch {record['versions']['torch']}. "
+        f"The memory is that of the step, without weights and gradients.{time}"
     )
 
 

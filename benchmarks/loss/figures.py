@@ -1,4 +1,4 @@
-"""The tables and the figure of a record of `benchmarks.loss`.
+"""The tables and the figures of a record of `benchmarks.loss`, for light and for dark pages.
 
 python -m benchmarks.loss.figures benchmarks/results/loss/cpu-float32.json
 """
@@ -8,21 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from benchmarks.loss.methods import TASKS
+from labeldist.training.output.pictures.drawing import lighten, new_figure, save
+from labeldist.training.output.pictures.themes import THEMES, ThemeName
 
-COLORS = {
-    "eager": "#888888",
-    "eager, torch.compile": "#ff7f0e",
-    "blockwise": "#1f77b4",
-    "triton": "#d62728",
-    "auto": "#2ca02c",
-    "eager, graded": "#555555",
-    "blockwise, graded": "#17becf",
-    "triton, graded": "#9467bd",
-}
 MARKERS = {"same": "o", "graded": "D", "unweighted": "s", "one positive": "^", "cross-entropy": "v", "forward": "x"}
+# The methods of the loss itself have a color each. Those of other losses are the lines that are not solid.
+COLORS = {"eager": 7, "eager, torch.compile": 1, "blockwise": 0, "triton": 2, "PML SupConLoss": 4, "Inf-CL": 9}
+OTHER_COLORS = (5, 6, 8, 10, 12)
 
 
 def table(record: dict[str, Any]) -> str:
@@ -93,24 +86,26 @@ def _title(name: str, task: str) -> str:
     return name if task in ("same", "graded") else f"{name} ({task})"
 
 
-def draw(record: dict[str, Any], path: Path) -> Path:
-    """Time and memory of forward+backward against `B`, a column for each `D`; log axes."""
+def draw(record: dict[str, Any], path: Path, *, theme: ThemeName = "light") -> Path:
+    """Time and memory of forward+backward against `B`, a column for each `D`; log axes.
+
+    `"auto"` is left out: it is one of the other backends.
+    """
+    colors = THEMES[theme]
     # The cases of a resumed record are in the order of its runs.
     measured = sorted((case for case in record["cases"] if "both_ms" in case), key=lambda case: case["num_rows"])
     dims = sorted({case["dim"] for case in measured})
-    names = list(dict.fromkeys(case["method"] for case in measured))
-    figure, axes = plt.subplots(
-        2, len(dims), figsize=(4.2 * len(dims) + 2, 7), sharex=True, sharey="row", squeeze=False, layout="constrained"
-    )
-    # Without tab10's seventh color, which is eager's gray.
-    others = iter([plt.get_cmap("tab10")(place) for place in (4, 5, 6, 8, 9)])
-    colors = {name: COLORS.get(name) or next(others) for name in names}
+    names = [name for name in dict.fromkeys(case["method"] for case in measured) if name != "auto"]
+    others = iter(OTHER_COLORS)
+    places = {name: COLORS[name] if name in COLORS else next(others) for name in names}
+    figure = new_figure(8.6, 6.6, colors)
+    axes = figure.subplots(2, len(dims), sharex=True, sharey="row", squeeze=False)
     for column, dim in enumerate(dims):
         for name in names:
             cases = [case for case in measured if case["dim"] == dim and case["method"] == name]
             rows = [case["num_rows"] for case in cases]
             task = cases[0]["task"] if cases else "same"
-            style = {"color": colors[name], "marker": MARKERS[task], "markersize": 4, "linewidth": 1.3}
+            style = {"color": colors.classes[places[name]], "marker": MARKERS[task], "markersize": 4, "linewidth": 1.4}
             style["label"] = _title(name, task)
             style["linestyle"] = "-" if task == "same" else "--"
             axes[0, column].plot(rows, [case["both_ms"] for case in cases], **style)
@@ -121,31 +116,35 @@ def draw(record: dict[str, Any], path: Path) -> Path:
                 floors.setdefault(case["num_rows"], []).append(case["floor_both_ms"])
         rows = sorted(floors)
         axes[0, column].plot(
-            rows, [min(floors[size]) for size in rows], color="black", linestyle=":", label="three matrix products"
+            rows, [min(floors[size]) for size in rows], color=colors.ink, linestyle=":", label="three matrix products"
         )
-        axes[0, column].set_title(f"D = {dim}")
-        axes[1, column].set_xlabel("rows in the batch, B")
+        axes[0, column].set_title(f"{dim} dimensions", loc="left", fontsize=10, color=colors.ink)
+        axes[1, column].set_xlabel("rows in the batch")
     for axis in axes.flat:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.grid(alpha=0.25)
+        axis.minorticks_off()
+        lighten(axis, colors)
     axes[0, 0].set_ylabel("forward + backward, ms")
     axes[1, 0].set_ylabel("extra peak memory, MiB")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    figure.suptitle(f"{record['machine']}, {record['dtype']}, torch {record['versions']['torch']}")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=colors.ink
+    )
+    title = f"{record['machine']}, {record['dtype']}, torch {record['versions']['torch']}"
+    figure.suptitle(title, fontsize=10, color=colors.muted)
+    save(figure, path)
     return path
 
 
 def main() -> None:
-    """Read a record; print its table and what its tasks mean, draw its figure."""
+    """Read a record; print its table and what its tasks mean, draw its figures."""
     path = Path(sys.argv[1])
     record = json.loads(path.read_text(encoding="utf-8"))
     print(table(record))
     print("\n".join(f"{task}: {meaning}" for task, meaning in TASKS.items()))
     print(draw(record, path.with_suffix(".png")))
+    print(draw(record, path.with_name(f"{path.stem}-dark.png"), theme="dark"))
 
 
 if __name__ == "__main__":

@@ -36,22 +36,22 @@ class Train(_Trains):
     """Train a classifier and see which classes it confuses.
 
     $ labeldist train --data demo
-    $ labeldist train --data tickets.train.csv tickets.test.csv --encoder minilm --objective adaptive
-    $ labeldist train --data corpora/trec --objective static --confusable DESC,ENTY --max-distance 5
+    $ labeldist train --data train.csv test.csv --encoder minilm
+    $ labeldist train --data train.csv --objective static --confusable slow,fast
     $ labeldist train --resume runs/demo-textcnn-adaptive-seed0
 
-    The run folder receives the model, the label distances, metrics, test predictions and pictures.
+    Writes a run folder: model, label distances, metrics, predictions, report.
     """
 
     objective: Annotated[Objective, arg(help=HELP)] = "adaptive"
     seed: int = 0
-    """Decides the split, the drawn shots, initial weights and the order of rows."""
+    """Determines the split, the drawn shots, the initial weights and the order of the rows."""
     output: Output = None
     """The run folder; runs/DATA-ENCODER-OBJECTIVE-seedN if not given. Never overwritten."""
     resume: Path | None = None
-    """Go on with this interrupted run folder, with its own settings; takes no others (but --trust-remote-code)."""
+    """Continue the interrupted run in this folder, with its settings. No other flags but --trust-remote-code."""
     verbose: Verbose = False
-    """Say what is decided on the way, and show warnings."""
+    """Print the decisions during the run, and warnings."""
 
     def folder(self) -> Path:
         """The run folder."""
@@ -70,29 +70,34 @@ class Compare(_Trains):
     """Find out whether label distance helps on your data.
 
     $ labeldist compare --data demo
-    $ labeldist compare --data corpora/trec --encoder minilm --shots 20 --seeds 0 1 2 3 4
+    $ labeldist compare --data train.csv test.csv --encoder minilm --seeds 0 1 2
 
-    Trains each objective with each seed on the same splits and ends with one plain sentence. Three controls
-    guard it: each text seen twice without contrast (ce-two-views), contrast without distances (contrastive), and the
-    mean of the static distances between all classes (uniform). After an interruption, the same command continues where
-    it stopped.
+    Trains each objective with each seed on the same splits.
+
+    Three controls separate label distance from other causes of a gain:
+    - ce-two-views: each text is encoded twice, without a contrastive loss
+    - contrastive: a contrastive loss without label distances
+    - uniform: the mean of the static distances for every pair of classes
+
+    The same command continues an interrupted comparison.
     """
 
-    objectives: Annotated[tuple[Objective, ...], arg(help=f"At least two. {HELP}")] = DEFAULT_COMPARED
+    objectives: Annotated[tuple[Objective, ...], arg(help=f"At least two of these:\n{HELP}")] = DEFAULT_COMPARED
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each seed is one split, one draw of shots, one initialization, the same for every objective."""
+    """Seeds of the runs. All objectives with the same seed have the same split, shots and initial weights."""
     jobs: Annotated[int, arg(aliases=["-j"])] = 1
-    """Runs at a time, each on its part of the cores."""
+    """Number of runs at a time. Each uses its part of the CPU cores."""
     measure: Measure = "accuracy"
-    """What the verdict is about: mean-absolute-error needs --order, expected-cost needs --costs, graded-ndcg and
-    group-map need --relation-file, --hierarchy, --hierarchy-separator or (graded-ndcg) --order."""
+    """The measure that the verdict compares. mean-absolute-error needs --order, expected-cost needs --costs.
+    graded-ndcg needs --order, --relation-file, --hierarchy or --hierarchy-separator; group-map one of the last three.
+    """
     margin: float = 0.005
-    """Smallest gain worth having, what "does not help" is measured against: a fraction, or in the unit of an absolute
-    error or cost."""
+    """The smallest gain worth having: a fraction for scores, or a number of steps or cost units.
+    The verdict "does not help" means that such a gain is ruled out."""
     output: Output = None
     """The folder of the comparison; runs/compare-DATA-ENCODER if not given."""
     verbose: Verbose = False
-    """Name each finished run, and show warnings."""
+    """Print each finished run, and warnings."""
 
     def folder(self) -> Path:
         """The folder of the comparison."""
@@ -109,16 +114,15 @@ class ReportOf:
 
     $ labeldist report predictions.csv
     $ labeldist report predictions.jsonl --train train.csv --output mail.html
-    $ labeldist report runs/demo-textcnn-adaptive-seed0
+    $ labeldist report runs/first
 
-    Writes one HTML page that needs no server and no network: the confused pairs with their texts, the confusion matrix,
-    labels to check, thresholds. A table needs a column of labels and one of predictions; texts and probabilities are
-    used where they are there. Nothing is trained.
+    Writes one HTML page that needs no server and no network.
+
+    A table needs labels and predictions; texts and probabilities are optional.
     """
 
     source: Positional[Path]
-    """A table of predictions (jsonl, csv, tsv, each also .gz, or parquet), or the folder of a run,
-    an evaluation or a comparison."""
+    """A table of predictions (jsonl, csv, tsv, parquet), or the folder of a run, an evaluation or a comparison."""
     text_column: str | None = None
     """Column of the texts; found by name if not given."""
     label_column: str | None = None
@@ -132,19 +136,19 @@ class ReportOf:
     quotes: Literal["standard", "none"] | None = None
     """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     train: str | None = None
-    """Labeled texts that the classifier was trained on: finds rows that were seen, and similar texts."""
+    """Labeled texts that the classifier was trained on, to find rows that were seen in training, and similar texts."""
     costs: Path | None = None
-    """What mistakes cost: a JSON file {true class: {decided class: cost}}, or a csv or tsv table with class names in
-    the first row and column."""
+    """Costs of mistakes: a JSON file {true class: {predicted class: cost}}, or a csv or tsv table.
+    A table has class names in its first row and column."""
     order: tuple[str, ...] = ()
-    """All classes from one end to the other: each step between true and decided class costs 1."""
+    """All classes from one end to the other: each step between true and predicted class costs 1."""
     title: str | None = None
     """Title of the page; the name of the source if not given."""
     output: Output = None
-    """The page, or a folder that receives it; report.html in the folder of a run, NAME.report.html beside NAME.csv, if
-    not given."""
+    """File of the page, or a folder for it. If not given: report.html in the folder of a run, SOURCE.report.html beside
+    a table."""
     verbose: Verbose = False
-    """Say which columns were read, and show warnings."""
+    """Print which columns were read, and warnings."""
 
     def how_to_go_on(self) -> str:
         """What to say after an interruption."""
@@ -153,10 +157,10 @@ class ReportOf:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained run on other labeled rows.
+    """Measure a trained classifier on other labeled rows.
 
-    $ labeldist evaluate runs/demo-textcnn-adaptive-seed0 --data more.csv
-    $ labeldist evaluate runs/demo-textcnn-adaptive-seed0 --data more.csv --costs costs.json
+    $ labeldist evaluate runs/first --data more.csv
+    $ labeldist evaluate runs/first --data more.csv --costs costs.json
     """
 
     run: Positional[Path]
@@ -172,18 +176,18 @@ class Evaluate:
     quotes: Literal["standard", "none"] | None = None
     """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     costs: Path | None = None
-    """Also measure what decisions cost: a JSON file {true class: {decided class: cost}}, or a csv or tsv table with
-    class names in the first row and column."""
+    """Costs of mistakes, to measure what decisions cost: a JSON file {true class: {chosen class: cost}}, or a table.
+    A csv or tsv table has class names in its first row and column."""
     order: tuple[str, ...] = ()
-    """All classes from one end to the other: each step between true and decided class costs 1."""
+    """All classes from one end to the other: each step between true and chosen class costs 1."""
     calibrated: bool = False
-    """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
+    """Use probabilities at the temperature that was fitted on the validation rows of the run, also with costs."""
     output: Output = None
     """New folder for metrics, predictions, pictures and the report; runs/evaluate-RUN-DATA if not given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a GPU where there is one."""
+    """`auto` uses a GPU if there is one."""
     trust_remote_code: bool = False
-    """Run code that comes with the run's encoder, as when it was trained; never without this."""
+    """Run code that comes with the encoder of the run. Needed if the run was trained with this flag."""
     verbose: Verbose = False
     """Show warnings."""
 
@@ -194,22 +198,23 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify texts with a trained run.
+    """Classify texts with a trained classifier.
 
-    $ labeldist predict runs/demo-textcnn-adaptive-seed0 "the delivery was not slow"
-    $ labeldist predict runs/demo-textcnn-adaptive-seed0 --file messages.csv --output labeled.jsonl
-    $ cat messages.txt | labeldist predict runs/demo-textcnn-adaptive-seed0
+    $ labeldist predict runs/first "the delivery was not slow"
+    $ labeldist predict runs/first --file messages.csv --output labeled.jsonl
+    $ cat messages.txt | labeldist predict runs/first
 
-    Writes one JSON object per text; on a terminal, one line per text. Files of any size are read as they come. A blank
-    line of plain text has no label: null, so that the answers stay in step with the lines.
+    Writes one JSON object per text. On a terminal, prints one line per text.
+
+    A blank line of plain text gets the label null: answer N belongs to line N.
     """
 
     run: Positional[Path]
     """The run folder."""
     texts: Positional[tuple[str, ...]] = ()
-    """Texts to classify; from --file, or standard input, if there are none."""
+    """Texts to classify. Without any, texts are read from --file or from standard input."""
     file: Annotated[str | None, arg(aliases=["-f"])] = None
-    """jsonl, csv, tsv (each also .gz), parquet, or txt with one text a line; `-` is standard input."""
+    """jsonl, csv, tsv (each also .gz), parquet, or txt with one text per line; `-` is standard input."""
     text_column: str | None = None
     """Column of the texts; found by name if not given."""
     delimiter: str | None = None
@@ -217,20 +222,20 @@ class Predict:
     quotes: Literal["standard", "none"] | None = None
     """Quotes in a csv or tsv file: around fields (`standard`), or part of the text (`none`); found if not given."""
     costs: Path | None = None
-    """Decide at least expected cost: a JSON file {true class: {decided class: cost}}, or a csv or tsv table with
-    class names in the first row and column."""
+    """Costs of mistakes, to choose the class of least expected cost: a JSON file, or a csv or tsv table.
+    JSON is {true class: {chosen class: cost}}. A table has class names in its first row and column."""
     order: tuple[str, ...] = ()
-    """All classes from one end to the other: each step between true and decided class costs 1."""
+    """All classes from one end to the other: each step between true and chosen class costs 1."""
     calibrated: bool = False
-    """Take probabilities at the temperature that was fitted on the run's validation rows; costs then weigh those."""
+    """Use probabilities at the temperature that was fitted on the validation rows of the run, also with costs."""
     top_k: Annotated[int | None, arg(aliases=["-k"])] = None
-    """How many classes to give the probabilities of, the most probable first; all if not given (on a terminal, one)."""
+    """Number of the most probable classes to print; all classes if not given (on a terminal, one)."""
     output: Output = None
-    """Write JSON Lines here rather than to standard output. Never overwritten."""
+    """Write JSON Lines to this file instead of standard output. An existing file is never overwritten."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a GPU where there is one."""
+    """`auto` uses a GPU if there is one."""
     trust_remote_code: bool = False
-    """Run code that comes with the run's encoder, as when it was trained; never without this."""
+    """Run code that comes with the encoder of the run. Needed if the run was trained with this flag."""
     verbose: Verbose = False
     """Show warnings."""
 

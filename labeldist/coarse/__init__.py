@@ -1,7 +1,8 @@
 r"""Coarse labels: rows of which only a group of classes is known, not the class itself.
 
-A label in [0, C) is a class, a fine label. The label C + g is group g: the row's class is one of the group's. Such rows
-train the classifier by the marginal cross-entropy and stay out of the contrast, where they would need a class:
+A label in [0, C) is a class, also called a fine label. The label C + g stands for group g: the class of the row is one
+of the classes of the group. Such rows train the classifier with the marginal cross-entropy. The contrastive loss leaves
+them out, because it needs their class:
 
 ```python
 classification = MarginalCrossEntropy({"number": ["count", "date"]}, class_names=names)
@@ -9,7 +10,7 @@ contrastive = FineLabelsOnly(LabelDistanceContrastiveLoss(ldm))
 objective = JointLoss(contrastive, classification)
 ```
 
-A row without any label is the limit: its group holds all classes, and it has no gradient.
+A row without any label is a special case: its group contains all classes, and it has no gradient.
 """
 
 from labeldist.coarse.classification import MarginalCrossEntropy, allowed_classes, marginal_cross_entropy

@@ -27,15 +27,15 @@ def marginal_cross_entropy(
     $$\ell_i = -\log \sum_{c \in A_i} p_{ic} = \mathrm{lse}_{c}\, \mathrm{logits}_{ic}
     - \mathrm{lse}_{c \in A_i}\, \mathrm{logits}_{ic} .$$
 
-    This is the likelihood of what is known (Cour et al. 2011, Jin and Ghahramani 2002). One allowed class gives the
-    cross-entropy. If all classes are allowed, loss and gradient are exactly 0.
+    This is the negative log-likelihood of what is known (Cour et al. 2011, Jin and Ghahramani 2002). With one allowed
+    class it is the cross-entropy. If all classes are allowed, loss and gradient are exactly 0.
 
     Args:
         logits: class scores, `(B, C)`, C >= 1, floating point, finite. Half precision is computed in float32.
         allowed: boolean `(B, C)`, at least one class per row.
         reduction: mean over the rows (0 for no rows), sum, or the loss of each row.
-        validate: check that each row allows a class; on a GPU this synchronizes. Unchecked, a row without one has an
-            infinite loss.
+        validate: check that each row allows a class; on a GPU this synchronizes with the device. Without the check, a
+            row that allows no class has an infinite loss.
 
     Returns:
         Scalar, or `(B,)` for `"none"`; in nats, non-negative, float32 (float64 for float64 logits).
@@ -81,7 +81,7 @@ def marginal_cross_entropy(
 
 
 def allowed_classes(labels: Tensor, groups: Tensor) -> Tensor:
-    """The classes that each label allows: one for a class, all members for a group.
+    """Return the classes that each label allows: the class itself, or all classes of the group.
 
     Args:
         labels: `(B,)`, integer, in [0, C + G): a class, or C + g for group g.
@@ -111,27 +111,28 @@ class MarginalCrossEntropy(nn.Module):
 
     $$L_c = \frac{1}{B} \sum_{i=1}^{B} -\log \sum_{c \in A_i} p_{ic} .$$
 
-    Use it as the `classification` of `JointLoss`, `TrainerObjective` or `SentenceLabelDistanceLoss`. On fine labels
-    alone it is the cross-entropy.
+    Use it as the `classification` argument of `JointLoss`, `TrainerObjective` or `SentenceLabelDistanceLoss`. If all
+    labels are fine, it is the cross-entropy.
 
-    With a loss `fine` for the $B'$ rows with a fine label, $B' L_{\mathrm{fine}}$ stands in place of their terms of the
-    sum. Class weights, label smoothing and focus then act on fine labels only, and every row still counts alike.
+    With a loss `fine` for the $B'$ rows with a fine label, $B' L_{\mathrm{fine}}$ replaces their terms in the sum.
+    Class weights, label smoothing and the focal loss then affect fine labels only, and all rows have the same weight.
 
     Args:
         groups: the classes of each group: `{"number": ["count", "date"]}`, a list of lists of members (names or
             indices), or a boolean `(G, C)`. Group g, in this order, has the label C + g.
-        fine: called as `fine(logits, labels)` with the rows that have a fine label, returns their mean, such as
-            `nn.CrossEntropyLoss(label_smoothing=0.1)`; each call on a GPU then synchronizes. `None` is cross-entropy.
+        fine: loss of the rows with a fine label, such as `nn.CrossEntropyLoss(label_smoothing=0.1)`: called as
+            `fine(logits, labels)`, returns their mean. On a GPU each call then synchronizes with the device. `None`
+            uses the cross-entropy.
         class_names: one name per class.
-        num_classes: `C`, in place of names; neither is needed beside a tensor.
-        validate: check the values of the labels; on a GPU each call then synchronizes.
+        num_classes: `C`, instead of names. If `groups` is a tensor, neither is needed.
+        validate: check the values of the labels; on a GPU each call then synchronizes with the device.
 
     Attributes:
         groups: boolean `(G, C)`; not part of `state_dict`.
 
     Raises:
-        ValueError: if a group has no class or an unknown one (the nearest name is offered).
-        TypeError: if `fine` cannot be called.
+        ValueError: if a group is empty or has an unknown class (the message suggests the nearest name).
+        TypeError: if `fine` is not callable.
 
     Examples:
         >>> loss = MarginalCrossEntropy({"number": ["count", "date"]}, class_names=["count", "date", "place"])

@@ -1,4 +1,4 @@
-"""The contrast of batches in which some rows have a coarse label only."""
+"""The contrastive loss of batches in which some rows have only a coarse label."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,21 +19,22 @@ __all__ = ["FineLabelsOnly", "check_coarse_contrast", "takes_coarse_labels"]
 class FineLabelsOnly(nn.Module):
     """Apply a contrastive loss to the rows with a fine label: those whose label is a class.
 
-    A row of which only a group is known may or may not be of an anchor's class, so its pairs are left out: a row with a
-    label of `num_classes` or more is neither an anchor nor a reference. If no row is left, the loss is 0 and still
-    connected to the graph.
+    If only the group of a row is known, the row may or may not have the class of an anchor. So it is left out: a row
+    with a label of `num_classes` or more is neither an anchor nor a reference. If no row is left, the loss is 0 and
+    still connected to the graph.
 
-    Takes a `LabelDistanceContrastiveLoss`, any pytorch-metric-learning loss, a `CrossBatchMemory` (coarse rows never
-    enter its queue), or a `DistributedLossWrapper` around these: processes may have different numbers of fine rows, or
-    none. It may itself stand inside `TwoViewLoss`, `CrossBatchMemory` and `DistributedLossWrapper`.
+    The loss may be a `LabelDistanceContrastiveLoss`, any pytorch-metric-learning loss, a `CrossBatchMemory` (coarse
+    rows never enter its queue), or a `DistributedLossWrapper` around one of these. Processes may have different numbers
+    of fine rows, or none. `FineLabelsOnly` itself may be used inside `TwoViewLoss`, `CrossBatchMemory` and
+    `DistributedLossWrapper`.
 
     Args:
-        loss: called as `loss(embeddings, labels)`.
-        num_classes: `C`; that of the label-distance matrix in `loss` if `None`.
+        loss: the contrastive loss, called as `loss(embeddings, labels)`.
+        num_classes: `C`; `None` uses that of the label-distance matrix in `loss`.
 
     Raises:
-        ValueError: if `num_classes` is missing and there is no matrix, or it is not the matrix's.
-        TypeError: if `loss` is no loss of embeddings and labels.
+        ValueError: if `num_classes` is missing and `loss` has no matrix, or it differs from that of the matrix.
+        TypeError: if `loss` is not a loss of embeddings and labels.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -61,7 +62,10 @@ class FineLabelsOnly(nn.Module):
         self.num_classes = num_classes
 
     def sharded_over(self, group: ProcessGroup) -> AbstractContextManager[None]:
-        """`LabelDistanceContrastiveLoss.sharded_over`, where the loss has it: all processes leave out the same rows."""
+        """Context manager in which the processes divide the pairs, if the loss supports it.
+
+        See `LabelDistanceContrastiveLoss.sharded_over`. All processes leave out the same rows.
+        """
         shard = getattr(self.loss, "sharded_over", None)
         return nullcontext() if shard is None else shard(group)
 
@@ -78,17 +82,18 @@ class FineLabelsOnly(nn.Module):
 
         Args:
             embeddings: `(B, D)`.
-            labels: `(B,)`, integer: below C a class, else a group.
+            labels: `(B,)`, integer; a label below C is a class, any other a group.
             indices_tuple: pairs or triplets of these rows; those with a coarse row are left out.
-            ref_emb: references, `(R, D)`; coarse ones are left out.
-            ref_labels: their labels, `(R,)`.
-            enqueue_mask: of a `CrossBatchMemory`, boolean `(B,)`.
+            ref_emb: references, `(R, D)`; coarse rows are left out.
+            ref_labels: labels of the references, `(R,)`.
+            enqueue_mask: boolean `(B,)`, as in `CrossBatchMemory`.
 
         Returns:
-            Scalar, or what the loss returns.
+            The result of the loss, usually a scalar.
 
         Raises:
-            ValueError: if shapes disagree; on several processes, for an `indices_tuple` if the loss gathers rows.
+            ValueError: if shapes disagree; on several processes, if an `indices_tuple` is passed and the loss gathers
+                rows.
         """
         if labels is None or (ref_emb is None) != (ref_labels is None):
             raise ValueError(
@@ -145,7 +150,7 @@ def _translated(
 
 
 def takes_coarse_labels(module: nn.Module | None) -> bool:
-    """Whether a module holds a `MarginalCrossEntropy`, so that labels beyond the classes have a meaning.
+    """Whether a module contains a `MarginalCrossEntropy`, so that labels may be coarse.
 
     Examples:
         >>> takes_coarse_labels(MarginalCrossEntropy([[0, 1]], num_classes=3)), takes_coarse_labels(nn.Identity())
@@ -155,7 +160,7 @@ def takes_coarse_labels(module: nn.Module | None) -> bool:
 
 
 def check_coarse_contrast(contrastive: nn.Module | None, classification: object) -> None:
-    """Raise `ValueError` if `classification` takes coarse labels that `contrastive` would take for classes.
+    """Raise `ValueError` if `classification` accepts coarse labels, but `contrastive` would treat them as classes.
 
     Examples:
         >>> check_coarse_contrast(nn.Identity(), MarginalCrossEntropy([[0, 1]], num_classes=3))

@@ -1,4 +1,4 @@
-"""Groups of classes: as masks, from the inner nodes of a hierarchy, and from the prefixes of class names."""
+"""Groups of classes as masks, and groups from a hierarchy or from prefixes of class names."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from labeldist.messages import shown
 __all__ = ["Groups", "group_masks", "hierarchy_groups", "prefix_groups"]
 
 Groups = Mapping[str, Iterable[Class]] | Sequence[Iterable[Class]]
-"""Groups of classes by name, or in a list; their members by name or index."""
+"""A mapping from group names to classes, or a list of groups. A class is given by its name or index."""
 
 _MAX_DEPTH = 1000
 
@@ -21,19 +21,19 @@ _MAX_DEPTH = 1000
 def group_masks(
     groups: Tensor | Groups, *, class_names: Sequence[str] | None = None, num_classes: int | None = None
 ) -> Tensor:
-    """Groups of classes as masks.
+    """Convert groups of classes to a mask.
 
     Args:
-        groups: `{"number": ["count", "date"]}`, a list of lists of members (names or indices), or a boolean `(G, C)`.
+        groups: `{"number": ["count", "date"]}`, a list of lists of classes (names or indices), or a boolean `(G, C)`.
         class_names: one name per class.
-        num_classes: `C`, in place of names; neither is needed beside a tensor.
+        num_classes: `C`, instead of names. If `groups` is a tensor, neither is needed.
 
     Returns:
         Boolean `(G, C)`, in the order of `groups`.
 
     Raises:
-        ValueError: if a group has no class or an unknown one (the nearest name is offered), or a tensor has another
-            shape.
+        ValueError: if a group is empty or has an unknown class (the message suggests the nearest name), or a tensor has
+            the wrong shape.
         TypeError: if a tensor is not boolean.
 
     Examples:
@@ -68,7 +68,7 @@ def group_masks(
 
 
 def hierarchy_groups(tree: Hierarchy) -> dict[str, list[str]]:
-    """The inner nodes of a hierarchy that have a name, each with the classes below it.
+    """Make a group of each named inner node of a hierarchy: the classes below it.
 
     Args:
         tree: nested mappings and sequences whose leaves are class names. The keys of mappings name inner nodes.
@@ -77,8 +77,8 @@ def hierarchy_groups(tree: Hierarchy) -> dict[str, list[str]]:
         Class names by inner node, from the root down.
 
     Raises:
-        ValueError: if two inner nodes have one name, one has the name of a class and allows others, a node holds no
-            class, or the tree is nested deeper than 1,000 levels.
+        ValueError: if two inner nodes have the same name, an inner node has the name of a class that is not its only
+            class, a node contains no class, or the tree is nested deeper than 1,000 levels.
 
     Examples:
         >>> hierarchy_groups({"number": ["count", {"time": ["date", "year"]}], "place": ["city"]})
@@ -118,17 +118,17 @@ def hierarchy_groups(tree: Hierarchy) -> dict[str, list[str]]:
 
 
 def prefix_groups(class_names: Iterable[str], separator: str) -> dict[str, list[str]]:
-    """Groups of classes whose names begin alike: `NUM` for `NUM:count` and `NUM:date`.
+    """Make groups of classes whose names have the same prefix, such as `NUM` of `NUM:count` and `NUM:date`.
 
     Args:
-        class_names: the classes.
-        separator: between the parts of a name; each prefix that ends before one names a group.
+        class_names: the class names.
+        separator: the text between the parts of a name. Each prefix that ends before a separator names a group.
 
     Returns:
         Class names by prefix.
 
     Raises:
-        ValueError: if the separator is empty, or a class is itself the prefix of another one.
+        ValueError: if the separator is empty, or a class name is the prefix of another class name.
 
     Examples:
         >>> prefix_groups(["NUM:date:year", "NUM:count", "LOC"], ":")

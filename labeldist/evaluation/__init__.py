@@ -1,7 +1,6 @@
 """Measures beyond accuracy: which *pairs* of classes are confused, what mistakes cost, how embeddings group classes.
 
-Measures of predictions take confusion counts or classes; measures of embeddings take rows and labels. Each family has
-its module.
+Measures of predictions take confusion counts or classes. Measures of embeddings take embeddings and labels.
 """
 
 from labeldist.evaluation.calibration import (

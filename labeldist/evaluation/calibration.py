@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that say how often the class is right, for decisions that weigh them."""
+"""Temperature scaling, which calibrates probabilities, and measures of calibration."""
 
 import math
 
@@ -17,18 +17,18 @@ _ITERATIONS = 40
 
 
 def calibrate(probabilities: ArrayLike, temperature: float) -> Tensor:
-    r"""Probabilities at another temperature, $\operatorname{softmax}(z / T)$ for $\operatorname{softmax}(z)$.
+    r"""Change the temperature of probabilities: $\operatorname{softmax}(z / T)$ instead of $\operatorname{softmax}(z)$.
 
-    Eq. (9) of Guo et al. As $z$ enters through $\log p$ alone, the logits themselves are not needed:
-    $p_c^{1/T} / \sum_b p_b^{1/T}$. The order of the classes in a row does not change, and so neither does the most
-    probable class; decisions by cost do.
+    Eq. 9 of Guo et al. The logits $z$ are not needed, because the result equals $p_c^{1/T} / \sum_b p_b^{1/T}$. The
+    order of the classes in a row does not change, so the most probable class stays the same. Decisions by cost may
+    change.
 
     Args:
-        probabilities: `(N, C)`, each row non-negative and of sum 1.
-        temperature: $T > 0$; above 1 it takes probabilities towards equal ones. See `fit_temperature`.
+        probabilities: `(N, C)`, non-negative; each row sums to 1.
+        temperature: $T > 0$; above 1 the probabilities become more equal. See `fit_temperature`.
 
     Returns:
-        `(N, C)`, of the floating point type of `probabilities`.
+        `(N, C)`, with the dtype of `probabilities`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -48,25 +48,25 @@ def calibrate(probabilities: ArrayLike, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def fit_temperature(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    r"""The temperature at which held-out rows are most likely: $\operatorname{argmin}_T -\sum_i \log p_i^{(T)}[y_i]$.
+    r"""Find the maximum-likelihood temperature of held-out rows, $\operatorname{argmin}_T -\sum_i \log p_i^{(T)}[y_i]$.
 
-    Fit it on rows that the classifier was not trained on, then `calibrate` its probabilities on others. The likelihood
-    has one optimum, as the loss is convex in $1 / T$; its derivative is halved down to that.
+    Fit it on rows that the classifier was not trained on. Then `calibrate` the probabilities of other rows. The loss is
+    convex in $1 / T$, so it has one minimum; bisection finds the zero of its derivative.
 
     Args:
-        probabilities: `(N, C)`, each row non-negative and of sum 1.
+        probabilities: `(N, C)`, non-negative; each row sums to 1.
         labels: true classes, `(N,)`, integer, in [0, C).
 
     Returns:
-        $T$ in [1 / 100, 100]: above 1 for a classifier that is too sure. 1 where the rows do not say: without rows, and
-        where the true class of every row is a most probable one, so that the likelihood grows without end as $T$ falls.
+        $T$ in [1 / 100, 100], above 1 for an overconfident classifier. The result is 1 if there are no rows, or if the
+        most probable class of every row is correct, because then the likelihood increases without bound as $T$ falls.
 
     Raises:
         ValueError: if lengths differ, or a class or a probability is out of range.
         TypeError: if the classes are not integers.
 
     Examples:
-        >>> sure = [[0.99, 0.01]] * 4  # and right three times of four
+        >>> sure = [[0.99, 0.01]] * 4  # three of the four rows are correct
         >>> temperature = fit_temperature(sure, [0, 0, 0, 1])
         >>> round(temperature, 2), calibrate(sure[:1], temperature)
         (4.18, tensor([[0.7500, 0.2500]]))
@@ -96,12 +96,12 @@ def fit_temperature(probabilities: ArrayLike, labels: ArrayLike) -> float:
 def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike, *, temperature: float = 1.0) -> float:
     r"""Mean negative log-likelihood of the true classes, $-\frac1N \sum_i \log p_i[y_i]$, in nats.
 
-    A probability of 0 counts as the smallest positive float32, for it is most often one that was rounded.
+    A probability of 0 is replaced by the smallest positive float32, because most such zeros come from rounding.
 
     Args:
-        probabilities: `(N, C)`, each row non-negative and of sum 1.
+        probabilities: `(N, C)`, non-negative; each row sums to 1.
         labels: true classes, `(N,)`, integer, in [0, C).
-        temperature: at which the probabilities are taken, > 0: see `calibrate`.
+        temperature: temperature of the probabilities, > 0: see `calibrate`.
 
     Returns:
         The mean; NaN without rows.
@@ -119,15 +119,17 @@ def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike, *, temp
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, num_bins: int = 15) -> float:
-    r"""How far the probability of the predicted class lies from how often it is right, Eq. (3) of Guo et al.
+    r"""Mean absolute difference between the probability of the predicted class and the accuracy, in bins of rows.
+
+    Eq. 3 of Guo et al.:
 
     $$\mathrm{ECE} = \sum_{m=1}^{M} \frac{|B_m|}{N}\, \bigl|\mathrm{acc}(B_m) - \mathrm{conf}(B_m)\bigr|$$
 
-    with $B_m$ the rows whose largest probability lies in $((m - 1) / M, m / M]$, $\mathrm{acc}$ the share of them whose
-    most probable class is right and $\mathrm{conf}$ their mean largest probability.
+    $B_m$ is the set of rows whose largest probability lies in $((m - 1) / M, m / M]$, $\mathrm{acc}$ the fraction of
+    these rows whose most probable class is correct, and $\mathrm{conf}$ the mean of their largest probabilities.
 
     Args:
-        probabilities: `(N, C)`, each row non-negative and of sum 1.
+        probabilities: `(N, C)`, non-negative; each row sums to 1.
         labels: true classes, `(N,)`, integer, in [0, C).
         num_bins: $M$, at least 1; 15 in the paper. With few rows in a bin the error is overestimated.
 

@@ -1,4 +1,4 @@
-"""Decisions from class probabilities, and what they cost: for mistakes that are not all equally bad."""
+"""Decisions from class probabilities and their costs, if some mistakes are worse than others."""
 
 from collections.abc import Sequence
 
@@ -19,17 +19,17 @@ __all__ = [
 
 
 def decide(probabilities: ArrayLike, costs: ArrayLike) -> Tensor:
-    r"""The class of least expected cost for each row: $\operatorname{argmin}_c \sum_b p_b\, \mathrm{cost}_{bc}$.
+    r"""Choose the class of least expected cost for each row: $\operatorname{argmin}_c \sum_b p_b\, \mathrm{cost}_{bc}$.
 
-    With a cost of 1 for each mistake this is the most probable class. It needs no training: compare any loss that is
-    trained with the costs with this decision on plain probabilities.
+    If each mistake costs 1, this is the most probable class. The decision needs no training. If you train with the
+    costs, compare the result with this decision on the probabilities of a plain classifier.
 
     Args:
-        probabilities: `(N, C)`, each row non-negative and of sum 1.
-        costs: `(C, C)`, non-negative and finite, row = true class, column = decided class.
+        probabilities: `(N, C)`, non-negative; each row sums to 1.
+        costs: `(C, C)`, non-negative and finite, row = true class, column = chosen class.
 
     Returns:
-        `(N,)`, int64; the first class among equally good ones.
+        Class indices, `(N,)`, int64. Among equal costs, the class with the lowest index.
 
     Raises:
         ValueError: if shapes differ, or probabilities or costs are out of range.
@@ -47,15 +47,15 @@ def decide(probabilities: ArrayLike, costs: ArrayLike) -> Tensor:
 
 
 def posterior_median(probabilities: ArrayLike) -> Tensor:
-    r"""The median class of each row, for ordered classes: the first class $c$ with $\sum_{b \le c} p_b \ge \tfrac12$.
+    r"""Choose the median class of each row, for ordered classes: the first $c$ with $\sum_{b \le c} p_b \ge \tfrac12$.
 
-    It has the least expected absolute error, $\sum_b p_b\, \lvert b - c \rvert$.
+    It minimizes the expected absolute error, $\sum_b p_b\, \lvert b - c \rvert$.
 
     Args:
-        probabilities: `(N, C)`, each row non-negative and of sum 1; classes in order.
+        probabilities: `(N, C)`, non-negative; each row sums to 1. The classes are in order.
 
     Returns:
-        `(N,)`, int64.
+        Class indices, `(N,)`, int64.
 
     Raises:
         ValueError: if the probabilities are out of range.
@@ -74,7 +74,7 @@ def expected_cost(labels: ArrayLike, predictions: ArrayLike, costs: ArrayLike) -
 
     Args:
         labels: true classes, `(N,)`, integer, in [0, C).
-        predictions: predicted classes, likewise.
+        predictions: predicted classes, `(N,)`, in the same form.
         costs: `(C, C)`, non-negative and finite, row = true class, column = predicted class.
 
     Returns:
@@ -97,8 +97,8 @@ def mean_absolute_error(labels: ArrayLike, predictions: ArrayLike) -> float:
     r"""Mean number of steps between true and predicted class, for ordered classes: $\frac1N \sum_i |y_i - \hat y_i|$.
 
     Args:
-        labels: true classes, `(N,)`, integer, in order.
-        predictions: predicted classes, likewise.
+        labels: true classes, `(N,)`, integer; the classes are in order.
+        predictions: predicted classes, `(N,)`, in the same form.
 
     Returns:
         The mean; NaN without rows.
@@ -123,13 +123,13 @@ def quadratic_weighted_kappa(labels: ArrayLike, predictions: ArrayLike, num_clas
     with $n_{ab}$ rows of class $a$ predicted as $b$.
 
     Args:
-        labels: true classes, `(N,)`, integer, in [0, C), in order.
-        predictions: predicted classes, likewise.
+        labels: true classes, `(N,)`, integer, in [0, C); the classes are in order.
+        predictions: predicted classes, `(N,)`, in the same form.
         num_classes: `C`.
 
     Returns:
-        1 for perfect agreement, 0 for that of chance, below 0 for less; NaN if all rows have one true and the same
-        predicted class, or there are no rows.
+        1 for perfect agreement, 0 for chance, below 0 for less agreement than chance. NaN if there are no rows, or if
+        all true and predicted classes are the same class.
 
     Raises:
         ValueError: if lengths differ or a class is out of range.
@@ -150,15 +150,15 @@ def quadratic_weighted_kappa(labels: ArrayLike, predictions: ArrayLike, num_clas
 
 
 def group_accuracy(labels: ArrayLike, predictions: ArrayLike, groups: Sequence[object] | Tensor) -> float:
-    r"""Share of the rows whose predicted class is of the true class's group.
+    r"""Fraction of the rows whose predicted class is in the same group as the true class.
 
     Args:
         labels: true classes, `(N,)`, integer, in [0, C).
-        predictions: predicted classes, likewise.
+        predictions: predicted classes, `(N,)`, in the same form.
         groups: the group of each class, `(C,)`: numbers or names.
 
     Returns:
-        In [0, 1], at least the accuracy; NaN without rows.
+        A number in [0, 1], at least as large as the accuracy; NaN without rows.
 
     Raises:
         ValueError: if lengths differ or a class is out of range.

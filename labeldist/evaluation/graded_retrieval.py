@@ -29,20 +29,20 @@ def graded_ndcg(
 
     $$\mathrm{nDCG@}k = \frac{\sum_{r=1}^{k} g_r / \log_2(r + 1)}{\sum_{r=1}^{k} g^*_r / \log_2(r + 1)}$$
 
-    with $g_r$ the gain of the $r$-th nearest reference and $g^*$ the gains in falling order, averaged over the queries.
-    Without references each row is compared with all other rows. A query without a reference of positive gain is left
-    out. The order of equally near references is not defined.
+    with $g_r$ the gain of the $r$-th nearest reference and $g^*$ the gains in decreasing order. The result is the mean
+    over the queries. Without references, each row is compared with all other rows. A query without a reference of
+    positive gain is left out. The order of equally near references is not defined.
 
     Args:
         embeddings: queries, `(B, D)`, floating point, finite; rows may have any length.
         labels: class of each query, `(B,)`, integer, in [0, C).
         gains: `(C, C)`, non-negative, row = the query's class: for example 3 for the same class, 1 for the same group.
-        k: neighbors that count, at least 1.
-        ref_emb: references, `(R, D)`; the other queries if `None`.
+        k: number of nearest references to use, at least 1.
+        ref_emb: references, `(R, D)`; `None` uses the other queries.
         ref_labels: class of each reference, `(R,)`; required with `ref_emb`.
 
     Returns:
-        In [0, 1]; NaN where no query has a reference of positive gain.
+        A number in [0, 1]; NaN if no query has a reference of positive gain.
 
     Raises:
         ValueError: if shapes disagree, a class is out of range, or an entry is not finite.
@@ -82,21 +82,21 @@ def group_mean_average_precision(
     ref_emb: ArrayLike | None = None,
     ref_labels: ArrayLike | None = None,
 ) -> float:
-    r"""Mean average precision of the rows of the query's group, over all references by falling cosine.
+    r"""Mean average precision of the references in the query's group, ranked by cosine.
 
-    $\mathrm{AP} = \frac{1}{G} \sum_{r} \mathrm{rel}(r)\, \mathrm{precision}(r)$ with $G$ references of the query's
-    group and $\mathrm{rel}(r)$ whether the $r$-th nearest is of it. Queries and references as in `graded_ndcg`; a query
-    without a reference of its group is left out.
+    $\mathrm{AP} = \frac{1}{G} \sum_{r} \mathrm{rel}(r)\, \mathrm{precision}(r)$, where $G$ is the number of references
+    in the query's group, and $\mathrm{rel}(r)$ is 1 if the $r$-th nearest reference is in this group and 0 otherwise.
+    Queries and references are as in `graded_ndcg`. A query without a reference in its group is left out.
 
     Args:
         embeddings: queries, `(B, D)`, floating point, finite.
         labels: class of each query, `(B,)`, integer, in [0, C).
         groups: the group of each class, `(C,)`: numbers or names.
-        ref_emb: references, `(R, D)`; the other queries if `None`.
+        ref_emb: references, `(R, D)`; `None` uses the other queries.
         ref_labels: class of each reference, `(R,)`; required with `ref_emb`.
 
     Returns:
-        In [0, 1]; NaN where no query has a reference of its group.
+        A number in [0, 1]; NaN if no query has a reference in its group.
 
     Raises:
         ValueError: if shapes disagree, a class is out of range, or an entry is not finite.

@@ -1,4 +1,4 @@
-"""Which pairs of classes the mistakes of a classifier fall on."""
+"""The label distances of a classifier's mistakes."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ __all__ = ["MistakeSeverity", "mistake_severity"]
 
 
 class MistakeSeverity(NamedTuple):
-    """Where in a label-distance matrix the mistakes of a classifier fall.
+    """The label distances of a classifier's mistakes.
 
     Attributes:
         mean_distance: mean entry of the matrix over the mistakes; NaN without a mistake.
-        expected_distance: the same mean if each class's mistakes were spread evenly over the other classes; compare
-            `mean_distance` with it. NaN without a mistake.
-        num_mistakes: wrong predictions, in rows.
+        expected_distance: the same mean if the mistakes of each class were spread evenly over the other classes.
+            Compare `mean_distance` with it. NaN without a mistake.
+        num_mistakes: number of wrong predictions.
     """
 
     mean_distance: float
@@ -41,14 +41,15 @@ def mistake_severity(
 
     The matrix decides what a high value means:
 
-    - In the matrices of this library a *large* entry marks two classes that are easily confused and are therefore
-      pushed apart harder: the listed pairs of `from_pairs`, the related classes of `Relation.near`, the confused ones
-      of `from_confusion`. Here a severity above the expected value means that the mistakes fall on the marked pairs,
-      and repairing those pairs lowers it.
+    - In the matrices of this library, a *large* entry marks two classes that are easily confused and are therefore
+      pushed apart harder: the listed pairs of `from_pairs`, the related classes of `Relation.near`, the confused pairs
+      of `from_confusion`. A severity above the expected value then means that the mistakes are between marked pairs,
+      and training that separates those pairs lowers it.
     - In a matrix of costs, such as the height of the lowest common ancestor, a large entry marks a bad mistake, and
-      severity is the mean cost of a mistake.
+      the severity is the mean cost of a mistake.
 
-    A mean ignores how many mistakes there are: repairing cheap ones raises it. Read it together with `num_mistakes`.
+    A mean does not depend on the number of mistakes: it rises if the cheapest mistakes disappear. Read it together with
+    `num_mistakes`.
 
     Args:
         counts: confusion counts, `(C, C)`, integer, non-negative, row = true class, column = predicted: see
@@ -56,7 +57,7 @@ def mistake_severity(
         ldm: label distances or costs, `(C, C)`, non-negative, row = true class. The diagonal is ignored.
 
     Returns:
-        Severity, its expected value, and the number of mistakes, computed in float64. Both means are NaN where no
+        The severity, its expected value and the number of mistakes, computed in float64. Both means are NaN if no
         prediction is wrong.
 
     Raises:

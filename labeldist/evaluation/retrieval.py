@@ -20,19 +20,20 @@ BLOCK_ROWS = 256
 def embedding_metrics(
     embeddings: Tensor, labels: Tensor, *, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
 ) -> dict[str, float]:
-    r"""How often the nearest neighbors of a row, by cosine, are of its own class.
+    r"""Measure how often the nearest neighbors of a row, by cosine, have its class.
 
-    The metrics of pytorch-metric-learning's `AccuracyCalculator`, each the mean over the queries. With $R$ references
-    of the query's class and $\mathrm{rel}(k)$ whether the $k$-th nearest reference is of it:
+    These are metrics of pytorch-metric-learning's `AccuracyCalculator`, each a mean over the queries. $R$ is the number
+    of references of the query's class, and $\mathrm{rel}(k)$ is 1 if the $k$-th nearest reference has this class and 0
+    otherwise:
 
-    - `precision_at_1`: whether the nearest reference is of the class, $\mathrm{rel}(1)$
-    - `r_precision`: the share of the class among the $R$ nearest, $\frac{1}{R} \sum_{k=1}^{R} \mathrm{rel}(k)$
-    - `mean_average_precision_at_r`: the same with weight on the order,
+    - `precision_at_1`: the nearest reference has the class, $\mathrm{rel}(1)$
+    - `r_precision`: fraction of the $R$ nearest references that have it, $\frac{1}{R} \sum_{k=1}^{R} \mathrm{rel}(k)$
+    - `mean_average_precision_at_r`: the same, with more weight on nearer references,
       $\frac{1}{R} \sum_{k=1}^{R} \mathrm{rel}(k)\, \mathrm{precision}(k)$
 
-    Without references each row is compared with all *other* rows. A query without a reference of its class (a class of
-    one row) is left out of the means, but remains a reference for the others. The order of equally near references is
-    not defined.
+    Without references, each row is compared with all *other* rows. A query without a reference of its class (the only
+    row of a class) is left out of the means, but remains a reference for the others. The order of equally near
+    references is not defined.
 
     Queries are searched in blocks, so memory grows with the number of references and not with its square. faiss is not
     needed.
@@ -40,12 +41,11 @@ def embedding_metrics(
     Args:
         embeddings: queries, `(B, D)`, floating point, finite; rows may have any length. Computed in float32.
         labels: class of each query, `(B,)`, any integers.
-        ref_emb: references, `(R, D)`; the other queries if `None`. All that are given are compared: a row that is also
-            a query finds itself.
+        ref_emb: references, `(R, D)`; `None` uses the other queries. A query that is also in `ref_emb` finds itself.
         ref_labels: class of each reference, `(R,)`; required with `ref_emb`.
 
     Returns:
-        The three metrics by name, each in [0, 1]; NaN where no query has a reference of its class.
+        The three metrics by name, each in [0, 1]; NaN if no query has a reference of its class.
 
     Raises:
         ValueError: if shapes disagree, there is no row, or an entry is NaN or infinite.

@@ -1,8 +1,16 @@
 """Label-distance contrastive learning inside Lightning. Only an adaptive matrix needs this module.
 
-self.criterion = JointLoss(LabelDistanceContrastiveLoss(AdaptiveLDM(num_classes)))  # in the module's __init__
-return {"logits": logits, "labels": labels}                                         # at the end of validation_step
+```python
+# in __init__ of the module
+contrastive = LabelDistanceContrastiveLoss(AdaptiveLDM(num_classes))
+self.criterion = JointLoss(contrastive)
+
+# at the end of validation_step
+return {"logits": logits, "labels": labels}
+
+# where the trainer is made
 trainer = Trainer(callbacks=[LabelDistanceCallback()])
+```
 """
 
 from collections.abc import Mapping
@@ -45,10 +53,11 @@ class LabelDistanceCallback(Callback):
     The callback calls `set_epoch` of a `LabelDistanceBatchSampler` in the training loader (Lightning calls it of row
     samplers only), so that a resumed training continues with the batches of its epoch.
 
-    The loss may be called in `validation_step`: rows of a validation do not stay in the queue of a `CrossBatchMemory`.
+    The loss may be called in `validation_step`: validation rows are removed from the queue of a `CrossBatchMemory`.
 
-    Lightning's `WeightAveraging` and `EMAWeightAveraging`, before or after this callback, average the weights and not
-    the matrix: the averaged model has the same `AdaptiveLDM`, updated from confusions of the averaged weights.
+    Lightning's `WeightAveraging` and `EMAWeightAveraging`, before or after this callback, average the weights but not
+    the matrix. The averaged model has the same `AdaptiveLDM`, which is updated from the confusions of the averaged
+    weights.
 
     Logs, after each update, `ldm_mean` (mean distance between different classes) and `ldm_epsilon` (the step size),
     as the module's own metrics are logged.
@@ -57,9 +66,9 @@ class LabelDistanceCallback(Callback):
         dataloader_idx: which of several validation loaders updates the matrix. The others never do.
 
     Raises:
-        ValueError: at the start of `fit`, if the module has no label-distance matrix, more than one adaptive one, or
-            one whose class names are in another order than those of a model in it; if neither `max_epochs` nor
-            `max_steps` is set; on all processes, if their matrices differ.
+        ValueError: at the start of `fit`, if the module has no label-distance matrix or several adaptive ones; if the
+            matrix and a model in the module have the same class names in different orders; if neither `max_epochs` nor
+            `max_steps` is set; or, on all processes, if their matrices differ.
 
     Examples:
         >>> callback = LabelDistanceCallback()

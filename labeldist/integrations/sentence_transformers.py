@@ -1,11 +1,15 @@
 """Label-distance contrastive learning of sentence embeddings, as a loss of sentence-transformers.
 
+```python
 loss = SentenceLabelDistanceLoss(model, LabelDistanceContrastiveLoss(ldm))
-trainer = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss)
+trainer = SentenceTransformerTrainer(
+    model, args, train_dataset=rows, loss=loss
+)
 trainer.train()
+```
 
-An `AdaptiveLDM` needs two more: a `LabelDistanceEvaluator`, which counts confusions, and a `LabelDistanceCallback`,
-which updates the matrix with them.
+An `AdaptiveLDM` also needs a `LabelDistanceEvaluator`, which counts confusions, and a `LabelDistanceCallback`, which
+updates the matrix with these counts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,32 +57,32 @@ _VIEWS = "label_distance_views"
 class SentenceLabelDistanceLoss(nn.Module):
     r"""A contrastive loss of labeled sentences, for `SentenceTransformerTrainer(loss=...)`.
 
-    The data set has a column of texts and an integer column `label`; several columns of texts are several views of a
-    row, all of its class. Batches need rows of the same class: `batch_sampler="group_by_label"` draws them.
+    The data set has a column of texts and an integer column `label`. Several columns of texts are several views of a
+    row, all with its label. Batches need several rows of the same class: use `batch_sampler="group_by_label"`.
 
-    With a `classifier` the loss is the joint objective, Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$. Both terms,
+    With a `classifier`, the loss is the joint objective, Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$. Both terms,
     $\lambda L_c$ as `cross_entropy` and $(1 - \lambda) L_s$ as `contrastive`, are then logged in addition to their sum.
-    The classifier is trained with the model, but is no part of the saved model: keep it yourself.
+    The classifier is trained with the model, but it is not part of the saved model: save it yourself.
 
-    The loss may stand inside `MatryoshkaLoss` (without a classifier) and `AdaptiveLayerLoss`. Evaluations leave it as
-    it was: their rows never enter the queue of a `CrossBatchMemory`.
+    The loss may be used inside `MatryoshkaLoss` (without a classifier) and `AdaptiveLayerLoss`. Evaluations do not
+    change its state: their rows never enter the queue of a `CrossBatchMemory`.
 
     Args:
-        model: the `SentenceTransformer` that is trained.
-        contrastive: $L_s$ of embeddings and labels, such as a `LabelDistanceContrastiveLoss`. Under several processes
-            each contrasts its own rows, unless this is a `labeldist.DistributedLossWrapper`.
-        classifier: class scores of embeddings, such as `nn.Linear(model.get_embedding_dimension(), C)`.
-        ce_weight: $\lambda$ in [0, 1], the share of the classification loss; 0.5 in the paper. Unused without a
+        model: the `SentenceTransformer` to train.
+        contrastive: $L_s$, a loss of embeddings and labels such as `LabelDistanceContrastiveLoss`. With several
+            processes, each one compares its own rows, unless this is a `labeldist.DistributedLossWrapper`.
+        classifier: maps embeddings to class scores, such as `nn.Linear(model.get_embedding_dimension(), C)`.
+        ce_weight: $\lambda$ in [0, 1], the weight of the classification loss; 0.5 in the paper. Unused without a
             classifier.
-        classification: $L_c$, called as `classification(logits, labels)`, returns a mean, such as
-            `nn.CrossEntropyLoss(weight=...)` or a focal loss; `None` for cross-entropy.
-        views: how often each text is encoded while the model trains, >= 1: views that differ by dropout. 2 in the
-            paper; 1 where batches hold rows of the same class anyway, at half of the time.
+        classification: $L_c$, a loss that is called as `classification(logits, labels)` and returns a mean, such as
+            `nn.CrossEntropyLoss(weight=...)` or a focal loss. `None` uses the cross-entropy.
+        views: number of times that each text is encoded during training, >= 1: the views differ by dropout. 2 in the
+            paper. 1 takes half the time and is enough if batches contain several rows of the same class.
 
     Raises:
         ValueError: if `ce_weight` lies outside [0, 1], `views` is below 1, or there is a `classification` without a
             classifier; in the first call, on all processes, if their matrices or settings of the loss differ.
-        TypeError: if `contrastive` is no loss of embeddings and labels, or `classification` is no module.
+        TypeError: if `contrastive` is not a loss of embeddings and labels, or `classification` is not a module.
 
     Examples:
         >>> from labeldist import LabelDistanceContrastiveLoss, StaticLDM
@@ -118,19 +122,19 @@ class SentenceLabelDistanceLoss(nn.Module):
 
     @property
     def ldm(self) -> LabelDistanceMatrix | None:
-        """The loss's matrix, if it has one, through any wrappers around the loss."""
+        """The label-distance matrix of the loss, also if the loss is inside wrappers; `None` if it has none."""
         return main_matrix(self.joint, "contrastive")
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor | dict[str, Tensor]:
-        """Encode and compare.
+        """Encode the texts and compute the loss.
 
         Args:
-            sentence_features: tokenized texts, one entry per column of texts. As with the losses of
+            sentence_features: tokenized texts, one entry per column of texts. As with other losses of
                 sentence-transformers, the model writes its outputs into them.
             labels: `(B,)`, integer.
 
         Returns:
-            Scalar, in nats; with a classifier the terms of both parts, which add up to Eq. 9.
+            Scalar, in nats; with a classifier, the two terms of Eq. 9 by name.
         """
         views = self.views if self.model.training else 1
         embeddings = [
@@ -141,14 +145,14 @@ class SentenceLabelDistanceLoss(nn.Module):
         return self.compute_loss_from_embeddings(embeddings, labels)
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor | dict[str, Tensor]:
-        """The loss of precomputed embeddings.
+        """Compute the loss of precomputed embeddings.
 
         Args:
             embeddings: views of the same rows, each `(B, D)`.
             labels: `(B,)`, integer.
 
         Returns:
-            As `forward`.
+            The same as `forward`.
         """
         if labels is None:
             raise ValueError("labels are required: give the rows of the data set an integer column named 'label'.")
@@ -276,14 +280,14 @@ def centroid_confusion(embeddings: Tensor, labels: Tensor, num_classes: int) -> 
 class LabelDistanceEvaluator(SentenceEvaluator):
     """Nearest-centroid accuracy on labeled sentences, and the confusion counts behind it: see `centroid_confusion`.
 
-    Give it to the trainer as `evaluator`, alone or among others. Reports `centroid_accuracy`, in [0, 1].
+    Pass it to the trainer as `evaluator`, alone or together with others. It reports `centroid_accuracy`, in [0, 1].
 
     Args:
-        sentences: to encode; rows that the model does not train on.
-        labels: class of each, `(N,)`, integer, in [0, `num_classes`).
-        num_classes: `C`; that of the LDM.
-        batch_size: sentences encoded at a time.
-        name: put before the metric, where there are several evaluators.
+        sentences: sentences that the model is not trained on.
+        labels: class of each sentence, `(N,)`, integer, in [0, `num_classes`).
+        num_classes: `C`, as in the label-distance matrix.
+        batch_size: number of sentences that are encoded together.
+        name: prefix of the metric, to distinguish several evaluators.
 
     Attributes:
         counts: confusion counts of the last evaluation, `(C, C)`; `None` before the first.
@@ -318,10 +322,10 @@ class LabelDistanceEvaluator(SentenceEvaluator):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        """Encode the sentences and count.
+        """Encode the sentences and count confusions.
 
         Returns:
-            `centroid_accuracy`, under the evaluator's name.
+            `centroid_accuracy`, with the prefix `name`.
         """
         embeddings = model.encode(
             self.sentences, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False
@@ -334,23 +338,23 @@ class LabelDistanceEvaluator(SentenceEvaluator):
 
 
 class LabelDistanceCallback(LossCallback):
-    """Updates an adaptive matrix after each evaluation, and stores the state of the loss in checkpoints.
+    """Update an adaptive matrix after each evaluation, and store the state of the loss in checkpoints.
 
-    sentence-transformers stores the model only: without this callback a resumed training starts with a new matrix, a
+    sentence-transformers stores only the model. Without this callback, a resumed training starts with a new matrix, a
     new queue and a new classifier.
 
-    Adds to `state.log_history`, after each update, `ldm_epsilon` (the step size) and `ldm_mean` (mean distance between
-    different classes). Several losses need one callback each; they store their states in files of their own, in the
-    order in which the trainer has them.
+    After each update, the callback adds `ldm_epsilon` (the step size) and `ldm_mean` (the mean distance between
+    different classes) to `state.log_history`. Several losses need one callback each. Each callback writes its own file,
+    numbered in the order of the callbacks.
 
     Args:
-        loss: the loss that the trainer has, or that a loss of the trainer is made of.
-        evaluator: the evaluator that the trainer has, alone or among others; needed by an `AdaptiveLDM`.
-        update_from: the evaluations that update an adaptive matrix, by their `metric_key_prefix`. Of a dictionary of
-            evaluation sets the trainer runs the evaluator once, under the name `"eval"`.
+        loss: the loss of the trainer, or the inner loss of a wrapper such as `MatryoshkaLoss`.
+        evaluator: the evaluator of the trainer, or one of its evaluators. An `AdaptiveLDM` needs it.
+        update_from: `metric_key_prefix` of the evaluations that update an adaptive matrix. For a dictionary of
+            evaluation sets, the trainer runs the evaluator once, with the prefix `"eval"`.
 
     Raises:
-        ValueError: if the loss's matrix is adaptive and `evaluator` is missing or made for another number of classes.
+        ValueError: if the matrix of the loss is adaptive, and `evaluator` is missing or has another number of classes.
     """
 
     def __init__(

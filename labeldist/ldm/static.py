@@ -1,7 +1,7 @@
 """A label-distance matrix that does not change during training, and functions that build one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from labeldist.functional import unit_rows
 from labeldist.ldm.base import LabelDistanceMatrix
 from labeldist.ldm.distances import check_max_distance, distances_from_confusion, stretch
 from labeldist.options import Normalization
-
-_StaticLDM = TypeVar("_StaticLDM", bound="StaticLDM")
 
 
 class StaticLDM(LabelDistanceMatrix):
@@ -38,7 +36,7 @@ class StaticLDM(LabelDistanceMatrix):
     Raises:
         ValueError: if the matrix is not square, has a negative, NaN or infinite entry, or does not have one name per
             class.
-        TypeError: if it is no table of numbers.
+        TypeError: if the matrix is not a table of numbers.
 
     Examples:
         >>> StaticLDM([[1, 5], [2, 1]], class_names=["slow", "fast"])
@@ -55,12 +53,12 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def uniform(
-        cls: type[_StaticLDM],
+        cls,
         value: float = 1.0,
         *,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         """The same entry for all pairs of different classes; `value=1` gives plain supervised contrastive learning.
 
         Args:
@@ -81,14 +79,14 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_pairs(
-        cls: type[_StaticLDM],
+        cls,
         pairs: Iterable[Sequence[Any]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
         symmetric: bool = True,
-    ) -> _StaticLDM:
+    ) -> Self:
         """`max_distance` for listed pairs of confusable classes, 1 for all others: the paper's static matrix.
 
         Args:
@@ -99,8 +97,8 @@ class StaticLDM(LabelDistanceMatrix):
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
-            TypeError: if a pair is no sequence.
-            ValueError: for an unknown class (the message suggests the most similar name) or a class paired with itself.
+            TypeError: if a pair is not a sequence.
+            ValueError: if a class is unknown (the message suggests the nearest name) or paired with itself.
 
         Examples:
             >>> StaticLDM.from_pairs([(0, 1)], num_classes=3).matrix
@@ -122,13 +120,13 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_groups(
-        cls: type[_StaticLDM],
+        cls,
         groups: Iterable[Sequence[Class]] | Mapping[str, Sequence[Class]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         """`max_distance` between classes of the same group, 1 between all others.
 
         Args:
@@ -139,8 +137,8 @@ class StaticLDM(LabelDistanceMatrix):
             num_classes: `C`.
 
         Raises:
-            TypeError: if a group is no list of classes.
-            ValueError: for an unknown class (the nearest name is offered) or a class twice in one group.
+            TypeError: if a group is not a list of classes.
+            ValueError: if a class is unknown (the message suggests the nearest name) or occurs twice in one group.
 
         Examples:
             >>> names = ["guns", "politics", "baseball", "hockey"]
@@ -158,14 +156,14 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_confusion(
-        cls: type[_StaticLDM],
+        cls,
         counts: ArrayLike,
         *,
         max_distance: float = 5.0,
         normalization: Normalization = "rate",
         symmetric: bool = True,
         class_names: Sequence[str] | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         """Entries from a classifier's confusion counts: see `distances_from_confusion`.
 
         Use counts from rows that the classifier was not trained on. It makes few mistakes on its training rows.
@@ -190,12 +188,12 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_vectors(
-        cls: type[_StaticLDM],
+        cls,
         vectors: Tensor | Sequence[Sequence[float]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         r"""Entries from one vector per class, such as embeddings of the class names or `class_centroids`.
 
         $1 + (m - 1) \frac{\cos_{ab} - \min \cos}{\max \cos - \min \cos}$ with $m$ = `max_distance` and the extremes
@@ -229,12 +227,12 @@ class StaticLDM(LabelDistanceMatrix):
 
     @classmethod
     def from_distances(
-        cls: type[_StaticLDM],
+        cls,
         distances: Tensor | Sequence[Sequence[float]],
         *,
         max_distance: float = 5.0,
         class_names: Sequence[str] | None = None,
-    ) -> _StaticLDM:
+    ) -> Self:
         r"""Entries from real dissimilarities $d_{ab}$, which are *small* for easily confused classes.
 
         The entries of an LDM are *large* for easily confused classes, so the order is reversed:

@@ -1,4 +1,4 @@
-"""A text classifier with two heads, one for classes and one for contrast, around any encoder."""
+"""A text classifier: any encoder with a class layer and a projection head."""
 
 import json
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ class ContrastiveClassifierConfig(PreTrainedConfig):
     """The configuration of a `ContrastiveClassifier`, saved as `config.json`.
 
     Args:
-        encoder: configuration of the encoder, with its `model_type`: `"textcnn"`, or one that transformers knows.
+        encoder: configuration of the encoder, with its `model_type`: `"textcnn"`, or a model type of transformers.
         projection: kind of the projection head.
         projection_dim: size of the embeddings.
-        dropout: probability before the class layer.
-        pooling: how a transformer's token vectors become one.
-        **kwargs: as for any Hugging Face configuration, `num_labels` or `id2label` among them.
+        dropout: dropout probability before the class layer.
+        pooling: how the token vectors of a transformer are combined into one vector.
+        **kwargs: options of every Hugging Face configuration, such as `num_labels` and `id2label`.
     """
 
     model_type = MODEL_TYPE
@@ -63,17 +63,17 @@ class ContrastiveClassifierConfig(PreTrainedConfig):
         self.pooling = pooling
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is saved: every option of the classifier, whether or not it is a default."""
+        """The saved options: all options of the classifier, including defaults."""
         names = ("encoder", "projection", "projection_dim", "dropout", "pooling")
         return {**super().to_diff_dict(), **{name: getattr(self, name) for name in names}}
 
 
 @dataclass
 class ClassifierOutput(ModelOutput):
-    """What a `ContrastiveClassifier` returns.
+    """The output of a `ContrastiveClassifier`.
 
     Attributes:
-        loss: cross-entropy, a scalar, where labels were given.
+        loss: cross-entropy, a scalar; `None` without labels.
         logits: class scores, `(B, C)`.
         embeddings: the projection head's output, `(B, D)`, for the contrastive loss.
     """
@@ -84,19 +84,21 @@ class ClassifierOutput(ModelOutput):
 
 
 class ContrastiveClassifier(TwoHeads, PreTrainedModel):
-    r"""An encoder with a dense layer for the classes (Eq. 2) and a projection for the contrast (Eq. 3).
+    r"""An encoder with a class layer (Eq. 2) and a projection head for the contrastive loss (Eq. 3).
 
-    A Hugging Face model: `save_pretrained`, `from_pretrained`, `push_to_hub`, the Trainer, `pipeline` and PEFT take it.
-    Importing this module makes it known to `AutoModelForSequenceClassification`.
+    It is a Hugging Face model: `save_pretrained`, `from_pretrained`, `push_to_hub`, the Trainer, `pipeline` and PEFT
+    work with it. Importing this module registers it with `AutoModelForSequenceClassification`.
 
     Args:
-        encoder: a `TextCNN`, or any Hugging Face encoder (`AutoModel`) with `config.hidden_size`; or a
-            `ContrastiveClassifierConfig` alone, as `from_pretrained` passes it, for an encoder of random weights.
-        num_classes: `C`; from the configuration if that is given.
+        encoder: a `TextCNN`, or any Hugging Face encoder (`AutoModel`) with `config.hidden_size`. `from_pretrained`
+            passes a `ContrastiveClassifierConfig` instead, which creates an encoder with random weights.
+        num_classes: `C`; taken from the configuration if that is given.
         projection: kind of the projection head, see `ProjectionHead`.
         projection_dim: size of the embeddings.
-        dropout: probability before the dense layer; 0.5 in the paper. A `TextCNN` brings its own and ignores this.
-        pooling: how a transformer's token vectors become one: their `"mean"`, or the first token's (`"cls"`).
+        dropout: dropout probability before the class layer; 0.5 in the paper. Ignored for a `TextCNN`, which has its
+            own dropout.
+        pooling: how the token vectors of a transformer are combined: `"mean"`, or `"cls"` for the vector of the first
+            token.
 
     Examples:
         >>> import torch
@@ -106,8 +108,8 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         (torch.Size([2, 4]), torch.Size([2, 16]))
 
     Attributes:
-        views: dropout views of each text in training mode, 1 unless set (a `TrainerObjective` sets it). The outputs
-            then have `views * B` rows: all of the first view, then all of the second.
+        views: dropout views of each text in training mode; 1 by default. A `TrainerObjective` sets it. The outputs
+            then have `views * B` rows: all rows of the first view, then all rows of the second.
     """
 
     config_class = ContrastiveClassifierConfig
@@ -141,7 +143,7 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments but for the encoder."""
+        """The constructor's arguments, without the encoder."""
         names = ("projection", "projection_dim", "dropout", "pooling")
         return {"num_classes": self.config.num_labels, **{name: getattr(self.config, name) for name in names}}
 
@@ -155,12 +157,12 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         trust_remote_code: bool = False,
         **options: Any,
     ) -> "ContrastiveClassifier":
-        """Put two fresh heads on a pretrained Hugging Face encoder (BERT, ALBERT, MPNet, ...), by name or folder.
+        """Create a classifier from a pretrained Hugging Face encoder (BERT, ALBERT, MPNet, ...) with two new heads.
 
         Args:
-            name_or_folder: what `AutoModel.from_pretrained` takes.
+            name_or_folder: model id or folder of the encoder, as for `AutoModel.from_pretrained`.
             num_classes: `C`.
-            local_files_only: whether to keep off the hub, and take a folder or what was downloaded before.
+            local_files_only: use only a folder or files that were downloaded before, without contacting the hub.
             trust_remote_code: whether Python code that comes with the encoder may run.
             **options: as in the constructor.
 
@@ -185,14 +187,14 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         Args:
             input_ids: `(B, L)`, integer.
             attention_mask: `(B, L)`, 1 for tokens and 0 for padding.
-            token_type_ids: `(B, L)`, for encoders that read them.
-            inputs_embeds: `(B, L, E)`, in place of `input_ids`, for encoders that read them.
+            token_type_ids: `(B, L)`, for encoders that use them.
+            inputs_embeds: token embeddings, `(B, L, E)`, instead of `input_ids`, for encoders that support them.
             labels: class indices, `(B,)`, for the cross-entropy.
-            return_dict: whether not to return a plain tuple.
-            **inputs: whatever else the tokenizer returns and the encoder reads.
+            return_dict: return a `ClassifierOutput`; `False` returns a tuple.
+            **inputs: other outputs of the tokenizer that the encoder uses.
 
         Returns:
-            A `ClassifierOutput` with `logits` `(B, C)` and `embeddings` `(B, D)`, and `loss` where there are labels.
+            A `ClassifierOutput` with `logits`, `(B, C)`, `embeddings`, `(B, D)`, and, if labels are given, `loss`.
         """
         inputs |= {
             "input_ids": input_ids,
@@ -209,10 +211,10 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
     def name_classes(self, names: Sequence[str]) -> None:
-        """Store the class names, in the order of the class indices, for `pipeline` and whoever reads the model.
+        """Store the class names in the configuration, in the order of the class indices. `pipeline` reads them there.
 
         Raises:
-            ValueError: if there is not one for each class.
+            ValueError: if there is not one name per class.
         """
         if len(names) != self.config.num_labels:
             raise ValueError(f"names must be {self.config.num_labels}, one per class, got {len(names)}.")
@@ -220,25 +222,25 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         self.config.label2id = {name: index for index, name in enumerate(names)}
 
     def init_weights(self) -> None:
-        """Leave the weights as the layers drew them, or as the encoder brought them."""
+        """Do nothing: keep the initial weights of the layers and the weights of the encoder."""
         self.tie_weights()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's token embeddings."""
+        """Return the token embeddings of the encoder."""
         return self.encoder.embedding if isinstance(self.encoder, TextCNN) else self.encoder.get_input_embeddings()  # type: ignore[operator, return-value]
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put other token embeddings into the encoder."""
+        """Replace the token embeddings of the encoder."""
         if isinstance(self.encoder, TextCNN):
             self.encoder.embedding = value  # type: ignore[assignment]
         else:
             self.encoder.set_input_embeddings(value)  # type: ignore[operator]
 
     def activation_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
-        """Switch on the encoder's activation checkpointing; the Trainer calls this.
+        """Enable activation checkpointing in the encoder. The Trainer calls this.
 
         Raises:
-            ValueError: if the encoder is a `TextCNN`, which has none.
+            ValueError: if the encoder is a `TextCNN`, which does not support it.
         """
         if isinstance(self.encoder, TextCNN):
             raise ValueError("A TextCNN has no activation checkpointing. Train it without, or another encoder.")
@@ -251,27 +253,27 @@ class ContrastiveClassifier(TwoHeads, PreTrainedModel):
         self.activation_checkpointing_enable(*arguments, **options)
 
     def save_pretrained(self, *arguments: Any, **options: Any) -> None:
-        """As of any Hugging Face model, without a progress bar."""
+        """Save like any Hugging Face model, without a progress bar."""
         with without_progress_bar():
             super().save_pretrained(*arguments, **options)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (safetensors) and configuration to `folder`: `save_pretrained`, for local folders.
+        """Write weights (safetensors) and configuration to a local folder.
 
         Args:
-            folder: created if absent.
+            folder: the folder; created if it does not exist.
         """
         self.save_pretrained(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ContrastiveClassifier":
-        """Read a classifier that was saved to a local folder, in evaluation mode, on the CPU.
+        """Load a classifier from a local folder, in evaluation mode, on the CPU.
 
-        Unlike `from_pretrained` it reads nothing but configuration and weights, and takes both as they are.
+        Unlike `from_pretrained`, it reads only the configuration and the weights, and changes neither.
 
         Raises:
-            FileNotFoundError: if `folder` holds no classifier.
-            ValueError: if its configuration is not that of a classifier.
+            FileNotFoundError: if `folder` contains no classifier.
+            ValueError: if its configuration does not belong to a classifier.
         """
         folder = Path(folder)
         config = read_config(folder)

@@ -8,17 +8,17 @@ __all__ = ["Projection", "ProjectionHead"]
 
 
 class ProjectionHead(nn.Module):
-    r"""Map an encoder's vector to the space in which contrast is taken. Eq. 3: $h = \mathrm{MLP}(E_\phi(x))$.
+    r"""Map the encoder's vector to the embedding of the contrastive loss. Eq. 3: $h = \mathrm{MLP}(E_\phi(x))$.
 
-    Choice: the paper gives no sizes; the MLP has one hidden layer as wide as its input, with ReLU.
+    Choice: the paper gives no sizes. Here the MLP has one hidden layer with the width of its input, and ReLU.
 
     Args:
         in_dim: size of the encoder's vector, >= 1.
-        out_dim: size of the embedding, >= 1; unused by `"none"`.
-        kind: `"mlp"` as in the paper, `"linear"`, or `"none"`, which contrasts the encoder's vector itself.
+        out_dim: size of the embedding, >= 1; ignored for `"none"`.
+        kind: `"mlp"` as in the paper, `"linear"`, or `"none"`, which returns the encoder's vector unchanged.
 
     Attributes:
-        out_dim: size of the embedding that comes out.
+        out_dim: size of the embedding.
 
     Raises:
         ValueError: if `kind` is unknown.
@@ -42,5 +42,5 @@ class ProjectionHead(nn.Module):
             raise ValueError(f"kind must be 'mlp', 'linear' or 'none', got {kind!r}.")
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """`(B, in_dim)` to `(B, out_dim)`."""
+        """Map `(B, in_dim)` to `(B, out_dim)`."""
         return self.layers(vectors)

@@ -1,8 +1,8 @@
-"""Pretrained encoders and their tokenizers, read as data: nothing that comes with them is executed.
+"""Load pretrained encoders and their tokenizers without running code that comes with them.
 
-A Hugging Face checkpoint can bring Python code of its own, and names it in `auto_map`. transformers then asks on
-standard input whether to run it, unless `trust_remote_code` is given: here it always is, and weights are read from
-safetensors alone, which cannot hold code.
+A Hugging Face checkpoint can contain Python code, which it lists in `auto_map`. Without `trust_remote_code`,
+transformers asks on standard input whether to run it. Therefore the argument is always passed here. Weights are read
+from safetensors only, which cannot contain code.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ _TRUST = "If you have read that code and trust it, give --trust-remote-code (tru
 
 
 class EncoderError(ValueError):
-    """An encoder or tokenizer cannot be used; the message says why, and what helps.
+    """An encoder or tokenizer cannot be used. The message says why and how to fix it.
 
     Examples:
         >>> raise EncoderError("The encoder ./bert has no weights.")
@@ -41,17 +41,17 @@ class EncoderError(ValueError):
 
 
 def load_encoder(name: str, *, local_files_only: bool = False, trust_remote_code: bool = False) -> nn.Module:
-    """An encoder for text, in float32, without its pooling layer.
+    """Load a text encoder in float32, without its pooling layer.
 
     Args:
-        name: a folder, or an id of the Hugging Face hub.
-        local_files_only: whether to keep off the hub, and take a folder or what was downloaded before.
+        name: a folder, or a model id of the Hugging Face hub.
+        local_files_only: use only a folder or files that were downloaded before, without contacting the hub.
         trust_remote_code: whether Python code that comes with the encoder may run. Without it, an encoder that needs
-            such code is refused, and nothing is asked.
+            such code raises an error.
 
     Raises:
-        EncoderError: if the encoder needs code of its own, is not one that reads text, or does not fit its weights.
-        OSError: if there is no such encoder.
+        EncoderError: if the encoder needs its own code, does not read text, or does not match its weights.
+        OSError: if the encoder does not exist.
     """
     stored = _stored_config(name, local_files_only=local_files_only)
     _refuse_hub_kernels(stored, name)
@@ -85,16 +85,16 @@ def load_encoder(name: str, *, local_files_only: bool = False, trust_remote_code
 def load_tokenizer(
     name: str | Path, *, local_files_only: bool = False, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of an encoder or of a run.
+    """Load the tokenizer of an encoder or of a run.
 
     Args:
-        name: a folder, or an id of the Hugging Face hub.
-        local_files_only: whether to keep off the hub, and take a folder or what was downloaded before.
+        name: a folder, or a model id of the Hugging Face hub.
+        local_files_only: use only a folder or files that were downloaded before, without contacting the hub.
         trust_remote_code: whether Python code that comes with the tokenizer may run.
 
     Raises:
-        EncoderError: if the tokenizer needs code of its own.
-        OSError: if there is no tokenizer.
+        EncoderError: if the tokenizer needs its own code.
+        OSError: if the tokenizer does not exist.
     """
     options: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
     try:
@@ -110,14 +110,14 @@ def load_tokenizer(
 
 
 def encoder_from_config(stored: dict[str, Any], *, name: str) -> nn.Module:
-    """An encoder of random weights, in float32, from a configuration that was saved with a classifier.
+    """Create an encoder with random weights in float32 from the configuration of a saved classifier.
 
     Args:
         stored: the configuration, with its `model_type`.
-        name: where it was found, for messages.
+        name: its location, for error messages.
 
     Raises:
-        EncoderError: if it needs code of its own: none is run from a run folder.
+        EncoderError: if the encoder needs its own code: code in a run folder never runs.
     """
     _refuse_hub_kernels(stored, name)
     if stored.get("model_type") not in CONFIG_MAPPING:
@@ -132,7 +132,7 @@ def encoder_from_config(stored: dict[str, Any], *, name: str) -> nn.Module:
 
 @contextmanager
 def without_progress_bar() -> Iterator[None]:
-    """Keep the bars that transformers draws while it reads and writes weights off the terminal."""
+    """Hide the progress bars of transformers while weights are read or written."""
     had_bars = is_progress_bar_enabled()
     disable_progress_bar()
     try:

@@ -11,22 +11,22 @@ __all__ = ["TextCNN"]
 
 
 class TextCNN(nn.Module):
-    """Encode token ids by convolutions of several widths and the maximum over time.
+    """Encode token ids with convolutions of several widths and max pooling over time.
 
-    Kim (2014), *Convolutional Neural Networks for Sentence Classification*, the variant with learned embeddings
-    ("CNN-rand"): windows of 3, 4 and 5 tokens with 100 maps each, ReLU, maximum over time, dropout 0.5 on the result.
-    The output does not depend on how far a batch is padded.
+    This is the variant "CNN-rand" of Kim (2014), *Convolutional Neural Networks for Sentence Classification*, with
+    learned token embeddings: windows of 3, 4 and 5 tokens with 100 feature maps each, ReLU, max pooling over time, and
+    dropout 0.5 on the result. The output does not depend on the padding.
 
     Args:
         vocab_size: number of token ids.
-        embedding_dim: size of a token's vector.
+        embedding_dim: size of a token embedding.
         widths: window sizes, in tokens.
-        num_maps: feature maps a width.
-        dropout: probability on the output, in [0, 1). It makes two passes over one text two views.
+        num_maps: feature maps per width.
+        dropout: dropout probability of the output, in [0, 1). It makes the views of a text differ.
         padding_idx: id of the padding token.
 
     Attributes:
-        hidden_size: `len(widths) * num_maps`, the output's size.
+        hidden_size: size of the output, `len(widths) * num_maps`.
 
     Examples:
         >>> encoder = TextCNN(vocab_size=50).eval()
@@ -66,8 +66,8 @@ class TextCNN(nn.Module):
 
         Args:
             input_ids: `(B, L)`, integer, padded on the right.
-            attention_mask: `(B, L)`, 1 for tokens and 0 for padding; from `padding_idx` if `None`.
-            views: dropout views of each text. The convolutions know no dropout, so they run once for all views.
+            attention_mask: `(B, L)`, 1 for tokens and 0 for padding; `None` derives it from `padding_idx`.
+            views: dropout views of each text. Dropout comes after the convolutions, so they run once for all views.
 
         Returns:
             `(views * B, hidden_size)`, all rows of the first view, then all of the second.

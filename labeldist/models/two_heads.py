@@ -1,4 +1,4 @@
-"""An encoder with two heads, in plain PyTorch: what training and serving share."""
+"""An encoder with two heads in plain PyTorch, for training and serving."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ MODEL_TYPE = "labeldist-classifier"
 
 
 class HeadOutputs(NamedTuple):
-    """What both heads make of a batch.
+    """The outputs of both heads for a batch.
 
     Attributes:
         logits: class scores, `(B, C)`.
@@ -31,14 +31,14 @@ class HeadOutputs(NamedTuple):
 
 
 class TwoHeads(nn.Module):
-    """The layers of a classifier and how they follow each other; a base class, which `_put_heads` completes.
+    """The layers of a classifier and their order. A base class: `_put_heads` creates the layers.
 
     Attributes:
         encoder: a `TextCNN`, or a Hugging Face encoder.
         dropout: before the class layer.
         classifier: the class layer, Eq. 2.
-        projection: the head before the contrast, Eq. 3.
-        pooling: how a transformer's token vectors become one.
+        projection: the projection head, Eq. 3.
+        pooling: how the token vectors of a transformer are combined into one vector.
         views: dropout views of each text in training mode.
     """
 
@@ -72,7 +72,7 @@ class TwoHeads(nn.Module):
         self.projection = ProjectionHead(hidden_size, projection_dim, kind=projection)
 
     def encode(self, **inputs: Tensor) -> Tensor:
-        """One vector per text and view, `(views * B, hidden_size)`: the encoder's pooled output, Eq. 1."""
+        """Encode each text, Eq. 1: return its pooled vector for each view, `(views * B, hidden_size)`."""
         views = self.views if self.training else 1
         if isinstance(self.encoder, TextCNN):
             return self.encoder(inputs["input_ids"], inputs.get("attention_mask"), views=views)
@@ -88,15 +88,15 @@ class TwoHeads(nn.Module):
         return (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
 
     def heads_of(self, vectors: Tensor) -> HeadOutputs:
-        """What both heads make of the encoder's vectors, `(B, hidden_size)`."""
+        """Apply both heads to the encoder's vectors, `(B, hidden_size)`."""
         return HeadOutputs(self.classifier(self.dropout(vectors)), self.projection(vectors))
 
 
 class TwoHeadedTextCNN(TwoHeads):
-    """A saved `ContrastiveClassifier` with a TextCNN encoder, to serve: it needs no transformers.
+    """A saved `ContrastiveClassifier` with a TextCNN encoder, for serving without transformers.
 
     Args:
-        config: what `read_config` returned.
+        config: the result of `read_config`.
 
     Examples:
         >>> import torch
@@ -119,10 +119,10 @@ class TwoHeadedTextCNN(TwoHeads):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The options of a saved classifier.
+    """Read the options of a saved classifier.
 
     Args:
-        folder: that `ContrastiveClassifier.save_pretrained` wrote.
+        folder: a folder that `ContrastiveClassifier.save_pretrained` wrote.
 
     Returns:
         `encoder`, a dictionary with its `model_type`; `num_classes`, `projection`, `projection_dim`, `dropout` and
@@ -130,7 +130,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if there is no `config.json`.
-        ValueError: if it is not that of a `ContrastiveClassifier`.
+        ValueError: if `config.json` does not belong to a `ContrastiveClassifier`.
     """
     stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     if not isinstance(stored, dict) or stored.get("model_type") != MODEL_TYPE:

@@ -1,16 +1,16 @@
-r"""How closely the classes are related, described once, and the three things that a loss can do with it.
+r"""Relations: how closely classes are related, and three ways to use this in the contrastive loss.
 
-A `Relation` holds `closeness[a, b]` in [0, 1], 1 for a class itself. It comes from what is known about the classes: a
-hierarchy, an order, groups, pairs, costs, texts, vectors or confusions. Then
+A `Relation` holds `closeness[a, b]` in [0, 1], with 1 for a class and itself. It is built from a hierarchy, an order,
+groups, pairs, costs, texts, vectors or confusions. Its methods make a table for the loss:
 
-| use | where it enters | table | what it asks of the embedding |
+| method | where it enters | table | effect on the embeddings |
 |---|---|---|---|
 | `near` | logits (Eq. 8) | $1 + (m - 1)\, \mathrm{closeness}$ | push related classes apart harder: the paper's idea |
 | `far` | logits (Eq. 8) | $1 + (m - 1)\, (1 - \mathrm{closeness})$ | push unrelated classes apart harder |
-| `relevance` | targets (Eq. 13) | $w\, \mathrm{closeness}$ from a level on | related rows are weak positives |
+| `relevance` | targets (Eq. 13) | $w\, \mathrm{closeness}$, or 0 below `level` | related rows are weak positives |
 
-with $m$ = `max_distance`; the diagonal is 1 in each. `RelatedCrossEntropy` takes the relation into the classification
-loss: as soft labels, or as a margin.
+with $m$ = `max_distance` and $w$ = `weight`. The diagonal of each table is 1. `RelatedCrossEntropy` uses the relation
+in the classification loss: as soft labels, or as a margin.
 """
 
 from labeldist.relation.cross_entropy import RelatedCrossEntropy

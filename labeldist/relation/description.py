@@ -75,7 +75,7 @@ class Relation:
         return f"Relation(num_classes={self.num_classes}, class_names={names})"
 
     def between(self, first: Class, second: Class) -> float:
-        """The closeness of two classes, given by name or index.
+        """Return the closeness of two classes, given by name or index.
 
         Examples:
             >>> Relation.from_groups([["baseball", "hockey"]], class_names=["baseball", "hockey", "guns"]).between(
@@ -91,26 +91,26 @@ class Relation:
     def from_file(cls, path: Path | str, *, class_names: Sequence[str] | None = None) -> "Relation":
         """Read a relation from a file, by class name.
 
-        A `.csv` or `.tsv` file holds a table of closeness: class names in the first row and the first column, in any
-        order. A `.json` file holds one object with one of
+        A `.csv` or `.tsv` file contains a table of closeness, with class names in the first row and the first column,
+        in any order. A `.json` file contains an object with one of these keys:
 
-        - `"closeness"`, `"distances"` or `"costs"`: rows of numbers, with `"class_names"` for their order;
+        - `"closeness"`, `"distances"` or `"costs"`: rows of numbers, in the order of `"class_names"`;
         - `"order"`: the classes from one end to the other;
         - `"groups"`: `{"sport": ["a", "b"]}` or `[["a", "b"]]`;
-        - `"pairs"`: `[["a", "b"], ["a", "c", 0.5]]`, the third entry a closeness of the pair's own;
-        - `"hierarchy"`: nested objects and arrays whose leaves are the class names;
+        - `"pairs"`: `[["a", "b"], ["a", "c", 0.5]]`; a third item sets the closeness of the pair;
+        - `"hierarchy"`: nested objects and arrays whose leaves are the class names.
 
-        or a hierarchy itself. `"class_names"` may stand beside each. What each means is told by the builder of its
-        name: `from_distances`, `from_order`, ...
+        The object may also be the hierarchy itself. Every form may also contain `"class_names"`. The methods
+        `from_distances`, `from_order` and so on explain what each form means.
 
         Args:
             path: the file.
-            class_names: the classes in the order wanted; the file must relate exactly these. `None` takes the file's
-                own, which groups, pairs and hierarchies have in `"class_names"` alone.
+            class_names: the classes in the wanted order; the file must contain exactly these classes. `None` uses the
+                classes of the file; groups, pairs and hierarchies then need `"class_names"`.
 
         Raises:
-            ValueError: for a file that cannot be read, is not of this form, or does not fit the classes (the nearest
-                name is offered). The message begins with the path.
+            ValueError: if the file cannot be read, has another form, or does not match the classes (the message
+                suggests the nearest name). The message begins with the path.
 
         Examples:
             >>> import tempfile
@@ -143,13 +143,13 @@ class Relation:
         return relation.in_order(names if wanted is None else wanted)
 
     def to_file(self, path: Path | str) -> None:
-        """Write the table of closeness with its class names, as `from_file` reads it.
+        """Write the table of closeness with its class names, in the format that `from_file` reads.
 
         Args:
-            path: a `.json`, `.csv` or `.tsv` file, overwritten if there is one.
+            path: a `.json`, `.csv` or `.tsv` file; an existing file is overwritten.
 
         Raises:
-            ValueError: for another suffix.
+            ValueError: if the file has another suffix.
         """
         path = Path(path)
         suffix, table = path.suffix.lower(), self.closeness.tolist()
@@ -162,13 +162,13 @@ class Relation:
         path.write_text(text, encoding="utf-8", newline="")
 
     def in_order(self, class_names: Sequence[str]) -> "Relation":
-        """The same relation, its classes in another order.
+        """Return the same relation with its classes in another order.
 
         Args:
-            class_names: all classes.
+            class_names: all classes, in the new order.
 
         Raises:
-            ValueError: if a class is missing, unknown (the nearest name is offered), or named twice.
+            ValueError: if a class is missing, unknown (the message suggests the nearest name), or listed twice.
 
         Examples:
             >>> Relation.from_order(class_names=["bad", "fair", "good"]).in_order(["good", "bad", "fair"]).closeness[0]
@@ -183,7 +183,8 @@ class Relation:
     def near(self, max_distance: float = 5.0) -> StaticLDM:
         r"""A matrix that pushes *related* classes apart harder: $1 + (m - 1)\, \mathrm{closeness}$, the paper's idea.
 
-        Use it for classes that are easily confused and must be told apart. It pulls a hierarchy or an order apart.
+        Use it for easily confused classes that must be distinguished. It works against a hierarchy or an order: related
+        classes move apart.
 
         Args:
             max_distance: $m$, the entry of two classes of closeness 1, > 0; an entry of 1 is neutral.
@@ -293,15 +294,15 @@ class Relation:
 
         Args:
             pairs: `(a, b)`, or `(a, b, closeness)` for a different one; classes by name or index.
-            closeness: of a listed pair, in [0, 1].
+            closeness: closeness of a listed pair, in [0, 1].
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
             symmetric: set both `(a, b)` and `(b, a)`; otherwise only row `a`, column `b`.
 
         Raises:
-            TypeError: if a pair is no sequence.
-            ValueError: for an unknown class (the nearest name is offered), a class paired with itself, or a closeness
-                outside [0, 1].
+            TypeError: if a pair is not a sequence.
+            ValueError: if a class is unknown (the message suggests the nearest name) or paired with itself, or a
+                closeness lies outside [0, 1].
 
         Examples:
             >>> Relation.from_pairs([(0, 1), (1, 2, 0.5)], num_classes=3).closeness
@@ -334,14 +335,14 @@ class Relation:
         Args:
             groups: sequences of classes, by name or index, or a mapping from group names to them. They may overlap
                 and need not cover all classes.
-            closeness: of two classes of the same group, in [0, 1].
+            closeness: closeness of two classes in the same group, in [0, 1].
             class_names: one name per class; pass this or `num_classes`.
             num_classes: `C`.
 
         Raises:
-            TypeError: if a group is no list of classes.
-            ValueError: for an unknown class (the nearest name is offered), a class twice in one group, or a closeness
-                outside [0, 1].
+            TypeError: if a group is not a list of classes.
+            ValueError: if a class is unknown (the message suggests the nearest name) or occurs twice in one group, or
+                `closeness` lies outside [0, 1].
 
         Examples:
             >>> Relation.from_groups([[0, 1]], num_classes=3, closeness=0.5).closeness[0]
@@ -356,7 +357,7 @@ class Relation:
 
     @classmethod
     def from_hierarchy(cls, tree: Hierarchy, *, class_names: Sequence[str]) -> "Relation":
-        r"""Depth of the lowest common ancestor (LCA) of two classes over the depth of the deepest class.
+        r"""Closeness = depth of the lowest common ancestor of two classes / depth of the deepest class.
 
         Args:
             tree: nested mappings and sequences whose leaves are the class names, each exactly once:
@@ -365,8 +366,8 @@ class Relation:
             class_names: one name per class.
 
         Raises:
-            ValueError: if a leaf is not a class (the nearest name is offered), a class appears twice, or one is
-                missing.
+            ValueError: if a leaf is not a class (the message suggests the nearest name), or a class is missing or
+                appears twice.
 
         Examples:
             >>> tree = {"sport": ["soccer", "rugby"], "board": ["chess"]}
@@ -378,11 +379,13 @@ class Relation:
 
     @classmethod
     def from_names(cls, class_names: Sequence[str], *, separator: str = ":") -> "Relation":
-        """A hierarchy written into the class names: the parts that two names share at their start, over the most parts.
+        """A hierarchy that is part of the class names, such as `"location:city"`.
+
+        Closeness = number of leading parts that two names share / number of parts of the longest name.
 
         Args:
-            class_names: one name per class, such as `"location:city"`.
-            separator: what divides a name into parts.
+            class_names: one name per class.
+            separator: the text between the parts of a name.
 
         Raises:
             ValueError: if the separator is empty or no name contains it.
@@ -441,17 +444,17 @@ class Relation:
         class_names: Sequence[str],
         texts: Mapping[str, str] | None = None,
     ) -> "Relation":
-        """Vectors of the classes' names, or of a given text per class: see `from_vectors`.
+        """Closeness of the encoded class names, or of one encoded text per class: see `from_vectors`.
 
         Args:
-            encode: turns a list of C texts into `(C, D)`, such as the `encode` of a sentence encoder.
+            encode: maps a list of C texts to `(C, D)`, such as the `encode` method of a sentence encoder.
             class_names: one name per class.
-            texts: a text by class name. A class without one is encoded by its name, written out by
+            texts: one text per class, by class name. A class without a text is encoded by its name, as words: see
                 `labeldist.label_texts.name_as_text`.
 
         Raises:
-            ValueError: if `texts` names an unknown class (the nearest name is offered), or `encode` does not return one
-                vector per text.
+            ValueError: if `texts` has an unknown class (the message suggests the nearest name), or `encode` does not
+                return one vector per text.
 
         Examples:
             >>> count = lambda texts: [[float(text.count(letter)) for letter in "abc"] for text in texts]
@@ -478,7 +481,7 @@ class Relation:
     def from_confusion(
         cls, counts: ArrayLike, *, symmetric: bool = True, class_names: Sequence[str] | None = None
     ) -> "Relation":
-        """A classifier's confusion rates over the largest one: the most confused pair has closeness 1.
+        """Confusion rates of a classifier, divided by the largest one: the most confused pair has closeness 1.
 
         Use counts from rows that the classifier was not trained on.
 
@@ -488,7 +491,7 @@ class Relation:
             class_names: one name per class.
 
         Raises:
-            ValueError: if the counts are not square or no whole numbers.
+            ValueError: if the counts are not square or not whole numbers.
 
         Examples:
             >>> Relation.from_confusion([[8, 2, 0], [0, 9, 1], [0, 0, 10]]).closeness[0]
@@ -542,10 +545,10 @@ class Relation:
 
 
 def matrix_of_candidates(ldm: LabelDistanceMatrix | Relation | Tensor) -> LabelDistanceMatrix:
-    """The matrix by which a miner or a sampler chooses: of a relation the one in which related classes are hard.
+    """Return the matrix that a miner or a sampler uses. For a relation it is `near()`: related classes are hard.
 
     Args:
-        ldm: a matrix, a `(C, C)` tensor, or a relation, of which `near()` is taken.
+        ldm: a matrix, a `(C, C)` tensor, or a relation.
 
     Examples:
         >>> matrix_of_candidates(Relation.from_order(num_classes=3)).matrix[0]

@@ -1,4 +1,4 @@
-"""What an entry of a label-distance matrix means: an angle between two classes."""
+"""Convert between an entry of a label-distance matrix and a difference of cosines."""
 
 import math
 
@@ -11,15 +11,15 @@ __all__ = ["cosine_gap", "max_distance_for"]
 
 
 def max_distance_for(gap: float, *, temperature: float) -> float:
-    r"""The entry that shifts the cosine of a class pair by `-gap` in `"log"` weighting: $m = e^{\mathrm{gap} / (2T)}$.
+    r"""Compute the entry that lowers the cosine of a class pair by `gap`: $m = e^{\mathrm{gap} / (2T)}$.
 
-    With classes as points, the loss with `weighting="log"` is stationary where $\mathrm{LDM}_{ab}\, e^{S_{ab} / T}$ is
-    the same for all pairs. $S$ is half of the cosine, plus a half, so an entry of $m$ moves the pair's cosine by
-    $-2 T \log m$: an entry is an angle, not a strength.
+    This holds for `weighting="log"` at the optimum, if all rows of a class have the same embedding: there
+    $\mathrm{LDM}_{ab}\, e^{S_{ab} / T}$ is the same for all pairs of classes. $S$ is $(\cos + 1) / 2$, so an entry of
+    $m$ changes the cosine of its pair by $-2 T \log m$.
 
     Args:
-        gap: by how much the cosine falls, in [-2, 2]; negative for an entry below 1.
-        temperature: $T > 0$ of the loss.
+        gap: decrease of the cosine, in [-2, 2]; negative for an entry below 1.
+        temperature: temperature $T$ of the loss, > 0.
 
     Returns:
         The entry, > 0.
@@ -43,9 +43,9 @@ def max_distance_for(gap: float, *, temperature: float) -> float:
 
 
 def cosine_gap(entry: float, *, temperature: float) -> float:
-    r"""By how much an entry lowers the cosine of its class pair in `"log"` weighting, $2 T \log m$.
+    r"""Compute by how much an entry $m$ lowers the cosine of its class pair with `weighting="log"`: $2 T \log m$.
 
-    The inverse of `max_distance_for`.
+    This is the inverse of `max_distance_for`.
 
     Examples:
         >>> round(cosine_gap(5.0, temperature=0.1), 2)

@@ -1,4 +1,4 @@
-"""How far a classifier's probabilities can be trusted, and what to hand to a person."""
+"""Whether a classifier's probabilities can be trusted, and which rows a person should check."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class Bin:
     Attributes:
         low: lower end.
         high: upper end.
-        num_rows: rows in it.
-        confidence: their mean probability; None without rows.
-        accuracy: share of them that is right; None without rows.
+        num_rows: number of rows in the bin.
+        confidence: mean probability of these rows; `None` without rows.
+        accuracy: fraction of these rows that are correct; `None` without rows.
     """
 
     low: float
@@ -38,14 +38,14 @@ class Bin:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Rows that reach a probability are left to the model; the rest goes to a person.
+    """A threshold of the probability: the model decides the rows at or above it, a person decides the others.
 
     Attributes:
-        target: the accuracy that the rows left to the model shall have.
-        threshold: smallest probability of a row that is left to the model; None where no threshold reaches the target.
-        accuracy: of the rows left to the model, with its interval.
-        coverage: share of the rows left to the model.
-        num_handed_over: rows for a person.
+        target: the wanted accuracy of the rows that the model decides.
+        threshold: smallest probability of a row that the model decides; `None` if no threshold reaches the target.
+        accuracy: accuracy of the rows that the model decides, with its interval.
+        coverage: fraction of the rows that the model decides.
+        num_handed_over: number of rows that a person decides.
     """
 
     target: float
@@ -57,14 +57,14 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Confidence:
-    """What the probabilities of the predicted classes are worth.
+    """Calibration and thresholds of the probabilities of the predicted classes.
 
     Attributes:
         num_rows: rows that have a probability; the rest of the findings is about these.
         calibration_error: expected calibration error, in [0, 1].
         bins: ten bins of equal width.
-        curve: coverage and accuracy of the most confident rows, from few rows to all of them.
-        thresholds: for each target accuracy above that of all rows.
+        curve: coverage and accuracy of the most confident rows, from few rows to all rows.
+        thresholds: a threshold for each target accuracy that is above the accuracy of all rows.
     """
 
     num_rows: int
@@ -75,12 +75,12 @@ class Confidence:
 
 
 def confidence_of(is_right: ArrayLike, confidence: ArrayLike) -> Confidence:
-    r"""Calibration, and accuracy against coverage.
+    r"""Compute the calibration and the thresholds.
 
     The expected calibration error (Guo et al. 2017, Eq. 3) is
     $\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|$ over ten bins of equal width. A threshold is the smallest
-    probability for which the rows at or above it, 30 or more, have the target accuracy. It was chosen on the same rows,
-    so new rows will be less accurate; the interval says by how much chance alone could mislead.
+    probability for which at least 30 rows lie at or above it and these rows have the target accuracy. It is chosen on
+    the same rows, so new rows will be less accurate. The interval shows the uncertainty that is due to chance.
 
     Args:
         is_right: whether each prediction is right, `(N,)`, N >= 1.

@@ -1,4 +1,4 @@
-"""Where the mistakes fall, by what each of them costs."""
+"""The costs of mistakes and decisions."""
 
 import itertools
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ MAX_LEVELS = 12
 
 @dataclass(frozen=True)
 class CostLevel:
-    """The mistakes of one cost.
+    """The mistakes with similar costs.
 
     Attributes:
         low: smallest cost of the level.
-        high: largest cost of the level; as `low` where the table has few different costs.
-        num_mistakes: of such a cost.
-        expected: such mistakes if each class's mistakes were spread evenly over the other classes.
+        high: largest cost of the level; equal to `low` if the table has few different costs.
+        num_mistakes: number of mistakes with such a cost.
+        expected: the same number if the mistakes of each class were spread evenly over the other classes.
     """
 
     low: float
@@ -32,15 +32,16 @@ class CostLevel:
 
 @dataclass(frozen=True)
 class Costs:
-    """What decisions cost.
+    """The costs of decisions.
 
     Attributes:
-        most_probable: mean cost of a row, deciding for the most probable class.
-        least_expected: the same, deciding for the class of least expected cost; None without all probabilities.
-        least_expected_accuracy: share of the rows that the latter decides right; None without all probabilities.
-        mean_of_mistakes: mean cost of a mistake; None without one.
-        spread_evenly: the same if each class's mistakes were spread evenly over the other classes.
-        levels: from cheap to dear.
+        most_probable: mean cost per row if the most probable class is chosen.
+        least_expected: mean cost per row if the class of least expected cost is chosen; `None` unless the
+            probabilities of all classes are known.
+        least_expected_accuracy: accuracy of these decisions; `None` unless the probabilities of all classes are known.
+        mean_of_mistakes: mean cost of a mistake; `None` without a mistake.
+        spread_evenly: the same mean if the mistakes of each class were spread evenly over the other classes.
+        levels: mistakes by cost, the lowest cost first.
     """
 
     most_probable: float
@@ -52,16 +53,17 @@ class Costs:
 
 
 def costs_of_mistakes(predictions: Predictions, costs: ArrayLike) -> Costs:
-    r"""Mean costs, for the most probable class and for the class of least expected cost.
+    r"""Compute mean costs, for the most probable class and for the class of least expected cost.
 
-    The latter is $\operatorname{argmin}_j \sum_i p_i\, C_{ij}$ (Elkan 2001, Eq. 1): no other training is needed for it.
+    The class of least expected cost is $\operatorname{argmin}_j \sum_i p_i\, C_{ij}$ (Elkan 2001, Eq. 1). It needs no
+    additional training.
 
     Args:
-        predictions: of labeled rows.
-        costs: `(C, C)`, non-negative, row = true class, column = decided class.
+        predictions: predictions of labeled rows.
+        costs: costs of mistakes, `(C, C)`, non-negative, row = true class, column = predicted class.
 
     Raises:
-        ValueError: for a table of another shape, or a cost that is negative or not finite.
+        ValueError: if the table has the wrong shape, or a cost is negative or not finite.
 
     Examples:
         >>> from labeldist.reports.predictions import predictions_of

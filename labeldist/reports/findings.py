@@ -1,4 +1,4 @@
-"""What a report finds in predictions, before any word or picture is made of it."""
+"""The content of a report, as numbers: the page turns it into words and pictures."""
 
 from dataclasses import dataclass
 
@@ -25,13 +25,13 @@ MIN_GROUP_ROWS = 3
 
 @dataclass(frozen=True)
 class Group:
-    """Classes that look alike to the classifier: see `labeldist.reports.look_alikes.look_alike_groups`.
+    """Classes that the classifier hardly distinguishes: see `labeldist.reports.look_alikes.look_alike_groups`.
 
     A group has at least three mistakes.
 
     Attributes:
         classes: class indices.
-        share_of_mistakes: mistakes between two of them, by all mistakes.
+        share_of_mistakes: fraction of all mistakes that are between two classes of the group.
     """
 
     classes: tuple[int, ...]
@@ -43,14 +43,14 @@ class ClassFinding:
     """Scores of one class.
 
     Attributes:
-        index: of the class.
-        precision: share of the rows predicted as this class that are of it; None without such rows.
-        recall: share of the class's rows that were found; None without rows.
-        f1: harmonic mean of both; None without rows of either kind.
-        num_rows: rows of the class.
-        num_predicted: rows that were predicted as this class.
-        confused_with: the class that most of its rows were taken for by mistake; None without a mistake.
-        num_confused: how many rows that were.
+        index: index of the class.
+        precision: fraction of the rows predicted as this class that belong to it; `None` without such rows.
+        recall: fraction of the rows of this class that were predicted as it; `None` without rows.
+        f1: harmonic mean of precision and recall; `None` if the class has no rows and was never predicted.
+        num_rows: number of rows of the class.
+        num_predicted: number of rows that were predicted as this class.
+        confused_with: the class that most of its wrong rows were predicted as; `None` without a mistake.
+        num_confused: number of these rows.
     """
 
     index: int
@@ -65,12 +65,12 @@ class ClassFinding:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The confusion matrix of some classes, in an order that brings look-alikes together.
+    """The confusion matrix of some classes, ordered so that confused classes are neighbors.
 
     Attributes:
-        classes: class index at each place, `(K,)`.
+        classes: class indices in this order, `(K,)`.
         counts: `(K, K)`, row = true class, column = predicted class.
-        baseline: likewise, of what is compared with; None without a baseline.
+        baseline: counts of the baseline, `(K, K)`; `None` without a baseline.
     """
 
     classes: NDArray[np.int64]
@@ -80,25 +80,25 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a report shows of predictions.
+    """The content of a report.
 
     Attributes:
-        predictions: what it was made from.
-        accuracy: share of the rows that is right.
+        predictions: the predictions that the report is about.
+        accuracy: fraction of the rows that are correct, with its interval.
         macro_f1: mean F1 of the classes that have rows.
-        num_seen: rows whose text is a training text; None where training texts are not known.
-        accuracy_unseen: share of the other rows that is right; None without such rows, or where none was seen.
-        num_pairs: pairs of classes with a mistake.
-        first_pairs: share of the mistakes that lie in the first five pairs; None without a mistake.
-        groups: classes that look alike.
-        never_predicted: classes that have rows, and no row was predicted as one of them.
-        pairs: to look at first.
-        doubtful: rows whose label is worth a look.
-        classes: scores of each class, the weakest first.
+        num_seen: number of rows whose text is also a training text; `None` if training texts are not known.
+        accuracy_unseen: accuracy of the other rows; `None` if there are none, or if no row was seen in training.
+        num_pairs: number of class pairs with at least one mistake.
+        first_pairs: fraction of the mistakes that are in the first five pairs; `None` without a mistake.
+        groups: groups of classes that are hardly distinguished.
+        never_predicted: classes that have rows but were never predicted.
+        pairs: the class pairs to look at first.
+        doubtful: rows whose label should be checked.
+        classes: scores of each class, the class with the lowest F1 first.
         matrix: the confusion matrix.
-        confidence: what the probabilities are worth; None without probabilities.
-        costs: what decisions cost; None without a table of costs.
-        baseline: predictions of the same rows by what is compared with; None without a baseline.
+        confidence: calibration and thresholds of the probabilities; `None` without probabilities.
+        costs: costs of the decisions; `None` without a table of costs.
+        baseline: predictions of the baseline for the same rows; `None` without a baseline.
     """
 
     predictions: Predictions
@@ -120,15 +120,15 @@ class Findings:
 
 
 def find(predictions: Predictions, *, costs: ArrayLike | None = None, baseline: Predictions | None = None) -> Findings:
-    """Find what a report shows.
+    """Compute the content of a report.
 
     Args:
-        predictions: of labeled rows, at least one.
-        costs: `(C, C)`, non-negative, row = true class, column = decided class.
-        baseline: predictions of the same rows by what is compared with, with the same classes.
+        predictions: predictions of at least one labeled row.
+        costs: costs of mistakes, `(C, C)`, non-negative, row = true class, column = predicted class.
+        baseline: predictions of the baseline for the same rows and classes.
 
     Raises:
-        ValueError: for costs of another shape, or a baseline with other classes or rows.
+        ValueError: if `costs` has the wrong shape, or the baseline has different classes or rows.
 
     Examples:
         >>> from labeldist.reports.predictions import predictions_of

@@ -1,4 +1,4 @@
-"""Intervals of shares."""
+"""Confidence intervals of fractions."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Share:
-    """A share of rows with its 95 % interval.
+    """A fraction of rows with its 95 % interval.
 
     Attributes:
-        num: rows that count.
-        total: all rows, at least `num`.
+        num: number of rows in the numerator.
+        total: number of all rows, at least `num`.
         value: `num / total`, in [0, 1].
         low: lower end of the interval.
         high: upper end of the interval.
@@ -29,22 +29,23 @@ class Share:
 
 
 def share_of(num: int, total: int, *, repeats: float = 1.0) -> Share | None:
-    r"""A share and its 95 % score interval (Wilson, 1927).
+    r"""Compute a fraction and its 95 % score interval (Wilson, 1927).
 
     $$\frac{p + z^2/2n \pm z \sqrt{p(1-p)/n + z^2/4n^2}}{1 + z^2/n}$$
 
-    with the share $p = num / total$ and $n = total / repeats$ rows.
+    with the fraction $p = \mathrm{num} / \mathrm{total}$ and $n = \mathrm{total} / \mathrm{repeats}$ rows.
 
-    Unlike the interval of the normal approximation it stays within [0, 1] and has a width where `num` is 0 or `total`.
+    Unlike the interval of the normal approximation, it stays within [0, 1] and does not vanish if `num` is 0 or
+    `total`.
 
     Args:
-        num: rows that count, in [0, total].
-        total: all rows.
-        repeats: how often each text occurs among these rows, on average: pooled runs share their texts, and only
+        num: number of rows in the numerator, in [0, total].
+        total: number of all rows.
+        repeats: mean number of times that each text occurs in these rows. Pooled runs have the same texts, so only
             `total / repeats` rows are independent.
 
     Returns:
-        The share, or None without a row.
+        The fraction and its interval, or `None` without rows.
 
     Examples:
         >>> share = share_of(9, 10)

@@ -1,4 +1,4 @@
-"""Rows whose label may be wrong, or that make the measurement unfair."""
+"""Rows whose label may be wrong, or that distort the measurement."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ WEIGHTS: dict[Doubt, int] = {
 
 @dataclass(frozen=True)
 class DoubtfulRow:
-    """A row to look at.
+    """A row whose label should be checked.
 
     Attributes:
-        row: its index.
-        doubts: why, the strongest first.
-        others: other labels of the same text, by name.
+        row: index of the row.
+        doubts: reasons for doubt, the strongest first.
+        others: names of the other labels that the same text has.
     """
 
     row: int
@@ -45,14 +45,13 @@ class DoubtfulRow:
 
 
 def labels_to_check(predictions: Predictions) -> list[DoubtfulRow]:
-    """Rows whose label is doubtful, and rows that were seen in training; the strongest doubts first.
+    """Find rows with a doubtful label, and rows that were seen in training; the strongest doubts first.
 
-    A mistake that the model is sure of is either a hard text or a wrong label: only a person can tell. The rules are
-    those of a first look (identical texts, a high probability, a similar training text); they need no package of their
-    own.
+    A mistake with a high probability is either a hard text or a wrong label; only a person can decide. The rules are
+    simple (identical texts, a high probability, a similar training text) and need no additional package.
 
     Args:
-        predictions: of labeled rows. Without texts, only sure mistakes are found.
+        predictions: predictions of labeled rows. Without texts, only mistakes with a high probability are found.
 
     Examples:
         >>> from labeldist.reports.predictions import predictions_of

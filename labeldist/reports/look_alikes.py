@@ -1,4 +1,4 @@
-"""Which classes look alike to a classifier: the share of rows that each pair confuses, an order, and groups."""
+"""Classes that a classifier hardly distinguishes: confusion of each pair, an order of the classes, and groups."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,11 +15,12 @@ MAX_OPTIMAL_ORDER = 300
 
 
 def confused_shares(counts: ArrayLike, num_rows: ArrayLike | None = None) -> NDArray[np.float64]:
-    """Share of the rows of each pair of classes that are taken for the other one of the pair.
+    """Fraction of the rows of each pair of classes that were predicted as the other class of the pair.
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class.
-        num_rows: rows of each class, `(C,)`, where `counts` leaves out some classes; the sums of its rows if `None`.
+        num_rows: number of rows of each class, `(C,)`, if `counts` leaves out some classes; `None` sums the rows of
+            `counts`.
 
     Returns:
         `(C, C)`, symmetric, values in [0, 1], zeros on the diagonal and for pairs without rows.
@@ -36,16 +37,17 @@ def confused_shares(counts: ArrayLike, num_rows: ArrayLike | None = None) -> NDA
 
 
 def cluster_order(counts: ArrayLike) -> NDArray[np.int64]:
-    """An order of the classes in which those that are confused stand side by side.
+    """Order the classes so that confused classes are neighbors.
 
-    Average linkage of `1 - confused_shares`, its leaves ordered so that neighbors are as close as possible (up to 300
-    classes). Without any mistake, and with two classes, the order is that of the indices.
+    Hierarchical clustering with average linkage and the distances `1 - confused_shares`. With up to 300 classes the
+    leaves are ordered so that neighbors are as close as possible. Without any mistake, or with two classes, the order
+    is that of the indices.
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class.
 
     Returns:
-        `(C,)`: class index at each place.
+        Class indices in the new order, `(C,)`.
 
     Examples:
         >>> counts = [[9, 0, 1, 0], [0, 9, 0, 1], [1, 0, 9, 0], [0, 1, 0, 9]]
@@ -64,18 +66,19 @@ def cluster_order(counts: ArrayLike) -> NDArray[np.int64]:
 def look_alike_groups(
     counts: ArrayLike, num_rows: ArrayLike | None = None, *, min_share: float = MIN_GROUP_SHARE
 ) -> list[list[int]]:
-    """Groups of classes that a classifier hardly tells apart.
+    """Find groups of classes that a classifier hardly distinguishes.
 
-    Average linkage: two groups are joined while the mean of `confused_shares` between their members is at least
-    `min_share`. A chain of confusable pairs is thus no group unless its ends are confused, too.
+    Hierarchical clustering with average linkage: two groups are joined while the mean of `confused_shares` between
+    their members is at least `min_share`. A chain of confused pairs is therefore not always one group: its ends must
+    be confused, too.
 
     Args:
         counts: `(C, C)`, row = true class, column = predicted class.
         num_rows: as in `confused_shares`.
-        min_share: in (0, 1].
+        min_share: smallest mean to join two groups, in (0, 1].
 
     Returns:
-        Class indices of each group of at least two classes, sorted; the group with the most confused rows first.
+        Groups of at least two classes as sorted class indices, the group with the most confused rows first.
 
     Raises:
         ValueError: if `min_share` is out of range.

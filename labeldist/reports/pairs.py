@@ -1,4 +1,4 @@
-"""The pairs of classes to look at first: how often they are confused, by which texts, and what that suggests."""
+"""The class pairs to look at first: how often they are confused, by which texts, and what to do about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ Advice = Literal["both ways", "one way", "swallowed", "sure mistakes", "too few 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified text beside the most similar text of the class that it was taken for.
+    """A misclassified text, and the most similar text of the class that was predicted for it.
 
     Attributes:
-        row: its index.
-        text: in pieces; those that the other text has not are marked.
-        confidence: probability of the wrong class; None where it is not known.
-        num_runs: in how many of the pooled runs this text was taken for this class.
-        other: the most similar text of the predicted class, in pieces; None where no text of it shares a word.
+        row: index of the row.
+        text: the text in pieces; the pieces that do not occur in the other text are marked.
+        confidence: probability of the wrong class; `None` if unknown.
+        num_runs: number of pooled runs in which this class was predicted for this text.
+        other: the most similar text of the predicted class, in pieces; `None` if no such text shares a word with it.
     """
 
     row: int
@@ -55,13 +55,13 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Direction:
-    """The rows of one class that were taken for another one.
+    """The rows of one class that were predicted as another class.
 
     Attributes:
-        true: index of the rows' class.
-        predicted: index of the class that they were taken for.
-        share: of the true class's rows; None if it has none.
-        examples: the most confident mistakes first.
+        true: index of the true class.
+        predicted: index of the predicted class.
+        share: their fraction of all rows of the true class; `None` if it has no rows.
+        examples: example mistakes, the most confident first.
     """
 
     true: int
@@ -77,10 +77,10 @@ class Pair:
     Attributes:
         forward: the direction with more rows.
         backward: the other direction.
-        num_rows: confused rows, either way.
-        share_of_mistakes: `num_rows` by all mistakes.
-        num_sure: mistakes of at least 90 % probability; None where probabilities are not known.
-        advice: what the pattern suggests, the most pressing first.
+        num_rows: number of confused rows in both directions.
+        share_of_mistakes: `num_rows` as a fraction of all mistakes.
+        num_sure: number of mistakes with a probability of at least 90 %; `None` if probabilities are not known.
+        advice: what the pattern suggests, the most important advice first.
     """
 
     forward: Direction
@@ -107,15 +107,15 @@ def confused_cells(predictions: Predictions) -> tuple[NDArray[np.int64], NDArray
 def pairs_to_look_at(
     predictions: Predictions, *, num_pairs: int = NUM_PAIRS, num_examples: int = NUM_EXAMPLES
 ) -> list[Pair]:
-    """The pairs of classes with the most mistakes, both directions together.
+    """Find the class pairs with the most mistakes in both directions together.
 
     Args:
-        predictions: of labeled rows.
-        num_pairs: at most so many pairs.
-        num_examples: at most so many texts in each direction.
+        predictions: predictions of labeled rows.
+        num_pairs: maximum number of pairs.
+        num_examples: maximum number of example texts in each direction.
 
     Returns:
-        The pairs, most mistakes first; ties in the order of the classes.
+        The pairs, sorted by number of mistakes, then by class index.
 
     Examples:
         >>> from labeldist.reports.predictions import predictions_of

@@ -1,4 +1,4 @@
-"""The door to the report: predictions of any model to a page."""
+"""Make a report page from the predictions of any model."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ MAX_COMPARED_MISTAKES = 5_000
 
 
 class Report:
-    """Which classes a classifier confuses, by which texts, and what to do about it.
+    """A report: which classes a classifier confuses, by which texts, and what to do about it.
 
-    In a notebook it shows itself.
+    A notebook displays the page.
 
     Args:
-        findings: what was found.
-        about: where the predictions come from.
-        comparison: that they are part of.
+        findings: the content of the report.
+        about: source of the predictions.
+        comparison: the comparison that the predictions belong to, if any.
 
     Attributes:
         findings: accuracy, pairs, groups, classes, doubtful labels, confidence, costs.
@@ -46,14 +46,14 @@ class Report:
 
     @cached_property
     def html(self) -> str:
-        """The page: one file without references to others."""
+        """The page as one HTML file that refers to no other file."""
         return render(self.findings, self.about, self._comparison)
 
     def of_source(self, source: str) -> "Report":
-        """The same report, whose page names what it was made from.
+        """The same report, with a page that names its source.
 
         Args:
-            source: such as the path of a table.
+            source: for example the path of a table.
         """
         return Report(self.findings, replace(self.about, source=source), self._comparison)
 
@@ -61,7 +61,7 @@ class Report:
         """Write the page.
 
         Args:
-            path: of the file, such as `report.html`; an existing one is replaced.
+            path: the file, such as `report.html`; an existing file is replaced.
 
         Returns:
             The path.
@@ -110,24 +110,26 @@ def report(
     title: str = "Report",
     settings: Mapping[str, str] | None = None,
 ) -> Report:
-    """A report of the predictions of any classifier; nothing is trained and no model is needed.
+    """Make a report of the predictions of any classifier. It needs no model and trains nothing.
 
     Args:
-        labels: true class of each row: names, or indices where `class_names` is given; N of them, at least one.
-        predictions: predicted class of each row, likewise; the most probable one if `None`.
+        labels: true class of each of the N rows: names, or indices if `class_names` is given. At least one row.
+        predictions: predicted class of each row, in the same form; `None` uses the most probable class.
         texts: the N texts. Without them the report has no examples.
-        class_names: name of each class; those that occur, sorted, if `None`.
-        probabilities: of the predicted class, `(N,)`, or of all classes, `(N, C)`, in the order of `class_names`.
-        points: place of each row on a map, `(N, 2)`, such as a t-SNE of embeddings; NaN for rows without a place.
-        train_texts: texts that the classifier was trained on, to find rows that were seen, and similar ones.
-        train_labels: their classes, by name, or by index where `class_names` is given.
-        costs: of mistakes, `(C, C)`, non-negative, row = true class, column = decided class.
-        baseline: predictions of another classifier for the same rows, for the difference of the confusion matrices.
-        title: of the page.
-        settings: what else to say, by name.
+        class_names: name of each class; `None` uses the names that occur, sorted.
+        probabilities: probability of the predicted class, `(N,)`, or of all classes, `(N, C)`, in the order of
+            `class_names`.
+        points: position of each row on a map, `(N, 2)`, such as a t-SNE of embeddings; NaN for rows without one.
+        train_texts: texts that the classifier was trained on, to find rows that were seen in training, and similar
+            training texts.
+        train_labels: classes of the training texts: names, or indices if `class_names` is given.
+        costs: costs of mistakes, `(C, C)`, non-negative, row = true class, column = predicted class.
+        baseline: predictions of another classifier for the same rows, to show the difference of the confusion matrices.
+        title: title of the page.
+        settings: more facts to show on the page, by name.
 
     Returns:
-        The report: `save` it, or let a notebook show it.
+        The report. `save` writes it to a file; a notebook displays it.
 
     Raises:
         ValueError: if lengths disagree, a class is unknown, or a probability lies outside [0, 1].
@@ -181,13 +183,13 @@ def _nearest(
 def nearest_by_words(
     texts: Sequence[str], is_wrong: NDArray[np.bool_], train_texts: Sequence[str], train_labels: Sequence[str]
 ) -> list[Nearest | None]:
-    """The training text that is the same as each text; for mistakes without one, the training text most like it.
+    """Find the identical training text of each text, and the most similar training text of each other mistake.
 
     Args:
         texts: N texts.
-        is_wrong: which of them are mistakes, `(N,)`; the first 5,000 are compared word by word.
-        train_texts: at least one.
-        train_labels: their class names.
+        is_wrong: whether each of them is a mistake, `(N,)`. The first 5,000 mistakes are compared word by word.
+        train_texts: training texts, at least one.
+        train_labels: class names of the training texts.
     """
     first: dict[str, int] = {}
     for row, text in enumerate(train_texts):

@@ -1,4 +1,4 @@
-"""A saved classifier with its tokenizer: texts in, probabilities out."""
+"""A saved classifier with its tokenizer, which predicts class probabilities of texts."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -28,11 +28,11 @@ class _Tokenizes(Protocol):
 
 
 class SavedClassifier:
-    """A trained classifier, for prediction.
+    """A trained classifier for prediction.
 
     Args:
-        model: is put into evaluation mode.
-        tokenizer: its own.
+        model: the classifier; it is put into evaluation mode.
+        tokenizer: the tokenizer of the classifier.
     """
 
     def __init__(self, model: TwoHeads, tokenizer: _Tokenizes):
@@ -41,16 +41,16 @@ class SavedClassifier:
 
     @classmethod
     def from_folder(cls, folder: Path, *, max_length: int, device: str = "cpu") -> "SavedClassifier":
-        """Read weights and tokenizer that were saved together.
+        """Load a classifier and its tokenizer from a folder.
 
         Args:
-            folder: that holds both.
-            max_length: tokens a text is cut to.
-            device: where the model computes.
+            folder: the folder with both.
+            max_length: maximum number of tokens; longer texts are truncated.
+            device: device of the model.
 
         Raises:
             OSError: if a file is missing.
-            ValueError: if a file is damaged, or the parts do not fit each other.
+            ValueError: if a file is damaged, or the files do not belong together.
         """
         config = read_config(folder)
         try:
@@ -71,19 +71,19 @@ class SavedClassifier:
         return cls(model, load_saved_tokenizer(folder, max_length))
 
     def predict(self, texts: list[str], *, advance: Callable[[int], None] | None = None) -> Predictions:
-        """Probabilities, embeddings and vectors of at least one text, in order.
+        """Compute the class probabilities, embeddings and encoder vectors of at least one text, in order.
 
         Args:
-            texts: to classify.
-            advance: receives the number of texts that are done, after each batch.
+            texts: texts to classify.
+            advance: called after each batch with the number of texts that are done.
         """
         return predict_encoded(self.model, self.tokenizer.encode(texts), self.tokenizer.pad, advance=advance)
 
     def probabilities(self, texts: Iterable[str]) -> Iterator[tuple[list[str], Tensor]]:
-        """Classify a stream of texts, in order, with a few thousand of them in memory.
+        """Classify a stream of texts in order, with a few thousand texts in memory at a time.
 
         Yields:
-            The next texts, with their class probabilities, `(N, C)`, float32.
+            The next N texts and their class probabilities, `(N, C)`, float32.
         """
         with ThreadPoolExecutor(1) as ahead:
             for window in windows(texts):
@@ -102,7 +102,7 @@ class SavedClassifier:
 
 
 def windows(texts: Iterable[Any]) -> Iterator[list[Any]]:
-    """Cut a stream into lists that grow to `MAX_WINDOW`: the first answers come soon, and long streams are fast.
+    """Divide a stream into lists that grow up to `MAX_WINDOW`, so that first results come early and long streams fast.
 
     Examples:
         >>> [len(window) for window in windows(range(1000))]

@@ -1,6 +1,6 @@
 """Training from Python: `train`, `compare` and `load`, for texts in memory or in files.
 
-The command line is a thin user of `carry_out_run` and `carry_out_comparison`.
+The command line calls `carry_out_run` and `carry_out_comparison`, too.
 """
 
 import sys
@@ -56,41 +56,42 @@ def train(
 ) -> TrainedRun:
     """Train a text classifier, and measure which classes it confuses.
 
-    The results of a seed are those of `labeldist train`. The caller's random states are left as they were.
+    With the same seed, the results equal those of `labeldist train`. The random states of the caller do not change.
 
     Args:
         data: the texts: a list of strings, with `labels`; a pandas `DataFrame` or a `datasets.Dataset`, whose columns
-            are found by name (`text_column`, `label_column`); a `datasets.DatasetDict` or another mapping with
-            `"train"`, `"test"` and `"validation"`; or names as on the command line: `"demo"`, a folder, a file, a list
-            of the files train, test and validation, or the id of a data set on the hub.
-        labels: class of each text in a list: strings, integers or booleans.
-        test: the rows of the final figures: a pair `(texts, labels)`, a data frame or a data set; where `data` is a
-            file, a file. Without it a fifth of the rows is drawn.
-        validation: the rows for early stopping and confusion counts, likewise. Without it a tenth of what is left to
-            train on is drawn, with few labels none (`validation_fraction`).
+            are found by their names or given as `text_column` and `label_column`; a `datasets.DatasetDict` or another
+            mapping with `"train"`, `"test"` and `"validation"`; or a name as on the command line: `"demo"`, a folder,
+            a file, a list of train, test and validation files, or the id of a data set on the hub.
+        labels: class of each text, if `data` is a list: strings, integers or booleans.
+        test: the test rows: a pair `(texts, labels)`, a data frame or a data set; a file if `data` is a file. `None`
+            draws a fifth of the rows.
+        validation: the rows for early stopping and confusion counts, in the same form as `test`. `None` draws a tenth
+            of the remaining rows, or none with few labels (`validation_fraction`).
         objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"near"`, `"far"`,
             `"graded"`, `"soft-labels"`, `"margin"`, `"far-permuted"`, `"graded-permuted"`, `"logistic"`,
             `"logistic-label-texts"`, `"centroid"` or `"centroid-label-texts"`; see `labeldist train --help`. `None`
-            takes the recipe's: `"adaptive"`, or `"contrastive"` with few labels.
-        label_texts: more rows to train on, that say what each class is: `"names"` (the class names, written out), a
-            mapping from class names to one sentence or several, a file of such, or `"none"`. `None` takes the recipe's:
-            none, or `"names"` with few labels.
-        seed: decides the split, the drawn shots, initial weights and the order of rows; from 0 to 2**32 - 1.
-        output: the run folder: new or empty. `None` takes a temporary one, deleted with the object that is returned:
-            `TrainedRun.save` keeps it.
-        resume: whether to go on with a run in `output` that was interrupted, if there is one, with its own settings.
-        progress: whether a progress bar is drawn; where standard error is a terminal if `None`.
-        say: receives each sentence that one must know, such as `print`.
-        **settings: as on the command line, with underscores: `encoder="minilm"`, `epochs=5`, `max_distance=3.0`,
-            `recipe="few-labels"`, ...
+            uses `"adaptive"`, or `"contrastive"` with few labels.
+        label_texts: additional training rows that say what each class is: `"names"` (the class names as words), a
+            mapping from class names to one or several sentences, a file with such a mapping, or `"none"`. `None` uses
+            `"none"`, or `"names"` with few labels.
+        seed: determines the split, the drawn shots, the initial weights and the order of the rows; from 0 to
+            2**32 - 1.
+        output: the run folder: new or empty. `None` uses a temporary folder, which is deleted together with the
+            returned object; `TrainedRun.save` copies it.
+        resume: continue an interrupted run in `output` with its own settings, if there is one.
+        progress: draw a progress bar; `None` draws one if standard error is a terminal.
+        say: called with each important message, for example `print`.
+        **settings: the flags of the command line, with underscores: `encoder="minilm"`, `epochs=5`,
+            `max_distance=3.0`, `recipe="few-labels"`, ...
 
     Returns:
-        The run.
+        The finished run.
 
     Raises:
-        TypeError: for an unknown setting (the nearest name is offered), or one of another type.
-        labeldist.training.errors.UserError: for a value outside its range, any defect of the data, or an `output` that
-            is taken.
+        TypeError: if a setting is unknown (the message suggests the nearest name) or has a wrong type.
+        labeldist.training.errors.UserError: if a value is out of range, the data cannot be used, or `output` exists
+            and is not empty.
 
     Examples:
         >>> texts = ["is it fast?", "it is fast", "is it slow?", "it is slow"] * 5
@@ -138,30 +139,31 @@ def compare(
     say: Say | None = None,
     **settings: Any,
 ) -> FinishedComparison:
-    """Find out whether label distance helps on your data: each objective with each seed, on the same splits.
+    """Find out whether label distance helps on your data: train each objective with each seed, on the same splits.
 
     Args:
         data: as in `train`.
         labels: as in `train`.
         test: as in `train`.
         validation: as in `train`.
-        objectives: at least two; `None` takes the recipe's.
+        objectives: at least two objectives; `None` uses those of the recipe.
         label_texts: as in `train`.
-        seeds: each is one split, one draw of shots, one initialization, the same for every objective.
-        margin: smallest gain worth having: a fraction in (0, 1), or in the unit of an absolute error or cost.
-        measure: what the verdict is about: `"accuracy"`, `"macro-f1"`, `"mean-absolute-error"` (takes `order`),
-            `"expected-cost"` (`costs`), `"graded-ndcg"` (`order`, `relation_file`, `hierarchy` or
-            `hierarchy_separator`) or `"group-map"` (one of the latter three).
-        jobs: runs at a time, >= 1. Above 1 the runs are shared by processes, which import the calling script: keep its
-            calls below `if __name__ == "__main__":`.
-        output: the folder of the comparison. A call with the same settings goes on where one was interrupted. `None`
-            takes a temporary one, deleted with the object that is returned.
+        seeds: seeds of the runs. All objectives with the same seed have the same split, shots and initial weights.
+        margin: the smallest gain worth having: a fraction in (0, 1) for scores, or a number of steps or cost units for
+            `"mean-absolute-error"` and `"expected-cost"`.
+        measure: the measure that the verdict compares: `"accuracy"`, `"macro-f1"`, `"mean-absolute-error"` (needs
+            `order`), `"expected-cost"` (needs `costs`), `"graded-ndcg"` (needs `order`, `relation_file`, `hierarchy` or
+            `hierarchy_separator`) or `"group-map"` (needs one of the last three).
+        jobs: number of runs at a time, >= 1. Above 1 the runs are divided among processes, which import the calling
+            script: put the call below `if __name__ == "__main__":`.
+        output: the folder of the comparison. A call with the same settings continues an interrupted comparison. `None`
+            uses a temporary folder, which is deleted together with the returned object.
         progress: as in `train`.
-        say: receives a sentence for each finished run.
+        say: called with a sentence for each finished run.
         **settings: as in `train`.
 
     Returns:
-        The comparison.
+        The finished comparison.
 
     Raises:
         TypeError: as in `train`.
@@ -201,16 +203,16 @@ def compare(
 
 @says_it_in_python
 def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = False) -> TrainedRun:
-    """Open a finished run folder, wherever it stands now.
+    """Load a finished run from its folder. The folder may have been moved.
 
     Args:
         run: the folder that `train` or `labeldist train` wrote.
-        device: `"auto"`, `"cpu"` or `"cuda"`; `"auto"` takes a GPU where there is one.
-        trust_remote_code: whether code that comes with the run's encoder may run, as when the run was begun. None is
-            ever run from the run folder.
+        device: `"auto"`, `"cpu"` or `"cuda"`; `"auto"` uses a GPU if there is one.
+        trust_remote_code: whether code that comes with the run's encoder may run; needed if the run was trained with
+            it. Code in the run folder never runs.
 
     Raises:
-        labeldist.training.errors.UserError: if it is no run folder, or its run is not finished.
+        labeldist.training.errors.UserError: if the folder is not a run folder, or its run is not finished.
 
     Examples:
         >>> load("nowhere")
@@ -223,9 +225,9 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
 
 
 def check_matrix_is_used(spec: RunSpec) -> None:
-    """Raise `UserError` for pairs or a matrix file beside an objective that takes none.
+    """Raise `UserError` if pairs or a matrix file are given with an objective that uses none.
 
-    In silence they did nothing. The reverse, an objective without the relation that it needs, is one, too.
+    They would be ignored silently. An objective without the relation that it needs is an error, too.
     """
     matrix = spec.settings.matrix
     if not takes_given_matrix(spec.objective) and (matrix.confusable or matrix.matrix_file):
@@ -243,14 +245,14 @@ def carry_out_run(
     options: RunOptions,
     label_texts: LabelTexts | None = None,
 ) -> None:
-    """Read the data and carry out a run in a new folder; what shows without data is checked before they are read.
+    """Read the data and carry out a run in a new folder. Settings are checked before the data are read.
 
     Args:
-        wanted: the run; where its recipe is `auto`, the data may decide on it.
+        wanted: the run with each recipe; with the recipe `auto` the number of labels selects one.
         find: finds the data.
-        folder_of: the folder of a run.
-        options: of this execution.
-        label_texts: that were given as a mapping.
+        folder_of: returns the folder of a run.
+        options: options of this execution.
+        label_texts: label texts that were given as a mapping.
 
     Raises:
         UserError: see `labeldist.training.run.start_run`.
@@ -301,9 +303,9 @@ def resume_run_in(
     *,
     trust_remote_code: bool = False,
 ) -> None:
-    """Go on with a run; its data are read from the files that it names, or found by `find`.
+    """Continue a run. Its data are read from the files that it names.
 
-    They are found where the texts were in memory, or the label texts were given as a mapping.
+    If the texts were in memory, or the label texts were given as a mapping, `find` finds the data instead.
 
     Raises:
         UserError: see `labeldist.training.run.resume_run`.
@@ -330,7 +332,7 @@ def carry_out_comparison(
     say: Say,
     label_texts: LabelTexts | None = None,
 ) -> Comparison:
-    """Read the data once and compare; what shows without data is checked before they are read.
+    """Read the data once and carry out a comparison. Settings are checked before the data are read.
 
     Raises:
         UserError: see `labeldist.training.study.compare.compare`.

@@ -27,12 +27,12 @@ __all__ = [
 
 
 LABEL_TEXTS = ("none", "names", "given")
-"""What `label_texts` may be beside a file; `given` stands for a mapping that was passed in Python."""
+"""Values of `label_texts` other than a file; `given` stands for a mapping that was passed in Python."""
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where texts and labels come from."""
+    """The texts and labels."""
 
     data: tuple[str, ...] = ("demo",)
     """`demo` (built in), a folder with train.* and test.*, files TRAIN TEST [VALIDATION], one file, or a hub id."""
@@ -45,24 +45,24 @@ class DataSettings:
     quotes: Literal["standard", "none"] | None = None
     """Quotes in csv and tsv files: around fields (`standard`), or part of the text (`none`); found if not given."""
     validation_fraction: float = 0.1
-    """Share of train that becomes the validation set where the data brings none, stratified by class. 0: none is drawn,
-    training runs to its end, and the last weights are kept."""
+    """Fraction of the training rows that becomes the validation set (stratified), if the data have none.
+    With 0 none is drawn: training runs to its end and keeps the last weights."""
     coarse_column: str | None = None
     """Column with the coarse label (a group of classes) of training rows whose label is missing."""
     hierarchy: str | None = None
-    """JSON file {group: [classes or nested groups]}: a training label that names a group is a coarse label. For near,
-    far and graded it is the relation of the classes, too."""
+    """JSON file {group: [classes or nested groups]}. A training label that names a group is a coarse label.
+    The objectives near, far and graded use the hierarchy as the relation of the classes."""
     hierarchy_separator: str | None = None
-    """Between the parts of class names such as NUM:date: a training label that is a prefix (NUM) is a coarse label. For
-    near, far and graded the parts are the relation of the classes, too."""
+    """Text between the parts of class names such as NUM:date. A training label that is a prefix is a coarse label.
+    The objectives near, far and graded use these parts as the relation of the classes."""
     costs: str | None = field(default=None, metadata=ADDED)
-    """What mistakes cost, measured on the test rows: a JSON file {true class: {decided class: cost}}, or a csv or tsv
-    table with class names in the first row and column."""
+    """Costs of mistakes, to measure them on the test rows: a JSON file {true class: {chosen class: cost}}, or a table.
+    A csv or tsv table has class names in its first row and column."""
     shots: int | None = None
-    """Train on this many labels per class, drawn by seed, the same for every objective; all if not given."""
+    """Number of training labels per class, drawn by the seed and the same for every objective; all if not given."""
     label_texts: str = "none"
-    """More rows to train on, that say what each class is: `names` (the class names, written out), a file (JSON with one
-    sentence or several per class, or a table with text and label), or `none`."""
+    """Training rows that say what each class is: `names` (the class names as words), a file, or `none`.
+    The file is JSON with one or several sentences per class, or a table with text and label."""
 
     @property
     def hierarchy_file(self) -> Path | None:
@@ -87,23 +87,23 @@ class ModelSettings:
     """The encoder and its two heads."""
 
     encoder: str = "textcnn"
-    """`textcnn` (from scratch), `minilm` (pretrained, no hub needed), or name or folder of a Hugging Face encoder."""
+    """`textcnn` (from scratch), `minilm` (pretrained, no download), or name or folder of a Hugging Face encoder."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the encoder; never without this. Only for encoders whose code you have read."""
+    """Run Python code that comes with the encoder. Use it only for encoders whose code you have read."""
     max_length: int = 128
-    """Tokens a text is cut to."""
+    """Maximum number of tokens; longer texts are truncated."""
     embedding_dim: int = 300
-    """Size of a token's vector in textcnn."""
+    """Size of a token embedding in textcnn."""
     pooling: Pooling = "mean"
-    """How a transformer's token vectors become one: their mean, or the first token's."""
+    """How the token vectors of a transformer are combined: their mean, or the vector of the first token."""
     projection: Projection = "mlp"
-    """Head before the contrastive loss: two layers as in the paper, one layer, or the encoder's own vector."""
+    """Head before the contrastive loss: two layers as in the paper, one layer, or none."""
     projection_dim: int = 128
     """Size of the projected embedding."""
     dropout: float = 0.5
-    """Dropout before the class layer of a transformer, or on TextCNN's output."""
+    """Dropout before the class layer of a transformer, or on the output of textcnn."""
     class_layer: Literal["trained", "logistic"] = "trained"
-    """The class layer in the end: as it was trained, or a logistic regression on the trained encoder's vectors."""
+    """The final class layer: the trained one, or a logistic regression on the embeddings of the trained encoder."""
 
     @property
     def is_pretrained(self) -> bool:
@@ -113,91 +113,92 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """The objective: lambda * classification + (1 - lambda) * contrast."""
+    """The loss: lambda * classification loss + (1 - lambda) * contrastive loss."""
 
     ce_weight: float = 0.5
-    """lambda: the share of the classification loss (cross-entropy); the rest is the contrast's."""
+    """lambda, the weight of the classification loss (cross-entropy)."""
     temperature: float = 1.0
-    """Softmax temperature of the contrast; the paper's is 1, smaller is sharper."""
+    """Softmax temperature of the contrastive loss; 1 in the paper."""
     weighting: Weighting = "scale"
-    """What a label distance multiplies: the similarity (`scale`, the paper), or the weight in the softmax (`log`)."""
+    """What a label distance multiplies: the similarity (`scale`, the paper), or the term in the softmax sum (`log`)."""
     label_smoothing: float = 0.0
-    """Share of each label that the cross-entropy spreads over all classes."""
+    """Fraction of each label that the cross-entropy spreads over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weight of each class in the cross-entropy and in a logistic regression: all equal, or inverse to its number of
-    training texts (`balanced`)."""
+    """Weights of the classes in the cross-entropy and in a logistic regression.
+    With `balanced`, the weight of a class is inverse to its number of training texts."""
     focal_gamma: float = 0.0
-    """Above 0, the focal loss: texts that are classified well already weigh less, the more so the larger gamma is."""
+    """Above 0, the focal loss with this gamma: texts that are classified well have less weight."""
     softness: float = field(default=0.2, metadata=ADDED)
-    """soft-labels: how much of each label related classes get, exp(-(1 - closeness) / softness) for 1 of its own."""
+    """soft-labels: related classes get exp(-(1 - closeness) / softness) of a label where its own class gets 1."""
     class_margin: float = field(default=2.0, metadata=ADDED)
-    """margin: by how much the own class's logit must exceed that of the least related class, in nats."""
+    """margin: by how much the logit of a text's class must exceed the logit of the least related class, in nats."""
 
 
 @dataclass(frozen=True)
 class MatrixSettings:
-    """The label-distance matrix of `static`, `uniform` (the static one spread evenly), `adaptive`, `near` and `far`."""
+    """The label-distance matrix and the relation of the classes."""
 
     max_distance: float = 5.0
-    """Distance of the most confusable classes (near: the most related ones; far: the least related); 1 is neutral."""
+    """Distance of the most confusable classes (near: the most related; far: the least related). 1 is neutral."""
     confusable: tuple[str, ...] = ()
     """static: pairs of confusable classes, each written `first,second`."""
     matrix_file: Path | None = None
     """static: a file with pairs, groups, a hierarchy or a full matrix, by class name (JSON; a matrix also as CSV)."""
     confusion_from: Literal["validation", "cross-validation"] = "validation"
-    """Where confusions are counted: on the validation set, or on the training set by cross-validation (few labels)."""
+    """The rows on which confusions are counted: the validation set, or held-out folds of the training set."""
     folds: int = 3
-    """Parts of the cross-validation."""
+    """Number of folds of the cross-validation."""
     confusion_epochs: int | None = None
     """Epochs of each short run that counts confusions; a fifth of `epochs`, at least 3 and 150 steps, if not given."""
     num_pairs: int | None = None
-    """static without pairs or file: how many of the most confused pairs to take; as many as classes if not given."""
+    """static without pairs or a file: number of most confused pairs to use; the number of classes if not given."""
     warmup_fraction: float = 0.2
-    """adaptive: no update before this fraction of training."""
+    """adaptive: fraction of training before the first update."""
     update_every: int = 1
-    """adaptive: evaluations (epochs) from one update to the next; the paper's is 10."""
+    """adaptive: number of evaluations (epochs) per update; 10 in the paper."""
     normalization: Normalization = "rate"
     """adaptive: confusion rates scaled to max_distance, or the raw counts (the paper's literal form)."""
     symmetric: bool = True
     """adaptive: average both directions of confusion."""
     order: tuple[str, ...] = ()
-    """All classes from one end to the other, such as `bad fair good`. For near, far and graded it takes the place of a
-    hierarchy; the mean absolute error on the test rows counts its steps."""
+    """All classes from one end to the other, such as `bad fair good`: the relation for near, far and graded.
+    The run then measures the mean absolute error in steps of this order."""
     relation_file: Path | None = field(default=None, metadata=ADDED)
-    """How closely the classes are related, for near, far and graded: a csv or tsv table of closeness (class names in
-    its first row and column), or JSON with closeness, distances, costs, order, groups, pairs or a hierarchy."""
+    """The relation for near, far and graded: a csv or tsv table of closeness, or JSON.
+    A table has class names in its first row and column.
+    JSON contains closeness, distances, costs, an order, groups, pairs or a hierarchy."""
     relevance_weight: float = 0.1
-    """graded: relevance of a row of the most related class (closeness 1); a row of the same class has 1."""
+    """graded: relevance of a row of another class with closeness 1; a row of the same class has 1."""
     relevance_level: float = 0.0
-    """graded: closeness, from 0 to 1, from which another class's rows are relevant at all."""
+    """graded: smallest closeness, in [0, 1], at which rows of another class are relevant."""
 
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """Training: AdamW with a linear decay, early stopping on validation accuracy."""
+    """The training: AdamW, linear decay of the learning rate, early stopping on validation accuracy."""
 
     recipe: Literal["auto", "standard", "few-labels"] = "auto"
-    """Defaults of all settings: `standard`, or `few-labels` (see the guide on few labels). `auto` takes few-labels for
-    a pretrained encoder and at most 20 labels per class, and says so."""
+    """Defaults of all settings: `standard`, or `few-labels` (see the guide on few labels).
+    `auto` uses few-labels for a pretrained encoder and at most 20 labels per class, and prints it."""
     epochs: int = 50
-    """Most epochs."""
+    """Maximum number of epochs."""
     steps: int | None = None
-    """Optimizer steps, in place of epochs."""
+    """Number of optimizer steps, instead of epochs."""
     patience: int = 10
-    """Stop after this many evaluations without a better validation accuracy. There is one each epoch; with `steps`
-    there are five in all."""
+    """Stop after this many evaluations without a better validation accuracy.
+    There is one evaluation per epoch; with `steps` there are five in total."""
     batch_size: int = 128
-    """Texts a step, shared by all processes."""
+    """Texts per step, over all processes."""
     chunk_size: int | None = None
-    """Encode a step's texts this many at a time, for batches that memory does not hold; all at once if not given."""
+    """Number of texts that are encoded together, for batches that do not fit in memory; all if not given."""
     learning_rate: float | None = None
-    """1e-3 for textcnn and 2e-5 for transformers, 5e-5 with the recipe few-labels, if not given."""
+    """If not given: 1e-3 for textcnn, 2e-5 for transformers, 5e-5 for transformers with the recipe few-labels."""
     head_learning_rate: float | None = None
-    """Learning rate of class layer and projection; that of the encoder if not given."""
+    """Learning rate of the class layer and the projection; that of the encoder if not given."""
     weight_decay: float = 0.1
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes a GPU where there is one."""
+    """`auto` uses a GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 (or fp16) on a GPU and fp32 on a CPU."""
     report_to: tuple[str, ...] = ()
@@ -206,7 +207,7 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides a run's outcome, but for its objective and seed."""
+    """All settings of a run, except its objective and seed."""
 
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)

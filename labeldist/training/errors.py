@@ -1,17 +1,17 @@
-"""The error that a user can mend."""
+"""Errors that a user can fix."""
 
 from labeldist.messages import cut, escape_controls
 
 MAX_SENTENCE = 800
-"""Characters of one message: a path or a name of another length is cut in its middle."""
+"""Characters of one message: a longer one is cut in its middle."""
 
 
 class UserError(Exception):
-    """Something that the user gave cannot be used; the message is all that the command line prints (exit code 2).
+    """An input cannot be used. The command line prints only the message and exits with code 2.
 
-    One sentence says what must hold and what came, in the user's names; a second one the cure, if there is one. Control
-    characters, which names and texts of files may hold, are escape_controls, and a message has at most `MAX_SENTENCE`
-    characters.
+    The first sentence says what was expected and what was given. A second sentence says how to fix it, if there is a
+    fix. Control characters are escaped, because names and texts of files may contain them. A message has at most
+    `MAX_SENTENCE` characters.
 
     Examples:
         >>> raise UserError("train.csv, line 3: the text is empty. Give every row a text or drop it.")
@@ -25,7 +25,7 @@ class UserError(Exception):
 
 
 class LostProcessError(UserError):
-    """A run on several processes cannot go on without one of them; each of the others says so.
+    """A run on several processes has lost one of them and cannot continue. Each remaining process raises this error.
 
     Examples:
         >>> raise LostProcessError("the run needs all of its 2 processes, and one has ended.")

@@ -52,21 +52,21 @@ class ObjectiveSpec:
     Attributes:
         name: as on the command line.
         views: dropout views of each text.
-        matrix: the label distances: none (no contrastive loss), ones (plain contrast), the static ones spread evenly
-            over all classes, the static ones themselves, adaptive ones, or those of the relation of the classes: large
-            for related classes (near), large for unrelated ones (far), or ones beside graded targets (graded).
-        is_control: whether it trains the encoder without label distance, or with one that says nothing, so that a
-            claim about label distance is measured against it.
-        is_required: whether "label distance helps" may only be said where this control was run.
-        is_default: whether a comparison takes it unless told otherwise.
-        summary: one line for people.
-        frozen_head: what is fitted on the vectors of the frozen encoder, in place of any training; `None` where the
-            encoder is trained.
-        is_permuted: whether the relation is that between randomly exchanged classes.
-        classification: what the relation of the classes does in the classification loss: soft labels, or a margin;
-            `None` where it has no part there.
-        label_texts: whether the class names, or the label texts given, join the rows of a frozen head. Training takes
-            the label texts of the settings, whatever the objective.
+        matrix: the label distances: `"none"` without a contrastive loss, `"ones"`, `"spread"` for the mean of the
+            static distances, `"static"`, `"adaptive"`, or those of the relation of the classes: large for related
+            classes (`"near"`), large for unrelated classes (`"far"`), or ones with graded targets (`"graded"`).
+        is_control: whether it trains the encoder without label distance, or with a relation of exchanged classes.
+            Claims about label distance are compared with the controls.
+        is_required: whether the verdict "label distance helps" needs this control.
+        is_default: whether a comparison includes it by default.
+        summary: its description in the help.
+        frozen_head: the classifier that is fitted on the embeddings of the frozen encoder; `None` if the encoder is
+            trained.
+        is_permuted: whether the classes of the relation are exchanged at random.
+        classification: how the classification loss uses the relation of the classes: soft labels or a margin; `None`
+            if it does not.
+        label_texts: whether class names or label texts are additional rows of a frozen head. For objectives that train,
+            the settings decide this.
     """
 
     name: Objective
@@ -86,8 +86,8 @@ def _related(name: Objective, matrix: Matrix, summary: str, *, classification: R
     return ObjectiveSpec(name, 2, matrix, False, False, summary, is_default=False, classification=classification)
 
 
-def _permuted(name: Objective, matrix: Matrix, of: str) -> ObjectiveSpec:
-    summary = f"{of} by the same relation between randomly exchanged classes, others for each seed"
+def _permuted(name: Objective, matrix: Matrix) -> ObjectiveSpec:
+    summary = f"{matrix}, with the classes of the relation exchanged at random, differently for each seed: a control"
     return ObjectiveSpec(name, 2, matrix, True, False, summary, is_default=False, is_permuted=True)
 
 
@@ -117,7 +117,7 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             matrix="ones",
             is_control=True,
             is_required=True,
-            summary="cross-entropy and contrast without label distances",
+            summary="cross-entropy and a contrastive loss without label distances",
         ),
         ObjectiveSpec(
             "uniform",
@@ -125,10 +125,15 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             matrix="spread",
             is_control=True,
             is_required=True,
-            summary="the static distances spread evenly over all classes",
+            summary="a control: the mean of the static distances for every pair of classes",
         ),
         ObjectiveSpec(
-            "static", views=2, matrix="static", is_control=False, is_required=False, summary="fixed label distances"
+            "static",
+            views=2,
+            matrix="static",
+            is_control=False,
+            is_required=False,
+            summary="label distances that are set before training",
         ),
         ObjectiveSpec(
             "adaptive",
@@ -138,35 +143,33 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
             is_required=False,
             summary="label distances learned from validation confusions",
         ),
-        _related("near", "near", "related classes are pushed apart harder, by --order, --relation-file or --hierarchy"),
-        _related("far", "far", "unrelated classes are pushed apart harder, by --order, --relation-file or --hierarchy"),
-        _related(
-            "graded", "graded", "rows of related classes are weak positives, by --order, --relation-file or --hierarchy"
-        ),
+        _related("near", "near", "related classes are pushed apart harder (--order, --relation-file or --hierarchy)"),
+        _related("far", "far", "unrelated classes are pushed apart harder (with the same flags)"),
+        _related("graded", "graded", "rows of related classes are weak positives (with the same flags)"),
         _related(
             "soft-labels",
             "none",
-            "cross-entropy on two views whose labels give related classes a part, no contrast",
+            "cross-entropy on two views, with soft labels: related classes get a part (with the same flags)",
             classification="soft-labels",
         ),
         _related(
             "margin",
             "ones",
-            "contrast without label distances, and cross-entropy with a margin to unrelated classes",
+            "contrastive, with a margin to unrelated classes in the cross-entropy (with the same flags)",
             classification="margin",
         ),
-        _permuted("far-permuted", "far", "far"),
-        _permuted("graded-permuted", "graded", "graded"),
-        _frozen("logistic", "logistic", "logistic regression on the frozen encoder, nothing trained"),
-        _frozen("logistic-label-texts", "logistic", "the same with label texts among its rows", label_texts=True),
-        _frozen("centroid", "centroid", "nearest class centroid of the frozen encoder, nothing trained"),
-        _frozen("centroid-label-texts", "centroid", "the same with label texts among its rows", label_texts=True),
+        _permuted("far-permuted", "far"),
+        _permuted("graded-permuted", "graded"),
+        _frozen("logistic", "logistic", "logistic regression on the embeddings of the frozen encoder"),
+        _frozen("logistic-label-texts", "logistic", "the same, with label texts as additional rows", label_texts=True),
+        _frozen("centroid", "centroid", "nearest class centroid of the embeddings of the frozen encoder"),
+        _frozen("centroid-label-texts", "centroid", "the same, with label texts as additional rows", label_texts=True),
     )
 }
 assert tuple(OBJECTIVES) == get_args(Objective)
 
 CONTROLS: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_control)
-"""The objectives that train without label distance, or with one that says nothing."""
+"""The objectives that train without label distance, or with a relation of exchanged classes."""
 
 FROZEN: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.frozen_head is not None)
 """The objectives that train no encoder: what training has to beat."""
@@ -174,8 +177,8 @@ FROZEN: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() 
 DEFAULT_COMPARED: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_default)
 """What a comparison compares unless told otherwise."""
 
-HELP = "; ".join(f"{name}: {spec.summary}" for name, spec in OBJECTIVES.items())
-"""Every objective in one line."""
+HELP = "\n".join(f"- {name}: {spec.summary}" for name, spec in OBJECTIVES.items())
+"""A line for each objective."""
 
 
 def spec_of(name: str) -> ObjectiveSpec:

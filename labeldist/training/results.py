@@ -1,4 +1,4 @@
-"""What training from Python returns: a run that predicts, and a comparison, each with a table for notebooks."""
+"""The results of training from Python: a run that predicts, and a comparison, each with a table for notebooks."""
 
 import shutil
 import tempfile
@@ -41,7 +41,7 @@ def _checked(texts: str | Iterable[str]) -> list[str]:
 
 
 class TemporaryFolder:
-    """A folder that is deleted with the last object that holds this one, at the latest when Python ends."""
+    """A folder that is deleted together with the last object that refers to it, at the latest when Python exits."""
 
     def __init__(self):
         self.path = Path(tempfile.mkdtemp(prefix="labeldist-"))
@@ -49,16 +49,16 @@ class TemporaryFolder:
 
 
 class TrainedRun:
-    """A finished run: what it found out, and its classifier.
+    """A finished run: its metrics and its classifier.
 
     Args:
-        folder: of the run.
-        device: where its classifier runs: `"auto"`, `"cpu"` or `"cuda"`.
-        temporary: owner of a temporary folder, which goes with this object.
+        folder: the run folder.
+        device: device of the classifier: `"auto"`, `"cpu"` or `"cuda"`.
+        temporary: owner of a temporary folder, which is deleted together with this object.
         trust_remote_code: whether code that comes with the run's encoder may run.
 
     Attributes:
-        folder: the run folder: see the command line's guide for its files.
+        folder: the run folder. The command-line guide lists its files.
     """
 
     def __init__(
@@ -76,38 +76,41 @@ class TrainedRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        """Everything that the run was begun with."""
+        """The configuration of the run, as in `config.json`."""
         return RunFolder(self.folder).read_config()
 
     @cached_property
     def metrics(self) -> RunMetrics:
-        """What the run found out, as in `metrics.json`: `metrics.test` has accuracy, F1 and confusions."""
+        """The metrics of the run, as in `metrics.json`: `metrics.test` has accuracy, F1 and confusions."""
         return RunFolder(self.folder).read_metrics()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The class of each index."""
+        """The class names, in the order of the class indices."""
         return self.config.class_names
 
     @property
     def accuracy(self) -> float:
-        """Share of the test rows that are classified right, in [0, 1]."""
+        """Fraction of the test rows that are classified correctly, in [0, 1]."""
         return self.metrics.test.accuracy
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the classes among the test rows, in [0, 1]."""
+        """Mean F1 of the classes in the test set, in [0, 1]."""
         return self.metrics.test.macro_f1
 
     @cached_property
     def label_distances(self) -> list[list[float]] | None:
-        """The matrix it was trained with, `(C, C)`, in the order of `class_names`; `None` for cross-entropy alone."""
+        """The label-distance matrix of the training, `(C, C)`, in the order of `class_names`.
+
+        `None` if the run was trained with cross-entropy only.
+        """
         matrix = RunFolder(self.folder).read_matrix()
         return None if matrix is None else matrix.tolist()
 
     @cached_property
     def relevance(self) -> list[list[float]] | None:
-        """The graded targets it was trained with, `(C, C)`; `None` where only rows of the same class were positives."""
+        """The graded targets of the training, `(C, C)`; `None` if only rows of the same class were positives."""
         relevance = RunFolder(self.folder).read_relevance()
         return None if relevance is None else relevance.tolist()
 
@@ -131,21 +134,21 @@ class TrainedRun:
         """Classify texts.
 
         Args:
-            texts: one, or any number.
-            costs: of mistakes, by true class and decided class, or a file of them: each label is then the class of
-                least expected cost, and not the most probable one. See `labeldist.evaluation.decide`.
-            order: all classes from one end to the other, in place of costs: each step between two costs 1.
-            calibrated: whether probabilities are those at the temperature that was fitted on the run's validation rows
-                (`metrics.calibration`); decisions by cost follow them.
-            top_k: how many of the most probable classes `"probabilities"` has, >= 1; all if `None`.
+            texts: one text, or several.
+            costs: costs of mistakes, by true class and chosen class, or a file with them. Each label is then the class
+                of least expected cost instead of the most probable class. See `labeldist.evaluation.decide`.
+            order: all classes from one end to the other, instead of costs: each step between two classes costs 1.
+            calibrated: use the probabilities at the temperature that was fitted on the validation rows of the run
+                (`metrics.calibration`), also for decisions by cost.
+            top_k: number of the most probable classes in `"probabilities"`, >= 1; `None` returns all classes.
 
         Returns:
-            For each text `{"text", "label", "probability", "probabilities": {class: probability}}`, the most probable
-            class first.
+            A dictionary for each text, with the keys `"text"`, `"label"`, `"probability"` and `"probabilities"`. The
+            last one maps class names to probabilities, the most probable class first.
 
         Raises:
-            labeldist.training.errors.UserError: for an empty text, or one that is no string; for costs or an order that
-                do not fit the classes; if there is no temperature to calibrate with; for a `top_k` below 1.
+            labeldist.training.errors.UserError: if a text is empty or not a string, costs or order do not match the
+                classes, `calibrated` is set but the run has no temperature, or `top_k` is below 1.
         """
         from labeldist.training.inference import check_top_k
 
@@ -184,20 +187,21 @@ class TrainedRun:
         """Measure the classifier on other labeled rows.
 
         Args:
-            data: a list of texts, with `labels`; a data frame or data set; or a file, a folder (its test file) or
-                `"demo"`.
-            labels: class of each text in a list.
-            text_column: column of the texts; found by name unless given.
-            label_column: column of the labels; found by name unless given.
-            costs: as in `predict`: what the decisions cost is then measured, too, as `costs`.
+            data: a list of texts, with `labels`; a data frame or data set; a file; a folder, of which the test file is
+                used; or `"demo"`.
+            labels: class of each text, if `data` is a list.
+            text_column: column of the texts; `None` finds it by its name.
+            label_column: column of the labels; `None` finds it by its name.
+            costs: as in `predict`. The costs of the decisions are then measured as well, as `costs`.
             order: as in `predict`.
             calibrated: as in `predict`.
 
         Returns:
-            See `labeldist.training.metrics.evaluate_predictions`; a `CostedMetrics` with costs or an order.
+            The metrics, as from `labeldist.training.metrics.evaluate_predictions`; a `CostedMetrics` with costs or an
+            order.
 
         Raises:
-            labeldist.training.errors.UserError: for any defect of the data, or a label that is none of the classes.
+            labeldist.training.errors.UserError: if the data cannot be used, or a label is not a class of the run.
         """
         table_of_costs = costs_of(costs, order, self.class_names)
         if isinstance(data, str | Path):
@@ -209,20 +213,20 @@ class TrainedRun:
         return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
 
     def report(self) -> "Report":
-        """Which classes it confuses on the test rows, by which texts, and what to do; a notebook shows it."""
+        """The report of the test rows: which classes are confused, and by which texts. A notebook displays it."""
         # Here: the figures alone need neither templates nor an index of texts.
         from labeldist.training.reporting.runs import run_report
 
         return run_report(self.folder)
 
     def save(self, folder: str | Path) -> Path:
-        """Copy the run folder, so that it outlives a temporary one.
+        """Copy the run folder, for example to keep a run that is in a temporary folder.
 
         Args:
-            folder: new or empty.
+            folder: the target: a new or empty folder.
 
         Returns:
-            The copy's folder.
+            The target folder.
 
         Raises:
             labeldist.training.errors.UserError: if `folder` exists and is not empty.
@@ -266,14 +270,14 @@ class FinishedComparison:
     """A comparison of objectives over seeds.
 
     Args:
-        folder: of the comparison.
-        comparison: see `labeldist.training.study.comparison`.
-        temporary: owner of a temporary folder, which goes with this object.
-        trust_remote_code: whether code that comes with the runs' encoder may run.
+        folder: the folder of the comparison.
+        comparison: its results: see `labeldist.training.study.comparison`.
+        temporary: owner of a temporary folder, which is deleted together with this object.
+        trust_remote_code: whether code that comes with the encoder of the runs may run.
 
     Attributes:
-        folder: holds the runs, `comparison.json` and its pictures.
-        comparison: all that was found, as in `comparison.json`.
+        folder: the folder of the comparison. It contains the runs, `comparison.json` and the pictures.
+        comparison: all results, as in `comparison.json`.
     """
 
     def __init__(
@@ -296,21 +300,21 @@ class FinishedComparison:
 
     @property
     def accuracy(self) -> dict[str, tuple[float | None, ...]]:
-        """Test accuracy of each objective, in [0, 1], one for each seed."""
+        """Test accuracy of each objective, in [0, 1], one value per seed."""
         return {name: tuple(scores.accuracy) for name, scores in self.comparison.objectives.items()}
 
     @property
     def measured(self) -> dict[str, tuple[float | None, ...]]:
-        """The measure that the verdict is about (`comparison.measure`) of each objective, one value for each seed."""
+        """The measure of the verdict (`comparison.measure`) for each objective, one value per seed."""
         column = MEASURES[self.comparison.measure].column
         empty = (None,) * len(self.comparison.seeds)
         return {name: getattr(scores, column) or empty for name, scores in self.comparison.objectives.items()}
 
     def run(self, objective: str, seed: int) -> TrainedRun:
-        """One of its runs.
+        """The run of one objective and seed.
 
         Raises:
-            labeldist.training.errors.UserError: if it was not part of the comparison.
+            labeldist.training.errors.UserError: if the comparison has no such run, or it is not finished.
         """
         folder = self.folder / "runs" / f"{objective}-seed{seed}"
         if objective not in self.accuracy or not RunFolder(folder).is_finished:
@@ -318,7 +322,7 @@ class FinishedComparison:
         return TrainedRun(folder, temporary=self._temporary, trust_remote_code=self._trust_remote_code)
 
     def report(self) -> "Report":
-        """The verdict, and what the best label-distance objective confuses; a notebook shows it."""
+        """The report: the verdict, and the confusions of the best label-distance objective. A notebook displays it."""
         from labeldist.training.reporting.comparisons import comparison_report
 
         return comparison_report(self.folder)

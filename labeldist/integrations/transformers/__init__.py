@@ -1,8 +1,16 @@
 """Label-distance contrastive learning inside the Hugging Face Trainer, without a change to the model.
 
+```python
 objective = TrainerObjective(LabelDistanceContrastiveLoss(ldm), model)
-trainer = Trainer(model, args, train_dataset=rows, compute_loss_func=objective, callbacks=[objective.callback])
+trainer = Trainer(
+    model,
+    args,
+    train_dataset=rows,
+    compute_loss_func=objective,
+    callbacks=[objective.callback],
+)
 trainer.train()
+```
 """
 
 from labeldist.integrations._shared.versions import imports_of

@@ -12,19 +12,19 @@ __all__ = ["CachedTrainer"]
 
 
 class CachedTrainer(Trainer):
-    r"""The Trainer for batches that do not fit in memory: it holds the activations of one chunk at a time.
+    r"""A Trainer for batches that do not fit in memory: it holds the activations of one chunk at a time.
 
-    The contrastive loss compares the rows of `per_device_train_batch_size`, however many. Loss, gradient and log are
-    those of the Trainer with that batch, at the cost of a second forward pass: see `labeldist.CachedGradients`.
-    Evaluations and predictions are the Trainer's own.
+    The contrastive loss compares all `per_device_train_batch_size` rows. Loss, gradient and log equal those of the
+    Trainer with that batch, at the cost of a second forward pass: see `labeldist.CachedGradients`. Evaluations and
+    predictions work as in the Trainer.
 
     `gradient_accumulation_steps` is not needed to save memory. If it is set, the rows of each micro-batch are compared
-    with each other only, as in the Trainer.
+    only with each other, as in the Trainer.
 
     Args:
-        *args: the Trainer's.
-        chunk_size: rows that are encoded together while the model trains, >= 1; each view of a text is a row.
-        **kwargs: the Trainer's, with a `TrainerObjective` as `compute_loss_func`.
+        *args: arguments of the Trainer.
+        chunk_size: number of rows that are encoded together in training, >= 1; each view of a text is a row.
+        **kwargs: arguments of the Trainer, with a `TrainerObjective` as `compute_loss_func`.
 
     Raises:
         TypeError: if `compute_loss_func` is not a `TrainerObjective`, or `chunk_size` is not an integer.
@@ -54,7 +54,7 @@ class CachedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of a batch, which in training is encoded in chunks."""
+        """Compute the loss of a batch. In training, the batch is encoded in chunks."""
         encode: Any = model
         if self._objective.model.training:
             encode = self._objective.in_chunks(model, self.chunk_size)

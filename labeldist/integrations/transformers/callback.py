@@ -35,11 +35,11 @@ class Objective(Protocol):
 
 
 class LabelDistanceCallback(LossCallback):
-    """Logs the loss's parts, updates an adaptive matrix, and stores the state of the loss in checkpoints.
+    """Log both parts of the loss, update an adaptive matrix, and store the state of the loss in checkpoints.
 
-    Made by `TrainerObjective`. Adds to the Trainer's logs and `state.log_history`: `cross_entropy` and `contrastive`
-    (means since the last log, over all processes), and after each update of the matrix `ldm_epsilon` (the step size)
-    and `ldm_mean` (mean distance between different classes).
+    `TrainerObjective` creates the callback. It adds `cross_entropy` and `contrastive` (means over all processes since
+    the last log) to the Trainer's logs and `state.log_history`, and after each update of the matrix `ldm_epsilon` (the
+    step size) and `ldm_mean` (the mean distance between different classes).
     """
 
     def __init__(self, objective: Objective, *, confusion: Tensor | None, update_from: str):

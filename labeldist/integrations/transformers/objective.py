@@ -33,51 +33,52 @@ __all__ = ["TrainerObjective"]
 class TrainerObjective:
     r"""The joint objective as a `compute_loss_func` of the Hugging Face Trainer.
 
-    Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$ over `views` dropout views of each text: while the model trains, its
-    inputs are repeated `views` times, so that one tokenized batch of M texts gives `views * M` rows. The loss of a
-    micro-batch is weighted by its share of the accumulated batch, so accumulation gives the same cross-entropy as one
-    large batch. The contrast still sees one micro-batch at a time: accumulation adds no negatives.
+    Eq. 9: $L = \lambda L_c + (1 - \lambda) L_s$ over `views` dropout views of each text. While the model trains, its
+    inputs are repeated `views` times, so a tokenized batch of M texts gives `views * M` rows. With gradient
+    accumulation, the loss of a micro-batch is weighted by its number of rows, so the cross-entropy equals that of one
+    large batch. The contrastive loss compares the rows of one micro-batch: accumulation adds no negatives.
 
-    Pass the loss's own baseline through the same objective (`contrastive=None`): the Trainer scales other losses
+    Train the baseline with the same objective (`contrastive=None`), because the Trainer scales other losses
     differently.
 
-    The embeddings are those of a `ContrastiveClassifier`, else what the model's class layer receives: the layer with
-    one output per class. Where it scores every token and the model takes one (GPT-2, Llama), they are that token's.
+    The embeddings are those of a `ContrastiveClassifier`. For any other model they are the input of its class layer,
+    the layer with one output per class. If that layer scores every token and the model uses the scores of one token
+    (GPT-2, Llama), the embedding is the vector of this token.
 
-    With several processes (`torchrun`, `accelerate launch`) the contrast is over the rows of all of them, and loss and
-    gradient are those of one process on the concatenated batch. The processes share the pairs as under a
-    `DistributedLossWrapper`, and each training step checks that all have the same matrix.
+    With several processes (`torchrun`, `accelerate launch`), the contrastive loss compares the rows of all processes.
+    Loss and gradient equal those of one process with the concatenated batch. The processes divide the pairs as with a
+    `DistributedLossWrapper`, and each training step checks that all processes have the same matrix.
 
-    Evaluations leave the loss as it was: their rows never enter the queue of a `CrossBatchMemory`. A loss with weights
-    of its own (distances that are learned, proxies) needs `attach`.
+    Evaluations do not change the state of the loss: their rows never enter the queue of a `CrossBatchMemory`. A loss
+    with its own weights (learned distances, proxies) needs `attach`.
 
     Args:
-        contrastive: $L_s$, such as a `LabelDistanceContrastiveLoss`; `None` for the classification loss alone.
-        model: the model that the Trainer trains, with any adapters already on it. An earlier objective is detached.
-        ce_weight: $\lambda$ in [0, 1], the share of the classification loss; 0.5 in the paper.
-        classification: $L_c$, called as `classification(logits, labels)`, returns a mean, such as
-            `nn.CrossEntropyLoss(weight=...)` or a focal loss. `None` is cross-entropy, smoothed by the
-            `label_smoothing_factor` of the Trainer's arguments. With a `MarginalCrossEntropy` labels may be coarse, and
-            `contrastive` must be in `FineLabelsOnly`; an adaptive matrix then learns from rows with a fine label.
+        contrastive: $L_s$, such as a `LabelDistanceContrastiveLoss`; `None` for the classification loss only.
+        model: the model that the Trainer trains, including any adapters. An earlier objective is detached from it.
+        ce_weight: $\lambda$ in [0, 1], the weight of the classification loss; 0.5 in the paper.
+        classification: $L_c$, a loss that is called as `classification(logits, labels)` and returns a mean, such as
+            `nn.CrossEntropyLoss(weight=...)` or a focal loss. `None` uses the cross-entropy, with the
+            `label_smoothing_factor` of the Trainer's arguments. With a `MarginalCrossEntropy`, labels may be coarse,
+            and `contrastive` must be in `FineLabelsOnly`; an adaptive matrix then learns from rows with a fine label.
         views: dropout views of each text, >= 1; 2 in the paper.
-        ce_views: views that the classification loss sees, from 1 (Eq. 10 taken literally) to `views` (the default).
-        confusion: fixed confusion counts, `(C, C)`, that update an adaptive matrix in place of the evaluation's.
-        update_from: the one evaluation that updates an adaptive matrix, by its `metric_key_prefix`: `"eval"`, or
-            `"eval_NAME"` where `eval_dataset` is a dictionary. Other evaluations and predictions never do.
-        gather: whether the contrast is over the rows of all processes while the model trains; else each process
-            contrasts its own, and the mean of the processes' losses is trained.
+        ce_views: number of views in the classification loss, from 1 (Eq. 10 taken literally) to `views` (the default).
+        confusion: fixed confusion counts, `(C, C)`, that update an adaptive matrix instead of those of the evaluation.
+        update_from: `metric_key_prefix` of the one evaluation that updates an adaptive matrix: `"eval"`, or
+            `"eval_NAME"` if `eval_dataset` is a dictionary. Other evaluations and predictions never update it.
+        gather: compare the rows of all processes in training. With `False`, each process compares its own rows, and
+            the mean of the losses of all processes is minimized.
 
     Attributes:
-        callback: give it to the Trainer; it logs both parts of the loss, updates an `AdaptiveLDM` and stores the
+        callback: a callback for the Trainer, which logs both parts of the loss, updates an `AdaptiveLDM` and stores the
             state of the loss (matrix, queue, weights) in checkpoints.
-        losses: the losses that were given, as a module: its state is what checkpoints hold.
+        losses: a module with both losses; its state is stored in checkpoints.
 
     Raises:
-        ValueError: if an argument lies outside its range, the model shows no place to read embeddings from, or its
-            classes are not those of the matrix, or in another order, or `contrastive` would take coarse labels for
-            classes; in a training step, on all processes, if their matrices or settings of the loss differ.
-        TypeError: if `contrastive` is no loss of embeddings and labels, or gathers rows itself, or `classification` is
-            no module.
+        ValueError: if an argument is out of range; if the embeddings of the model cannot be found; if the classes of
+            the model and of the matrix differ or have different orders; if `contrastive` would treat coarse labels as
+            classes; or, in a training step and on all processes, if their matrices or settings of the loss differ.
+        TypeError: if `contrastive` is not a loss of embeddings and labels or gathers rows itself, or `classification`
+            is not a module.
     """
 
     def __init__(
@@ -119,19 +120,20 @@ class TrainerObjective:
 
     @property
     def ldm(self) -> LabelDistanceMatrix | None:
-        """The loss's matrix, if it has one, through any wrappers around the loss."""
+        """The label-distance matrix of the loss, also if the loss is inside wrappers; `None` if it has none."""
         return main_matrix(self.losses, "contrastive")
 
     def attach(self, trainer: Trainer) -> None:
-        """Give the callback to a Trainer ahead of its trackers, in place of `callbacks=[objective.callback]`.
+        """Add the callback to a Trainer ahead of its trackers, instead of passing `callbacks=[objective.callback]`.
 
-        TensorBoard, Weights & Biases and others then report both parts of the loss and the matrix, too. They come
-        before any callback that the Trainer is made with, and report a log before that callback can add to it.
+        Trackers such as TensorBoard and Weights & Biases then also report both parts of the loss and the matrix. They
+        run before callbacks that are passed to the Trainer, and so before these can add to a log.
 
-        Weights of the loss itself join the Trainer's optimizer, as its last group of parameters, without weight decay.
+        Weights of the loss itself are added to the Trainer's optimizer as its last parameter group, without weight
+        decay.
 
         Args:
-            trainer: made with `compute_loss_func=objective`.
+            trainer: a Trainer with `compute_loss_func=objective`.
 
         Raises:
             ValueError: if the loss has weights, and FSDP or DeepSpeed shards the model.
@@ -155,17 +157,17 @@ class TrainerObjective:
             trainer.optimizer.add_param_group({"params": weights, "weight_decay": 0.0})
 
     def detach(self) -> None:
-        """Remove the hooks from the model, which then sees each text once. The objective cannot be called any more."""
+        """Remove the hooks from the model, which then encodes each text once. The objective can no longer be called."""
         self._hooks.detach()
 
     def follow(self, model: nn.Module) -> bool:
-        """Work with another model of the same kind: the Trainer makes one anew where it has a `model_init`.
+        """Switch to another model of the same kind: a Trainer with a `model_init` creates new models.
 
         Args:
-            model: that the Trainer is about to train. If the objective's own model is part of it, nothing changes.
+            model: the model that the Trainer is about to train. If it contains the current model, nothing changes.
 
         Returns:
-            Whether it is another model.
+            Whether the model is a different one.
         """
         if any(part is self.model for part in model.modules()):
             return False
@@ -178,10 +180,10 @@ class TrainerObjective:
         """Smooth the labels of the cross-entropy; the callback passes the Trainer's `label_smoothing_factor`.
 
         Args:
-            factor: in [0, 1]: the share of each label's probability that is spread evenly over all classes.
+            factor: fraction of each label's probability that is spread evenly over all classes, in [0, 1].
 
         Raises:
-            ValueError: if there is a `classification` loss of its own, which is not the objective's to smooth.
+            ValueError: if there is a `classification` loss, which the objective cannot smooth.
         """
         if factor and self.classification is not None:
             raise ValueError(
@@ -192,17 +194,18 @@ class TrainerObjective:
         self._label_smoothing = factor
 
     def in_chunks(self, model: nn.Module, chunk_size: int) -> Callable[..., Mapping[str, Tensor]]:
-        """The model for batches that its memory would not hold: see `CachedGradients`. `CachedTrainer` calls this.
+        """Wrap the model for batches that do not fit in memory: see `CachedGradients`. `CachedTrainer` calls this.
 
-        In a loop of your own, call the result where the model is called, and the objective with what it returns:
+        In your own loop, call the result instead of the model, and pass its output to the objective:
         `objective(objective.in_chunks(model, 64)(**inputs), labels).backward()`.
 
         Args:
-            model: the objective's own, inside `DistributedDataParallel` where there are several processes.
-            chunk_size: rows that are encoded together, >= 1; each view of a text is a row.
+            model: the model of the objective; with several processes, the `DistributedDataParallel` module that
+                contains it.
+            chunk_size: number of rows that are encoded together, >= 1; each view of a text is a row.
 
         Returns:
-            A function of the model's inputs that returns `logits`, and `embeddings` where they are contrasted.
+            A function of the model's inputs. It returns `logits`, and `embeddings` if there is a contrastive loss.
         """
 
         def encode(*inputs: Any, **named_inputs: Any) -> Mapping[str, Tensor]:
@@ -213,13 +216,13 @@ class TrainerObjective:
         return encode
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Return the loss of one (micro-)batch.
+        """Compute the loss of one batch or micro-batch.
 
         Args:
-            outputs: what the model returned, with `logits` `(V * M, C)`.
+            outputs: the output of the model, with `logits` of shape `(V * M, C)` for V views.
             labels: `(M,)`, integer.
-            num_items_in_batch: texts in the whole accumulated batch of all processes; the Trainer passes it. Leave it
-                out in a loop of your own: the loss is then the batch's mean.
+            num_items_in_batch: number of texts in the accumulated batch of all processes; the Trainer passes it. Omit
+                it in your own loop: the loss is then the mean of the batch.
 
         Returns:
             Scalar, in nats.

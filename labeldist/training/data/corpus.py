@@ -1,4 +1,4 @@
-"""A corpus: read once, checked once, and drawn for each seed into the three splits of a run."""
+"""A corpus: read and checked once, then divided into the three splits of a run by each seed."""
 
 import hashlib
 import re
@@ -47,7 +47,7 @@ class Split:
     """Labeled texts.
 
     Attributes:
-        texts: one a row.
+        texts: one text per row.
         labels: class index of each row, `(N,)`, int64.
     """
 
@@ -75,20 +75,20 @@ def joined(*splits: Split) -> Split:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Everything that a run reads.
+    """The data of a run.
 
     Attributes:
         name: a short name.
-        class_names: the class of each index, in natural order.
-        train: rows to train on.
-        validation: rows for early stopping and confusion counts; empty where none were wanted.
-        test: rows for the final figures.
-        fingerprint: SHA-256 over the class names, all three splits and the label texts, in order; and over coarse rows
-            and their groups.
-        notes: what was decided, one sentence each.
-        coarse: more rows to train on, of which only a group is known: label C + g is group g.
+        class_names: the class names, in the order of the class indices: numbers by value, other names alphabetically.
+        train: training rows.
+        validation: rows for early stopping and confusion counts; may be empty.
+        test: test rows.
+        fingerprint: SHA-256 of the class names, the three splits, the label texts, and the coarse rows and their
+            groups.
+        notes: decisions that were made while reading, one sentence each.
+        coarse: additional training rows of which only a group is known: label C + g is group g.
         groups: the classes of each group, by name.
-        label_texts: more rows to train on, that say what each class is.
+        label_texts: additional training rows that say what each class is.
     """
 
     name: str
@@ -98,17 +98,17 @@ class Corpus:
     test: Split
     fingerprint: str
     notes: tuple[str, ...]
-    coarse: Split = field(default_factory=lambda: NO_ROWS)
+    coarse: Split = NO_ROWS
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    label_texts: Split = field(default_factory=lambda: NO_ROWS)
+    label_texts: Split = NO_ROWS
 
 
 def training_rows(corpus: Corpus, fine: Split | None = None) -> Split:
-    """All rows that a model trains on: those with a class, the label texts, then those with a group.
+    """All training rows: first the rows with a class, then the label texts, then the coarse rows.
 
     Args:
-        corpus: of the run.
-        fine: in place of `corpus.train`, such as a fold of it.
+        corpus: the corpus of the run.
+        fine: rows to use instead of `corpus.train`, such as a fold of it.
 
     Examples:
         >>> corpus = load_corpus(["demo"], shots=2)
@@ -120,15 +120,15 @@ def training_rows(corpus: Corpus, fine: Split | None = None) -> Split:
 
 @dataclass(frozen=True, eq=False)
 class RawCorpus:
-    """A corpus as it was read and checked, before anything is drawn. Any number of seeds draws from it.
+    """A corpus that was read and checked, but not yet divided into splits.
 
     Attributes:
         name: a short name.
-        class_names: the class of each index, in natural order: the classes of train.
-        tables: train, and those of test and validation that the data brings.
-        notes: what was found while reading, one sentence each.
-        label_texts: more rows to train on, that say what each class is.
-        coarse: the rows of train of which only a group is known, if coarse labels were asked for.
+        class_names: the class names of the training table, in the order of the class indices.
+        tables: the training table, and the test and validation tables if the data have them.
+        notes: notes about the data, one sentence each.
+        label_texts: additional training rows that say what each class is.
+        coarse: the training rows of which only a group is known, if coarse labels were requested.
     """
 
     name: str
@@ -136,28 +136,28 @@ class RawCorpus:
     tables: Mapping[str, Table]
     notes: tuple[str, ...]
     coarse: CoarseRows | None = None
-    label_texts: Split = field(default_factory=lambda: NO_ROWS)
+    label_texts: Split = NO_ROWS
 
     def labels_per_class(self, shots: int | None = None) -> float:
-        """Labels of a class in train, on average, before any split is drawn; of at most `shots` each."""
+        """Mean number of training labels per class, at most `shots` of each, before any split is drawn."""
         counts = Counter(self.tables["train"].labels).values()
         return sum(min(count, shots or count) for count in counts) / len(self.class_names)
 
     def draw(self, *, seed: int = 0, validation_fraction: float = 0.1, shots: int | None = None) -> Corpus:
-        """Draw the splits that the data does not bring.
+        """Draw the splits that the data do not contain.
 
-        First the test set is drawn where none is given, then the validation set, both stratified; then the shots, from
-        what is left to train on. All draws depend on labels, sizes and `seed` only. Coarse rows are never drawn: all
-        are trained on.
+        First a stratified test set is drawn if there is none, then a stratified validation set, then the shots from
+        the remaining training rows. The draws depend only on labels, sizes and `seed`. Coarse rows are never drawn:
+        all of them are training rows.
 
         Args:
             seed: seed of the draws, >= 0.
-            validation_fraction: share of train that becomes the validation set where none is given, in [0, 1); 0 draws
-                none.
-            shots: rows per class to train on, all unless given; a class with fewer gives what it has.
+            validation_fraction: fraction of the training rows that becomes the validation set if there is none, in
+                [0, 1); 0 draws none.
+            shots: number of training rows per class; a smaller class keeps all of its rows. `None` keeps all rows.
 
         Raises:
-            UserError: for an option outside its range, or too few rows to draw from.
+            UserError: if an option is out of range, or there are too few rows.
 
         Examples:
             >>> raw = read_corpus(["demo"])
@@ -214,13 +214,13 @@ def read_corpus(
     Args:
         data: `("demo",)`, `(folder,)`, `(train_file, test_file)`, the same with `validation_file`, `(file,)`, or
             `(hub_id,)`.
-        text_column: the column with the text; found by name unless given.
-        label_column: the column with the label; found by name unless given.
-        table_format: how fields are written in CSV and TSV files; found unless given.
-        coarse: where coarse labels of train come from; there are none unless given.
+        text_column: the column with the text; `None` finds it by its name.
+        label_column: the column with the label; `None` finds it by its name.
+        table_format: format of CSV and TSV files; `None` detects it.
+        coarse: source of the coarse labels of training rows; `None` for no coarse labels.
 
     Raises:
-        UserError: for any defect of the data.
+        UserError: if the data cannot be used.
 
     Examples:
         >>> sorted(read_corpus(["demo"]).tables)
@@ -243,10 +243,10 @@ def read_source(
     table_format: TableFormat | None = None,
     coarse: CoarseOptions | None = None,
 ) -> RawCorpus:
-    """As `read_corpus`, of a source that was found already.
+    """Read a corpus from a source that was already found. Otherwise like `read_corpus`.
 
     Raises:
-        UserError: for any defect of the data.
+        UserError: if the data cannot be used.
     """
     # Train first: a folder without it is told so before anything is read.
     present = ["train", *(part for part in ("validation", "test") if part in source.parts)]
@@ -290,10 +290,20 @@ def load_corpus(
     seed: int = 0,
     shots: int | None = None,
 ) -> Corpus:
-    """Read a corpus and draw the splits of one seed: `read_corpus` and `RawCorpus.draw`.
+    """Read a corpus and draw its splits.
+
+    Args:
+        data: `("demo",)`, `(folder,)`, `(train_file, test_file)`, `(train_file, test_file, validation_file)`,
+            `(file,)`, or `(hub_id,)`.
+        text_column: the column with the text; `None` finds it by its name.
+        label_column: the column with the label; `None` finds it by its name.
+        validation_fraction: fraction of the training rows that becomes the validation set if the data have none, in
+            [0, 1); 0 draws none.
+        seed: seed of the draws, >= 0.
+        shots: number of training rows per class; a smaller class keeps all of its rows. `None` keeps all rows.
 
     Raises:
-        UserError: for an option outside its range or any defect of the data.
+        UserError: if an option is out of range or the data cannot be used.
 
     Examples:
         >>> corpus = load_corpus(["demo"], shots=2)
@@ -314,18 +324,18 @@ def read_split(
     table_format: TableFormat | None = None,
     note: Note = lambda note: None,
 ) -> Split:
-    """Read labeled rows for a model that is already trained.
+    """Read labeled rows for a trained model.
 
     Args:
-        path: a file, or anything else that `load_corpus` takes, of which the test part is read.
+        path: a file, or anything else that `load_corpus` accepts, of which the test set is read.
         class_names: the model's classes, in its order.
-        text_column: the column with the text; found by name unless given.
-        label_column: the column with the label; found by name unless given.
-        table_format: how fields are written in a CSV or TSV file; found unless given.
-        note: receives what was decided in reading.
+        text_column: the column with the text; `None` finds it by its name.
+        label_column: the column with the label; `None` finds it by its name.
+        table_format: format of a CSV or TSV file; `None` detects it.
+        note: called with each decision that was made while reading.
 
     Raises:
-        UserError: for any defect of the data, or a label that is none of the classes.
+        UserError: if the data cannot be used, or a label is not one of the classes.
 
     Examples:
         >>> from labeldist.demo import CLASS_NAMES
@@ -341,17 +351,17 @@ def read_split(
 
 
 def split_of_table(table: Table, class_names: Sequence[str]) -> Split:
-    """A table's rows with class indices in place of names.
+    """The rows of a table, with class indices instead of class names.
 
     Raises:
-        UserError: for a label that is none of the classes.
+        UserError: if a label is not one of the classes.
     """
     _check_labels(table, class_names, "is no class of the model")
     return Split(table.texts, _indices(table, class_names))
 
 
 def natural_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort class names as people do: by number where all are integers, else with the numbers inside them by value.
+    """Sort class names: integers by value, other names alphabetically with the numbers in them by value.
 
     Examples:
         >>> natural_order(["10", "9", "-1"]), natural_order(["level 10", "level 9"])
@@ -402,7 +412,7 @@ def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class
 
 
 def without_texts_of(label_texts: Split, held_out: Iterable[Split]) -> tuple[Split, list[str]]:
-    """Leave out label texts that a held-out row repeats: the model would have seen it in training."""
+    """Leave out label texts that also occur in a held-out row: the model would have seen that row in training."""
     seen = {words_of(text) for split in held_out for text in split.texts}
     kept = [row for row, text in enumerate(label_texts.texts) if words_of(text) not in seen]
     left_out = len(label_texts) - len(kept)

@@ -16,12 +16,12 @@ __all__ = ["plot_comparison"]
 
 
 def plot_comparison(comparison: Comparison, path: Path, *, theme: ThemeName = "light") -> None:
-    """The measure of every objective, a dot for each seed, beside the mean difference to the baseline and its interval.
+    """Plot the measure of each objective, one dot per seed, and its mean difference to the baseline with an interval.
 
     Args:
-        comparison: what was found.
-        path: where the figure goes; the suffix says the format.
-        theme: the page that it is for.
+        comparison: results of the comparison.
+        path: file of the figure; its suffix determines the format.
+        theme: colors for a light or a dark page.
     """
     colors = THEMES[theme]
     names, baseline = list(comparison.objectives), comparison.baseline

@@ -15,13 +15,13 @@ __all__ = ["plot_curves"]
 
 
 def plot_curves(history: Sequence[Mapping[str, Any]], path: Path, *, theme: ThemeName = "light") -> None:
-    """Losses and validation scores over the epochs of a training run, with the updates of the label distances marked.
+    """Plot the losses and validation scores of a training run by epoch, and mark the updates of the label distances.
 
     Args:
-        history: `log_history` of a Trainer: entries with `epoch` and some of `loss`, `cross_entropy`, `contrastive`,
-            `eval_loss`, `eval_accuracy`, `eval_macro_f1`, `ldm_epsilon`; what is not there is not drawn.
-        path: where the figure goes; the suffix says the format.
-        theme: the page that it is for.
+        history: `log_history` of a Trainer: entries with `epoch` and any of `loss`, `cross_entropy`, `contrastive`,
+            `eval_loss`, `eval_accuracy`, `eval_macro_f1` and `ldm_epsilon`. Missing values are not drawn.
+        path: file of the figure; its suffix determines the format.
+        theme: colors for a light or a dark page.
     """
     colors = THEMES[theme]
     # Without validation rows, as with few labels, one panel says all.

@@ -36,19 +36,19 @@ def plot_embeddings(
     confusion: ArrayLike | Confusion | None = None,
     theme: ThemeName = "light",
 ) -> None:
-    """Embeddings in two dimensions: rows that lie close are similar to the model.
+    """Plot embeddings in two dimensions: points that are close have similar embeddings.
 
-    Up to 13 classes have a color each, and a legend. Of more, the groups that are confused most have a color each and
-    their names in place, and all other classes are gray.
+    With up to 13 classes, each class has a color, and a legend names them. With more, each of the most confused groups
+    of classes has a color and is named on the map, and all other classes are gray.
 
     Args:
-        projection: of the embeddings: see `two_dimensions`.
-        labels: class index of each row, `(N,)`, those without a point included.
+        projection: projection of the embeddings: see `two_dimensions`.
+        labels: class index of each row, `(N,)`, including rows without a point.
         class_names: name of each class, C of them.
-        path: where the figure goes; the suffix says the format.
-        confusion: counts, `(C, C)`, row = true class, column = predicted class, or their cells, that tell which classes
-            are confused; without them all of more than 13 classes are gray.
-        theme: the page that it is for.
+        path: file of the figure; its suffix determines the format.
+        confusion: confusion counts, `(C, C)`, row = true class, column = predicted class, or their cells. They show
+            which classes are confused. Without them, more than 13 classes are all gray.
+        theme: colors for a light or a dark page.
     """
     kept, points, method = projection
     classes = np.asarray(labels)

@@ -50,21 +50,21 @@ def plot_confusion(
     top_share: float | None = None,
     theme: ThemeName = "light",
 ) -> None:
-    """Confusion matrix as a heat map: color = share of the true class's rows that were taken for another class.
+    """Plot a confusion matrix as a heat map: color = fraction of the true class's rows that got the predicted class.
 
-    The diagonal is pale and left out of the scale, so that mistakes stand out. The scale follows the square root of the
-    share: rare confusions remain visible. Up to 15 classes, cells hold counts; with more, the worst pairs are numbered
-    and named beside the map.
+    The diagonal is pale and left out of the scale, so that mistakes are visible. The scale is the square root of the
+    fraction, so that rare confusions are visible, too. With up to 15 classes, the cells show counts. With more, the
+    most confused pairs are numbered on the map and named beside it.
 
     Args:
-        counts: `(C, C)`, row = true class, column = predicted class, or its cells.
+        counts: confusion counts, `(C, C)`, row = true class, column = predicted class, or their cells.
         class_names: name of each class, C of them.
-        path: where the figure goes; the suffix says the format.
+        path: file of the figure; its suffix determines the format.
         title: heading.
-        note: what the counts are of, in a few words.
-        order: indices of the classes to draw, in this order; None takes `class_order`.
-        top_share: end of the color scale; None takes `largest_share`.
-        theme: the page that it is for.
+        note: says in a few words which rows were counted.
+        order: indices of the classes to draw, in this order; `None` uses `class_order`.
+        top_share: end of the color scale; `None` uses `largest_share`.
+        theme: colors for a light or a dark page.
     """
     cells = Cells.of(counts, len(class_names))
     drawn = class_order(counts, len(class_names)) if order is None else np.asarray(order)
@@ -131,19 +131,19 @@ def plot_ldm(
     order: Sequence[int] | NDArray[np.int64] | None = None,
     theme: ThemeName = "light",
 ) -> None:
-    """Label-distance matrix as a heat map, as in the paper's Fig. 2: the darker a pair, the larger its label distance.
+    """Plot a label-distance matrix as a heat map, as in the paper's Fig. 2: darker = larger label distance.
 
-    White is the neutral distance 1, or the smallest entry where that is below 1. The diagonal is no pair of two classes
-    and is left out of the scale. Of more than 80 classes, the 50 with the largest distances are drawn. On a dark page
-    brighter is larger.
+    White is the neutral distance 1, or the smallest entry if that is below 1. The diagonal is not a pair of two classes
+    and is left out of the scale. With more than 80 classes, the 50 with the largest distances are drawn. With the dark
+    theme, brighter = larger.
 
     Args:
-        matrix: `(C, C)`, row = the anchor's class, column = the other class.
+        matrix: label distances, `(C, C)`, row = the anchor's class, column = the other class.
         class_names: name of each class, C of them.
-        path: where the figure goes; the suffix says the format.
-        title: heading; None takes "Label distance".
-        order: indices of the classes to draw, in this order, such as that of a confusion matrix beside it.
-        theme: the page that it is for.
+        path: file of the figure; its suffix determines the format.
+        title: heading; `None` uses "Label distance".
+        order: indices of the classes to draw, in this order, for example the order of a confusion matrix.
+        theme: colors for a light or a dark page.
     """
     entries, size = np.asarray(matrix), len(class_names)
     if entries.shape != (size, size):
