@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.integrations import table as integrations
-from benchmarks.loss.figures import draw, table
+from benchmarks.loss.figures import draw, graded_table, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
@@ -196,3 +196,14 @@ def test_a_record_of_the_integrations_is_whole(path):
     ways = integrations.accuracies(record)
     assert set(ways) == {"transformers", "lightning", "sentence-transformers"}
     assert all(len(scores) >= 3 for scores in ways.values())
+
+
+def test_the_graded_table_has_ratios_to_the_same_backend():
+    case = {"method": "triton, graded", "task": "graded", "num_rows": 100, "dim": 8, "both_ms": 3.0}
+    cases = [
+        {"method": "triton", "task": "same", "num_rows": 100, "dim": 8, "both_ms": 2.0, "graph_ms": 1.0},
+        {**case, "compared_both_ms": 2.5, "graph_ms": 1.1},
+    ]
+    lines = graded_table({"num_classes": 20, "cases": cases}).splitlines()
+    assert lines[2] == "| 20 | 100 x 8 | 2.50 | 3.00 | 1.20 | 1.10 |"
+    assert len(lines) == 3

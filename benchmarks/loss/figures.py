@@ -76,6 +76,33 @@ def summary(record: dict[str, Any], method: str, others: dict[str, str]) -> str:
     return "\n".join([*lines, "", f"Relative error of the gradient: {'; '.join(errors.values())}."])
 
 
+def graded_table(*records: dict[str, Any]) -> str:
+    """Markdown: what graded targets cost, as a ratio to the same backend without them, timed alternately.
+
+    Args:
+        *records: of methods with graded targets, on a GPU beside the same backend without them: then the time on the
+            device alone, of a CUDA graph, is known of both.
+    """
+    lines = [
+        "| classes | rows x dim | forward+backward, ms | with graded targets | ratio | on the device alone |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for record in records:
+        graph = {(case["method"], case["num_rows"], case["dim"]): case.get("graph_ms") for case in record["cases"]}
+        for case in record["cases"]:
+            if case["task"] != "graded":
+                continue
+            plain, own = case["compared_both_ms"], case["both_ms"]
+            size = case["num_rows"], case["dim"]
+            ours, others = graph[case["method"], *size], graph.get((case["method"].partition(",")[0], *size))
+            on_device = f"{ours / others:.2f}" if ours and others else ""
+            lines.append(
+                f"| {record['num_classes']:,} | {size[0]:,} x {size[1]} | {_digits(plain)} | {_digits(own)} | "
+                f"{own / plain:.2f} | {on_device} |"
+            )
+    return "\n".join(lines)
+
+
 def _digits(number: float) -> str:
     """Two or three significant digits."""
     places = 0 if number >= 99.5 else 1 if number >= 9.95 else 2 if number >= 0.1 else 3
