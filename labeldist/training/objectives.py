@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_COMPARED",
     "FROZEN",
     "HELP",
+    "IN_CROSS_ENTROPY",
     "OBJECTIVES",
     "Objective",
     "ObjectiveSpec",
@@ -173,6 +174,9 @@ CONTROLS: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items(
 
 FROZEN: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.frozen_head is not None)
 """The objectives that train no encoder: what training has to beat."""
+
+IN_CROSS_ENTROPY: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.classification)
+"""The objectives whose cross-entropy uses the relation of the classes."""
 
 DEFAULT_COMPARED: tuple[Objective, ...] = tuple(name for name, spec in OBJECTIVES.items() if spec.is_default)
 """What a comparison compares unless told otherwise."""

@@ -160,11 +160,13 @@ def change(difference: float, measure: MeasureSpec) -> str:
 
     Examples:
         >>> change(0.0132, MEASURES["accuracy"]), change(-0.02134, MEASURES["mean-absolute-error"])
-        ('+1.3', '-0.0213')
+        ('+1.3', '-0.021')
     """
     if measure.is_fraction:
         return points(difference)
-    return f"{difference:+.3g}" if difference else "0"
+    # Three decimals, so that a difference and the ends of its interval have the same; of large costs fewer.
+    rounded = f"{difference:+.3f}" if abs(difference) < 10 else f"{difference:+,.4g}"
+    return "0" if float(rounded.replace(",", "")) == 0 else rounded
 
 
 def _gain(margin: float, measure: MeasureSpec) -> str:

@@ -11,7 +11,7 @@ from scipy import sparse
 from labeldist.ldm.distances import distances_from_confusion
 from labeldist.training.measures import MEASURES, Measure, MeasureSpec
 from labeldist.training.metrics import severity_under, tells_pairs_apart
-from labeldist.training.objectives import CONTROLS, FROZEN, spec_of
+from labeldist.training.objectives import CONTROLS, FROZEN, IN_CROSS_ENTROPY
 from labeldist.training.records import RelationScores
 from labeldist.training.study.pair_changes import pair_changes
 from labeldist.training.study.results import (
@@ -152,7 +152,7 @@ def _verdict(
             control
             for control in controls
             # A relation in the classification loss makes another objective of it, whatever the matrix.
-            if spec_of(name).classification is None and _have_same_matrix(table[name], table[control])
+            if name not in IN_CROSS_ENTROPY and _have_same_matrix(table[name], table[control])
         ]
         for name in table
         if name not in (*CONTROLS, *FROZEN)
