@@ -46,6 +46,8 @@ class PairOverSeeds:
         second: name of the other.
         base: mean number of confused rows of the baseline.
         other: the same of the objective.
+        base_right: mean number of rows of the two classes that the baseline gets right.
+        other_right: the same of the objective.
         change: `other - base`.
         low: lower end of the 95 % t interval of the change; None with one seed, and where all seeds change alike.
         high: upper end.
@@ -55,6 +57,8 @@ class PairOverSeeds:
     second: str
     base: float
     other: float
+    base_right: float
+    other_right: float
     change: float
     low: float | None
     high: float | None
@@ -145,13 +149,16 @@ def pairs_over_seeds(
     """
     names = base[0].class_names
     rows = [[_pair_counts(one) for one in side] for side in (base, other)]
+    right = [np.mean([_right_rows(one) for one in side], axis=0) for side in (base, other)]
     pairs = sorted({pair for side in rows for counts in side for pair in counts})
     found = []
     for a, b in pairs:
         before, after = (np.array([counts.get((a, b), 0) for counts in side], dtype=float) for side in rows)
         low, high = _interval(after - before)
         change = float((after - before).mean())
-        found.append(PairOverSeeds(names[a], names[b], float(before.mean()), float(after.mean()), change, low, high))
+        confused = float(before.mean()), float(after.mean())
+        kept = [float(of_classes[a] + of_classes[b]) for of_classes in right]
+        found.append(PairOverSeeds(names[a], names[b], confused[0], confused[1], kept[0], kept[1], change, low, high))
     repaired = sorted((one for one in found if one.change < 0), key=lambda one: one.change)
     broken = sorted((one for one in found if one.change > 0), key=lambda one: -one.change)
     return tuple(repaired[:num_pairs]), tuple(broken[:num_pairs])
@@ -211,6 +218,12 @@ def _pair_counts(predictions: Predictions) -> dict[tuple[int, int], int]:
             pair = (min(a, b), max(a, b))
             counts[pair] = counts.get(pair, 0) + number
     return counts
+
+
+def _right_rows(predictions: Predictions) -> np.ndarray:
+    """Rows of each class that are right, `(C,)`."""
+    is_right = predictions.labels == predictions.predicted
+    return np.bincount(predictions.labels[is_right], minlength=len(predictions.class_names))
 
 
 def _interval(differences: np.ndarray) -> tuple[float | None, float | None]:

@@ -307,7 +307,11 @@ def _pair_changes(objective: str, pairs: PairChanges, baseline: str, width: int)
 
 
 def _pair_change(change: PairChange) -> str:
-    return f"{_name(change.first)} / {_name(change.second)}: {change.base:.1f} to {change.other:.1f}"
+    line = f"{_name(change.first)} / {_name(change.second)}: {change.base:.1f} to {change.other:.1f}"
+    if change.base_right is None or change.other_right is None:
+        return line
+    # Confusions that went to third classes are no repair.
+    return f"{line} (right: {change.base_right:.1f} to {change.other_right:.1f})"
 
 
 def _present(values: Sequence[float | None]) -> list[float]:

@@ -35,21 +35,38 @@ def pair_changes(
 
     Examples:
         >>> pair_changes([Confusion((0, 1), (1, 0), (3, 1))], [Confusion((0, 1), (1, 0), (1, 1))], ["ask", "tell"])
-        PairChanges(repaired=(PairChange(first='ask', second='tell', base=4.0, other=2.0),), broken=())
+        PairChanges(repaired=(PairChange(first='ask', second='tell', base=4.0, other=2.0, base_right=0.0,
+        other_right=0.0),), broken=())
     """
     means = [_mean_pair_counts(confusions, len(class_names)) for confusions in (base, other)]
     change = (means[0] - means[1]).tocoo()
     # Rounded, so that equal changes tie whatever their last bits are.
     order = np.lexsort((change.col, change.row, -np.abs(change.data).round(9)))
 
+    right = [_mean_right(confusions, len(class_names)) for confusions in (base, other)]
+
     def largest(sign: int) -> tuple[PairChange, ...]:
         cells = [(int(change.row[i]), int(change.col[i])) for i in order if sign * change.data[i] > 0][:top]
         return tuple(
-            PairChange(class_names[first], class_names[second], *(float(mean[first, second]) for mean in means))
+            PairChange(
+                class_names[first],
+                class_names[second],
+                *(float(mean[first, second]) for mean in means),
+                *(float(rows[first] + rows[second]) for rows in right),
+            )
             for first, second in cells
         )
 
     return PairChanges(repaired=largest(1), broken=largest(-1))
+
+
+def _mean_right(confusions: Sequence[Confusion], num_classes: int) -> np.ndarray:
+    """Rows of each class that are right, mean over seeds, `(C,)`."""
+    total = np.zeros(num_classes)
+    for one in confusions:
+        true, predicted, num_rows = np.array((one.true, one.predicted, one.num_rows), dtype=np.int64)
+        np.add.at(total, true[true == predicted], num_rows[true == predicted])
+    return total / len(confusions)
 
 
 def _mean_pair_counts(confusions: Sequence[Confusion], num_classes: int) -> sparse.csr_array:

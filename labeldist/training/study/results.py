@@ -209,12 +209,17 @@ class PairChange:
         second: name of the other.
         base: confused rows of the baseline, either way, mean over seeds.
         other: confused rows of the objective, likewise.
+        base_right: rows of the two classes that the baseline gets right, mean over seeds; None in older records. Fewer
+            confusions help only if these rise: otherwise the rows went to third classes.
+        other_right: the same of the objective.
     """
 
     first: str
     second: str
     base: float
     other: float
+    base_right: float | None = field(default=None, metadata=ADDED)
+    other_right: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)

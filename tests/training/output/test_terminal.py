@@ -188,10 +188,10 @@ def test_each_repaired_or_broken_pair_has_a_line():
     lines = comparison_table(comparison).splitlines()
     start = lines.index("adaptive repairs")
     assert lines[start + 1 : start + 5] == [
-        "  ask / tell: 4.0 to 1.0",
-        "  tell / order: 3.0 to 0.0",
+        "  ask / tell: 4.0 to 1.0 (right: 14.0 to 19.0)",
+        "  tell / order: 3.0 to 0.0 (right: 18.0 to 21.0)",
         "adaptive breaks",
-        "  ask / order: 0.0 to 1.0",
+        "  ask / order: 0.0 to 1.0 (right: 14.0 to 16.0)",
     ]
 
 

@@ -1,6 +1,7 @@
 """What a comparison gathers from finished runs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,12 @@ def test_a_comparison_holds_controls_first_and_survives_json():
     assert list(comparison.objectives) == ["ce-two-views", "contrastive", "uniform", "adaptive"]
     assert (comparison.baseline, comparison.seeds) == ("ce-two-views", (0, 1, 2, 3))
     assert comparison.verdict.answer == "helps"
-    assert comparison.pairs["adaptive"].repaired == (PairChange("ask", "tell", 18.75, 8.5),)
+    pair = comparison.pairs["adaptive"].repaired[0]
+    assert replace(pair, base_right=None, other_right=None) == PairChange("ask", "tell", 18.75, 8.5)
+    # Of two classes what is not confused is right.
+    assert pair.base_right is not None
+    assert pair.other_right is not None
+    assert pair.base + pair.base_right == pair.other + pair.other_right
     assert through_json(comparison) == comparison
 
 

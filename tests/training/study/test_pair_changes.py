@@ -24,8 +24,8 @@ def test_repaired_and_broken_pairs_count_both_directions_and_average_over_seeds(
     base = [[[9, 3, 1], [1, 9, 0], [0, 0, 9]], [[9, 5, 0], [1, 9, 0], [1, 0, 9]]]
     other = [[[9, 1, 1], [1, 9, 4], [0, 0, 9]], [[9, 1, 1], [1, 9, 0], [0, 2, 9]]]
     assert pair_changes([*map(cells, base)], [*map(cells, other)], NAMES) == PairChanges(
-        repaired=(PairChange("ask", "tell", 5.0, 2.0),),
-        broken=(PairChange("tell", "order", 0.0, 3.0),),
+        repaired=(PairChange("ask", "tell", 5.0, 2.0, 18.0, 18.0),),
+        broken=(PairChange("tell", "order", 0.0, 3.0, 18.0, 18.0),),
     )
 
 
@@ -41,6 +41,10 @@ def test_all_changes_agree_with_dense_means(counts):
     base, other = np.array(counts).reshape(2, -1, 4, 4)
     changes = pair_changes([*map(cells, base)], [*map(cells, other)], list("abcd"), top=100)
     means = [(side + side.transpose(0, 2, 1)).mean(axis=0) for side in (base, other)]
+    right = [side.mean(axis=0).diagonal() for side in (base, other)]
+    for pair in (*changes.repaired, *changes.broken):
+        ends = ["abcd".index(pair.first), "abcd".index(pair.second)]
+        assert [pair.base_right, pair.other_right] == pytest.approx([rows[ends].sum() for rows in right])
     found = {(pair.first, pair.second): (pair.base, pair.other) for pair in (*changes.repaired, *changes.broken)}
     for first, second in zip(*np.triu_indices(4, 1), strict=True):
         before, after = (mean[first, second] for mean in means)
@@ -57,3 +61,11 @@ def test_no_seeds_and_unknown_classes_are_refused():
         pair_changes([], [cells(np.eye(3, dtype=int))], NAMES)
     with pytest.raises(ValueError, match="exceeds matrix dimension"):
         pair_changes([cells(np.eye(4, dtype=int))], [cells(np.eye(3, dtype=int))], NAMES)
+
+
+def test_rows_that_went_to_a_third_class_are_not_right():
+    base = cells([[5, 4, 0], [0, 9, 0], [0, 0, 9]])
+    other = cells([[5, 0, 4], [0, 9, 0], [0, 0, 9]])
+    changes = pair_changes([base], [other], NAMES)
+    assert changes.repaired == (PairChange("ask", "tell", 4.0, 0.0, 14.0, 14.0),)
+    assert changes.broken == (PairChange("ask", "order", 0.0, 4.0, 14.0, 14.0),)
