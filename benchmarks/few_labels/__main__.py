@@ -109,9 +109,12 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
 
 def _resumed(new: dict[str, Any], old: dict[str, Any], path: Path) -> dict[str, Any]:
     """The old record, to be added to by the new one's command."""
-    for name in ("device", "gpus", "jobs", "versions", "encoder_sha256", "evaluated"):
+    for name in ("device", "versions", "encoder_sha256", "evaluated"):
         if old[name] != new[name]:
             sys.exit(f"{path} was made with {name} {old[name]}, not {new[name]}. Give another --output.")
+    # More GPUs with as many runs on each take the same time a run.
+    if old["jobs"] * max(1, new["gpus"]) != new["jobs"] * max(1, old["gpus"]):
+        sys.exit(f"{path} was made with jobs {old['jobs']} on {old['gpus']} GPUs. Give as many to each GPU.")
     for name, chosen in new["options"].items():
         if old["options"].setdefault(name, chosen) != chosen:
             sys.exit(f"{path} has other options of the bare loop by the name {name!r}. Give another --output.")
