@@ -40,12 +40,16 @@ def resumed(new: Record, path: Path, *, same: Sequence[str], joined: Sequence[st
         new: the facts of this command.
         path: of the record there is.
         same: facts that must be equal.
-        joined: facts that may differ; all of them are kept.
+        joined: facts that may differ, lists or words between commas; all of them are kept.
     """
     old = load(path)
     for name in same:
         if old[name] != new[name]:
             sys.exit(f"{path} was made with {name} {old[name]}, not {new[name]}. Give another --output.")
-    commands = list(dict.fromkeys([*old["commands"], *new["commands"]]))
-    together = {name: ", ".join(dict.fromkeys([*old[name].split(", "), new[name]])) for name in joined}
-    return {**old, "commands": commands, **together}
+    return {**old, **{name: _joined(old[name], new[name]) for name in ("commands", *joined)}}
+
+
+def _joined(old: Any, new: Any) -> Any:
+    if isinstance(old, str):
+        return ", ".join(_joined(old.split(", "), [new]))
+    return list(dict.fromkeys([*old, *new]))
