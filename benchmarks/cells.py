@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ DATA = Path(os.environ.get("LABELDIST_DATA", "../shared/data"))
 """One folder for each corpus, with `train.jsonl.gz` and `test.jsonl.gz`."""
 
 MAX_DEVELOPMENT_ROWS = 1000
+_WRITING = threading.Lock()
 
 Row = dict[str, str]
 
@@ -40,13 +42,14 @@ def development(name: str, folder: Path) -> Path:
         name: of the corpus in `DATA`.
         folder: that receives it; taken as it is if it exists.
     """
-    if not folder.exists():
-        rows = read_rows(DATA / name / "train.jsonl.gz")
-        random.Random(0).shuffle(rows)
-        # Rename last: a killed call leaves no half of a corpus.
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        write_rows(partial, {"test": rows[:MAX_DEVELOPMENT_ROWS], "train": rows[MAX_DEVELOPMENT_ROWS:]})
-        partial.rename(folder)
+    with _WRITING:
+        if not folder.exists():
+            rows = read_rows(DATA / name / "train.jsonl.gz")
+            random.Random(0).shuffle(rows)
+            # Rename last: a killed call leaves no half of a corpus.
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+            write_rows(partial, {"test": rows[:MAX_DEVELOPMENT_ROWS], "train": rows[MAX_DEVELOPMENT_ROWS:]})
+            partial.rename(folder)
     return folder
 
 

@@ -220,16 +220,17 @@ def _run_all(kept: Mapping[str, Record], options: argparse.Namespace, stop: thre
     schedule = Schedule(_in_order(kept, options), lambda unit: _temperature(kept[unit.encoder], unit, options))
     number = len(gpus())
     facts = {"runs_per_gpu": math.ceil(options.jobs / number) if number else 0}
-    is_whole = [True]
+    begun: set[Unit] = set()
 
     def say(sentence: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {sentence}", flush=True)
 
     def work(place: int) -> None:
         while not stop.is_set() and (unit := schedule.take()) is not None:
-            # At the paper's own temperature the runs are those of the paper's setting.
-            if unit.setting != "tuned" or unit.temperature != 1:
-                is_whole[0] &= carry_out(
+            begun.add(unit)
+            try:
+                # At the paper's own temperature the runs are those of the paper's setting.
+                if (unit.setting == "tuned" and unit.temperature == 1) or carry_out(
                     unit,
                     kept[unit.encoder],
                     options.work,
@@ -240,8 +241,10 @@ def _run_all(kept: Mapping[str, Record], options: argparse.Namespace, stop: thre
                     more_flags=shlex.split(options.options),
                     facts=facts,
                     say=say,
-                )
-            schedule.done(unit)
+                ):
+                    begun.discard(unit)
+            finally:
+                schedule.done(unit)
 
     workers = [threading.Thread(target=work, args=(place,)) for place in range(options.jobs)]
     for worker in workers:
@@ -252,7 +255,7 @@ def _run_all(kept: Mapping[str, Record], options: argparse.Namespace, stop: thre
         if stop.is_set():
             schedule.drop()
         time.sleep(0.2)
-    return is_whole[0] and not schedule.drop() and not stop.is_set()
+    return not begun and not schedule.drop() and not stop.is_set()
 
 
 def _in_order(kept: Mapping[str, Record], options: argparse.Namespace) -> list[Unit]:

@@ -208,9 +208,7 @@ def carry_out(
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
         with log.open("w") as lines:
-            process = subprocess.Popen(
-                command, stdout=lines, stderr=lines, env=environment(place, is_offline=is_local), start_new_session=True
-            )
+            process = subprocess.Popen(command, stdout=lines, stderr=lines, env=environment(place, is_offline=is_local))
             num_new = _wait(process, collect, stop)
         num_new += collect()
         if process.returncode and not num_new and not stop.is_set():
