@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks import records
 from benchmarks.cells import gpus
-from benchmarks.machine import current_commit, versions_of
+from benchmarks.machine import current_commit, versions_of, without_place
 from benchmarks.paper.costs import gpu_seconds, measured_seconds
 from benchmarks.paper.protocol import (
     ABLATION,
@@ -133,19 +133,13 @@ def _record(encoder: str, options: argparse.Namespace) -> Record:
         "machines": [describe_machine()],
         "versions": [versions],
         "commit": options.commit or current_commit(),
-        "commands": [shlex.join(["python", "-m", "benchmarks.paper", *map(_without_place, sys.argv[1:])])],
+        "commands": [shlex.join(["python", "-m", "benchmarks.paper", *map(without_place, sys.argv[1:])])],
         "runs": [],
     }
     if path.exists():
         same, joined = ("encoder", "weights_sha256", "options"), ("machines", "versions", "commit")
         facts = records.resumed(facts, path, same=same, joined=joined)
     return Record(path, facts)
-
-
-def _without_place(word: str) -> str:
-    """Where a folder stands on one machine is nobody's business."""
-    before, equals, path = word.rpartition("=")
-    return f"{before}{equals}{Path(path).name}" if Path(path).is_absolute() else word
 
 
 def _weights_sha256(folder: str) -> str | None:
