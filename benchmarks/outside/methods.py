@@ -17,8 +17,8 @@ from labeldist.training.data.corpus import Corpus, Split
 
 __all__ = ["METHODS", "Task", "prepare", "run"]
 
-SETFIT_TEXTS = 40_000
-"""SetFit sees 40 pairs a row, as its paper trains, and fewer where that is more pairs of texts than this, at least 2."""
+SETFIT_PAIRS = 40_000
+"""Pairs of texts that SetFit sees at most: 40 a row, as its paper trains, as long as that is not more; at least 2."""
 
 
 def train_labeldist(corpus: Corpus, seed: int, *, encoder: str, device: str, **settings: Any) -> Predict:
@@ -51,7 +51,7 @@ def train_labeldist(corpus: Corpus, seed: int, *, encoder: str, device: str, **s
 
 
 def _setfit(corpus: Corpus, seed: int, *, encoder: str, device: str, steps: int | None = None) -> Predict:
-    iterations = max(1, min(SETFIT["num_iterations"], SETFIT_TEXTS // (2 * len(corpus.train))))
+    iterations = max(1, min(SETFIT["num_iterations"], SETFIT_PAIRS // (2 * len(corpus.train))))
     return train_setfit(
         corpus.train,
         None,
@@ -140,7 +140,7 @@ def prepare(encoder: str, device: str, num_threads: int, methods: tuple[str, ...
 
     quiet(num_threads, needs_setfit="setfit" in methods)
     rows = Split(["a good film", "a bad film"], np.array([1, 0]))
-    two = Corpus("two", ("bad", "good"), rows, Split([], np.zeros(0, dtype=np.int64)), rows, "")
+    two = Corpus("two", ("bad", "good"), rows, Split([], np.zeros(0, dtype=np.int64)), rows, "", ())
     for method in methods:
         # One step or so that is not timed: kernels, memory.
         warnings.simplefilter("ignore")

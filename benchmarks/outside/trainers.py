@@ -1,7 +1,6 @@
 """Fine-tuning as people write it without this library: the Hugging Face Trainer, alone and with another loss.
 
-All of them train `AutoModelForSequenceClassification` on the same rows with the paper's settings, and differ in the loss
-alone.
+All of them train `AutoModelForSequenceClassification` on the same rows, as the paper does; only the loss differs.
 """
 
 import tempfile
