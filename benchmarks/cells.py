@@ -48,7 +48,8 @@ def development(name: str, folder: Path) -> Path:
             random.Random(0).shuffle(rows)
             # Rename last: a killed call leaves no half of a corpus.
             partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-            write_rows(partial, {"test": rows[:MAX_DEVELOPMENT_ROWS], "train": rows[MAX_DEVELOPMENT_ROWS:]})
+            number = min(MAX_DEVELOPMENT_ROWS, len(rows) // 5)
+            write_rows(partial, {"test": rows[:number], "train": rows[number:]})
             partial.rename(folder)
     return folder
 
