@@ -62,16 +62,18 @@ def gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number)))).split(",")[:number]
 
 
-def environment(place: int, *, is_offline: bool = True) -> dict[str, str]:
+def environment(place: int, *, is_offline: bool = True, threads: int | None = None) -> dict[str, str]:
     """The environment of a command: each place begins with another GPU.
 
     Args:
         place: number of the command among those that run at the same time.
         is_offline: whether no hub of models is asked for anything.
+        threads: of its process, unless OMP_NUM_THREADS is set already.
     """
     found = gpus()
     begin = place % max(1, len(found))
     return {
+        **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
         **os.environ,
         "CUDA_VISIBLE_DEVICES": ",".join(found[begin:] + found[:begin]),
         "TOKENIZERS_PARALLELISM": "false",

@@ -120,6 +120,7 @@ def test_all_labels_leave_rows_for_early_stopping(tiny_bert_folder, corpus_folde
     assert (done["num_rows"], done["num_validation_rows"]) == (81, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_it_was")
 def test_the_driver_resumes(tiny_bert_folder, corpus_folder, tmp_path, monkeypatch, capsys):
     path = tmp_path / "record.json"

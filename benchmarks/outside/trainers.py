@@ -3,6 +3,7 @@
 All of them train `AutoModelForSequenceClassification` on the same rows, as the paper does; only the loss differs.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,14 +26,16 @@ from transformers.trainer_callback import PrinterCallback
 from benchmarks.outside.rows import MAX_LENGTH
 from labeldist.models.pretrained import load_tokenizer
 from labeldist.training.data.corpus import Corpus, Split
-from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
 __all__ = ["LOSSES", "Predict", "r_drop", "supcon", "train_with_trainer"]
 
-BATCH_SIZE, EVAL_BATCH_SIZE = 128, 256
-EPOCHS, PATIENCE, WEIGHT_DECAY = 50, 10, 0.1
-LEARNING_RATE, FEW_LEARNING_RATE = 2e-5, 5e-5
-"""With validation rows, and where training goes by steps: as this library's two recipes have it."""
+EVAL_BATCH_SIZE = 256
+WEIGHT_DECAY = 0.1
+# With validation rows: the paper's setting.
+BATCH_SIZE, LEARNING_RATE, EPOCHS, PATIENCE = 128, 2e-5, 50, 10
+# With a few labels and nothing to stop by: small batches, 20 epochs and a warm-up, as "On the Stability of Fine-tuning
+# BERT" (Mosbach et al., 2021) advises, and a number of steps that the fewest labels still learn in.
+FEW_BATCH_SIZE, FEW_LEARNING_RATE, FEW_EPOCHS, FEW_WARMUP, MIN_STEPS = 16, 5e-5, 20, 0.1, 200
 SMOOTHING = 0.1
 R_DROP_WEIGHT = 1.0
 """alpha of R-Drop's equation 4."""
@@ -127,8 +130,7 @@ def train_with_trainer(
     """Fine-tune a sequence classifier.
 
     Args:
-        corpus: gives training rows, and validation rows for early stopping; without these training goes by steps, as
-            many as the recipe of few labels takes.
+        corpus: gives training rows, and validation rows for early stopping; without these training goes to its end.
         seed: of the head's weights, dropout and the order of the rows.
         encoder: folder of a Hugging Face encoder.
         device: cpu or cuda.
@@ -143,7 +145,7 @@ def train_with_trainer(
     )
     has_validation = len(corpus.validation) > 0
     if steps is None and not has_validation:
-        steps = MIN_STEPS + STEPS_PER_CLASS * num_classes
+        steps = max(MIN_STEPS, FEW_EPOCHS * math.ceil(len(corpus.train) / FEW_BATCH_SIZE))
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(
             model=model,
@@ -166,9 +168,10 @@ def _arguments(folder: str, seed: int, device: str, *, steps: int | None, has_va
         output_dir=folder,
         num_train_epochs=EPOCHS,
         max_steps=steps or -1,
-        per_device_train_batch_size=BATCH_SIZE,
+        per_device_train_batch_size=BATCH_SIZE if has_validation else FEW_BATCH_SIZE,
         per_device_eval_batch_size=EVAL_BATCH_SIZE,
         learning_rate=LEARNING_RATE if has_validation else FEW_LEARNING_RATE,
+        warmup_steps=0 if has_validation else round(FEW_WARMUP * (steps or 0)),
         weight_decay=WEIGHT_DECAY,
         eval_strategy=strategy,
         save_strategy=strategy,

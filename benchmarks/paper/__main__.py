@@ -17,6 +17,7 @@ for each encoder, with a line for each run.
 import argparse
 import hashlib
 import math
+import os
 import shlex
 import signal
 import sys
@@ -230,6 +231,7 @@ def _run_all(kept: Mapping[str, Record], options: argparse.Namespace, stop: thre
                     options.work,
                     encoder_folder=options.folders[unit.encoder],
                     place=place,
+                    threads=max(1, len(os.sched_getaffinity(0)) // options.jobs),
                     stop=stop,
                     objectives=_wanted(unit, options),
                     more_flags=shlex.split(options.options),

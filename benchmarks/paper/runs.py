@@ -164,6 +164,7 @@ def carry_out(
     *,
     encoder_folder: str,
     place: int,
+    threads: int | None = None,
     stop: threading.Event,
     objectives: Sequence[Objective] | None = None,
     more_flags: Sequence[str] = (),
@@ -178,6 +179,7 @@ def carry_out(
         work: folder of the runs; a finished unit's is deleted.
         encoder_folder: of the encoder, or its name.
         place: number of the worker, which decides the GPU.
+        threads: of the command.
         stop: set when the command is to end.
         objectives: that are wanted; all of the cell if `None`.
         more_flags: of `labeldist compare`, after all others.
@@ -208,7 +210,9 @@ def carry_out(
         folder.mkdir(parents=True, exist_ok=True)
         log = folder.with_suffix(".log")
         with log.open("w") as lines:
-            process = subprocess.Popen(command, stdout=lines, stderr=lines, env=environment(place, is_offline=is_local))
+            process = subprocess.Popen(
+                command, stdout=lines, stderr=lines, env=environment(place, is_offline=is_local, threads=threads)
+            )
             num_new = _wait(process, collect, stop)
         num_new += collect()
         if process.returncode and not num_new and not stop.is_set():
