@@ -101,12 +101,12 @@ class _Trainer(Trainer):
 
     loss: Loss
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch."""
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        labels = inputs["labels"]
-        return self.loss(model, {name: values for name, values in inputs.items() if name != "labels"}, labels)
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        tokens = {name: values for name, values in inputs.items() if name != "labels"}
+        return self.loss(model, tokens, inputs["labels"])
 
 
 class _Rows(torch.utils.data.Dataset):

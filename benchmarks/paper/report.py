@@ -116,7 +116,7 @@ class _Compared:
     corpus: str
     encoder: str
     objective: Objective
-    differences: dict[Objective, PairedDifference]
+    differences: dict[str, PairedDifference]
 
 
 def difference_table(results: Results, setting: Setting) -> str:
@@ -221,7 +221,7 @@ def _compared(results: Results, setting: Setting) -> Iterator[_Compared]:
     for corpus, encoder in _cells():
         for objective, controls in COMPARED:
             scores = results.scores(encoder, corpus, setting, objective)
-            differences: dict[Objective, PairedDifference] = {}
+            differences: dict[str, PairedDifference] = {}
             for control in controls:
                 if _is_one_matrix(corpus, objective, control):
                     continue
