@@ -89,7 +89,7 @@ def _options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=CORPORA)
     parser.add_argument("--settings", nargs="+", default=["paper", "tuned"], choices=SETTINGS)
-    parser.add_argument("--objectives", nargs="+", help="default: all of a cell")
+    parser.add_argument("--objectives", nargs="+", choices=ABLATION, help="default: all of a cell")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the protocol's, 5, or 3 for large encoders")
     parser.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES), help="to choose from")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the GPUs share them")
