@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def current_commit() -> str:
@@ -20,3 +21,14 @@ def versions_of(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def without_place(word: str) -> str:
+    """A word of a command as it is recorded: where a folder stands on one machine is nobody's business.
+
+    Examples:
+        >>> without_place("mpnet=/home/me/mpnet"), without_place("trec")
+        ('mpnet=mpnet', 'trec')
+    """
+    before, equals, path = word.rpartition("=")
+    return f"{before}{equals}{Path(path).name}" if Path(path).is_absolute() else word

@@ -17,22 +17,19 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.few_labels.ours import Options
-from benchmarks.few_labels.record import RESULTS, key_of, load, save
+from benchmarks.few_labels.record import RESULTS, key_of, save
 from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
 from benchmarks.few_labels.runs import METHODS, Task, prepare, run
 from benchmarks.few_labels.table import report
 from benchmarks.machine import current_commit, versions_of
+from benchmarks.pool import Pool, gpus_of, run_all
+from benchmarks.records import resumed
 from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "setfit", "scikit-learn", "pytorch-metric-learning")
@@ -47,11 +44,25 @@ def main() -> None:
     if path.exists():
         if not options.resume:
             sys.exit(f"{path} exists. Give --resume to add what it lacks, or another --output.")
-        record = _resumed(record, load(path), path)
+        record = _resumed(record, path)
     done = {key_of(run) for run in record["runs"]}
     tasks = sorted((task for task in _tasks(options) if task.key not in done), key=_cost, reverse=True)
     print(f"{len(tasks)} runs to do, {len(done)} done before", flush=True)
-    _run_all(tasks, record, options)
+    pool = Pool(
+        options.jobs,
+        options.device,
+        options.threads,
+        prepare,
+        (options.encoder, options.device, options.threads, tuple(options.methods)),
+        options.limit_seconds,
+    )
+
+    def finished(done_run: dict[str, Any]) -> str:
+        record["runs"].append(done_run)
+        save(record, path)
+        return _line(done_run)
+
+    run_all(tasks, run, pool, options={"encoder": options.encoder, "device": options.device}, finished=finished)
     print(f"\n{report(record)}\n\nwritten: {path}")
 
 
@@ -91,7 +102,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "machine": describe_machine(),
         "device": options.device,
-        "gpus": len(_gpus(options.device)),
+        "gpus": len(gpus_of(options.device)),
         "jobs": options.jobs,
         "threads": options.threads,
         "load_at_start": round(os.getloadavg()[0], 2),
@@ -107,20 +118,16 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _resumed(new: dict[str, Any], old: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The old record, to be added to by the new one's command."""
-    for name in ("device", "versions", "encoder_sha256", "evaluated"):
-        if old[name] != new[name]:
-            sys.exit(f"{path} was made with {name} {old[name]}, not {new[name]}. Give another --output.")
+def _resumed(new: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The record that is there, to be added to by the new one's command."""
+    old = resumed(new, path, same=("device", "versions", "encoder_sha256", "evaluated"))
     # More GPUs with as many runs on each take the same time a run.
     if old["jobs"] * max(1, new["gpus"]) != new["jobs"] * max(1, old["gpus"]):
         sys.exit(f"{path} was made with jobs {old['jobs']} on {old['gpus']} GPUs. Give as many to each GPU.")
     for name, chosen in new["options"].items():
         if old["options"].setdefault(name, chosen) != chosen:
             sys.exit(f"{path} has other options of the bare loop by the name {name!r}. Give another --output.")
-    commands = [*old["commands"], *(command for command in new["commands"] if command not in old["commands"])]
-    commits = dict.fromkeys([*old["commit"].split(", "), new["commit"]])
-    return {**old, "commands": commands, "commit": ", ".join(commits)}
+    return old
 
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
@@ -151,66 +158,6 @@ def _cost(task: Task) -> float:
         steps = chosen.steps or MIN_STEPS + STEPS_PER_CLASS * len(rows.class_names)
         passes = 3 * steps * chosen.views * min(chosen.batch_size, num_rows)
     return length * (passes + len(rows.evaluated))
-
-
-def _run_all(tasks: list[Task], record: dict[str, Any], options: argparse.Namespace) -> None:
-    """Run the tasks in their order, as many at a time as there are jobs, until none is left or time is up."""
-    start, num_done = time.monotonic(), 0
-    waiting = iter(tasks)
-    running: dict[Future[dict[str, Any]], tuple[Task, ProcessPoolExecutor]] = {}
-    with ExitStack() as stack:
-        # Those that have nothing to do.
-        free = _workers(options, stack) if tasks else []
-        while True:
-            while free and time.monotonic() - start < options.limit_seconds:
-                task = next(waiting, None)
-                if task is None:
-                    break
-                pool = free.pop(0)
-                running[pool.submit(run, task, encoder=options.encoder, device=options.device)] = task, pool
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task, pool = running.pop(future)
-                num_done += 1
-                # A worker whose process died takes no more.
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    free.append(pool)
-                print(f"{time.monotonic() - start:6.0f} s  {num_done}/{len(tasks)}  ", end="")
-                if error := future.exception():
-                    print(f"{task.key} failed: {error!r}", flush=True)
-                    continue
-                record["runs"].append(future.result())
-                save(record, options.output)
-                print(_line(record["runs"][-1]), flush=True)
-
-
-def _workers(options: argparse.Namespace, stack: ExitStack) -> list[ProcessPoolExecutor]:
-    """Worker processes, each a pool of its own, on the GPUs in turns.
-
-    A worker sees its own GPU only: SetFit's trainer would spread over all that it sees.
-    """
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(options.threads)}
-    gpus, pools = _gpus(options.device), []
-    for number in range(options.jobs):
-        # Read by the process when it starts, which is at the first submission.
-        if gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        settings = (options.encoder, options.device, options.threads, tuple(options.methods))
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=prepare, initargs=settings)
-        stack.enter_context(pool).submit(int)
-        pools.append(pool)
-    return pools
-
-
-def _gpus(device: str) -> list[str]:
-    """The GPUs that are there, as `CUDA_VISIBLE_DEVICES` names them."""
-    if device == "cpu":
-        return []
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
 
 
 def _line(done: dict[str, Any]) -> str:

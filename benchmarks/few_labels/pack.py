@@ -47,7 +47,8 @@ def _pack_encoder(source: Path, target: Path) -> None:
     for name in ENCODER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
-    shutil.copytree(source / "1_Pooling", target / "1_Pooling", dirs_exist_ok=True)
+    if (source / "1_Pooling").exists():
+        shutil.copytree(source / "1_Pooling", target / "1_Pooling", dirs_exist_ok=True)
     weights = load_file(source / "model.safetensors")
     halves = {name: weight.half() if weight.is_floating_point() else weight for name, weight in weights.items()}
     save_file(halves, target / "model.safetensors", metadata={"format": "pt"})

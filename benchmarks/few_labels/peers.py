@@ -1,8 +1,8 @@
 """What few-label training is compared with: SetFit, and the encoder as it is with a head on its vectors."""
 
 import tempfile
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from transformers import set_seed
@@ -12,7 +12,7 @@ from benchmarks.few_labels.ours import EVAL_BATCH_SIZE, Predict, logistic_head
 from benchmarks.few_labels.rows import MAX_LENGTH
 from labeldist.training.data.corpus import Split
 
-SETFIT = {"batch_size": 16, "num_epochs": 1, "num_iterations": 20, "body_learning_rate": 2e-5}
+SETFIT: dict[str, Any] = {"batch_size": 16, "num_epochs": 1, "num_iterations": 20, "body_learning_rate": 2e-5}
 """Its defaults, but for `num_iterations`: 40 pairs a row, as its paper trains. Without it SetFit takes every pair of
 rows of different classes, and as many of one class: about a million pairs for 50 classes of 20 rows each."""
 
@@ -26,6 +26,7 @@ def train_setfit(
     encoder: str,
     device: str = "cpu",
     texts: Literal["template", "plain"] = "template",
+    changes: Mapping[str, Any] | None = None,
 ) -> Predict:
     """SetFit with its logistic head.
 
@@ -38,6 +39,7 @@ def train_setfit(
         device: to train and predict on.
         texts: how label texts become rows: by SetFit's own `get_templated_dataset` at its defaults ("This sentence is
             ...", twice), or once as they are.
+        changes: training arguments in place of those in `SETFIT`.
     """
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments, get_templated_dataset
@@ -56,7 +58,7 @@ def train_setfit(
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             output_dir=folder, seed=seed, max_length=MAX_LENGTH, report_to="none", save_strategy="no",
-            logging_strategy="no", logging_first_step=False, show_progress_bar=False, **SETFIT,
+            logging_strategy="no", logging_first_step=False, show_progress_bar=False, **{**SETFIT, **(changes or {})},
         )  # fmt: skip
         trainer = Trainer(model=model, args=args, train_dataset=train)
         # In place of a progress bar it would print.

@@ -1,28 +1,21 @@
 """A record of `benchmarks.few_labels`: runs with machine, versions and commit; a line a run."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from benchmarks import records
+from benchmarks.records import load
+
+__all__ = ["ORDER", "RESULTS", "key_of", "load", "name_of", "names_of", "save"]
 
 RESULTS = Path(__file__).parent.parent / "results" / "few-labels"
 
 Key = tuple[str, str, str, int, int]
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A record."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def save(record: dict[str, Any], path: Path) -> None:
     """Write a record whole or not at all: what is stopped keeps every run that ended."""
-    head = json.dumps({name: value for name, value in record.items() if name != "runs"}, indent=1)
-    runs = ",\n".join(f"  {json.dumps(run)}" for run in sorted(record["runs"], key=key_of))
-    text = f'{head.removesuffix("}").rstrip()},\n "runs": [\n{runs}\n ]\n}}\n'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+    records.save(record, path, key_of)
 
 
 def key_of(run: dict[str, Any]) -> Key:
@@ -30,7 +23,7 @@ def key_of(run: dict[str, Any]) -> Key:
     return run["method"], run.get("variant", ""), run["corpus"], run["shots"], run["seed"]
 
 
-ORDER = ("labeldist", "bare", "setfit", "frozen")
+ORDER = ("labeldist", "bare", "trainer", "r-drop", "supcon", "setfit", "frozen")
 """Of the methods, by how their names begin."""
 
 

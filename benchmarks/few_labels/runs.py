@@ -97,6 +97,13 @@ def run(task: Task, *, encoder: str, device: str) -> dict[str, Any]:
 
 def prepare(encoder: str, device: str, num_threads: int, methods: tuple[str, ...]) -> None:
     """Make a worker ready: silent, with its share of the cores, and with all imports and the device behind it."""
+    quiet(num_threads, needs_setfit=any(method.startswith("setfit") for method in methods))
+    for train in dict.fromkeys(getattr(METHODS[method], "func", METHODS[method]) for method in methods):
+        _warm_up(train, encoder, device)
+
+
+def quiet(num_threads: int, *, needs_setfit: bool) -> None:
+    """Give a worker its share of the cores, fast float32 products, and libraries that print nothing."""
     warnings.simplefilter("ignore")
     import torch
     from transformers.utils import logging as transformers_logging
@@ -106,7 +113,7 @@ def prepare(encoder: str, device: str, num_threads: int, methods: tuple[str, ...
     torch.set_float32_matmul_precision("high")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if any(method.startswith("setfit") for method in methods):
+    if needs_setfit:
         import datasets
         import setfit  # noqa: F401
 
@@ -114,8 +121,6 @@ def prepare(encoder: str, device: str, num_threads: int, methods: tuple[str, ...
         # It sets levels of its own when it is imported.
         for name in [name for name in logging.root.manager.loggerDict if name.startswith("setfit")]:
             logging.getLogger(name).setLevel(logging.ERROR)
-    for train in dict.fromkeys(getattr(METHODS[method], "func", METHODS[method]) for method in methods):
-        _warm_up(train, encoder, device)
 
 
 def _warm_up(train: Callable[..., Predict], encoder: str, device: str) -> None:

@@ -61,9 +61,8 @@ def table(record: dict[str, Any], metric: str = "accuracy", methods: Sequence[st
         cells = [scores[method].get((corpus, shots), {}) for method in methods]
         if any(cells):
             seeds = _range(len(cell) for cell in cells if cell)
-            lines.append(
-                f"| {corpus} | {shots} | {seeds} | {' | '.join(_mean(list(cell.values())) for cell in cells)} |"
-            )
+            means = [_mean(list(cell.values())) for cell in cells]
+            lines.append(f"| {corpus} | {shots or 'all'} | {seeds} | {' | '.join(means)} |")
     return "\n".join(lines)
 
 
@@ -78,7 +77,7 @@ def difference_table(record: dict[str, Any], pairs: Sequence[tuple[str, str]] | 
     for corpus, shots in _cells(record):
         cells = [_difference(scores, first, second, (corpus, shots)) for first, second in pairs]
         if any(cells):
-            lines.append(f"| {corpus} | {shots} | {' | '.join(cells)} |")
+            lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -125,7 +124,7 @@ def time_table(record: dict[str, Any], metric: str = "train_seconds", methods: S
         cells = [list(scores[method].get((corpus, shots), {}).values()) for method in methods]
         if any(cells):
             times = [f"{mean(cell):.1f}" if cell else "" for cell in cells]
-            lines.append(f"| {corpus} | {shots} | {' | '.join(times)} |")
+            lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(times)} |")
     return "\n".join(lines)
 
 

@@ -15,9 +15,7 @@ encoder as it came.
 """
 
 import argparse
-import gzip
 import json
-import os
 import random
 import subprocess
 import sys
@@ -27,17 +25,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import DATA, development, environment, read_rows, write_rows
 from benchmarks.machine import current_commit
 from benchmarks.paper.record import record_of
 
-DATA = Path(os.environ.get("LABELDIST_DATA", "../shared/data"))
 SEEDS = [0, 1, 2, 3, 4, 5, 6, 7]
 OBJECTIVES = (
     "ce", "ce-two-views", "contrastive", "uniform", "near", "far", "graded", "soft-labels", "margin", "far-permuted",
     "graded-permuted",
 )  # fmt: skip
 UNSEEN_OBJECTIVES = ("logistic", "ce-two-views", "contrastive", "far", "graded", "graded-permuted")
-MAX_UNSEEN_ROWS, MAX_DEVELOPMENT_ROWS = 4000, 1000
+MAX_UNSEEN_ROWS = 4000
 ENCODER = ("--encoder", "minilm", "--recipe", "standard", "--projection", "none", "--dropout", "0.1")
 LOSS = ("--temperature", "0.1", "--weighting", "log")
 STARS = ("--order", "very negative", "negative", "neutral", "positive", "very positive")
@@ -109,7 +107,7 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     command = [sys.executable, "-m", "labeldist", "compare", *flags, "--jobs", str(jobs), "--output", str(folder)]
     log = options.work / f"{cell}{options.suffix}.log"
     with log.open("w") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, env=_environment(place), check=False)
+        done = subprocess.run(command, stdout=output, stderr=output, env=environment(place), check=False)
     if done.returncode:
         print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
         return
@@ -120,21 +118,6 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     path = options.output / f"{cell}{options.suffix}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)
-
-
-def _environment(place: int) -> dict[str, str]:
-    """Each cell begins with another GPU."""
-    import torch
-
-    number = torch.cuda.device_count()
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number)))).split(",")[:number]
-    begin = place % max(1, len(gpus))
-    return {
-        **os.environ,
-        "CUDA_VISIBLE_DEVICES": ",".join(gpus[begin:] + gpus[:begin]),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
 
 
 def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[str, ...]:
@@ -149,7 +132,7 @@ def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[st
         data: tuple[str, ...] = ("--data", str(_without_unseen(name, work / f"{cell}-data")))
     else:
         name, _, shots = cell.rpartition("-")
-        folder = _development(name, work / f"{name}-data") if is_development else DATA / name
+        folder = development(name, work / f"{name}-data") if is_development else DATA / name
         data = ("--data", str(folder), *(() if shots == "all" else ("--shots", shots)))
     corpus = CORPORA[name]
     return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS, *corpus.options)
@@ -168,38 +151,17 @@ def unseen_classes(class_names: Sequence[str], separator: str) -> list[str]:
     return [name for members in groups.values() if len(members) >= 4 for name in members[1::2]]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
 def _unseen(name: str) -> set[str]:
-    names = {row["label"] for row in _rows(DATA / name / "train.jsonl.gz")}
+    names = {row["label"] for row in read_rows(DATA / name / "train.jsonl.gz")}
     return set(unseen_classes(sorted(names), CORPORA[name].relation[1]))
-
-
-def _development(name: str, folder: Path) -> Path:
-    """The training rows, some of them held out as test rows."""
-    if not folder.exists():
-        rows = _rows(DATA / name / "train.jsonl.gz")
-        random.Random(0).shuffle(rows)
-        _write(folder, {"test": rows[:MAX_DEVELOPMENT_ROWS], "train": rows[MAX_DEVELOPMENT_ROWS:]})
-    return folder
-
-
-def _write(folder: Path, parts: dict[str, list[dict[str, str]]]) -> None:
-    folder.mkdir(parents=True)
-    for part, rows in parts.items():
-        with (folder / f"{part}.jsonl").open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _without_unseen(name: str, folder: Path) -> Path:
     """The corpus without the rows of unseen classes."""
     unseen = _unseen(name)
     if not folder.exists():
-        parts = {part: _rows(DATA / name / f"{part}.jsonl.gz") for part in ("train", "test")}
-        _write(folder, {part: [row for row in rows if row["label"] not in unseen] for part, rows in parts.items()})
+        parts = {part: read_rows(DATA / name / f"{part}.jsonl.gz") for part in ("train", "test")}
+        write_rows(folder, {part: [row for row in rows if row["label"] not in unseen] for part, rows in parts.items()})
     return folder
 
 
@@ -214,7 +176,7 @@ def _unseen_measures(cell: str, folder: Path, options: argparse.Namespace) -> li
     name = UNSEEN[cell]
     separator, unseen = CORPORA[name].relation[1], _unseen(name)
     # Rows of train, too: most classes have few in test.
-    rows = [row for part in ("train", "test") for row in _rows(DATA / name / f"{part}.jsonl.gz")]
+    rows = [row for part in ("train", "test") for row in read_rows(DATA / name / f"{part}.jsonl.gz")]
     rows = [row for row in rows if row["label"] in unseen]
     random.Random(0).shuffle(rows)
     rows = rows[:MAX_UNSEEN_ROWS]
