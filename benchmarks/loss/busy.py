@@ -1,15 +1,14 @@
 """The loss on a CPU that other processes use: alone, beside busy processes, and beside the workers of a DataLoader.
 
 python -m benchmarks.loss.busy                            # 4,096 x 128, beside one process
-python -m benchmarks.loss.busy --beside-busy 2 --threads 4 --wait 600
+python -m benchmarks.loss.busy --beside-busy 2 --threads 4
 
 Times forward and backward of eager, of blockwise, of blockwise with all threads whatever the load (as it is with
 `torch.use_deterministic_algorithms`), of blockwise with one thread, and of three matrix products, in turns, so that a
 change of the machine's speed affects all of them. A busy process has a session of its own, as one that was
 started in another terminal; Linux gives it as much time as all threads of this one together. Workers of a DataLoader
 are in the session of this process. Each row of the record also says how many CPUs other processes used meanwhile.
-With `--wait`, each condition begins when the other processes of the machine take at most `MAX_OTHERS` CPUs, and
-"alone" keeps only such turns.
+Where it is more than `MAX_OTHERS` while several threads run alone, that time is measured again.
 """
 
 import argparse
@@ -31,12 +30,17 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.loss.measure import floor, step_of
 from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE, Problem
 from benchmarks.machine import current_commit, versions_of
-from labeldist.backends._threads import read_cpu_times
+from labeldist.backends import _threads
+from labeldist.backends._threads import CPUTimes, read_cpu_times
 from labeldist.training.machine import describe_machine
 
 RESULTS = Path(__file__).parent.parent / "results" / "loss"
 WAYS = ("three matrix products", "eager", "blockwise", "blockwise, all threads", "blockwise, one thread")
 MAX_OTHERS = 0.1  # CPUs
+MAX_TRIES = 20
+# So long after another way, a pass is like those of a training, and the number of threads is chosen.
+WARM_UP_S = 1.0
+GROUP = Path("/proc/self/autogroup")
 
 
 def main() -> None:
@@ -55,16 +59,15 @@ def main() -> None:
         "num_classes": NUM_CLASSES,
         "temperature": TEMPERATURE,
         "beside_busy": options.beside_busy,
+        "priority": _priority(),
         "versions": versions_of("torch"),
         "commit": options.commit or current_commit(),
         "command": shlex.join(["python", "-m", "benchmarks.loss.busy", *sys.argv[1:]]),
         "conditions": {},
     }
     for name, condition in conditions.items():
-        _wait_for_idle(options.wait)
         with condition(options.beside_busy):
-            most_others = MAX_OTHERS if name == "alone" and options.wait else float("inf")
-            record["conditions"][name] = _measured(calls, options.repeats, most_others)
+            record["conditions"][name] = _measured(calls, options.repeats, is_alone=name == "alone")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{table(record)}\n\nwritten: {options.output}")
@@ -98,7 +101,7 @@ def _calls(problem: Problem, num_threads: int) -> dict[str, tuple[int, Callable[
         torch.use_deterministic_algorithms(False)
 
     # Filling new memory with NaN takes time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue] # a property
     functions = (floor(problem, 3), eager, blockwise, deterministic, blockwise)
     return {
         way: (1 if way.endswith("one thread") else num_threads, function)
@@ -106,73 +109,56 @@ def _calls(problem: Problem, num_threads: int) -> dict[str, tuple[int, Callable[
     }
 
 
-def _measured(calls: dict[str, tuple[int, Callable[[], None]]], num_repeats: int, most_others: float) -> dict[str, Any]:
+def _measured(calls: dict[str, tuple[int, Callable[[], None]]], num_repeats: int, *, is_alone: bool) -> dict[str, Any]:
     """Median, 20 % and 80 % percentile of each way, and the CPUs that other processes used on average."""
-    samples: dict[str, list[float]] = {way: [] for way in calls}
-    others = []
-    for _, function in calls.values():
-        function()
-    deadline = time.monotonic() + 600
-    while len(others) < num_repeats and time.monotonic() < deadline:
-        usage = _Usage()
-        turn = {}
+    samples: dict[str, list[tuple[float, float]]] = {way: [] for way in calls}
+    for _ in range(num_repeats):
         for way, (num_threads, function) in calls.items():
             torch.set_num_threads(num_threads)
-            # The first pass after another way is not like those of a training.
-            function()
-            begun = time.perf_counter()
-            function()
-            turn[way] = 1e3 * (time.perf_counter() - begun)
-        used = usage.others()
-        if used <= most_others:
-            others.append(used)
-            for way, time_ms in turn.items():
-                samples[way].append(time_ms)
-    if not others:
-        sys.exit("Other processes used the CPUs all the time.")
+            for _ in range(MAX_TRIES):
+                sample = _timed(function)
+                if not is_alone or num_threads == 1 or sample[1] <= MAX_OTHERS:
+                    break
+            else:
+                sys.exit(f"Other processes use more than {MAX_OTHERS} CPUs: the loss is not alone.")
+            samples[way].append(sample)
     return {
-        "num_samples": len(others),
-        "others_cpus": round(statistics.mean(others), 3),
-        "load_average": os.getloadavg()[0],
-        "ways": {way: _summary(values) for way, values in samples.items()},
+        "num_samples": num_repeats,
+        "load_average": round(os.getloadavg()[0], 2),
+        "ways": {way: _summary(found) for way, found in samples.items()},
     }
 
 
-def _summary(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
+def _timed(function: Callable[[], None]) -> tuple[float, float]:
+    """Milliseconds of a pass, after others that take `WARM_UP_S` at least, and the CPUs that other processes used."""
+    # What the loss knows of the load is from the passes of another way.
+    _threads._meter = _threads.LoadMeter()
+    start, begun = _read(), time.monotonic()
+    while time.monotonic() < begun + WARM_UP_S:
+        function()
+    last = time.perf_counter()
+    function()
+    time_ms = 1e3 * (time.perf_counter() - last)
+    end = _read()
+    free = (end.idle - start.idle + end.own - start.own) / (end.now - start.now)
+    return time_ms, max(0.0, len(os.sched_getaffinity(0)) - free)
+
+
+def _read() -> CPUTimes:
+    times = read_cpu_times()
+    if times is None:
+        sys.exit("This benchmark needs the idle time of each CPU in /proc/stat.")
+    return times
+
+
+def _summary(samples: list[tuple[float, float]]) -> dict[str, float]:
+    ordered = sorted(time_ms for time_ms, _ in samples)
     return {
         "median_ms": statistics.median(ordered),
         "ms_20": ordered[int(0.2 * (len(ordered) - 1))],
         "ms_80": ordered[round(0.8 * (len(ordered) - 1))],
+        "others_cpus": round(statistics.mean(others for _, others in samples), 2),
     }
-
-
-class _Usage:
-    """The CPUs that other processes use from its creation on."""
-
-    def __init__(self):
-        self._start = self._read()
-
-    @staticmethod
-    def _read():
-        times = read_cpu_times()
-        if times is None:
-            sys.exit("This benchmark needs the idle time of each CPU in /proc/stat.")
-        return times
-
-    def others(self) -> float:
-        start, end = self._start, self._read()
-        free = (end.idle - start.idle + end.own - start.own) / (end.now - start.now)
-        return max(0.0, len(os.sched_getaffinity(0)) - free)
-
-
-def _wait_for_idle(seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        usage = _Usage()
-        time.sleep(1)
-        if usage.others() <= MAX_OTHERS:
-            return
 
 
 @contextmanager
@@ -183,7 +169,7 @@ def _alone(_: int) -> Iterator[None]:
 @contextmanager
 def _processes(number: int) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_spin_in_own_session, daemon=True) for _ in range(number)]
+    processes = [context.Process(target=_spin_in_own_session, args=(_priority(),), daemon=True) for _ in range(number)]
     for process in processes:
         process.start()
     # They start Python first.
@@ -196,8 +182,15 @@ def _processes(number: int) -> Iterator[None]:
             process.join()
 
 
-def _spin_in_own_session() -> None:
+def _priority() -> str | None:
+    """The priority of this session, if Linux groups processes by session."""
+    return GROUP.read_text().split()[-1] if GROUP.exists() else None
+
+
+def _spin_in_own_session(priority: str | None) -> None:
     os.setsid()
+    if priority is not None:
+        GROUP.write_text(priority)
     while True:
         pass
 
@@ -229,7 +222,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--beside-busy", type=int, default=1, help="busy processes, and workers of the DataLoader")
     parser.add_argument("--repeats", type=int, default=7, help="turns in each condition")
-    parser.add_argument("--wait", type=float, default=0, help="s, until other processes leave the machine idle")
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu-beside-busy.json", help="the JSON file")
     parser.add_argument("--commit", help="that is measured, where there is no git")
     return parser.parse_args()

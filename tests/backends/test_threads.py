@@ -68,9 +68,9 @@ def meter_of(*readings: CPUTimes | None) -> LoadMeter:
         (2.0, 0.0, 2),  # this process waited; the others, too
         (0.0, 2.0, 2),  # this process used both CPUs
         (1.0, 1.0, 2),
-        (0.95, 1.0, 2),  # the system's own work
+        (0.8, 1.0, 2),  # a process that works now and then
         (0.0, 1.0, 1),  # this process had one thread, another process had the other CPU
-        (0.0, 1.3, 1),  # this process had two threads, and another process one
+        (0.0, 1.4, 1),  # this process had two threads, and another process one
         (1.0, 0.0, 1),
         (0.0, 0.3, 1),  # several others
         (0.0, 0.0, 1),
