@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,13 @@ def _alone(_: int) -> Iterator[None]:
 @contextmanager
 def _processes(number: int) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_spin_in_own_session, args=(_priority(),), daemon=True) for _ in range(number)]
+    started = context.Barrier(number + 1)
+    processes = [
+        context.Process(target=_spin_in_own_session, args=(_priority(), started), daemon=True) for _ in range(number)
+    ]
     for process in processes:
         process.start()
-    # They start Python first.
-    time.sleep(3)
+    started.wait()
     try:
         yield
     finally:
@@ -187,10 +190,11 @@ def _priority() -> str | None:
     return GROUP.read_text().split()[-1] if GROUP.exists() else None
 
 
-def _spin_in_own_session(priority: str | None) -> None:
+def _spin_in_own_session(priority: str | None, started: Barrier) -> None:
     os.setsid()
     if priority is not None:
         GROUP.write_text(priority)
+    started.wait()
     while True:
         pass
 

@@ -68,7 +68,7 @@ def meter_of(*readings: CPUTimes | None) -> LoadMeter:
         (2.0, 0.0, 2),  # this process waited; the others, too
         (0.0, 2.0, 2),  # this process used both CPUs
         (1.0, 1.0, 2),
-        (0.8, 1.0, 2),  # a process that works now and then
+        (0.6, 1.0, 2),  # a process that works now and then
         (0.0, 1.0, 1),  # this process had one thread, another process had the other CPU
         (0.0, 1.4, 1),  # this process had two threads, and another process one
         (1.0, 0.0, 1),
