@@ -20,7 +20,7 @@ If the anchors are their own references, a tile above the diagonal also covers i
 needs only one dot product.
 
 On a CPU it uses one thread for each core that other processes leave free, see `_threads`: beside a process that keeps
-one of two cores busy, forward and backward of 4,096 x 128 rows take 0.11 s instead of 3.6 s.
+one of two cores busy, forward and backward of 4,096 x 128 rows take 0.12 s instead of 3.7 s.
 
 The processes of a group, which all hold the same rows, divide the tiles among themselves. Sums over pairs are summed
 over the group, $O(B + C^2)$ numbers. Each process computes the parts without pairs itself.
