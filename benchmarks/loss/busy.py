@@ -8,7 +8,8 @@ Times forward and backward of eager, of blockwise, of blockwise with all threads
 change of the machine's speed affects all of them. A busy process has a session of its own, as one that was
 started in another terminal; Linux gives it as much time as all threads of this one together. Workers of a DataLoader
 are in the session of this process. Each row of the record also says how many CPUs other processes used meanwhile.
-Where it is more than `MAX_OTHERS` while several threads run alone, that time is measured again.
+Each way starts without knowledge of the load and is timed after `WARM_UP_S`.
+Where the use by others is more than `MAX_OTHERS` while several threads run alone, that time is measured again.
 """
 
 import argparse
