@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks.integrations import table as integrations
+from benchmarks.loss import busy
 from benchmarks.loss.figures import draw, graded_table, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
@@ -102,6 +103,34 @@ def test_a_method_is_timed_beside_the_floor(name):
     assert case["both_ms"] > 0
     assert case["floor_both_ms"] > 0
     assert case["both_ms_20"] <= case["both_ms"] <= case["both_ms_80"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="/proc/stat")
+def test_the_loss_is_timed_beside_other_processes(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    monkeypatch.setattr(busy, "WARM_UP_S", 0.01)
+    # This machine may be busy itself.
+    monkeypatch.setattr(busy, "MAX_OTHERS", float("inf"))
+    arguments = ["busy", "--rows", "64", "--dim", "8", "--threads", "2", "--repeats", "1", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    threads = torch.get_num_threads()
+    try:
+        busy.main()
+    finally:
+        torch.set_num_threads(threads)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert list(record["conditions"]) == ["alone", "beside busy processes", "beside DataLoader workers"]
+    for found in record["conditions"].values():
+        assert tuple(found["ways"]) == busy.WAYS
+        assert all(times["median_ms"] > 0 for times in found["ways"].values())
+
+
+def test_the_recorded_loss_beside_a_busy_process_is_as_fast_as_eager_and_one_thread():
+    record = json.loads((busy.RESULTS / "cpu-beside-busy.json").read_text(encoding="utf-8"))
+    for name, found in record["conditions"].items():
+        eager, blockwise, all_threads, one_thread = (found["ways"][way]["median_ms"] for way in busy.WAYS[1:])
+        assert blockwise < eager
+        assert blockwise < 1.05 * min(one_thread, all_threads), name
 
 
 def test_graded_targets_are_timed_in_turn_with_none():

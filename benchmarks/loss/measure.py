@@ -77,9 +77,9 @@ def measure(
         if method.task in ("same", "graded"):
             numbers |= _gate(method, num_rows, problem)
             numbers["loss_error"] = _loss_error(method, problem, forward)
-        alternatives = {"forward": forward, "floor_forward": _floor(problem, 1)}
+        alternatives = {"forward": forward, "floor_forward": floor(problem, 1)}
         if with_backward:
-            alternatives |= {"both": step, "floor_both": _floor(problem, 3)}
+            alternatives |= {"both": step, "floor_both": floor(problem, 3)}
         if method.compared is not None:
             compared = METHODS[method.compared].prepare(problem)
             alternatives |= {"compared_forward": compared, "compared_both": step_of(compared, problem)}
@@ -204,7 +204,7 @@ def _checked(method: Method, error: float, dtype: torch.dtype) -> float:
     return error
 
 
-def _floor(problem: Problem, num_products: int) -> Callable[[], None]:
+def floor(problem: Problem, num_products: int) -> Callable[[], None]:
     """`B x B x D` products of the rows, without keeping B x B numbers."""
     rows = problem.rows.detach()
     block = max(min(FLOOR_ELEMENTS // len(rows), len(rows)), 1)

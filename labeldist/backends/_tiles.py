@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from labeldist.backends._class_sums import add_by_class
+from labeldist.backends._threads import adjust_threads
 from labeldist.distributed import ProcessGroup
 from labeldist.pairs import Batch, ClassPairTables
 
@@ -137,6 +138,7 @@ def tiles(grid: PairGrid, softmaxes: Sequence[Softmax]) -> Iterator[Tile]:
                 softmax.select_columns(columns)
         references = grid.references[columns]
         for rows in of_this_process:
+            adjust_threads()
             anchors = grid.anchors[rows]
             shape = len(anchors), len(references)
             tile = Tile(
