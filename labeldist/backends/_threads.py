@@ -3,7 +3,7 @@ r"""The number of CPU threads of a computation, by the load of the machine.
 Every operation of torch divides its work among all threads and waits for the last of them. On a CPU without an idle
 core, one of the threads waits for another process, and all operations wait for it. On two cores, beside one process
 that is always busy, forward and backward of 4,096 x 128 rows take 3.7 s with two threads and 0.12 s with one; alone,
-they take 0.07 s with two (`benchmarks/results/loss/cpu-beside-busy.json`).
+they take 0.06 s with two (`benchmarks/results/loss/cpu-beside-busy.json`).
 
 So `threads_by_load` takes one thread for each CPU that other processes leave free: the idle CPU time since the last
 reading and the CPU time of this process, divided by the time that has passed, and rounded. On two cores, of which

@@ -178,7 +178,7 @@ def comparison_table(comparison: Comparison, stream: TextIO | None = None) -> st
         *_relation_tables(comparison, width, stream),
     ]
     if comparison.pairs:
-        title = f"Rows confused between two classes, from {baseline}, mean over seeds"
+        title = f"Confused rows of two classes (right rows), mean over seeds, from {baseline}"
         lines += _bold(title, width, stream)
         for objective, pairs in comparison.pairs.items():
             lines += _pair_changes(_name(objective), pairs, baseline, width)
