@@ -327,6 +327,25 @@ def test_the_tiles_run_uncompiled(compiler):
     assert_close(compiled(rows, LABELS), loss(rows, LABELS))
 
 
+@pytest.mark.parametrize("classes_per_group", [2, 4])
+def test_the_mean_over_levels_is_graded_targets_of_one_table(classes_per_group):
+    num_classes, per_class = 2 * classes_per_group, 3
+    labels = torch.arange(num_classes).repeat(per_class)
+    groups = torch.arange(num_classes) // classes_per_group
+    same = (groups[:, None] == groups).double()
+    ldm = torch.ones(num_classes, num_classes, dtype=torch.float64)
+
+    def gradient(*tables):
+        rows = normal(len(labels), 5).requires_grad_()
+        losses = [LabelDistanceContrastiveLoss(ldm, temperature=0.3, relevance=table)(rows, labels) for table in tables]
+        torch.stack(losses).mean().backward()
+        return gradient_of(rows)
+
+    in_class, in_group = per_class - 1, classes_per_group * per_class - 1
+    weight = in_class / (in_class + in_group)
+    assert_close(gradient(None, same), gradient(weight * same.fill_diagonal_(0) + torch.eye(num_classes).double()))
+
+
 def test_a_learned_matrix_and_learned_targets_learn_together():
     ldm, relevance = StaticLDM(nn.Parameter(LDM.clone())), nn.Parameter(RELEVANCE.clone())
     loss = LabelDistanceContrastiveLoss(ldm, temperature=0.3, relevance=relevance)
