@@ -469,6 +469,41 @@ def test_algorithm_1_agrees_with_the_plain_loops(normalization, counts, update_e
 
 
 @brief
+@given(st.lists(matrices(3, 3, st.integers(0, 9).map(float)), max_size=6), st.booleans())
+def test_far_mirrors_near_between_one_and_the_largest_entry(counts, symmetric):
+    near, far = (AdaptiveLDM(3, max_distance=4.0, symmetric=symmetric, use=use) for use in ("near", "far"))
+    for step, table in enumerate(counts):
+        progress = (step + 1) / len(counts)
+        assert near.update(table.long(), progress=progress) == far.update(table.long(), progress=progress)
+    # What the updates have moved of the way from 1, of a sum of 1 + 4 off the diagonal.
+    moved = 1.0
+    for progress, _ in near.history:
+        moved *= progress
+    off = ~torch.eye(3, dtype=torch.bool)
+    assert_close((near.matrix + far.matrix)[off], torch.full((6,), 2 + 3 * (1 - moved)), rtol=1e-5, atol=1e-5)
+    assert torch.equal(far.matrix.diagonal(), torch.ones(3))
+
+
+def test_far_lets_confused_classes_stay_close():
+    ldm = AdaptiveLDM(3, warmup_fraction=0.0, use="far")
+    ldm.update(COUNTS, progress=0.5)
+    # Halfway from 1 to 5 for classes that are never confused; the most confused pair stays at 1.
+    assert_close(ldm.matrix[0], torch.tensor([1.0, 1.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"use": "graded"}, r"use must be 'near' or 'far', got 'graded'\."),
+        ({"use": "far", "normalization": "count"}, r"use='far' needs normalization='rate', .* got 'count'\."),
+    ],
+)
+def test_uses_that_there_are_not_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        AdaptiveLDM(3, **options)
+
+
+@brief
 @given(st.lists(confusion_matrices(max_classes=1), min_size=1, max_size=3))
 def test_a_matrix_of_one_class_stays_at_one(tables):
     ldm = AdaptiveLDM(1)

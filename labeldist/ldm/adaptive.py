@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,9 +40,13 @@ class AdaptiveLDM(LabelDistanceMatrix):
         max_distance: entry of the most confused pair with `normalization="rate"`, > 0.
         normalization: `"rate"`, or `"count"` for the paper's literal form.
         symmetric: average both directions of confusion.
+        use: `"near"` gives the classes that are confused most the largest entries: the paper's idea. `"far"` gives them
+            the smallest, so that they may stay close: off the diagonal, $1 + \text{max\_distance} - \mathrm{LDM}'$ takes
+            the place of `LDM'`. See `labeldist.relation`.
 
     Raises:
-        ValueError: if an argument lies outside its range.
+        ValueError: if an argument lies outside its range, or `use="far"` is combined with `normalization="count"`,
+            whose entries have no upper limit.
 
     Examples:
         >>> ldm = AdaptiveLDM(2, warmup_fraction=0.2)
@@ -65,6 +70,7 @@ class AdaptiveLDM(LabelDistanceMatrix):
         max_distance: float = 5.0,
         normalization: Normalization = "rate",
         symmetric: bool = True,
+        use: Literal["near", "far"] = "near",
     ):
         names = resolve_names(class_names, num_classes)
         super().__init__(torch.ones(len(names), len(names)), class_names=names)
@@ -74,11 +80,18 @@ class AdaptiveLDM(LabelDistanceMatrix):
             raise ValueError(f"update_every must be at least 1, got {update_every}.")
         check_max_distance(max_distance)
         check_normalization(normalization)
+        if use not in ("near", "far"):
+            raise ValueError(f"use must be 'near' or 'far', got {use!r}.")
+        if use == "far" and normalization != "rate":
+            raise ValueError(
+                f"use='far' needs normalization='rate', whose entries end at max_distance, got {normalization!r}."
+            )
         self.warmup_fraction = warmup_fraction
         self.update_every = update_every
         self.max_distance = max_distance
         self.normalization: Normalization = normalization
         self.symmetric = symmetric
+        self.use: Literal["near", "far"] = use
         self.num_evaluations = 0
         self.num_updates = 0
         self._history: deque[tuple[float, Tensor]] = deque(maxlen=_num_kept(len(names)))
@@ -116,6 +129,8 @@ class AdaptiveLDM(LabelDistanceMatrix):
         target = distances_from_confusion(
             counts, max_distance=self.max_distance, normalization=self.normalization, symmetric=self.symmetric
         ).to(self.matrix)
+        if self.use == "far":
+            target = (1 + self.max_distance - target).fill_diagonal_(1)
         self.num_evaluations += 1
         self.epsilon = 1 - progress
         # Algorithm 1, line 4: strictly after the warm-up.

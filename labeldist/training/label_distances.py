@@ -112,10 +112,12 @@ def choose_matrix(
         max_distance=matrix.max_distance,
         normalization=matrix.normalization,
         symmetric=matrix.symmetric,
+        use=matrix.adaptive_use,
     )
+    pushes = "" if matrix.adaptive_use == "near" else ", pushes classes apart that are not confused"
     if matrix.confusion_from == "validation":
-        return MatrixChoice(ldm, "learned from the validation set's confusions")
-    return MatrixChoice(ldm, f"learned from confusions in {matrix.folds}-fold cross-validation", count())
+        return MatrixChoice(ldm, f"learned from the validation set's confusions{pushes}")
+    return MatrixChoice(ldm, f"learned from confusions in {matrix.folds}-fold cross-validation{pushes}", count())
 
 
 def needs_counting(objective: Objective, settings: RunSettings) -> bool:

@@ -293,6 +293,14 @@ def test_a_permuted_relation_is_another_one_of_the_same_entries(corpus, objectiv
     assert "between randomly exchanged classes" in choose(objective, corpus, order=ORDER).source
 
 
+def test_an_adaptive_matrix_may_push_far(corpus):
+    choice = choose("adaptive", corpus, adaptive_use="far")
+    assert choice.ldm.use == "far"
+    assert choice.source.endswith("confusions, pushes classes apart that are not confused")
+    with pytest.raises(UserError, match=r"--adaptive-use far needs --normalization rate"):
+        check_settings(settings_of("tickets", matrix=MatrixSettings(adaptive_use="far", normalization="count")))
+
+
 def test_far_has_to_beat_far_between_exchanged_classes():
     found = compare(TEXTS[:60], LABELS[:60], objectives=["far", "far-permuted"], seeds=[0], order=list(ORDER), **SMALL)
     assert found.comparison.controls == ("far-permuted",)
