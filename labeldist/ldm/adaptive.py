@@ -41,8 +41,8 @@ class AdaptiveLDM(LabelDistanceMatrix):
         normalization: `"rate"`, or `"count"` for the paper's literal form.
         symmetric: average both directions of confusion.
         use: `"near"` gives the classes that are confused most the largest entries: the paper's idea. `"far"` gives them
-            the smallest, so that they may stay close: off the diagonal, $1 + \text{max\_distance} - \mathrm{LDM}'$ takes
-            the place of `LDM'`. See `labeldist.relation`.
+            the smallest, so that they may stay close: off the diagonal, $1 + \text{max\_distance} - \mathrm{LDM}'$
+            takes the place of `LDM'`. See `labeldist.relation`.
 
     Raises:
         ValueError: if an argument lies outside its range, or `use="far"` is combined with `normalization="count"`,
