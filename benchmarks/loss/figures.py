@@ -84,7 +84,7 @@ def graded_table(*records: dict[str, Any]) -> str:
             device alone, of a CUDA graph, is known of both.
     """
     lines = [
-        "| classes | rows x dim | forward+backward, ms | with graded targets | ratio | on the device alone |",
+        "| classes | rows x dim | plain, ms | graded, ms | ratio | ratio on the device |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
     for record in records:
