@@ -5,9 +5,12 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from labeldist.messages import cut, escape_controls
@@ -28,27 +31,27 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted.
     """
     command: Any = None
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            # A terminal that cannot show a character gets its code, not a traceback.
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        argv = sys.argv[1:] if argv is None else argv
-        if argv == ["--version"]:
-            from labeldist import __version__
+    with _interrupts_end_imports(lambda: _say_interrupted(command)):
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                # A terminal that cannot show a character gets its code, not a traceback.
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
+            argv = sys.argv[1:] if argv is None else argv
+            if argv == ["--version"]:
+                from labeldist import __version__
 
-            print(f"labeldist {__version__}")
+                print(f"labeldist {__version__}")
+                return 0
+            command = _parsed(argv)
+            return _carried_out(command, _parsed_with_few_labels(command, argv))
+        except BrokenPipeError:
+            # The reader (head, less) has gone: nothing is left to say, not even at exit.
+            _forget_output()
             return 0
-        command = _parsed(argv)
-        return _carried_out(command, _parsed_with_few_labels(command, argv))
-    except BrokenPipeError:
-        # The reader (head, less) has gone: nothing is left to say, not even at exit.
-        _forget_output()
-        return 0
-    except KeyboardInterrupt:
-        # At any moment, be it in the middle of an import.
-        _say_interrupted(command)
-        return 130
+        except KeyboardInterrupt:
+            _say_interrupted(command)
+            return 130
 
 
 def _speaks() -> bool:
@@ -132,6 +135,38 @@ def _refuse(sentence: str) -> int:
         line = wrap_for(sys.stderr, line)
     print(line, file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def _interrupts_end_imports(say: Callable[[], None]) -> Iterator[None]:
+    """Within it, Ctrl-C in the middle of an import ends the process at once.
+
+    As an exception it would pass through the code of other packages: torch, for one, takes an interrupted import of
+    numpy for a missing numpy, and goes on with a module of which a half is there.
+    """
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not is_ours:
+        yield
+        return
+
+    def end_or_raise(number: int, frame: FrameType | None) -> None:
+        at: FrameType | None = frame
+        while at is not None:
+            if at.f_code.co_filename.startswith("<frozen importlib"):
+                say()
+                sys.stderr.flush()
+                os._exit(130)
+            at = at.f_back
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, end_or_raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say_interrupted(command: Any) -> None:
