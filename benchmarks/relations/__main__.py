@@ -1,8 +1,8 @@
 """What a relation of the classes does: comparisons of every objective that uses one, with all controls.
 
 python -m benchmarks.relations --output benchmarks/results/relations          # every cell; a GPU or several
-python -m benchmarks.relations --cells sst5-20 trec50-10 --seeds 0 1 --jobs 4 --output /tmp/relations
-python -m benchmarks.relations --cells unseen-trec50 --output /tmp/relations
+python -m benchmarks.relations --cells sst5-20 trec50-10 --seeds 0 1 --jobs 4 --output trial
+python -m benchmarks.relations --cells unseen-trec50 --output trial
 
 A cell is one `labeldist compare` on a corpus in $LABELDIST_DATA and a number of labels a class. Its command is in its
 record. Cells run beside one another and share the jobs; the GPUs are taken in turns. The folder `--work` keeps the
@@ -19,8 +19,8 @@ import json
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,11 @@ class Corpus:
         relation: flags that describe how its classes are related.
         measure: what the verdict is about.
         shots: labels a class that are compared; `None` for all rows.
-        options: flags that were chosen on validation rows.
     """
 
     relation: tuple[str, ...]
     measure: str
     shots: tuple[int | None, ...]
-    options: tuple[str, ...] = ()
 
 
 CORPORA = {
@@ -73,14 +71,13 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
     jobs = [max(1, (options.jobs + place) // len(options.cells)) for place in range(len(options.cells))]
-    threads = [
-        threading.Thread(target=_carry_out, args=(cell, place, number, options))
-        for place, (cell, number) in enumerate(zip(options.cells, jobs, strict=True))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(options.cells)) as together:
+        done = [
+            together.submit(_carry_out, cell, place, number, options)
+            for place, (cell, number) in enumerate(zip(options.cells, jobs, strict=True))
+        ]
+    if failed := [cell for cell, one in zip(options.cells, done, strict=True) if not one.result()]:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _options() -> argparse.Namespace:
@@ -95,11 +92,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--options", default="", help="more flags of `labeldist compare`, in one string")
     parser.add_argument("--suffix", default="", help="of the names of folders and records, for other options")
     parser.add_argument("--commit", help="that is measured, where there is no git")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.development and (unseen := [cell for cell in options.cells if cell in UNSEEN]):
+        parser.error(f"--development has no rows for {', '.join(unseen)}: name other --cells")
+    return options
 
 
-def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) -> None:
-    """One cell, from its command to its record."""
+def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) -> bool:
+    """One cell, from its command to its record; whether there is one."""
     folder = options.work / f"{cell}{options.suffix}"
     flags = flags_of(cell, options.work, is_development=options.development) + tuple(options.options.split())
     objectives = options.objectives or (UNSEEN_OBJECTIVES if cell in UNSEEN else OBJECTIVES)
@@ -110,14 +110,15 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
         done = subprocess.run(command, stdout=output, stderr=output, env=environment(place), check=False)
     if done.returncode:
         print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
-        return
+        return False
     note = "The packaged all-MiniLM-L6-v2, tuned as a whole."
     record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
     if cell in UNSEEN:
-        record["unseen"] = _unseen_measures(cell, folder, options)
+        record["unseen"] = _unseen_measures(cell, folder)
     path = options.output / f"{cell}{options.suffix}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)
+    return True
 
 
 def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[str, ...]:
@@ -135,7 +136,7 @@ def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[st
         folder = development(name, work / f"{name}-data") if is_development else DATA / name
         data = ("--data", str(folder), *(() if shots == "all" else ("--shots", shots)))
     corpus = CORPORA[name]
-    return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS, *corpus.options)
+    return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS)
 
 
 def unseen_classes(class_names: Sequence[str], separator: str) -> list[str]:
@@ -165,7 +166,7 @@ def _without_unseen(name: str, folder: Path) -> Path:
     return folder
 
 
-def _unseen_measures(cell: str, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _unseen_measures(cell: str, folder: Path) -> list[dict[str, Any]]:
     """Graded retrieval among rows of the classes that no run saw, of each run."""
     import torch
 

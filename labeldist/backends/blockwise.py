@@ -27,6 +27,7 @@ over the group, $O(B + C^2)$ numbers. Each process computes the parts without pa
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,9 +35,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import threshold
 
+from labeldist.backends._by_load import SECOND_DERIVATIVE, losses_by_load
 from labeldist.backends._class_sums import ClassRows, ClassSums, class_sizes
 from labeldist.backends._targets import class_targets, few_class_targets, target_tables
-from labeldist.backends._threads import threads_by_load
 from labeldist.backends._tiles import LN_2, PairGrid, RowGradients, Softmax, softmaxes_of, tile_rows_for, tiles
 from labeldist.distributed import ProcessGroup, SingleProcess
 from labeldist.functional import AnchorLosses, unit_rows
@@ -49,9 +50,6 @@ __all__ = ["anchor_losses"]
 TILE_ROWS = 768
 # With fewer pairs, by "auto" not computed here, one pass takes 1 ms, and choosing the number of threads 0.1 ms of it.
 MIN_PAIRS_BY_LOAD = 2**18
-SECOND_DERIVATIVE = (
-    "The blockwise loss can be differentiated once, got a second derivative. Use backend='eager' for that."
-)
 # Graded targets of more classes use only the entries above 0, if these are few, or else the classes that occur in the
 # batch. Finding either synchronizes with a GPU, where the product over all classes takes little time: so on a CPU only.
 MAX_CLASSES_UNSELECTED = 64
@@ -126,67 +124,7 @@ def _run(batch: Batch, tables: ClassPairTables, options: TileOptions) -> AnchorL
     # The processes of a group must round alike.
     if batch.embeddings.device.type != "cpu" or num_pairs < MIN_PAIRS_BY_LOAD or options.group.size > 1:
         return _anchor_losses(batch, tables, options)
-    if torch.is_grad_enabled():
-        tensors = batch.embeddings, batch.ref_emb, tables.scale, tables.bias, tables.relevance
-        return AnchorLosses(*_ThreadsByLoad.apply(batch, tables, options, *tensors))
-    with threads_by_load():
-        return _anchor_losses(batch, tables, options)
-
-
-class _ThreadsByLoad(Function):
-    """The losses, `(B,)`, and the mask of valid anchors, with one thread for each free CPU in both passes.
-
-    Autograd runs the backward pass of each operation with the caller's number of threads. Beside a busy process, the
-    few operations on all rows would then take longer than the tiles. So the forward pass records a graph of its own,
-    and the backward pass runs it.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        batch: Batch,
-        tables: ClassPairTables,
-        options: TileOptions,
-        embeddings: Tensor,
-        ref_emb: Tensor | None,
-        scale: Tensor,
-        bias: Tensor,
-        relevance: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        tensors = embeddings, ref_emb, scale, bias, relevance
-        needed = ctx.needs_input_grad[3:]
-        leaves = [
-            None if tensor is None else tensor.detach().requires_grad_(is_needed)
-            for tensor, is_needed in zip(tensors, needed, strict=True)
-        ]
-        batch = batch._replace(embeddings=leaves[0], ref_emb=leaves[1])
-        tables = tables._replace(scale=leaves[2], bias=leaves[3], relevance=leaves[4])
-        with torch.enable_grad(), threads_by_load():
-            losses, is_valid = _anchor_losses(batch, tables, options)
-        ctx.save_for_backward(*tensors)
-        ctx.graph = losses, [leaf for leaf, is_needed in zip(leaves, needed, strict=True) if is_needed]
-        ctx.mark_non_differentiable(is_valid)
-        return losses.detach(), is_valid
-
-    @staticmethod
-    def backward(ctx, grad: Tensor, _):  # pyright: ignore[reportIncompatibleMethodOverride] # torch declares *grads
-        found = iter(_ThreadsByLoadGradient.apply(grad, ctx.graph, *ctx.saved_tensors))
-        return None, None, None, *(next(found) if is_needed else None for is_needed in ctx.needs_input_grad[3:])
-
-
-class _ThreadsByLoadGradient(Function):
-    """The backward pass of `_ThreadsByLoad`, as a function whose own backward pass raises a clear error."""
-
-    @staticmethod
-    def forward(ctx, grad: Tensor, graph: tuple[Tensor, list[Tensor]], *_: Tensor) -> tuple[Tensor, ...]:
-        losses, leaves = graph
-        with threads_by_load():
-            # The caller may want a second pass.
-            return torch.autograd.grad(losses, leaves, grad, retain_graph=True, materialize_grads=True)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        raise RuntimeError(SECOND_DERIVATIVE)
+    return losses_by_load(partial(_anchor_losses, options=options), batch, tables)
 
 
 def _anchor_losses(batch: Batch, tables: ClassPairTables, options: TileOptions) -> AnchorLosses:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -346,24 +347,30 @@ def test_equal_distances_measure_no_mistake(tickets, tmp_path):
     assert metrics.test.mistake_severity is None
 
 
+class KilledError(Exception):
+    """What a kill does to a run, without its process."""
+
+
+def train_until_killed(folder: Path, settings: RunSettings, objective: Any) -> list[Path]:
+    """A run of which all but the results is there; its checkpoints, the newest last."""
+
+    def kill(*arguments, **options):
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labeldist.training.run.predict_batches", kill)
+        with pytest.raises(KilledError):
+            train(folder, settings, objective)
+    return sorted((folder / "checkpoints").glob("*"), key=lambda path: int(path.name.split("-")[1]))
+
+
 @pytest.mark.parametrize("objective", ["ce", "static"])
 def test_other_objectives_go_on_to_the_same_results_too(tickets, tmp_path, objective):
     settings = settings_of(tickets, epochs=4)
     train(tmp_path / "whole", settings, objective)
 
-    class KilledError(Exception):
-        pass
-
-    def kill(*arguments, **options):
-        raise KilledError
-
-    # The work of a kill without its process: all but the results is there.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labeldist.training.run.predict_batches", kill)
-        with pytest.raises(KilledError):
-            train(tmp_path / "cut", settings, objective)
-    newest = max((tmp_path / "cut/checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
-    shutil.rmtree(newest)
+    saved = train_until_killed(tmp_path / "cut", settings, objective)
+    shutil.rmtree(saved[-1])
     resume_run(tmp_path / "cut", QUIET)
     for name in ("metrics.json", "predictions.jsonl", "model/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -469,17 +476,7 @@ def test_without_validation_rows_checkpoints_are_kept_by_time(tickets, tmp_path,
     settings = replace(settings, data=DataSettings((str(tickets),), validation_fraction=0.0))
     train(tmp_path / "whole", settings, "contrastive")
 
-    class KilledError(Exception):
-        pass
-
-    def kill(*arguments, **options):
-        raise KilledError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labeldist.training.run.predict_batches", kill)
-        with pytest.raises(KilledError):
-            train(tmp_path / "cut", settings, "contrastive")
-    saved = sorted((tmp_path / "cut/checkpoints").glob("*"), key=lambda path: int(path.name.split("-")[1]))
+    saved = train_until_killed(tmp_path / "cut", settings, "contrastive")
     # The newest and the one before it.
     assert len(saved) == num_saved
     if saved:

@@ -161,12 +161,16 @@ def change(difference: float, measure: MeasureSpec) -> str:
     Examples:
         >>> change(0.0132, MEASURES["accuracy"]), change(-0.02134, MEASURES["mean-absolute-error"])
         ('+1.3', '-0.021')
+        >>> change(0.0004, MEASURES["expected-cost"])  # not "0", which would say that nothing changed
+        '+0.0004'
     """
     if measure.is_fraction:
         return points(difference)
-    # Three decimals, so that a difference and the ends of its interval have the same; of large costs fewer.
-    rounded = f"{difference:+.3f}" if abs(difference) < 10 else f"{difference:+,.4g}"
-    return "0" if float(rounded.replace(",", "")) == 0 else rounded
+    # Three decimals, so that a difference and the ends of its interval have the same; of large costs fewer, of tiny
+    # ones the first digit that is not 0.
+    if abs(difference) >= 10:
+        return f"{difference:+,.4g}"
+    return f"{difference:+.3f}" if abs(difference) >= 0.0005 else f"{difference:+.1g}" if difference else "0"
 
 
 def _gain(margin: float, measure: MeasureSpec) -> str:
