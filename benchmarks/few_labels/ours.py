@@ -47,7 +47,8 @@ class Options:
         label_text_rows: whether the label texts are rows to train on.
         head: what predicts: the class layer that was trained along, or a logistic regression on the tuned vectors.
         is_mixed: whether to train in bfloat16 autocast on a GPU.
-        tuned_share: of the tuned encoder's weights in the final ones; the rest is of those it came with.
+        tuned_share: fraction of the tuned weights in the encoder's final weights, from 0 to 1; the rest are its weights
+            before tuning.
     """
 
     steps: int | None = None
