@@ -192,7 +192,14 @@ print(code, sorted(heavy), file=sys.stderr)
 TELL_WHEN_IT_BEGINS = (
     WITHOUT_PUBLIC_NAMES
     + """
-print("begun", flush=True)
+import signal, threading, time
+
+def tell_when_interrupts_are_handled():
+    while signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        time.sleep(0.001)
+    print("begun", flush=True)
+
+threading.Thread(target=tell_when_interrupts_are_handled, daemon=True).start()
 sys.exit(main(sys.argv[2:]))
 """
 )

@@ -13,6 +13,7 @@ Where the use by others is more than `MAX_OTHERS` while several threads run alon
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -187,14 +188,19 @@ def _processes(number: int) -> Iterator[None]:
 
 
 def _priority() -> str | None:
-    """The priority of this session, if Linux groups processes by session."""
-    return GROUP.read_text().split()[-1] if GROUP.exists() else None
+    """The priority of this session, if Linux groups processes by session.
+
+    Some sandboxes have the file, but nothing in it.
+    """
+    words = GROUP.read_text().split() if GROUP.exists() else []
+    return words[-1] if words else None
 
 
 def _spin_in_own_session(priority: str | None, started: Barrier) -> None:
     os.setsid()
     if priority is not None:
-        GROUP.write_text(priority)
+        with contextlib.suppress(OSError):  # in a sandbox that does not let it be set
+            GROUP.write_text(priority)
     started.wait()
     while True:
         pass

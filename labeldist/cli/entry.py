@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted.
     """
     command: Any = None
-    with _interrupts_end_imports(lambda: _say_interrupted(command)):
-        try:
+    try:
+        with _interrupts_end_imports(lambda: _say_interrupted(command)):
             for stream in (sys.stdout, sys.stderr):
                 # A terminal that cannot show a character gets its code, not a traceback.
                 if isinstance(stream, io.TextIOWrapper):
@@ -45,13 +45,13 @@ def main(argv: list[str] | None = None) -> int:
                 return 0
             command = _parsed(argv)
             return _carried_out(command, _parsed_with_few_labels(command, argv))
-        except BrokenPipeError:
-            # The reader (head, less) has gone: nothing is left to say, not even at exit.
-            _forget_output()
-            return 0
-        except KeyboardInterrupt:
-            _say_interrupted(command)
-            return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is left to say, not even at exit.
+        _forget_output()
+        return 0
+    except KeyboardInterrupt:
+        _say_interrupted(command)
+        return 130
 
 
 def _speaks() -> bool:
