@@ -170,7 +170,8 @@ class LabelDistanceContrastiveLoss(BaseMetricLossFunction):
             # Users move the model, but rarely the loss. Outside inference mode, so that training can use the buffer.
             with torch.inference_mode(False):
                 self.relevance = table = table.to(rows.device)
-        return tables._replace(relevance=table.to(tables.scale))
+        # Not _replace: torch.compile of 2.11 cannot pass what that returns on to uncompiled code.
+        return ClassPairTables(*tables[:4], relevance=table.to(tables.scale))
 
     @contextmanager
     def sharded_over(self, group: ProcessGroup) -> Iterator[None]:
