@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from labeldist.memory import CrossBatchMemory
     from labeldist.miners import LabelDistanceMiner
     from labeldist.reducers import ValidAnchorMeanReducer
-    from labeldist.relation import RelatedCrossEntropy, Relation
+    from labeldist.relation import AdaptiveRelevance, RelatedCrossEntropy, Relation
     from labeldist.samplers import LabelDistanceBatchSampler
     from labeldist.wrappers import DistributedLossWrapper, DistributedMinerWrapper, TwoViewLoss
 
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveLDM",
+    "AdaptiveRelevance",
     "CachedGradients",
     "ConfusedPair",
     "CrossBatchMemory",
@@ -66,6 +67,7 @@ __all__ = [
 # The imports above, as they happen: a test holds that both say the same.
 _HOMES = {
     "AdaptiveLDM": "ldm",
+    "AdaptiveRelevance": "relation",
     "CachedGradients": "cached",
     "ConfusedPair": "confusion",
     "CrossBatchMemory": "memory",

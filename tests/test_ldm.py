@@ -494,7 +494,7 @@ def test_far_lets_confused_classes_stay_close():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"use": "graded"}, r"use must be 'near' or 'far', got 'graded'\."),
+        ({"use": "graded"}, r"use must be 'near' or 'far', got 'graded'\. .*labeldist\.AdaptiveRelevance"),
         ({"use": "far", "normalization": "count"}, r"use='far' needs normalization='rate', .* got 'count'\."),
     ],
 )

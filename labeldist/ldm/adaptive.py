@@ -41,8 +41,8 @@ class AdaptiveLDM(LabelDistanceMatrix):
         normalization: `"rate"`, or `"count"` for the paper's literal form.
         symmetric: average both directions of confusion.
         use: `"near"` gives the classes that are confused most the largest entries: the paper's idea. `"far"` gives them
-            the smallest, so that they may stay close: off the diagonal, $1 + \text{max\_distance} - \mathrm{LDM}'$
-            takes the place of `LDM'`. See `labeldist.relation`.
+            the smallest, so that they may stay close: off the diagonal, $1 + m - \mathrm{LDM}'$ takes the place of
+            `LDM'`, with $m$ = `max_distance`. See `labeldist.relation`.
 
     Raises:
         ValueError: if an argument lies outside its range, or `use="far"` is combined with `normalization="count"`,
@@ -81,7 +81,8 @@ class AdaptiveLDM(LabelDistanceMatrix):
         check_max_distance(max_distance)
         check_normalization(normalization)
         if use not in ("near", "far"):
-            raise ValueError(f"use must be 'near' or 'far', got {use!r}.")
+            cure = " Graded targets that learn are labeldist.AdaptiveRelevance." if use == "graded" else ""
+            raise ValueError(f"use must be 'near' or 'far', got {use!r}.{cure}")
         if use == "far" and normalization != "rate":
             raise ValueError(
                 f"use='far' needs normalization='rate', whose entries end at max_distance, got {normalization!r}."

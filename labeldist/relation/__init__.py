@@ -10,11 +10,12 @@ groups, pairs, costs, texts, vectors or confusions. Its methods make a table for
 | `relevance` | targets (Eq. 13) | $w\, \mathrm{closeness}$, or 0 below `level` | related rows are weak positives |
 
 with $m$ = `max_distance` and $w$ = `weight`. The diagonal of each table is 1. `RelatedCrossEntropy` uses the relation
-in the classification loss: as soft labels, or as a margin.
+in the classification loss: as soft labels, or as a margin. `AdaptiveRelevance` learns graded targets from confusions.
 """
 
+from labeldist.relation.adaptive import AdaptiveRelevance
 from labeldist.relation.cross_entropy import RelatedCrossEntropy
 from labeldist.relation.description import Relation
 from labeldist.relation.entries import cosine_gap, max_distance_for
 
-__all__ = ["RelatedCrossEntropy", "Relation", "cosine_gap", "max_distance_for"]
+__all__ = ["AdaptiveRelevance", "RelatedCrossEntropy", "Relation", "cosine_gap", "max_distance_for"]

@@ -1,5 +1,6 @@
 """Tables of closeness from class names, vectors and tables of unlikeness."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,19 @@ def checked_closeness(value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"closeness must lie in [0, 1], got {value}.")
     return float(value)
+
+
+def check_relevance_options(weight: float, level: float) -> None:
+    """Raise `ValueError` unless `weight` is finite and at least 0, and `level` lies in [0, 1]."""
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight must be a finite number of at least 0, got {weight}.")
+    if not 0 <= level <= 1:
+        raise ValueError(f"level must lie in [0, 1], got {level}.")
+
+
+def relevance_of(closeness: Tensor, weight: float, level: float) -> Tensor:
+    """Graded targets, `(C, C)`: `weight` times the closeness, 0 below `level`, and 1 on the diagonal."""
+    return (weight * closeness).masked_fill(closeness < level, 0).fill_diagonal_(1)
 
 
 def of_unlikeness(values: ArrayLike, one: str, many: str) -> Tensor:

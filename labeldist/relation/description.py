@@ -1,7 +1,6 @@
 """The class that describes how closely classes are related."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,14 @@ from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.ldm.distances import check_max_distance
 from labeldist.ldm.hierarchy import Hierarchy, common_ancestor_depths, deepest_leaf
 from labeldist.messages import listed, shown
-from labeldist.relation.closeness import checked_closeness, of_names, of_unlikeness, of_vectors
+from labeldist.relation.closeness import (
+    check_relevance_options,
+    checked_closeness,
+    of_names,
+    of_unlikeness,
+    of_vectors,
+    relevance_of,
+)
 from labeldist.relation.files import check_same_classes, parse_relation, read_text, text_of_table
 
 __all__ = ["Relation", "matrix_of_candidates"]
@@ -245,11 +251,8 @@ class Relation:
                     [0.1000, 1.0000, 0.1000],
                     [0.0000, 0.1000, 1.0000]])
         """
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a finite number of at least 0, got {weight}.")
-        if not 0 <= level <= 1:
-            raise ValueError(f"level must lie in [0, 1], got {level}.")
-        return (weight * self.closeness).masked_fill(self.closeness < level, 0).fill_diagonal_(1)
+        check_relevance_options(weight, level)
+        return relevance_of(self.closeness, weight, level)
 
     # The same relation, changed
 

@@ -160,8 +160,9 @@ class MatrixSettings:
     """adaptive: confusion rates scaled to max_distance, or the raw counts (the paper's literal form)."""
     symmetric: bool = True
     """adaptive: average both directions of confusion."""
-    adaptive_use: Literal["near", "far"] = field(default="near", metadata=ADDED)
-    """adaptive: push confused classes apart harder (`near`, the paper), or all others (`far`)."""
+    adaptive_use: Literal["near", "far", "graded"] = field(default="near", metadata=ADDED)
+    """adaptive: push confused classes apart harder (`near`, the paper), or all others (`far`).
+    `graded`: rows of confused classes are weak positives."""
     order: tuple[str, ...] = ()
     """All classes from one end to the other, such as `bad fair good`: the relation for near, far and graded.
     The run then measures the mean absolute error in steps of this order."""
@@ -340,8 +341,12 @@ def check_settings(settings: RunSettings) -> None:
         raise UserError("Give the relation of the classes either by --order or by --relation-file, not by both.")
     if data.hierarchy is not None and data.hierarchy_separator is not None:
         raise UserError("Give the groups of classes either by --hierarchy or by --hierarchy-separator, not by both.")
-    if matrix.adaptive_use == "far" and matrix.normalization != "rate":
-        raise UserError("--adaptive-use far needs --normalization rate: raw counts have no upper limit.")
+    if matrix.adaptive_use != "near" and matrix.normalization != "rate":
+        raise UserError(
+            f"--adaptive-use {matrix.adaptive_use} needs --normalization rate: raw counts have no upper limit."
+        )
+    if matrix.adaptive_use == "graded" and not matrix.max_distance > 1:
+        raise UserError(f"--adaptive-use graded needs a --max-distance above 1, got {matrix.max_distance:g}.")
     if data.hierarchy_separator == "":
         raise UserError("--hierarchy-separator must have at least one character.")
     if loss.focal_gamma and loss.label_smoothing:

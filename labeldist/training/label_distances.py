@@ -13,7 +13,7 @@ from torch import Tensor
 from labeldist.confusion import confusion_counts, most_confused_pairs
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix, StaticLDM
-from labeldist.relation import Relation
+from labeldist.relation import AdaptiveRelevance, Relation
 from labeldist.training import processes
 from labeldist.training.atomic import read_json, write_json
 from labeldist.training.classification import with_coarse_labels
@@ -42,17 +42,19 @@ class MatrixChoice:
     """The matrix of one run and where it came from.
 
     Attributes:
-        ldm: `None` for cross-entropy alone.
+        ldm: `None` for cross-entropy alone. Under learned graded targets the loss has ones, and this is the matrix that
+            they are computed from.
         summary: what was taken, in words, without the pairs.
         confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
-        relevance: graded targets, `(C, C)`; `None` where only rows of the same class are positives.
+        relevance: graded targets, `(C, C)`; or a module of them that learns; `None` where only
+            rows of the same class are positives.
         pairs: names of the classes that were pushed apart as pairs, if any.
     """
 
     ldm: LabelDistanceMatrix | None
     summary: str
     confusion: Tensor | None = None
-    relevance: Tensor | None = None
+    relevance: Tensor | AdaptiveRelevance | None = None
     pairs: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -104,6 +106,10 @@ def choose_matrix(
         summary = f"{mean:.3g} between all classes, the mean of this static matrix: {static.summary}"
         return MatrixChoice(flat, summary, pairs=static.pairs)
     assert kind == "adaptive"
+    return _adaptive(settings, names, count)
+
+
+def _adaptive(settings: RunSettings, names: tuple[str, ...], count: Callable[[], Tensor]) -> MatrixChoice:
     matrix = settings.matrix
     ldm = AdaptiveLDM(
         class_names=names,
@@ -112,12 +118,23 @@ def choose_matrix(
         max_distance=matrix.max_distance,
         normalization=matrix.normalization,
         symmetric=matrix.symmetric,
-        use=matrix.adaptive_use,
+        use="far" if matrix.adaptive_use == "far" else "near",
     )
-    pushes = "" if matrix.adaptive_use == "near" else ", pushes classes apart that are not confused"
-    if matrix.confusion_from == "validation":
-        return MatrixChoice(ldm, f"learned from the validation set's confusions{pushes}")
-    return MatrixChoice(ldm, f"learned from confusions in {matrix.folds}-fold cross-validation{pushes}", count())
+    is_validation = matrix.confusion_from == "validation"
+    where = "the validation set's confusions"
+    if not is_validation:
+        where = f"confusions in {matrix.folds}-fold cross-validation"
+    relevance, summary = None, f"learned from {where}"
+    if matrix.adaptive_use == "far":
+        summary += ", pushes classes apart that are not confused"
+    elif matrix.adaptive_use == "graded":
+        weight, level = matrix.relevance_weight, matrix.relevance_level
+        relevance = AdaptiveRelevance(ldm, weight=weight, level=level)
+        summary = (
+            f"1 between all classes; rows of confused classes are weak positives, of relevance up to {weight:.3g}, "
+            f"learned from {where}"
+        )
+    return MatrixChoice(ldm, summary, None if is_validation else count(), relevance)
 
 
 def needs_counting(objective: Objective, settings: RunSettings) -> bool:

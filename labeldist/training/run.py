@@ -12,7 +12,9 @@ import torch
 from labeldist.coarse import FineLabelsOnly
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
+from labeldist.ldm import StaticLDM
 from labeldist.losses import LabelDistanceContrastiveLoss
+from labeldist.relation import AdaptiveRelevance
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.calibration import calibration_of
@@ -55,7 +57,7 @@ from labeldist.training.reporting.saving import save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
 from labeldist.training.run_results import (
-    matrix_of_best_epoch,
+    tables_of_best_epoch,
     write_map,
     write_matrix,
     write_nearest,
@@ -330,17 +332,23 @@ def _carry_out(
         if frozen_head is not None:
             # The fitted layer has seen none of these rows.
             accuracies = [float((found.argmax(dim=1).numpy() == labels).mean())]
-    matrix, num_updates = matrix_of_best_epoch(choice.ldm, fitted.log_history)
+    tables = tables_of_best_epoch(choice, fitted.log_history)
+    num_updates = 0 if tables is None else tables.num_updates
     results = evaluate_predictions(
         corpus.test.labels,
         predictions.probabilities,
         classes,
         corpus.test.texts,
         vectors=predictions.vectors,
-        matrix=None if matrix is None else matrix.numpy(force=True),
+        matrix=None if tables is None else tables.matrix.numpy(force=True),
     )
-    tables = measure_tables(settings, classes)
-    results = with_relation(results, corpus.test.labels, predictions.probabilities, tables, vectors=predictions.vectors)
+    results = with_relation(
+        results,
+        corpus.test.labels,
+        predictions.probabilities,
+        measure_tables(settings, classes),
+        vectors=predictions.vectors,
+    )
     _say_what_happened(spec, fitted, num_updates, options.say)
     metrics = RunMetrics(
         objective=spec.objective,
@@ -356,8 +364,8 @@ def _carry_out(
     model.name_classes(classes)
     model.save(run.model)
     tokenizer.save_pretrained(run.model)
-    if matrix is not None:
-        write_matrix(choice, matrix, run.matrix)
+    if tables is not None:
+        write_matrix(choice, tables, run.matrix)
     write_predictions(corpus.test, classes, predictions.probabilities, run.predictions)
     # What follows is looked at, and no part of the training. The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
@@ -383,7 +391,7 @@ def _carry_out(
             corpus.test.labels,
             results.confusion,
             projection=projection,
-            matrix=None if matrix is None else matrix.numpy(force=True),
+            matrix=None if tables is None else tables.matrix.numpy(force=True),
             history=fitted.log_history,
             progress=options.progress,
         )
@@ -425,8 +433,9 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
         options["classification"] = classification
     if choice.ldm is None:
         return TrainerObjective(None, model, views=views, **options)
+    is_learned = isinstance(choice.relevance, AdaptiveRelevance)
     contrastive = LabelDistanceContrastiveLoss(
-        choice.ldm,
+        StaticLDM.uniform(1.0, class_names=choice.ldm.class_names) if is_learned else choice.ldm,
         temperature=settings.temperature,
         weighting=settings.weighting,
         relevance=choice.relevance,

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from labeldist.ldm import AdaptiveLDM, LabelDistanceMatrix
+from labeldist.ldm import AdaptiveLDM
+from labeldist.relation import AdaptiveRelevance
 from labeldist.reports.predictions import Nearest
 from labeldist.training.atomic import new_text, write_json
 from labeldist.training.data.corpus import Split
@@ -20,19 +23,48 @@ MAX_HISTORY_ENTRIES = 1_000_000
 MAX_ALL_PROBABILITIES = 20
 NUM_FIRST_PROBABILITIES = 5
 
-__all__ = ["matrix_of_best_epoch", "write_map", "write_matrix", "write_nearest", "write_predictions"]
+__all__ = [
+    "KeptTables",
+    "tables_of_best_epoch",
+    "write_map",
+    "write_matrix",
+    "write_nearest",
+    "write_predictions",
+]
 
 
-def matrix_of_best_epoch(
-    ldm: LabelDistanceMatrix | None, history: list[dict[str, Any]]
-) -> tuple[torch.Tensor | None, int]:
-    """The matrix that the kept weights were trained with, and how often it had moved by then.
+@dataclass(frozen=True)
+class KeptTables:
+    """What the loss compared classes by, at the epoch whose weights are kept.
+
+    Attributes:
+        matrix: the label distances, `(C, C)`.
+        relevance: graded targets, `(C, C)`; `None` without any.
+        num_updates: how often a learned table had changed by then.
+    """
+
+    matrix: Tensor
+    relevance: Tensor | None = None
+    num_updates: int = 0
+
+
+def tables_of_best_epoch(choice: MatrixChoice, history: list[dict[str, Any]]) -> KeptTables | None:
+    """The tables that the kept weights were trained with; `None` for cross-entropy alone.
 
     The Trainer goes back to the weights of its best epoch; an adaptive matrix has moved on since. Where its history no
     longer holds that matrix (it is bounded, see `AdaptiveLDM.history`), the oldest one that it holds is nearest.
     """
-    if not isinstance(ldm, AdaptiveLDM):
-        return (None if ldm is None else ldm.matrix), 0
+    if choice.ldm is None:
+        return None
+    matrix, num_updates = choice.ldm.matrix, 0
+    if isinstance(choice.ldm, AdaptiveLDM):
+        matrix, num_updates = _at_best_epoch(choice.ldm, history)
+    if isinstance(choice.relevance, AdaptiveRelevance):
+        return KeptTables(torch.ones_like(matrix), choice.relevance.table_of(matrix), num_updates)
+    return KeptTables(matrix, choice.relevance, num_updates)
+
+
+def _at_best_epoch(ldm: AdaptiveLDM, history: list[dict[str, Any]]) -> tuple[Tensor, int]:
     evaluations = [entry for entry in history if "eval_accuracy" in entry]
     best = max(evaluations, key=lambda entry: entry["eval_accuracy"])
     num_updates = sum("ldm_epsilon" in entry and entry["step"] < best["step"] for entry in history)
@@ -43,24 +75,28 @@ def matrix_of_best_epoch(
     return kept[max(num_updates - 1 - num_dropped, 0)], num_updates
 
 
-def write_matrix(choice: MatrixChoice, matrix: torch.Tensor, path: Path) -> None:
-    """Write the matrix, where it came from, graded targets if any, and its latest updates, in bounded size."""
+def write_matrix(choice: MatrixChoice, tables: KeptTables, path: Path) -> None:
+    """Write the tables of the best epoch, where they came from, and the latest updates, in bounded size."""
     assert choice.ldm is not None
     history = choice.ldm.history if isinstance(choice.ldm, AdaptiveLDM) else []
-    history = history[max(len(history) - MAX_HISTORY_ENTRIES // matrix.numel(), 0) :]
+    history = history[max(len(history) - MAX_HISTORY_ENTRIES // tables.matrix.numel(), 0) :]
+    learned = "matrix"
+    if isinstance(choice.relevance, AdaptiveRelevance):
+        learned, table_of = "relevance", choice.relevance.table_of
+        history = [(progress, table_of(moved)) for progress, moved in history]
     write_json(
         path,
         {
             "class_names": list(choice.ldm.class_names),
             "source": choice.source,
-            "matrix": matrix_to_json(matrix),
-            **({} if choice.relevance is None else {"relevance": matrix_to_json(choice.relevance)}),
-            "history": [{"progress": progress, "matrix": matrix_to_json(moved)} for progress, moved in history],
+            "matrix": matrix_to_json(tables.matrix),
+            **({} if tables.relevance is None else {"relevance": matrix_to_json(tables.relevance)}),
+            "history": [{"progress": progress, learned: matrix_to_json(moved)} for progress, moved in history],
         },
     )
 
 
-def write_predictions(split: Split, class_names: Sequence[str], probabilities: torch.Tensor, path: Path) -> None:
+def write_predictions(split: Split, class_names: Sequence[str], probabilities: Tensor, path: Path) -> None:
     """Write each text with its label, the prediction and the probabilities of the most probable classes.
 
     Args:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -299,6 +300,31 @@ def test_an_adaptive_matrix_may_push_far(corpus):
     assert choice.source.endswith("confusions, pushes classes apart that are not confused")
     with pytest.raises(UserError, match=r"--adaptive-use far needs --normalization rate"):
         check_settings(settings_of("tickets", matrix=MatrixSettings(adaptive_use="far", normalization="count")))
+
+
+def test_an_adaptive_matrix_may_grade_targets(corpus):
+    choice = choose("adaptive", corpus, adaptive_use="graded", relevance_weight=0.3)
+    assert choice.relevance.ldm is choice.ldm
+    assert choice.source.endswith("of relevance up to 0.3, learned from the validation set's confusions")
+    with pytest.raises(UserError, match="--adaptive-use graded needs --normalization rate"):
+        check_settings(settings_of("tickets", matrix=MatrixSettings(adaptive_use="graded", normalization="count")))
+    with pytest.raises(UserError, match="--adaptive-use graded needs a --max-distance above 1, got 1"):
+        check_settings(settings_of("tickets", matrix=MatrixSettings(adaptive_use="graded", max_distance=1.0)))
+
+
+def test_a_run_learns_graded_targets_and_keeps_them(tmp_path):
+    names = tuple(sorted(set(LABELS)))
+    options: dict[str, Any] = {**SMALL, "epochs": 6, "warmup_fraction": 0.0}
+    run = train(TEXTS, LABELS, objective="adaptive", adaptive_use="graded", output=tmp_path, **options)
+    kept = json.loads((tmp_path / "ldm.json").read_text())
+    assert tuple(kept["class_names"]) == names
+    assert np.array_equal(kept["matrix"], np.ones((len(names), len(names))))
+    assert len(kept["history"]) > 1
+    relevances = np.array([update["relevance"] for update in kept["history"]])
+    off = ~np.eye(len(names), dtype=bool)
+    assert 0 < relevances[:, off].max() <= 0.1
+    assert kept["relevance"] in [np.eye(len(names)).tolist(), *relevances.tolist()]
+    assert run.relevance == kept["relevance"]
 
 
 def test_far_has_to_beat_far_between_exchanged_classes():

@@ -16,6 +16,7 @@ import torch
 
 from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
+from labeldist.relation import AdaptiveRelevance
 from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import (
     DataSettings,
@@ -28,10 +29,12 @@ from labeldist.training.config import (
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
 from labeldist.training.inference import Predictor
+from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.records import RunMetrics, Severity, read_record
-from labeldist.training.run import RunOptions, matrix_of_best_epoch, resume_run, start_run
+from labeldist.training.run import RunOptions, resume_run, start_run
 from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
+from labeldist.training.run_results import KeptTables, tables_of_best_epoch
 from runs import CLASSES, SIZES, contents, labeldist, outcome, read, settings_of, train, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -337,7 +340,7 @@ def test_mistakes_are_measured_in_the_runs_own_matrix(tickets, tmp_path):
 def test_an_adaptive_run_measures_mistakes_in_the_matrix_of_its_best_epoch(tickets, tmp_path):
     moved = torch.tensor([[1.0, 5.0, 1.0, 1.0], [5.0, 1.0, 1.0, 1.0], [1.0] * 4, [1.0] * 4])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labeldist.training.run.matrix_of_best_epoch", lambda ldm, history: (moved, 1))
+        patch.setattr("labeldist.training.run.tables_of_best_epoch", lambda choice, history: KeptTables(moved, None, 1))
         metrics = train(tmp_path / "run", settings_of(tickets, epochs=1)).test
     assert metrics.mistake_severity == Severity(*mistake_severity(metrics.confusion_matrix().tolist(), moved))
 
@@ -403,7 +406,6 @@ def test_a_folder_that_a_kill_left_with_half_a_first_file_is_free(tmp_path):
 
 def test_the_classification_loss_of_the_settings_is_trained_with(tickets, monkeypatch):
     from labeldist.training import run as module
-    from labeldist.training.label_distances import MatrixChoice
 
     given = []
     monkeypatch.setattr(module, "TrainerObjective", lambda *arguments, **options: given.append(options))
@@ -451,22 +453,27 @@ def test_the_matrix_of_the_best_epoch_is_the_one_that_its_weights_were_trained_w
     for step, accuracy in ((10, 0.5), (20, 0.9), (30, 0.9), (40, 0.8)):
         ldm.update(torch.tensor([[5, step], [1, 5]]), progress=step / 50)
         history += [{"eval_accuracy": accuracy, "step": step}, {"ldm_epsilon": ldm.epsilon, "step": step}]
-    matrix, num_updates = matrix_of_best_epoch(ldm, history)
+    tables = tables_of_best_epoch(MatrixChoice(ldm, "learned"), history)
     # The first best evaluation is that of step 20; before it the matrix moved once, after step 10.
-    assert num_updates == 1
-    assert matrix is not None
-    assert torch.equal(matrix, ldm.history[0][1])
+    assert tables is not None
+    assert tables.num_updates == 1
+    assert tables.relevance is None
+    assert torch.equal(tables.matrix, ldm.history[0][1])
+    graded = tables_of_best_epoch(MatrixChoice(ldm, "learned", relevance=AdaptiveRelevance(ldm, weight=0.2)), history)
+    assert graded is not None
+    assert torch.equal(graded.matrix, torch.ones(2, 2))
+    assert graded.relevance is not None
+    assert torch.equal(graded.relevance, AdaptiveRelevance(ldm, weight=0.2).table_of(ldm.history[0][1]))
 
 
 def test_a_matrix_that_never_moved_before_the_best_epoch_is_one_everywhere():
     ldm = AdaptiveLDM(2, warmup_fraction=0.0)
     ldm.update(torch.tensor([[5, 5], [1, 5]]), progress=0.5)
-    matrix, num_updates = matrix_of_best_epoch(
-        ldm, [{"eval_accuracy": 0.5, "step": 10}, {"ldm_epsilon": 0.5, "step": 10}]
-    )
-    assert num_updates == 0
-    assert matrix is not None
-    assert torch.equal(matrix, torch.ones(2, 2))
+    history = [{"eval_accuracy": 0.5, "step": 10}, {"ldm_epsilon": 0.5, "step": 10}]
+    tables = tables_of_best_epoch(MatrixChoice(ldm, "learned"), history)
+    assert tables is not None
+    assert tables.num_updates == 0
+    assert torch.equal(tables.matrix, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize(("every", "num_saved"), [(0.0, 2), (60.0, 0)])
