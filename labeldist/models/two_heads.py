@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from labeldist.models._by_length import groups_by_length
 from labeldist.models.heads import ProjectionHead
 from labeldist.models.textcnn import TextCNN
 from labeldist.options import Pooling, Projection
@@ -72,12 +74,24 @@ class TwoHeads(nn.Module):
         self.projection = ProjectionHead(hidden_size, projection_dim, kind=projection)
 
     def encode(self, **inputs: Tensor) -> Tensor:
-        """Encode each text, Eq. 1: return its pooled vector for each view, `(views * B, hidden_size)`."""
+        """Encode each text, Eq. 1: return its pooled vector for each view, `(views * B, hidden_size)`.
+
+        On a CPU a transformer encodes texts of like length together: short ones are not padded to the longest.
+        """
         views = self.views if self.training else 1
         if isinstance(self.encoder, TextCNN):
             return self.encoder(inputs["input_ids"], inputs.get("attention_mask"), views=views)
         if views > 1:
             inputs = {name: repeat(value, "b ... -> (v b) ...", v=views) for name, value in inputs.items()}
+        groups = _groups(inputs)
+        if groups is None:
+            return self._pooled(inputs)
+        pooled = [
+            self._pooled({name: value[rows, :length] for name, value in inputs.items()}) for rows, length in groups
+        ]
+        return torch.cat(pooled)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+    def _pooled(self, inputs: dict[str, Tensor]) -> Tensor:
         tokens = self.encoder(**inputs).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
@@ -90,6 +104,18 @@ class TwoHeads(nn.Module):
     def heads_of(self, vectors: Tensor) -> HeadOutputs:
         """Apply both heads to the encoder's vectors, `(B, hidden_size)`."""
         return HeadOutputs(self.classifier(self.dropout(vectors)), self.projection(vectors))
+
+
+def _groups(inputs: dict[str, Tensor]) -> list[tuple[Tensor, int]] | None:
+    """On a CPU, rows of like length and the tokens of the longest; `None` to encode all rows together."""
+    mask = inputs.get("attention_mask")
+    # Traced, the graph would hold for the lengths of one batch only.
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if mask is None or mask.device.type != "cpu" or is_traced:
+        return None
+    if any(value.shape[:2] != mask.shape for value in inputs.values()):
+        return None
+    return groups_by_length(mask)
 
 
 class TwoHeadedTextCNN(TwoHeads):
