@@ -16,6 +16,7 @@ __all__ = [
     "OBJECTIVES",
     "Objective",
     "ObjectiveSpec",
+    "is_label_distance",
     "spec_of",
     "takes_given_matrix",
     "takes_relation",
@@ -208,6 +209,16 @@ def takes_given_matrix(name: Objective) -> bool:
         (True, False)
     """
     return OBJECTIVES[name].matrix in ("static", "spread")
+
+
+def is_label_distance(name: str) -> bool:
+    """Whether the objective trains with label distances that differ between pairs of classes.
+
+    Examples:
+        >>> is_label_distance("static"), is_label_distance("far"), is_label_distance("graded")
+        (True, True, False)
+    """
+    return spec_of(name).matrix in ("static", "adaptive", "near", "far")
 
 
 def takes_relation(name: Objective) -> bool:

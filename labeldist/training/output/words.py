@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from labeldist.reports.words import count, percent
 from labeldist.training.measures import MEASURES, Measure, MeasureSpec
+from labeldist.training.objectives import is_label_distance
 from labeldist.training.study.results import Comparison, PairedDifference, Verdict
 
 __all__ = [
@@ -69,7 +70,8 @@ def verdict_sentence(comparison: Comparison) -> str:
     """Whether label distance helps, in one sentence for all objectives together."""
     verdicts = list(comparison.verdict.objectives.values())
     by = "" if comparison.measure == "accuracy" else f", by {comparison.measure}"
-    subject = f"Label distance on {comparison.data}, {comparison.encoder}{by}"
+    is_all = all(is_label_distance(verdict.objective) for verdict in verdicts)
+    subject = f"Label distance{'' if is_all else ' and class relations'} on {comparison.data}, {comparison.encoder}{by}"
     if not verdicts:
         return f"{subject}: inconclusive, because no label-distance objective was run."
     if len(verdicts) == 1:
@@ -119,10 +121,13 @@ def verdict_sentences(comparison: Comparison) -> list[str]:
     """For each label-distance objective, whether it helps, and the numbers that this rests on."""
     place = f"on {comparison.data}, {comparison.encoder}"
     return [
-        f"Label distance ({verdict.objective}) {place}: "
-        f"{objective_verdict(verdict, comparison.margin, comparison.measure)}."
+        f"{_subject(verdict.objective)} {place}: {objective_verdict(verdict, comparison.margin, comparison.measure)}."
         for verdict in comparison.verdict.objectives.values()
     ]
+
+
+def _subject(objective: str) -> str:
+    return f"Label distance ({objective})" if is_label_distance(objective) else f"The objective {objective}"
 
 
 def objective_verdict(verdict: Verdict, margin: float, measure: Measure = "accuracy") -> str:

@@ -108,6 +108,15 @@ def test_one_objective_has_one_sentence():
     )
 
 
+def test_what_is_no_label_distance_is_not_called_one():
+    comparison = compared({"contrastive": [0.8, 0.82], "graded": [0.7, 0.75]})
+    assert verdict_sentence(comparison).startswith("The objective graded on trec, textcnn: -8.5 points of accuracy")
+    runs = [run_with_accuracy(name, 0, 0.8) for name in ("contrastive", "far", "soft-labels")]
+    assert verdict_sentence(build_comparison(runs, **WHERE)) == (
+        "Label distance and class relations on trec, textcnn: far and soft-labels are inconclusive with these seeds."
+    )
+
+
 def test_objectives_with_one_answer_share_a_clause():
     runs = [run_with_accuracy(name, 0, 0.8) for name in ("ce", "static", "adaptive")]
     assert verdict_sentence(build_comparison(runs, **WHERE)) == (
