@@ -14,6 +14,7 @@ import tyro
 
 from benchmarks import cells
 from benchmarks.paper.__main__ import _options, main, plan
+from benchmarks.paper.chart import cell_intervals
 from benchmarks.paper.protocol import (
     BUILT_IN,
     CORPORA,
@@ -282,6 +283,11 @@ def test_tables_show_means_intervals_and_what_was_not_run(tmp_path):
     assert f"| TREC-6 | textcnn | adaptive | {of_one} | {of_one} | {of_one} | inconclusive |" in differences
     assert "| TREC-6 | textcnn | contrastive | 0.0 (0.0 to 0.0, p 1.00) |  |  |  |" in differences
     assert "static" not in differences
+    picture = cell_intervals(results, "paper")
+    assert "TREC-6, textcnn, against ce-two-views (the paper: +0.6)" in picture
+    assert "<title>adaptive: +2.0 points, -0.5 to +4.5</title>" in picture
+    assert "20NG" not in picture
+    assert cell_intervals(results, "tuned") == ""
     assert difference_table(results, "tuned") == "No two objectives were run."
     assert (
         "| CT + CLALD (`adaptive`) | not run | not run | not run | not run | not run here | 86.56 |"

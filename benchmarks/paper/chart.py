@@ -1,33 +1,61 @@
-"""The recorded differences as one picture, in SVG: an interval for each objective of each comparison."""
+"""Recorded differences as one picture, in SVG: an interval for each objective of each comparison."""
 
+from collections.abc import Mapping, Sequence
 from html import escape
 
+from benchmarks.paper.protocol import CORPORA, ENCODERS, PAPER, Setting
+from benchmarks.paper.report import Results, differences_to_two_views
 from benchmarks.paper.tables import TITLES, load
+from labeldist.training.study.results import PairedDifference
 
 WIDTH, LEFT, RIGHT, ROW, GAP, TOP = 760, 150, 20, 24, 40, 8
 MARGIN = 0.005
 """The smallest gain worth having, as `labeldist compare` has it: the band around zero."""
 
 
-def intervals() -> str:
-    """Differences of accuracy to the baseline with their 95 % intervals, in points, as an SVG figure.
+Row = tuple[str, float, float, float]
+"""Name, mean, and both ends of the interval, in points."""
 
-    Colors are the page's own (`currentColor`), so that the picture fits a light and a dark page.
-    """
+
+def intervals() -> str:
+    """Differences of accuracy to the baseline with their 95 % intervals, in points, as an SVG figure."""
     panels = []
     for name, title in TITLES.items():
         comparison = load(name).comparison
         found = {objective: comparison.difference_to_baseline(objective) for objective in comparison.objectives}
-        rows = [
-            (objective, 100 * difference.mean, 100 * difference.low, 100 * difference.high)
-            for objective, difference in found.items()
-            if difference is not None and difference.low is not None and difference.high is not None
-        ]
-        panels.append((title, comparison.baseline, rows))
-    least = min(low for _, _, rows in panels for _, _, low, _ in rows)
-    most = max(high for _, _, rows in panels for _, _, _, high in rows)
+        panels.append((f"{title}, against {comparison.baseline}", _rows(found)))
+    return drawn(panels)
+
+
+def cell_intervals(results: Results, setting: Setting) -> str:
+    """The same for the cells of the paper's table that were run, each with the paper's own gain; empty without any."""
+    panels = []
+    for cell, differences in differences_to_two_views(results, setting).items():
+        corpus, encoder = cell
+        without, with_clld = PAPER[corpus][ENCODERS[encoder].paper]
+        title = f"{CORPORA[corpus].title}, {encoder}, against ce-two-views (the paper: {with_clld - without:+.1f})"
+        panels.append((title, _rows(differences)))
+    panels = [(title, rows) for title, rows in panels if rows]
+    return drawn(panels) if panels else ""
+
+
+def _rows(differences: Mapping[str, PairedDifference | None]) -> list[Row]:
+    return [
+        (objective, 100 * difference.mean, 100 * difference.low, 100 * difference.high)
+        for objective, difference in differences.items()
+        if difference is not None and difference.low is not None and difference.high is not None
+    ]
+
+
+def drawn(panels: Sequence[tuple[str, Sequence[Row]]]) -> str:
+    """Panels of intervals on one scale, as an SVG figure.
+
+    Colors are the page's own (`currentColor`), so that the picture fits a light and a dark page.
+    """
+    least = min(low for _, rows in panels for _, _, low, _ in rows)
+    most = max(high for _, rows in panels for _, _, _, high in rows)
     least, most = min(-1.0, least) - 0.5, max(1.0, most) + 0.5
-    height = TOP + sum(GAP + ROW * len(rows) for _, _, rows in panels) + 40
+    height = TOP + sum(GAP + ROW * len(rows) for _, rows in panels) + 40
 
     def x(points: float) -> float:
         return LEFT + (points - least) / (most - least) * (WIDTH - LEFT - RIGHT)
@@ -39,9 +67,9 @@ def intervals() -> str:
         f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{bottom}" stroke="currentColor" stroke-opacity="0.6"/>',
     ]
     y = TOP
-    for title, baseline, rows in panels:
+    for title, rows in panels:
         y += GAP - 12
-        parts.append(f'<text x="0" y="{y}" font-weight="bold">{escape(title)}, against {escape(baseline)}</text>')
+        parts.append(f'<text x="0" y="{y}" font-weight="bold">{escape(title)}</text>')
         y += 12
         for objective, mean, low, high in rows:
             middle = y + ROW / 2

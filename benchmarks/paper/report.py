@@ -31,7 +31,15 @@ from labeldist.training.output.words import points
 from labeldist.training.study.results import PairedDifference
 from labeldist.training.study.statistics import decide, holm, paired_difference
 
-__all__ = ["Results", "ablation_table", "difference_table", "main_table", "report", "temperature_table"]
+__all__ = [
+    "Results",
+    "ablation_table",
+    "difference_table",
+    "differences_to_two_views",
+    "main_table",
+    "report",
+    "temperature_table",
+]
 
 COMPARED: tuple[tuple[Objective, tuple[Objective, ...]], ...] = (
     ("contrastive", ("ce-two-views",)),
@@ -143,6 +151,16 @@ def difference_table(results: Results, setting: Setting) -> str:
         cells.append("" if row.objective == "contrastive" else verdict.answer)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if compared else "No two objectives were run."
+
+
+def differences_to_two_views(
+    results: Results, setting: Setting
+) -> dict[tuple[str, str], dict[str, PairedDifference | None]]:
+    """Of each cell, (corpus, encoder), the differences of accuracy to two-view cross-entropy, by objective."""
+    found: dict[tuple[str, str], dict[str, PairedDifference | None]] = {}
+    for row in _compared(results, setting):
+        found.setdefault((row.corpus, row.encoder), {})[row.objective] = row.differences.get("ce-two-views")
+    return found
 
 
 def ablation_table(results: Results, setting: Setting = "paper") -> str:

@@ -181,3 +181,59 @@ def test_whole_numbers_are_one_class_however_they_are_written(tmp_path):
     found = read(tmp_path / "p.csv")
     assert found.class_names == ("1", "2")
     assert (found.labels == found.predicted).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("prefix", ["", "p_", "proba_"])
+def test_without_predictions_the_most_probable_class_is_predicted(tmp_path, prefix):
+    rows = [
+        {"label": "ask", f"{prefix}ask": 0.7, f"{prefix}tell": 0.2, f"{prefix}shout": 0.1, "id": 0.5},
+        {"label": "tell", f"{prefix}ask": 0.2, f"{prefix}tell": 0.3, f"{prefix}shout": 0.5, "id": 0.25},
+        {"label": "shout", f"{prefix}ask": "20 %", f"{prefix}tell": "0", f"{prefix}shout": "80 %", "id": 1},
+    ]
+    found = read(written(tmp_path / "p.csv", rows))
+    assert found.class_names == ("ask", "shout", "tell")
+    assert [found.class_names[i] for i in found.predicted] == ["ask", "shout", "shout"]
+    assert found.confidence.tolist() == pytest.approx([0.7, 0.5, 0.8])
+
+
+def test_a_class_that_no_row_has_is_known_by_the_prefix_of_its_column(tmp_path):
+    rows = [
+        {"label": "ask", "p_ask": 0.3, "p_tell": 0.2, "p_Shout out": 0.5},
+        {"label": "tell", "p_ask": 0.1, "p_tell": 0.8, "p_Shout out": 0.1},
+    ]
+    found = read(written(tmp_path / "p.csv", rows))
+    assert found.class_names == ("Shout out", "ask", "tell")
+    assert [found.class_names[i] for i in found.predicted] == ["Shout out", "tell"]
+    # Where the known classes' probabilities are all there is, another column is no class.
+    rows = [{**row, "p_tell": 1 - row["p_ask"], "p_value": 0.99} for row in rows]
+    for row in rows:
+        del row["p_Shout out"]
+    found = read(written(tmp_path / "q.csv", rows))
+    assert found.class_names == ("ask", "tell")
+    assert [found.class_names[i] for i in found.predicted] == ["tell", "tell"]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], ["0", "1", "2"], [0.0, 1.0, 2.0]])
+def test_numbered_classes_have_numbered_columns(tmp_path, labels):
+    scores = [[0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]]
+    rows = [
+        {"y_true": y, **{str(c): value for c, value in enumerate(row)}} for y, row in zip(labels, scores, strict=True)
+    ]
+    found = read(written(tmp_path / "p.parquet", rows))
+    assert found.class_names == ("0", "1", "2")
+    assert found.predicted.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ([{}, {"label": "shout"}], r"no column has predictions, and none has the probability of class 'shout'\. Give "),
+        ([{}, {"p_tell": ""}], r"row 2 of the data: column 'p_tell' must have a probability, because no column has "),
+        ([{}, {"p_tell": "high"}], r"row 2 of the data: column 'p_tell' must have a probability"),
+        ([{"p_ask": 7}, {}], r"--prediction-column"),
+    ],
+)
+def test_probabilities_that_cannot_predict_are_refused(tmp_path, changes, sentence):
+    rows = [{"label": "ask", "p_ask": 0.7, "p_tell": 0.3}, {"label": "tell", "p_ask": 0.6, "p_tell": 0.4}]
+    with pytest.raises(UserError, match=sentence):
+        read(written(tmp_path / "p.csv", [{**row, **change} for row, change in zip(rows, changes, strict=True)]))

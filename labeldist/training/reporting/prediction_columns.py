@@ -1,0 +1,158 @@
+"""Which columns of a table of predictions hold what."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from labeldist.messages import shown
+from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column
+from labeldist.training.errors import UserError
+from labeldist.training.reporting.table_values import class_of, maybe_probability
+
+__all__ = ["ColumnFinder", "PredictionColumns"]
+
+TRUE_COLUMNS = ("label", "labels", "true_label", "gold", "y_true", "true", "truth", "actual", *LABEL_COLUMNS[2:])
+PREDICTED_COLUMNS = (
+    "predicted", "prediction", "predictions", "pred", "predicted_label", "predicted_class", "pred_label", "y_pred",
+    "model_label", "guess", "output",
+)  # fmt: skip
+"""Columns taken for the prediction unless one is named: the first that is there, in either case."""
+
+PROBABILITY_COLUMNS = ("probability", "confidence", "score", "prob", "proba", "predicted_probability", "p")
+ALL_PROBABILITIES = ("probabilities", "probs", "scores")
+# A column of a class's probability: the class name, or one of these before it.
+PREFIXES = ("", "p_", "prob_", "proba_", "probability_", "score_", "p(", "probs.", "probabilities.")
+
+
+@dataclass(frozen=True)
+class PredictionColumns:
+    """Columns that the user names; what is None is found.
+
+    Attributes:
+        text: of the texts.
+        label: of the true classes.
+        prediction: of the predicted classes.
+        probability: of the predicted class's probability.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    prediction: str | None = None
+    probability: str | None = None
+
+
+class ColumnFinder:
+    """Which column of a table holds what, found from its first row.
+
+    A column that was found by its name alone and holds something else is dropped, with a note; one that the user named
+    must fit.
+
+    Args:
+        row: the first row.
+        where: its place.
+        named: what the user names.
+        class_names: all classes, where they are known.
+    """
+
+    def __init__(self, row: Mapping[str, Any], where: str, named: PredictionColumns, class_names: Sequence[str] | None):
+        first = dict(row)
+        self.is_named = named.probability is not None
+        self.dropped: dict[str, str] = {}
+        self.num_missing = 0
+        self.label = find_column(
+            first, where, named=named.label, known=TRUE_COLUMNS, option="--label-column", kind="label"
+        )
+        others = [self.label]
+        self.all = _optional(first, ALL_PROBABILITIES, others)
+        known = PREDICTED_COLUMNS
+        self.predicted: str | None = _optional(first, known, others) if named.prediction is None else None
+        self.rest = [name for name in first if name != self.label]
+        # A column for each class, as `predict_proba` gives them: the first row's class has one, with a probability.
+        own = class_of(first[self.label], f"label (column {shown(self.label)})", where)
+        self.has_class_columns = self._has_probability_of(first, own)
+        if self.predicted is None and (named.prediction is not None or not (self.all or self.has_class_columns)):
+            self.predicted = find_column(
+                {name: value for name, value in first.items() if name not in others},
+                where,
+                named=named.prediction,
+                known=known,
+                option="--prediction-column",
+                kind="prediction",
+            )
+        if self.predicted is not None:
+            others.append(self.predicted)
+        self.probability = (
+            find_column(
+                first, where, named=named.probability, known=(), option="--probability-column", kind="probability"
+            )
+            if named.probability is not None
+            else _optional(first, PROBABILITY_COLUMNS, others)
+        )
+        self.text = (
+            find_column(first, where, named=named.text, known=TEXT_COLUMNS, option="--text-column", kind="text")
+            if named.text is not None
+            else _optional(first, TEXT_COLUMNS, [*others, *([self.probability] if self.probability else [])])
+        )
+        taken = {self.label, self.predicted, self.probability, self.text, self.all}
+        self.rest = [name for name in first if name not in taken]
+
+    def _has_probability_of(self, row: Mapping[str, Any], name: str) -> bool:
+        columns = self.class_columns([name])
+        value = None if columns is None else maybe_probability(row[columns[name]])
+        return value is not None and 0 <= value <= 1
+
+    def classes_like(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """More columns of classes: those that begin as all of these do; none where these have no prefix.
+
+        Args:
+            columns: the column of each known class.
+        """
+        begins = {column.casefold().removesuffix(")").removesuffix(name.casefold()) for name, column in columns.items()}
+        prefix = begins.pop() if len(begins) == 1 else ""
+        others = [name for name in self.rest if name.casefold().startswith(prefix) and name not in columns.values()]
+        end = ")" if prefix.endswith("(") else ""
+        return {name[len(prefix) :].removesuffix(end): name for name in others} if prefix else {}
+
+    def drop_probability(self, reason: str) -> None:
+        """Leave out the column of probabilities, or raise if the user named it."""
+        if self.is_named:
+            raise UserError(reason)
+        assert self.probability is not None
+        self.dropped[self.probability] = reason
+        self.probability = None
+
+    def drop_all(self, reason: str) -> None:
+        """Leave out the column of all probabilities, or raise if the prediction is found from it."""
+        if self.predicted is None:
+            raise UserError(reason)
+        assert self.all is not None
+        self.dropped[self.all] = reason
+        self.all = None
+
+    def in_words(self) -> str:
+        """Which columns were read."""
+        names = {
+            "text": self.text,
+            "label": self.label,
+            "prediction": self.predicted or "the most probable class",
+            "probability": self.probability,
+            "all probabilities": self.all,
+        }
+        return "; ".join(f"{kind}: {shown(name)}" for kind, name in names.items() if name is not None)
+
+    def class_columns(self, classes: Sequence[str]) -> dict[str, str] | None:
+        """The column of each class's probability; None unless every class has one."""
+        folded = {name.casefold(): name for name in self.rest}
+        found = {}
+        for name in classes:
+            keys = [f"{prefix}{name}{')' if prefix.endswith('(') else ''}".casefold() for prefix in PREFIXES]
+            key = next((key for key in keys if key in folded), None)
+            if key is None:
+                return None
+            found[name] = folded[key]
+        return found if len(set(found.values())) == len(classes) else None
+
+
+def _optional(row: Mapping[str, Any], known: Sequence[str], others: Sequence[str]) -> str | None:
+    folded = {name.casefold(): name for name in reversed(list(row)) if name not in others}
+    return next((folded[name] for name in known if name in folded), None)
