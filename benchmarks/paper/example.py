@@ -101,6 +101,17 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def recorded() -> str:
+    """Markdown: the table of the committed record, and how it was made."""
+    record = json.loads(RESULT.read_text(encoding="utf-8"))
+    num_seeds = len({run["seed"] for run in record["runs"]})
+    facts = (
+        f"{record['num_train_rows']:,} training rows, {num_seeds} seeds. {record['machine']}, torch "
+        f"{record['versions']['torch']}, commit {record['commit']}; `{record['command']}`."
+    )
+    return f"{table(record)}\n\n{facts}"
+
+
 def _answers(record: dict[str, Any], objective: str, place: int, label: str) -> str:
     found = Counter(run["predicted"][place] for run in record["runs"] if run["objective"] == objective)
     wrong = [f"{number} × {_act(name)}" for name, number in found.most_common() if name != label]

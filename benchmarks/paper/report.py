@@ -32,6 +32,7 @@ from labeldist.training.study.results import PairedDifference
 from labeldist.training.study.statistics import decide, holm, paired_difference
 
 __all__ = [
+    "RESULTS",
     "Results",
     "ablation_table",
     "difference_table",
@@ -52,6 +53,7 @@ TITLES: dict[Setting, str] = {
     "tuned": "Table II at a temperature chosen on held-out training rows",
 }
 
+RESULTS = Path(__file__).parent.parent / "results" / "paper"
 Run = dict[str, Any]
 
 
@@ -64,6 +66,11 @@ class Results:
 
     def __init__(self, folder: Path):
         self.records = {name: records.load(path) for name in ENCODERS if (path := folder / f"{name}.json").exists()}
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders that have runs, in the protocol's order."""
+        return [name for name in ENCODERS if self.runs(name)]
 
     def runs(self, encoder: str) -> list[Run]:
         """All runs of an encoder."""
@@ -100,13 +107,16 @@ class Results:
 
 
 def main_table(results: Results, setting: Setting) -> str:
-    """Markdown: accuracy in percent, mean and standard deviation over seeds; a line a cell, a column an objective."""
+    """Markdown: accuracy in percent, mean and standard deviation over seeds; a line a cell, a column an objective.
+
+    Only encoders that have runs: `report` names the others.
+    """
     temperature = " temperature |" if setting == "tuned" else ""
     lines = [
         f"| corpus | encoder |{temperature} {' | '.join(OBJECTIVES)} | the paper, without → with |",
         f"|---|---|{'--:|' * (len(OBJECTIVES) + 1 + bool(temperature))}",
     ]
-    for corpus, encoder in _cells():
+    for corpus, encoder in _cells(results):
         cells = [_mean(results.scores(encoder, corpus, setting, name), encoder, setting) for name in OBJECTIVES]
         if temperature:
             cells.insert(0, _temperature(results.temperature(encoder, corpus)))
@@ -166,11 +176,13 @@ def differences_to_two_views(
 def ablation_table(results: Results, setting: Setting = "paper") -> str:
     """Markdown: the paper's Table III on 20NG, a line a row of the ablation, a column an encoder."""
     lines = [
-        f"| | {' | '.join(ENCODERS)} | the paper, BERT |",
-        f"|---|{'--:|' * (len(ENCODERS) + 1)}",
+        f"| | {' | '.join(results.encoders)} | the paper, BERT |",
+        f"|---|{'--:|' * (len(results.encoders) + 1)}",
     ]
     for objective, title in ABLATION.items():
-        cells = [_mean(results.scores(encoder, "20ng", setting, objective), encoder, setting) for encoder in ENCODERS]
+        cells = [
+            _mean(results.scores(encoder, "20ng", setting, objective), encoder, setting) for encoder in results.encoders
+        ]
         paper = PAPER_ABLATION.get(objective)
         lines.append(f"| {title} (`{objective}`) | {' | '.join(cells)} | {'' if paper is None else f'{paper:.2f}'} |")
     return "\n".join(lines)
@@ -179,14 +191,14 @@ def ablation_table(results: Results, setting: Setting = "paper") -> str:
 def temperature_table(results: Results) -> str:
     """Markdown: accuracy on development rows at each temperature, and the one chosen; empty without such runs."""
     temperatures = sorted(
-        {run["temperature"] for encoder, corpus in _encoder_cells() for run in results.development(encoder, corpus)},
+        {run["temperature"] for corpus, encoder in _cells(results) for run in results.development(encoder, corpus)},
         reverse=True,
     )
     lines = [
         f"| corpus | encoder | {' | '.join(f'{value:g}' for value in temperatures)} | chosen |",
         f"|---|---|{'--:|' * (len(temperatures) + 1)}",
     ]
-    for corpus, encoder in _cells():
+    for corpus, encoder in _cells(results):
         runs = results.development(encoder, corpus)
         if runs:
             cells = []
@@ -198,24 +210,34 @@ def temperature_table(results: Results) -> str:
     return "\n".join(lines) if temperatures else ""
 
 
-def report(folder: Path) -> str:
-    """Every table of a folder of records, under headings, with what was run and where."""
+def report(folder: Path, *, level: int = 2) -> str:
+    """Every table of a folder of records, under headings of a level, with what was run and where."""
+    heading = "#" * level
     results = Results(folder)
+    if not results.encoders:
+        return "\n\n".join(_facts(results))
     parts = []
     for setting, title in TITLES.items():
-        parts += [f"## {title}", "Accuracy, %, mean ± standard deviation over seeds.", main_table(results, setting)]
+        parts += [
+            f"{heading} {title}",
+            "Accuracy, %, mean ± standard deviation over seeds.",
+            main_table(results, setting),
+        ]
         note = (
             "Differences of accuracy, points, paired by seed, with 95 % intervals; p corrected over the table (Holm)."
         )
         parts += [note, difference_table(results, setting)]
-    parts += ["## Table III: ablation on 20NG", ablation_table(results)]
+    parts += [f"{heading} Table III: ablation on 20NG", ablation_table(results)]
     if temperatures := temperature_table(results):
-        parts += ["## Choice of the temperature", "Accuracy on held-out training rows, %.", temperatures]
+        parts += [f"{heading} Choice of the temperature", "Accuracy on held-out training rows, %.", temperatures]
     return "\n\n".join([*parts, *_facts(results)])
 
 
 def _facts(results: Results) -> Iterator[str]:
-    yield from (f"{encoder}: {why}." for encoder, why in NOT_REACHABLE.items() if encoder not in results.records)
+    missing = [name for name in ENCODERS if name not in results.encoders]
+    if others := [name for name in missing if name not in NOT_REACHABLE]:
+        yield f"Not run yet: {', '.join(others)}."
+    yield from (f"{name}: {NOT_REACHABLE[name]}." for name in missing if name in NOT_REACHABLE)
     for encoder, record in results.records.items():
         failed = [run for run in record["runs"] if "failed" in run]
         hours = sum(run.get("seconds") or 0 for run in record["runs"]) / 3600
@@ -227,16 +249,12 @@ def _facts(results: Results) -> Iterator[str]:
         )
 
 
-def _cells() -> Iterator[tuple[str, str]]:
-    return ((corpus, encoder) for corpus in CORPORA for encoder in ENCODERS)
-
-
-def _encoder_cells() -> Iterator[tuple[str, str]]:
-    return ((encoder, corpus) for corpus, encoder in _cells())
+def _cells(results: Results) -> Iterator[tuple[str, str]]:
+    return ((corpus, encoder) for corpus in CORPORA for encoder in results.encoders)
 
 
 def _compared(results: Results, setting: Setting) -> Iterator[_Compared]:
-    for corpus, encoder in _cells():
+    for corpus, encoder in _cells(results):
         for objective, controls in COMPARED:
             scores = results.scores(encoder, corpus, setting, objective)
             differences: dict[str, PairedDifference] = {}
@@ -258,7 +276,7 @@ def _is_one_matrix(corpus: str, objective: Objective, control: Objective) -> boo
 
 def _mean(scores: dict[int, float], encoder: str, setting: Setting) -> str:
     if not scores:
-        return _not_run(encoder)
+        return "not run"
     values = [100 * value for value in scores.values()]
     text = f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
     wanted = len(seeds_of(encoder, setting))
@@ -276,10 +294,6 @@ def _difference(difference: PairedDifference | None, corrected_p: float | None) 
 
 def _temperature(value: float | None) -> str:
     return "" if value is None else f"{value:g}"
-
-
-def _not_run(encoder: str) -> str:
-    return "not run here" if encoder in NOT_REACHABLE else "not run"
 
 
 def main() -> None:
