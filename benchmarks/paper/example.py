@@ -19,6 +19,7 @@ import labeldist
 from benchmarks.machine import current_commit, versions_of
 from benchmarks.paper.protocol import OBJECTIVES
 from labeldist.demo import Message, generate
+from labeldist.reports.words import count
 from labeldist.training.machine import describe_machine
 
 RESULT = Path(__file__).parent.parent / "results" / "paper-example" / "textcnn.json"
@@ -104,9 +105,9 @@ def table(record: dict[str, Any]) -> str:
 def recorded() -> str:
     """Markdown: the table of the committed record, and how it was made."""
     record = json.loads(RESULT.read_text(encoding="utf-8"))
-    num_seeds = len({run["seed"] for run in record["runs"]})
+    seeds = count(len({run["seed"] for run in record["runs"]}), "seed")
     facts = (
-        f"{record['num_train_rows']:,} training rows, {num_seeds} seeds. {record['machine']}, torch "
+        f"{record['num_train_rows']:,} training rows, {count(num_seeds, 'seed')}. {record['machine']}, torch "
         f"{record['versions']['torch']}, commit {record['commit']}; `{record['command']}`."
     )
     return f"{table(record)}\n\n{facts}"
