@@ -107,7 +107,7 @@ def recorded() -> str:
     record = json.loads(RESULT.read_text(encoding="utf-8"))
     seeds = count(len({run["seed"] for run in record["runs"]}), "seed")
     facts = (
-        f"{record['num_train_rows']:,} training rows, {count(num_seeds, 'seed')}. {record['machine']}, torch "
+        f"{record['num_train_rows']:,} training rows, {seeds}. {record['machine']}, torch "
         f"{record['versions']['torch']}, commit {record['commit']}; `{record['command']}`."
     )
     return f"{table(record)}\n\n{facts}"
