@@ -31,9 +31,9 @@ from labeldist.training.encoders import build_classifier
 from labeldist.training.fit import FitOptions, fit
 from labeldist.training.label_distances import choose_matrix
 from labeldist.training.machine import describe_machine
-from labeldist.training.run import make_objective
 from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunSpec
+from labeldist.training.run_model import make_objective
 from labeldist.training.seeding import seed_everything
 from labeldist.training.tokenized import EncodedSplit, TokenCache
 

@@ -163,7 +163,7 @@ def test_an_interrupt_ends_with_the_way_to_go_on(capsys, monkeypatch, tickets):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("labeldist.training.run.fit", interrupt)
+        patch.setattr("labeldist.training.run_model.fit", interrupt)
         assert main(["train", "--data", str(tickets), *QUICK, "-o", "run"]) == 130
     assert "Go on with --resume run." in capsys.readouterr().err
     assert main(["train", "--resume", "run"]) == 0

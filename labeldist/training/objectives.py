@@ -1,7 +1,7 @@
 """What can be trained: one entry for each objective.
 
 To add an objective: extend `Objective` and `OBJECTIVES`. A new matrix kind also needs a branch in
-`label_distances.choose_matrix`; a new loss, one in `run.make_objective`.
+`label_distances.choose_matrix`; a new loss, one in `run_model.make_objective`.
 """
 
 from dataclasses import dataclass

@@ -1,39 +1,27 @@
 """One run: a corpus, an objective and a seed become a folder with model, matrix, metrics, predictions and pictures."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from labeldist.coarse import FineLabelsOnly
 from labeldist.distributed import num_processes
-from labeldist.integrations.transformers import TrainerObjective
-from labeldist.ldm import StaticLDM
-from labeldist.losses import LabelDistanceContrastiveLoss
-from labeldist.relation import AdaptiveRelevance
+from labeldist.serving.batches import Predictions
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.calibration import calibration_of
-from labeldist.training.classification import classification_loss, related_loss, with_coarse_labels
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, joined, training_rows
+from labeldist.training.data.corpus import Corpus, training_rows
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
-    DivergedError,
-    FitOptions,
     Fitted,
     check_trackers,
-    fit,
-    predict_batches,
     resolve_device,
 )
 from labeldist.training.folder_lock import owning
-from labeldist.training.frozen import fit_class_layer, note_on_class_layer, rows_of_class_layer
+from labeldist.training.frozen import note_on_class_layer, rows_of_class_layer
 from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
@@ -47,24 +35,25 @@ from labeldist.training.nearest import nearest_training_texts
 from labeldist.training.objectives import OBJECTIVES, Objective
 from labeldist.training.output import pictures
 from labeldist.training.output.progress import SILENT, Progress
-from labeldist.training.output.projection import two_dimensions
+from labeldist.training.output.projection import TwoDimensions, two_dimensions
 from labeldist.training.records import RunMetrics
-from labeldist.training.relations import measure_tables, needed_relation
+from labeldist.training.relations import measure_tables
 from labeldist.training.reporting import REPORT
 from labeldist.training.reporting.cards import write_card
 from labeldist.training.reporting.runs import run_report
 from labeldist.training.reporting.saving import save_report
 from labeldist.training.run_data import fingerprint, read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunFolder, RunSpec, check_new_folder
+from labeldist.training.run_model import TrainedModel, train_model
 from labeldist.training.run_results import (
+    KeptTables,
     tables_of_best_epoch,
     write_map,
     write_matrix,
     write_nearest,
     write_predictions,
 )
-from labeldist.training.seeding import seed_everything
-from labeldist.training.tokenized import EncodedSplit, TokenCache
+from labeldist.training.tokenized import TokenCache
 
 
 @dataclass(frozen=True)
@@ -258,144 +247,49 @@ def _carry_out(
         # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts, rows
         # that only a group is known of, and rows that were left out, what was trained.
         (options.say if note.startswith(("test:", "label texts:", "coarse:")) else options.note)(note)
-    settings, classes = spec.settings, corpus.class_names
     tokens = options.tokens or TokenCache()
-    confusion_file = options.confusion_file or run.confusion
-    if needs_counting(spec.objective, settings) and not confusion_file.exists():
-        options.note("Counting confusions by a short cross-entropy run ...")
-    choice = choose_matrix(
-        spec.objective,
-        settings,
-        corpus,
-        lambda: load_or_count_confusions(
-            settings, corpus, spec.seed, confusion_file, tokens, progress=options.progress
-        ),
-        seed=spec.seed,
-    )
-    if choice.ldm is not None:
-        options.say(f"Label distances: {choice.in_short()}.")
-
+    choice = _chosen_matrix(spec, corpus, run, options, tokens)
     # Exclude confusion counting from the time: several objectives share it.
     started = time.perf_counter()
-    seed_everything(spec.seed)
-    rows = training_rows(corpus)
-    model, tokenizer = build_classifier(settings.model, rows.texts, len(classes))
-    train, validation, test = (
-        EncodedSplit(split, tokens.encode(split.texts, tokenizer, settings, corpus))
-        for split in (rows, corpus.validation, corpus.test)
-    )
-    frozen_head = OBJECTIVES[spec.objective].frozen_head
-    fitted = Fitted([])
-    if frozen_head is None:
-        objective = make_objective(spec, choice, model, corpus)
-        fit_options = FitOptions(
-            run.checkpoints,
-            spec.seed,
-            settings.optim.epochs,
-            settings.optim.steps,
-            progress=options.progress,
-            resume=resume,
-            report_to=settings.optim.report_to,
-        )
-        try:
-            fitted = fit(model, objective, (train, validation), tokenizer, settings, fit_options)
-        except DivergedError as error:
-            sentence = f"{run}: {error}"
-            processes.on_main(lambda: run.fail(sentence))
-            raise UserError(sentence) from error
+    trained = train_model(spec, corpus, run, choice, tokens, progress=options.progress, resume=resume)
     if not processes.is_main():
         return None
-    if frozen_head is not None or settings.model.class_layer == "logistic":
-        known = rows_of_class_layer(spec.objective, corpus)
-        encodings = tokens.encode(known.texts, tokenizer, settings, corpus)
-        vectors = predict_batches(model, tokenizer, known.texts, settings.model.max_length, encodings=encodings).vectors
-        balanced = settings.loss.class_weights == "balanced"
-        fit_class_layer(model, vectors, known.labels, frozen_head or "logistic", balanced=balanced)
-
-    predictions = predict_batches(
-        model,
-        tokenizer,
-        corpus.test.texts,
-        settings.model.max_length,
-        encodings=test.encodings,
-        progress=options.progress,
-    )
-    evaluations = [entry for entry in fitted.log_history if "eval_accuracy" in entry]
-    accuracies = [entry["eval_accuracy"] for entry in evaluations]
-    calibration = None
-    if len(corpus.validation):
-        held_out, labels = corpus.validation.texts, corpus.validation.labels
-        found = predict_batches(
-            model, tokenizer, held_out, settings.model.max_length, encodings=validation.encodings
-        ).probabilities
-        calibration = calibration_of(found, labels, predictions.probabilities, corpus.test.labels)
-        if frozen_head is not None:
-            # The fitted layer has seen none of these rows.
-            accuracies = [float((found.argmax(dim=1).numpy() == labels).mean())]
-    tables = tables_of_best_epoch(choice, fitted.log_history)
-    num_updates = 0 if tables is None else tables.num_updates
-    results = evaluate_predictions(
-        corpus.test.labels,
-        predictions.probabilities,
-        classes,
-        corpus.test.texts,
-        vectors=predictions.vectors,
-        matrix=None if tables is None else tables.matrix.numpy(force=True),
-    )
-    results = with_relation(
-        results,
-        corpus.test.labels,
-        predictions.probabilities,
-        measure_tables(settings, classes),
-        vectors=predictions.vectors,
-    )
-    _say_what_happened(spec, fitted, num_updates, options.say)
-    metrics = RunMetrics(
-        objective=spec.objective,
-        seed=spec.seed,
-        matrix_source=choice.source,
-        num_ldm_updates=num_updates,
-        best_validation_accuracy=max(accuracies, default=None),
-        num_epochs=max((entry["epoch"] for entry in evaluations or fitted.log_history), default=0.0),
-        num_parameters=parameter_count(model),
-        test=results,
-        calibration=calibration,
-    )
-    model.name_classes(classes)
-    model.save(run.model)
-    tokenizer.save_pretrained(run.model)
+    trained.fit_class_layer()
+    predictions = trained.predict(corpus.test.texts, progress=options.progress)
+    tables = tables_of_best_epoch(choice, trained.fitted.log_history)
+    metrics = _measured(trained, predictions, choice, tables)
+    _say_what_happened(spec, trained.fitted, metrics.num_ldm_updates, options.say)
+    trained.save(run.model)
     if tables is not None:
         write_matrix(choice, tables, run.matrix)
-    write_predictions(corpus.test, classes, predictions.probabilities, run.predictions)
+    write_predictions(corpus.test, corpus.class_names, predictions.probabilities, run.predictions)
     # What follows is looked at, and no part of the training. The time before an interruption is not known.
     seconds = None if resume else time.perf_counter() - started
-    projection = None
-    if options.report or options.map:
-        with options.progress.step("drawing the map of the embeddings"):
-            projection = two_dimensions(predictions.embeddings.numpy())
-        write_map(projection, run.map)
+    fitted = trained.fitted
+    projection = _map(predictions, run, options)
     if options.report and len(corpus.train):
-
-        def vectors_of(texts: Sequence[str]) -> torch.Tensor:
-            encodings = tokens.encode(texts, tokenizer, settings, corpus)
-            return predict_batches(model, tokenizer, texts, settings.model.max_length, encodings=encodings).vectors
-
         with options.progress.step("finding the most similar training texts"):
-            nearest = nearest_training_texts(corpus.test.texts, predictions.vectors, corpus.train, vectors_of, classes)
+            nearest = nearest_training_texts(
+                corpus.test.texts,
+                predictions.vectors,
+                corpus.train,
+                lambda texts: trained.predict(texts).vectors,
+                corpus.class_names,
+            )
         write_nearest(nearest, run.nearest)
     write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
     if options.report:
         pictures.draw_pictures(
             run.path,
-            classes,
+            corpus.class_names,
             corpus.test.labels,
-            results.confusion,
+            metrics.test.confusion,
             projection=projection,
             matrix=None if tables is None else tables.matrix.numpy(force=True),
             history=fitted.log_history,
             progress=options.progress,
         )
-        if sentence := pictures.font_sentence(classes):
+        if sentence := pictures.font_sentence(corpus.class_names):
             options.say(sentence)
     run.finish(metrics)
     if options.report:
@@ -407,6 +301,76 @@ def _carry_out(
     return metrics
 
 
+def _chosen_matrix(
+    spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, tokens: TokenCache
+) -> MatrixChoice:
+    """The matrix of the run, from counted confusions where it needs them."""
+    confusion_file = options.confusion_file or run.confusion
+    if needs_counting(spec.objective, spec.settings) and not confusion_file.exists():
+        options.note("Counting confusions by a short cross-entropy run ...")
+    choice = choose_matrix(
+        spec.objective,
+        spec.settings,
+        corpus,
+        lambda: load_or_count_confusions(
+            spec.settings, corpus, spec.seed, confusion_file, tokens, progress=options.progress
+        ),
+        seed=spec.seed,
+    )
+    if choice.ldm is not None:
+        options.say(f"Label distances: {choice.in_short()}.")
+    return choice
+
+
+def _measured(
+    trained: TrainedModel, predictions: Predictions, choice: MatrixChoice, tables: KeptTables | None
+) -> RunMetrics:
+    """The metrics of the run: on its test rows, and on its validation rows while it was trained."""
+    spec, corpus, log = trained.spec, trained.corpus, trained.fitted.log_history
+    evaluations = [entry for entry in log if "eval_accuracy" in entry]
+    accuracies = [entry["eval_accuracy"] for entry in evaluations]
+    calibration = None
+    if len(corpus.validation):
+        labels = corpus.validation.labels
+        found = trained.predict(corpus.validation.texts).probabilities
+        calibration = calibration_of(found, labels, predictions.probabilities, corpus.test.labels)
+        if trained.frozen_head is not None:
+            # The fitted layer has seen none of these rows.
+            accuracies = [float((found.argmax(dim=1).numpy() == labels).mean())]
+    results = evaluate_predictions(
+        corpus.test.labels,
+        predictions.probabilities,
+        corpus.class_names,
+        corpus.test.texts,
+        vectors=predictions.vectors,
+        matrix=None if tables is None else tables.matrix.numpy(force=True),
+    )
+    relation = measure_tables(spec.settings, corpus.class_names)
+    return RunMetrics(
+        objective=spec.objective,
+        seed=spec.seed,
+        matrix_source=choice.source,
+        num_ldm_updates=0 if tables is None else tables.num_updates,
+        best_validation_accuracy=max(accuracies, default=None),
+        num_epochs=max((entry["epoch"] for entry in evaluations or log), default=0.0),
+        num_parameters=parameter_count(trained.model),
+        test=with_relation(
+            results, corpus.test.labels, predictions.probabilities, relation, vectors=predictions.vectors
+        ),
+        calibration=calibration,
+    )
+
+
+def _map(predictions: Predictions, run: RunFolder, options: RunOptions) -> TwoDimensions | None:
+    """The embeddings of the test rows in two dimensions, written where they are wanted."""
+    if not options.report and not options.map:
+        return None
+    with options.progress.step("drawing the map of the embeddings"):
+        projection = two_dimensions(predictions.embeddings.numpy())
+    write_map(projection, run.map)
+    return projection
+
+
 def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Callable[[str], None]) -> None:
     if fitted.diverged_at is not None:
         say(
@@ -415,38 +379,6 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
         )
     if OBJECTIVES[spec.objective].matrix == "adaptive" and not num_updates:
         say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
-
-
-def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, corpus: Corpus) -> TrainerObjective:
-    """The loss that a run trains with."""
-    settings, views = spec.settings.loss, OBJECTIVES[spec.objective].views
-    options: dict[str, Any] = {}
-    fine = joined(corpus.train, corpus.label_texts)
-    labels = torch.as_tensor(fine.labels)
-    if OBJECTIVES[spec.objective].classification is None:
-        classification = classification_loss(settings, labels, len(corpus.class_names))
-    else:
-        relation = needed_relation(spec.objective, spec.settings, corpus.class_names)
-        classification = related_loss(spec.objective, relation, settings, labels)
-    classification = with_coarse_labels(classification, corpus)
-    if classification is not None:
-        options["classification"] = classification
-    if choice.ldm is None:
-        return TrainerObjective(None, model, views=views, **options)
-    is_learned = isinstance(choice.relevance, AdaptiveRelevance)
-    contrastive = LabelDistanceContrastiveLoss(
-        StaticLDM.uniform(1.0, class_names=choice.ldm.class_names) if is_learned else choice.ldm,
-        temperature=settings.temperature,
-        weighting=settings.weighting,
-        relevance=choice.relevance,
-        # The corpus has been checked, and two views of each text are positives: no step waits for a GPU to say so.
-        validate=False,
-    )
-    if corpus.groups:
-        contrastive = FineLabelsOnly(contrastive)
-    return TrainerObjective(
-        contrastive, model, views=views, ce_weight=settings.ce_weight, confusion=choice.confusion, **options
-    )
 
 
 def _num_rows(corpus: Corpus) -> dict[str, int]:

@@ -19,8 +19,8 @@ from labeldist.training.config import DataSettings, RunSettings, check_settings
 from labeldist.training.data.corpus import Corpus, Split
 from labeldist.training.errors import UserError
 from labeldist.training.label_distances import MatrixChoice
-from labeldist.training.run import make_objective
 from labeldist.training.run_folder import RunSpec
+from labeldist.training.run_model import make_objective
 from runs import QUICK, messages, outcome, read
 
 pytestmark = pytest.mark.usefixtures("as_it_was")

@@ -148,7 +148,7 @@ def test_more_folds_than_rows_are_refused(corpus, tmp_path):
 @pytest.fixture
 def objectives_of(tickets, tmp_path, monkeypatch):
     """Train a little and return the `TrainerObjective` of the run itself, not those of the short runs that count."""
-    from labeldist.training import run
+    from labeldist.training import run_model as run
 
     def train_and_look(objective, **options):
         made = []

@@ -20,9 +20,9 @@ from labeldist.training.data.corpus import load_corpus
 from labeldist.training.errors import UserError
 from labeldist.training.label_distances import choose_matrix, needs_counting
 from labeldist.training.relations import relation_of
-from labeldist.training.run import make_objective
 from labeldist.training.run_data import fingerprint
 from labeldist.training.run_folder import RunFolder, RunSpec
+from labeldist.training.run_model import make_objective
 from labeldist.training.study.compare import CompareSpec, check_spec
 from labeldist.training.study.comparison import build_comparison
 from runs import CLASSES, QUICK, messages, read, settings_of

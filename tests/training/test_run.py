@@ -168,7 +168,7 @@ def test_a_deleted_best_checkpoint_costs_time_and_no_result(undisturbed, interru
 
 
 def test_a_run_that_diverged_says_so_again_and_does_not_train_again(tickets, tmp_path, monkeypatch):
-    from labeldist.training import run as module
+    from labeldist.training import run_model as module
     from labeldist.training.fit import DivergedError
 
     tried = []
@@ -188,7 +188,7 @@ def test_a_run_that_diverged_says_so_again_and_does_not_train_again(tickets, tmp
 
 
 def test_a_run_that_diverged_later_ends_with_its_best_weights_and_says_so(tickets, tmp_path, monkeypatch):
-    from labeldist.training import run as module
+    from labeldist.training import run_model as module
 
     original = module.fit
     monkeypatch.setattr(module, "fit", lambda *arguments: replace(original(*arguments), diverged_at=9))
@@ -361,7 +361,7 @@ def train_until_killed(folder: Path, settings: RunSettings, objective: Any) -> l
         raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labeldist.training.run.predict_batches", kill)
+        patch.setattr("labeldist.training.run_model.predict_batches", kill)
         with pytest.raises(KilledError):
             train(folder, settings, objective)
     return sorted((folder / "checkpoints").glob("*"), key=lambda path: int(path.name.split("-")[1]))
@@ -405,7 +405,7 @@ def test_a_folder_that_a_kill_left_with_half_a_first_file_is_free(tmp_path):
 
 
 def test_the_classification_loss_of_the_settings_is_trained_with(tickets, monkeypatch):
-    from labeldist.training import run as module
+    from labeldist.training import run_model as module
 
     given = []
     monkeypatch.setattr(module, "TrainerObjective", lambda *arguments, **options: given.append(options))
