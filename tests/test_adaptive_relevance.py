@@ -68,3 +68,8 @@ def test_integrations_find_the_matrix_that_learns_and_a_state_keeps_it():
 def test_what_cannot_be_is_refused(matrix, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         AdaptiveRelevance(AdaptiveLDM(3, **matrix), **options)
+
+
+def test_a_matrix_that_does_not_learn_is_refused():
+    with pytest.raises(TypeError, match=r"ldm must be an AdaptiveLDM, .* got StaticLDM\. .*Relation\.relevance"):
+        AdaptiveRelevance(ONES)  # type: ignore[arg-type]

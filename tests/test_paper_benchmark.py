@@ -282,7 +282,7 @@ def test_tables_show_means_intervals_and_what_was_not_run(tmp_path):
     assert "| TREC-6 | textcnn | contrastive | 0.0 (0.0 to 0.0, p 1.00) |  |  |  |" in differences
     assert "static" not in differences
     picture = cell_intervals(results, "paper")
-    assert "TREC-6, textcnn, against ce-two-views (the paper: +0.6)" in picture
+    assert "TREC-6, textcnn, against ce-two-views (the paper, against cross-entropy: +0.6)" in picture
     assert "<title>adaptive: +2.0 points, -0.5 to +4.5</title>" in picture
     assert "20NG" not in picture
     assert cell_intervals(results, "tuned") == ""

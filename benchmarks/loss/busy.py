@@ -13,7 +13,6 @@ Where the use by others is more than `MAX_OTHERS` while several threads run alon
 """
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
@@ -199,8 +198,10 @@ def _priority() -> str | None:
 def _spin_in_own_session(priority: str | None, started: Barrier) -> None:
     os.setsid()
     if priority is not None:
-        with contextlib.suppress(OSError):  # in a sandbox that does not let it be set
+        try:
             GROUP.write_text(priority)
+        except OSError as error:
+            print(f"The busy process keeps its own priority: {error}", file=sys.stderr)
     started.wait()
     while True:
         pass

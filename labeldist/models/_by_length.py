@@ -1,12 +1,12 @@
-"""Groups of rows of like length: on a CPU, padding takes as much time as text."""
+"""Groups of rows of similar length: on a CPU, padding takes as much time as text."""
 
 import torch
 from torch import Tensor
 
 __all__ = ["groups_by_length"]
 
-# A division is made only where it saves so much of the tokens that are computed, padding included: each group costs a
-# gradient of the whole embedding table, which takes MiniLM the time of some 40 tokens.
+# Divide only if this saves at least this share of all tokens, padding included, and so many of them: each group costs
+# one more gradient of the whole embedding table.
 MIN_SAVING = 0.1
 MIN_TOKENS_SAVED = 128
 MAX_DIVISIONS = 3  # one after another: at most 2 ** MAX_DIVISIONS groups
@@ -19,8 +19,8 @@ def groups_by_length(mask: Tensor) -> list[tuple[Tensor, int]] | None:
         mask: `(B, L)`, 1 for tokens and 0 for padding.
 
     Returns:
-        Positions of each group's rows, and the length of its longest row; `None` if the padding is not behind the
-        tokens, or a division would save little.
+        Positions of each group's rows, and the length of its longest row; `None` if a row has padding
+        before a token, or no token, or if a division would save little.
 
     Examples:
         >>> mask = torch.arange(100) < torch.tensor([2, 100, 3, 99])[:, None]

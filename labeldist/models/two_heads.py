@@ -8,15 +8,27 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from labeldist.distributed import num_processes
 from labeldist.models._by_length import groups_by_length
 from labeldist.models.heads import ProjectionHead
 from labeldist.models.textcnn import TextCNN
 from labeldist.options import Pooling, Projection
 
-__all__ = ["CONFIG_FILE", "MODEL_TYPE", "WEIGHTS_FILE", "HeadOutputs", "TwoHeadedTextCNN", "TwoHeads", "read_config"]
+__all__ = [
+    "ANY_PADDING",
+    "CONFIG_FILE",
+    "MODEL_TYPE",
+    "WEIGHTS_FILE",
+    "HeadOutputs",
+    "TwoHeadedTextCNN",
+    "TwoHeads",
+    "read_config",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+ANY_PADDING = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+"""Types of encoders whose outputs do not depend on the padding behind a text."""
 MODEL_TYPE = "labeldist-classifier"
 
 
@@ -76,14 +88,15 @@ class TwoHeads(nn.Module):
     def encode(self, **inputs: Tensor) -> Tensor:
         """Encode each text, Eq. 1: return its pooled vector for each view, `(views * B, hidden_size)`.
 
-        On a CPU a transformer encodes texts of like length together: short ones are not padded to the longest.
+        On a CPU, and in a single process, an encoder of `ANY_PADDING` encodes texts of similar length together, so
+        that short texts are not padded to the longest one.
         """
         views = self.views if self.training else 1
         if isinstance(self.encoder, TextCNN):
             return self.encoder(inputs["input_ids"], inputs.get("attention_mask"), views=views)
         if views > 1:
             inputs = {name: repeat(value, "b ... -> (v b) ...", v=views) for name, value in inputs.items()}
-        groups = _groups(inputs)
+        groups = _groups(self.encoder, inputs)
         if groups is None:
             return self._pooled(inputs)
         pooled = [
@@ -106,14 +119,18 @@ class TwoHeads(nn.Module):
         return HeadOutputs(self.classifier(self.dropout(vectors)), self.projection(vectors))
 
 
-def _groups(inputs: dict[str, Tensor]) -> list[tuple[Tensor, int]] | None:
-    """On a CPU, rows of like length and the tokens of the longest; `None` to encode all rows together."""
+def _groups(encoder: nn.Module, inputs: dict[str, Any]) -> list[tuple[Tensor, int]] | None:
+    """On a CPU, rows of similar length and the tokens of the longest; `None` to encode all rows together."""
     mask = inputs.get("attention_mask")
-    # Traced, the graph would hold for the lengths of one batch only.
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if mask is None or mask.device.type != "cpu" or is_traced:
+    model_type = getattr(getattr(encoder, "config", None), "model_type", None)
+    if model_type not in ANY_PADDING or type(mask) is not Tensor or mask.device.type != "cpu":
         return None
-    if any(value.shape[:2] != mask.shape for value in inputs.values()):
+    # Traced, the graph would hold for the lengths of one batch only. Several processes must call their encoders equally
+    # often: those of sharded weights wait for each other.
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if is_traced or num_processes() > 1:
+        return None
+    if any(not isinstance(value, Tensor) or value.shape[:2] != mask.shape for value in inputs.values()):
         return None
     return groups_by_length(mask)
 

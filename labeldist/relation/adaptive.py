@@ -21,11 +21,13 @@ class AdaptiveRelevance(nn.Module):
 
     Args:
         ldm: the matrix that learns, with `use="near"`, `normalization="rate"` and `max_distance` above 1.
-        weight: relevance of the most confused pair, finite and >= 0.
+        weight: the largest relevance that a pair can reach, finite and >= 0. An update moves the relevance of a pair
+            only part of the way, as it does the matrix: late updates change little.
         level: smallest $c_{ab}$, in [0, 1], at which classes are relevant to each other.
 
     Raises:
         ValueError: if an option is out of range, or the matrix has other options than those above.
+        TypeError: if `ldm` is no `AdaptiveLDM`.
 
     Examples:
         >>> import torch
@@ -44,6 +46,11 @@ class AdaptiveRelevance(nn.Module):
     def __init__(self, ldm: AdaptiveLDM, *, weight: float = 0.1, level: float = 0.0):
         super().__init__()
         check_relevance_options(weight, level)
+        if not isinstance(ldm, AdaptiveLDM):
+            raise TypeError(
+                f"ldm must be an AdaptiveLDM, which learns from confusions, got {type(ldm).__name__}. For a fixed "
+                "table pass Relation.relevance() to the loss."
+            )
         if ldm.use != "near" or ldm.normalization != "rate" or not ldm.max_distance > 1:
             raise ValueError(
                 "AdaptiveRelevance needs an AdaptiveLDM with use='near', normalization='rate' and max_distance above "

@@ -42,8 +42,8 @@ class MatrixChoice:
     """The matrix of one run and where it came from.
 
     Attributes:
-        ldm: `None` for cross-entropy alone. Under learned graded targets the loss has ones, and this is the matrix that
-            they are computed from.
+        ldm: `None` for cross-entropy alone. If graded targets are learned, this is the matrix that
+            they are computed from, and the distances in the loss are ones.
         summary: what was taken, in words, without the pairs.
         confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
         relevance: graded targets, `(C, C)`; or a module of them that learns; `None` where only

@@ -378,7 +378,8 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
             "the best epoch before. A smaller --learning-rate may help."
         )
     if OBJECTIVES[spec.objective].matrix == "adaptive" and not num_updates:
-        say("The label distances had not moved before the best epoch: the model is that of plain contrast.")
+        what = "graded targets" if spec.settings.matrix.adaptive_use == "graded" else "label distances"
+        say(f"The {what} had not moved before the best epoch: the model is that of plain contrast.")
 
 
 def _num_rows(corpus: Corpus) -> dict[str, int]:

@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class KeptTables:
-    """What the loss compared classes by, at the epoch whose weights are kept.
+    """The tables that the loss used at the epoch whose weights are kept.
 
     Attributes:
         matrix: the label distances, `(C, C)`.

@@ -1,4 +1,4 @@
-"""On a CPU, rows of like length are encoded together: the same outputs from fewer tokens."""
+"""On a CPU, rows of similar length are encoded together: the same outputs from fewer tokens."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel, RobertaConfig, RobertaModel
+from transformers import AutoConfig, AutoModel
 
 from labeldist.models import two_heads
 from labeldist.models._by_length import MIN_TOKENS_SAVED, groups_by_length
@@ -24,11 +24,13 @@ SMALL: dict[str, Any] = {
 }
 LENGTHS = torch.tensor([3, 60, 5, 58, 60, 4, 30, 3])
 MASK = (torch.arange(60) < LENGTHS[:, None]).long()
-ENCODERS = {
-    "bert": lambda: BertModel(BertConfig(**SMALL), add_pooling_layer=False),
-    "mpnet": lambda: MPNetModel(MPNetConfig(**SMALL), add_pooling_layer=False),
-    "roberta": lambda: RobertaModel(RobertaConfig(**SMALL), add_pooling_layer=False),
-}
+
+
+def encoder_of(name: str) -> Any:
+    # DistilBERT has other names for its sizes, ALBERT smaller embeddings.
+    named = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24} if name == "distilbert" else {}
+    config = AutoConfig.for_model(name, **SMALL, **named, embedding_size=16)
+    return AutoModel.from_config(config)
 
 
 def batch_of(mask: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -39,7 +41,7 @@ def batch_of(mask: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def model_of(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    return ContrastiveClassifier(ENCODERS[name](), 3, projection_dim=6, dropout=0.0, **options).double().eval()
+    return ContrastiveClassifier(encoder_of(name), 3, projection_dim=6, dropout=0.0, **options).double().eval()
 
 
 def widths_of(model: Any) -> list[tuple[int, int]]:
@@ -69,7 +71,7 @@ def test_rows_stay_together_where_padding_stands_before_them_or_little_is_saved(
     assert groups_by_length(mask) is None
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", two_heads.ANY_PADDING)
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_outputs_and_gradients_are_those_of_all_rows_together(name, pooling, monkeypatch):
     results = []
@@ -106,3 +108,19 @@ def test_a_compiled_model_encodes_all_rows_together():
     compiled = torch.compile(model, backend=lambda graph, inputs: shapes.append(len(inputs)) or graph.forward)
     assert_close(compiled(**batch_of(MASK)).logits, expected)
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("case", ["processes", "type", "option"])
+def test_all_rows_stay_together_where_groups_could_do_harm(case, monkeypatch):
+    model, more = model_of("bert"), {}
+    expected = model(**batch_of(MASK)).logits
+    if case == "processes":
+        monkeypatch.setattr(two_heads, "num_processes", lambda: 2)
+    elif case == "type":
+        # Its attention depends on the length of the whole batch.
+        model.encoder.config.model_type = "big_bird"
+    else:
+        more = {"output_attentions": True}
+    shapes = widths_of(model)
+    assert_close(model(**batch_of(MASK), **more).logits, expected)
+    assert shapes == [(8, 60)]

@@ -70,7 +70,7 @@ def verdict_sentence(comparison: Comparison) -> str:
     """Whether label distance helps, in one sentence for all objectives together."""
     verdicts = list(comparison.verdict.objectives.values())
     by = "" if comparison.measure == "accuracy" else f", by {comparison.measure}"
-    is_all = all(is_label_distance(verdict.objective) for verdict in verdicts)
+    is_all = all(_is_label_distance(verdict.objective, comparison) for verdict in verdicts)
     subject = f"Label distance{'' if is_all else ' and class relations'} on {comparison.data}, {comparison.encoder}{by}"
     if not verdicts:
         return f"{subject}: inconclusive, because no label-distance objective was run."
@@ -121,13 +121,21 @@ def verdict_sentences(comparison: Comparison) -> list[str]:
     """For each label-distance objective, whether it helps, and the numbers that this rests on."""
     place = f"on {comparison.data}, {comparison.encoder}"
     return [
-        f"{_subject(verdict.objective)} {place}: {objective_verdict(verdict, comparison.margin, comparison.measure)}."
-        for verdict in comparison.verdict.objectives.values()
+        f"{_subject(name, comparison)} {place}: {objective_verdict(verdict, comparison.margin, comparison.measure)}."
+        for name, verdict in comparison.verdict.objectives.items()
     ]
 
 
-def _subject(objective: str) -> str:
-    return f"Label distance ({objective})" if is_label_distance(objective) else f"The objective {objective}"
+def _subject(objective: str, comparison: Comparison) -> str:
+    is_distance = _is_label_distance(objective, comparison)
+    return f"Label distance ({objective})" if is_distance else f"The objective {objective}"
+
+
+def _is_label_distance(objective: str, comparison: Comparison) -> bool:
+    """Whether its distances differ between classes: an adaptive matrix may drive graded targets instead."""
+    settings = {} if comparison.provenance is None else comparison.provenance.settings
+    learns_targets = settings.get("matrix", {}).get("adaptive_use") == "graded"
+    return is_label_distance(objective) and not (objective == "adaptive" and learns_targets)
 
 
 def objective_verdict(verdict: Verdict, margin: float, measure: Measure = "accuracy") -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from labeldist.messages import shown
 from labeldist.training.data.columns import LABEL_COLUMNS, TEXT_COLUMNS, find_column
 from labeldist.training.errors import UserError
-from labeldist.training.reporting.table_values import class_of, maybe_probability
+from labeldist.training.reporting.class_columns import class_columns
+from labeldist.training.reporting.table_values import class_of, maybe_number, maybe_probability
 
 __all__ = ["ColumnFinder", "PredictionColumns"]
 
@@ -20,8 +21,6 @@ PREDICTED_COLUMNS = (
 
 PROBABILITY_COLUMNS = ("probability", "confidence", "score", "prob", "proba", "predicted_probability", "p")
 ALL_PROBABILITIES = ("probabilities", "probs", "scores")
-# A column of a class's probability: the class name, or one of these before it.
-PREFIXES = ("", "p_", "prob_", "proba_", "probability_", "score_", "p(", "probs.", "probabilities.")
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,12 @@ class ColumnFinder:
         row: the first row.
         where: its place.
         named: what the user names.
-        class_names: all classes, where they are known.
+
+    Raises:
+        UserError: for a missing label, and where no column holds labels or predictions, or a named one is not there.
     """
 
-    def __init__(self, row: Mapping[str, Any], where: str, named: PredictionColumns, class_names: Sequence[str] | None):
+    def __init__(self, row: Mapping[str, Any], where: str, named: PredictionColumns):
         first = dict(row)
         self.is_named = named.probability is not None
         self.dropped: dict[str, str] = {}
@@ -66,11 +67,14 @@ class ColumnFinder:
         self.all = _optional(first, ALL_PROBABILITIES, others)
         known = PREDICTED_COLUMNS
         self.predicted: str | None = _optional(first, known, others) if named.prediction is None else None
-        self.rest = [name for name in first if name != self.label]
-        # A column for each class, as `predict_proba` gives them: the first row's class has one, with a probability.
+        # A column of probabilities for each class: the first row's class has one.
         own = class_of(first[self.label], f"label (column {shown(self.label)})", where)
-        self.has_class_columns = self._has_probability_of(first, own)
-        if self.predicted is None and (named.prediction is not None or not (self.all or self.has_class_columns)):
+        number = maybe_number(own)
+        own = str(int(number)) if number is not None and number.is_integer() else own
+        column = (class_columns([own], [name for name in first if name != self.label]) or {}).get(own)
+        has_own = column is not None and maybe_probability(first[column]) is not None
+        self.by_class_columns = (self.predicted, self.all, named.prediction) == (None, None, None) and has_own
+        if (self.predicted is None and self.all is None and not self.by_class_columns) or named.prediction is not None:
             self.predicted = find_column(
                 {name: value for name, value in first.items() if name not in others},
                 where,
@@ -86,7 +90,8 @@ class ColumnFinder:
                 first, where, named=named.probability, known=(), option="--probability-column", kind="probability"
             )
             if named.probability is not None
-            else _optional(first, PROBABILITY_COLUMNS, others)
+            # The columns of the classes say it, one of which may have such a name.
+            else (None if self.by_class_columns else _optional(first, PROBABILITY_COLUMNS, others))
         )
         self.text = (
             find_column(first, where, named=named.text, known=TEXT_COLUMNS, option="--text-column", kind="text")
@@ -95,23 +100,6 @@ class ColumnFinder:
         )
         taken = {self.label, self.predicted, self.probability, self.text, self.all}
         self.rest = [name for name in first if name not in taken]
-
-    def _has_probability_of(self, row: Mapping[str, Any], name: str) -> bool:
-        columns = self.class_columns([name])
-        value = None if columns is None else maybe_probability(row[columns[name]])
-        return value is not None and 0 <= value <= 1
-
-    def classes_like(self, columns: Mapping[str, str]) -> dict[str, str]:
-        """More columns of classes: those that begin as all of these do; none where these have no prefix.
-
-        Args:
-            columns: the column of each known class.
-        """
-        begins = {column.casefold().removesuffix(")").removesuffix(name.casefold()) for name, column in columns.items()}
-        prefix = begins.pop() if len(begins) == 1 else ""
-        others = [name for name in self.rest if name.casefold().startswith(prefix) and name not in columns.values()]
-        end = ")" if prefix.endswith("(") else ""
-        return {name[len(prefix) :].removesuffix(end): name for name in others} if prefix else {}
 
     def drop_probability(self, reason: str) -> None:
         """Leave out the column of probabilities, or raise if the user named it."""
@@ -139,18 +127,6 @@ class ColumnFinder:
             "all probabilities": self.all,
         }
         return "; ".join(f"{kind}: {shown(name)}" for kind, name in names.items() if name is not None)
-
-    def class_columns(self, classes: Sequence[str]) -> dict[str, str] | None:
-        """The column of each class's probability; None unless every class has one."""
-        folded = {name.casefold(): name for name in self.rest}
-        found = {}
-        for name in classes:
-            keys = [f"{prefix}{name}{')' if prefix.endswith('(') else ''}".casefold() for prefix in PREFIXES]
-            key = next((key for key in keys if key in folded), None)
-            if key is None:
-                return None
-            found[name] = folded[key]
-        return found if len(set(found.values())) == len(classes) else None
 
 
 def _optional(row: Mapping[str, Any], known: Sequence[str], others: Sequence[str]) -> str | None:

@@ -1,6 +1,5 @@
 """A file of predictions, of whatever model, to what a report is made from."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,12 @@ from labeldist.reports.words import count
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.data.readers import place_of, read_rows
 from labeldist.training.errors import UserError
+from labeldist.training.reporting.class_columns import (
+    ROUNDING,
+    class_columns,
+    columns_of_all_classes,
+    most_probable,
+)
 from labeldist.training.reporting.prediction_columns import ColumnFinder, PredictionColumns
 from labeldist.training.reporting.table_values import (
     by_number,
@@ -28,8 +33,6 @@ from labeldist.training.reporting.table_values import (
 
 __all__ = ["PredictionColumns", "read_predictions"]
 
-# A row of probabilities may miss 1 by rounding.
-ROUNDING = 0.02
 # Share of the rows whose probability may be below that of a guess; decisions by cost take such classes.
 MAX_LOW = 0.02
 
@@ -43,6 +46,7 @@ class _Columns:
     texts: list[str] = field(default_factory=list)
     confidence: list[float | None] = field(default_factory=list)
     by_class: list[dict[str, float] | None] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
 
 def read_predictions(
@@ -57,8 +61,8 @@ def read_predictions(
     r"""Read a table of predictions.
 
     A row needs a label and a prediction. A text, the probability of the prediction, and the probabilities of all
-    classes (a JSON object in one column, or a column for each class) are used where they are there. With these and no
-    column of predictions, the most probable class is the prediction.
+    classes (a JSON object in one column, or a column for each class) are used where they are there. Without a column of
+    predictions, the class with the largest probability is the prediction.
 
     Args:
         path: a jsonl, csv, tsv (each also .gz) or parquet file.
@@ -84,15 +88,16 @@ def read_predictions(
     read = _Columns()
     finder: ColumnFinder | None = None
     for number, row in read_rows(path, note=note, table_format=table_format):
-        finder = finder or ColumnFinder(row, place.at(number), named, class_names)
+        finder = finder or ColumnFinder(row, place.at(number), named)
         _read_row(read, row, finder, place.at(number))
+        read.numbers.append(number)
     assert finder is not None
-    found = _predictions(read, finder, class_names, str(path))
+    found = _predictions(read, finder, class_names, str(path), lambda row: place.at(read.numbers[row]))
     note(f"{path}: {finder.in_words()}")
     if finder.predicted is None:
         (say or note)(
-            "no column of predictions was found, so the most probable class is the prediction; "
-            "--prediction-column names another"
+            "no column of predictions was found, so the most probable class is the prediction; if there is one, name "
+            "it by --prediction-column"
         )
     if finder.num_missing:
         lack = "has no probability" if finder.num_missing == 1 else "have no probability"
@@ -116,8 +121,8 @@ def _read_row(read: _Columns, row: Mapping[str, Any], finder: ColumnFinder, wher
         guess = class_of(row.get(finder.predicted), f"prediction (column {shown(finder.predicted)})", where)
     elif by_class:
         guess = max(by_class.items(), key=lambda item: item[1])[0]
-    elif finder.has_class_columns:
-        guess = ""  # once all classes are known
+    elif finder.by_class_columns:
+        guess = ""  # found once all classes are known
     else:
         raise UserError(f"{where}: there is neither a prediction nor a probability.")
     read.predicted.append(guess)
@@ -142,12 +147,16 @@ def _read_row(read: _Columns, row: Mapping[str, Any], finder: ColumnFinder, wher
         read.by_class.append(by_class)
 
 
-def _predictions(read: _Columns, finder: ColumnFinder, class_names: Sequence[str] | None, path: str) -> Predictions:
-    own_columns: dict[str, str] = {}
-    if finder.predicted is None and finder.all is None:
-        own_columns = _take_most_probable(read, finder, class_names, path)
-    elif class_names is None:
+def _predictions(
+    read: _Columns, finder: ColumnFinder, class_names: Sequence[str] | None, path: str, place: Callable[[int], str]
+) -> Predictions:
+    if class_names is None:
         _write_numbers_alike(read)
+    own_columns: dict[str, str] = {}
+    if finder.by_class_columns:
+        known = sorted(set(read.labels), key=by_number) if class_names is None else class_names
+        own_columns = columns_of_all_classes(known, finder.rest, read.by_class, path, place)
+        read.predicted[:] = most_probable(read.labels, own_columns, read.by_class, path)
     names = {*read.labels, *read.predicted, *own_columns}
     if finder.all is not None:
         names |= {name for row in read.by_class if row for name in row}
@@ -173,49 +182,15 @@ def _predictions(read: _Columns, finder: ColumnFinder, class_names: Sequence[str
     return replace(found, top=top, confidence=confidence)
 
 
-def _take_most_probable(
-    read: _Columns, finder: ColumnFinder, class_names: Sequence[str] | None, path: str
-) -> dict[str, str]:
-    """Predict the most probable class of each row, where each class has a column; returns these columns by class."""
-    names = sorted(set(read.labels), key=by_number) if class_names is None else list(class_names)
-    columns = finder.class_columns(names)
-    if columns is None:
-        lacking = next((name for name in names if finder.class_columns([name]) is None), names[0])
-        raise UserError(
-            f"{path}: no column has predictions, and none has the probability of class {shown(lacking)}. Give "
-            "--prediction-column, or a column of probabilities for each class."
-        )
-    if class_names is None and not _sum_to_one(read, columns):
-        # Classes that no row has, of which the model knows.
-        columns |= finder.classes_like(columns)
-    for number, row in enumerate(read.by_class):
-        found = {name: row[column] for name, column in columns.items() if row and column in row}
-        if len(found) < len(columns):
-            column = next(column for name, column in columns.items() if name not in found)
-            raise UserError(
-                f"{path}, row {number + 1} of the data: column {shown(column)} must have a probability, because no "
-                "column has predictions. Give every row one or drop it."
-            )
-        read.predicted[number] = max(found.items(), key=lambda item: item[1])[0]
-    return columns
-
-
-def _sum_to_one(read: _Columns, columns: Mapping[str, str]) -> bool:
-    return all(
-        row is not None and abs(sum(row.get(column, math.nan) for column in columns.values()) - 1) <= ROUNDING
-        for row in read.by_class
-    )
-
-
 def _write_numbers_alike(read: _Columns) -> None:
     """Write whole numbers in one way: in a column with gaps, or of another tool, the class 1 is called 1.0."""
-    names = {*read.labels, *read.predicted}
+    names = {*read.labels, *read.predicted} - {""}
     numbers = {name: maybe_number(name) for name in names}
     if any(number is None or not number.is_integer() for number in numbers.values()):
         return
     alike = {name: str(int(number)) for name, number in numbers.items() if number is not None}
     read.labels[:] = [alike[name] for name in read.labels]
-    read.predicted[:] = [alike[name] for name in read.predicted]
+    read.predicted[:] = [alike.get(name, name) for name in read.predicted]
 
 
 def _has_confidence(read: _Columns, finder: ColumnFinder, num_classes: int) -> bool:
@@ -241,7 +216,7 @@ def _has_confidence(read: _Columns, finder: ColumnFinder, num_classes: int) -> b
 
 def _all_scores(read: _Columns, finder: ColumnFinder, classes: Sequence[str]) -> NDArray[np.float64] | None:
     """Probabilities of all classes; None where a row lacks one, or a row does not sum to 1."""
-    columns = {name: name for name in classes} if finder.all is not None else finder.class_columns(classes)
+    columns = {name: name for name in classes} if finder.all is not None else class_columns(classes, finder.rest)
     if columns is None:
         return None
     scores = np.full((len(read.labels), len(classes)), np.nan)

@@ -196,44 +196,69 @@ def test_without_predictions_the_most_probable_class_is_predicted(tmp_path, pref
     assert found.confidence.tolist() == pytest.approx([0.7, 0.5, 0.8])
 
 
-def test_a_class_that_no_row_has_is_known_by_the_prefix_of_its_column(tmp_path):
+@pytest.mark.parametrize(("begin", "end"), [("", ""), ("p_", ""), ("p(", ")")])
+def test_a_class_that_no_row_is_labeled_with_has_a_column_too(tmp_path, begin, end):
+    scores = {"a (x)": [0.3, 0.1], "b (y)": [0.2, 0.8], "C (z)": [0.5, 0.1]}
     rows = [
-        {"label": "ask", "p_ask": 0.3, "p_tell": 0.2, "p_Shout out": 0.5},
-        {"label": "tell", "p_ask": 0.1, "p_tell": 0.8, "p_Shout out": 0.1},
+        {"label": label, **{f"{begin}{name}{end}": values[i] for name, values in scores.items()}, "length": 40 + i}
+        for i, label in enumerate(["a (x)", "b (y)"])
     ]
     found = read(written(tmp_path / "p.csv", rows))
-    assert found.class_names == ("Shout out", "ask", "tell")
-    assert [found.class_names[i] for i in found.predicted] == ["Shout out", "tell"]
-    # Where the known classes' probabilities are all there is, another column is no class.
-    rows = [{**row, "p_tell": 1 - row["p_ask"], "p_value": 0.99} for row in rows]
-    for row in rows:
-        del row["p_Shout out"]
-    found = read(written(tmp_path / "q.csv", rows))
-    assert found.class_names == ("ask", "tell")
-    assert [found.class_names[i] for i in found.predicted] == ["tell", "tell"]
+    assert found.class_names == ("C (z)", "a (x)", "b (y)")
+    assert [found.class_names[i] for i in found.predicted] == ["C (z)", "b (y)"]
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 2], ["0", "1", "2"], [0.0, 1.0, 2.0]])
+def test_columns_beside_those_of_all_classes_are_no_classes(tmp_path):
+    rows = [{"label": name, "p_ask": 0.7, "p_tell": 0.3, "p_value": 0.9, "p_date": "2026"} for name in ("ask", "tell")]
+    assert read(written(tmp_path / "p.csv", rows)).class_names == ("ask", "tell")
+
+
+@pytest.mark.parametrize("name", ["score", "p", "confidence"])
+def test_a_class_may_have_the_name_of_a_known_column(tmp_path, name):
+    rows = [{"label": label, name: 0.7, "other": 0.3} for label in (name, "other")]
+    found = read(written(tmp_path / "p.csv", rows))
+    assert found.confidence.tolist() == pytest.approx([0.7, 0.7])
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], ["0", "1", "2"], [0.0, 1.0, 2.0], ["0.0", "1.0", "2.0"]])
 def test_numbered_classes_have_numbered_columns(tmp_path, labels):
     scores = [[0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]]
-    rows = [
-        {"y_true": y, **{str(c): value for c, value in enumerate(row)}} for y, row in zip(labels, scores, strict=True)
-    ]
+    rows = [{"y_true": label, **dict(zip("012", row, strict=True))} for label, row in zip(labels, scores, strict=True)]
     found = read(written(tmp_path / "p.parquet", rows))
     assert found.class_names == ("0", "1", "2")
     assert found.predicted.tolist() == [1, 1, 2]
 
 
+TWO_ROWS = [{"label": "ask", "p_ask": 0.7, "p_tell": 0.3}, {"label": "tell", "p_ask": 0.6, "p_tell": 0.4}]
+MUST_SUM = r"line 3: no column has predictions, so the probabilities of all classes must lie in \[0, 1\] and sum to 1, "
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ([{}, {"label": "shout"}], r"no column has predictions, and none has the probability of class 'shout'\. Give "),
-        ([{}, {"p_tell": ""}], r"row 2 of the data: column 'p_tell' must have a probability, because no column has "),
-        ([{}, {"p_tell": "high"}], r"row 2 of the data: column 'p_tell' must have a probability"),
-        ([{"p_ask": 7}, {}], r"--prediction-column"),
+        ({"label": "shout"}, r"no column has predictions, and none has the probability of class 'shout'\. Give "),
+        ({"label": "ASK"}, r"two classes differ in case only"),
+        ({"p_tell": ""}, rf"{MUST_SUM}got 0\.6 in 'p_ask', none in 'p_tell'"),
+        ({"p_tell": "high"}, MUST_SUM),
+        ({"p_tell": 0.2}, rf"{MUST_SUM}got 0\.6 in 'p_ask', 0\.2 in 'p_tell'\. Give --prediction-column, or a "),
+        ({"p_ask": 4.5, "p_tell": -3.5}, MUST_SUM),  # scores that are no probabilities, and sum to 1
     ],
 )
 def test_probabilities_that_cannot_predict_are_refused(tmp_path, changes, sentence):
-    rows = [{"label": "ask", "p_ask": 0.7, "p_tell": 0.3}, {"label": "tell", "p_ask": 0.6, "p_tell": 0.4}]
     with pytest.raises(UserError, match=sentence):
-        read(written(tmp_path / "p.csv", [{**row, **change} for row, change in zip(rows, changes, strict=True)]))
+        read(written(tmp_path / "p.csv", [TWO_ROWS[0], {**TWO_ROWS[1], **changes}]))
+
+
+def test_one_hot_labels_are_no_predictions(tmp_path):
+    rows = [{"label": name, "ask": int(name == "ask"), "tell": int(name == "tell")} for name in ("ask", "tell", "ask")]
+    with pytest.raises(UserError, match=r"the columns 'ask', 'tell' repeat the label\. Give --prediction-column"):
+        read(written(tmp_path / "p.csv", rows))
+
+
+def test_a_row_without_probabilities_in_its_object_has_no_prediction(tmp_path):
+    rows = [
+        {"label": "ask", "probs": {"ask": 0.9, "tell": 0.1}, "ask": 0.9},
+        {"label": "tell", "probs": None, "ask": 1},
+    ]
+    with pytest.raises(UserError, match="line 2: there is neither a prediction nor a probability"):
+        read(written(tmp_path / "p.jsonl", rows))
