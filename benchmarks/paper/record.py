@@ -42,6 +42,8 @@ def record_of(folder: Path, *, note: str, commit: str) -> dict[str, Any]:
     # Where the corpus stands on one machine is nobody's business.
     settings = comparison.provenance.settings
     data = {**settings["data"], "data": [f"corpora/{Path(part).name}" for part in settings["data"]["data"]]}
+    if isinstance(texts := data.get("label_texts"), str):
+        data["label_texts"] = Path(texts).name
     provenance = replace(comparison.provenance, settings={**settings, "data": data})
     return {
         "commit": commit,

@@ -14,7 +14,8 @@ from typing import Any
 from labeldist.training.config import RunSettings
 from labeldist.training.measures import MEASURES
 from labeldist.training.objectives import DEFAULT_COMPARED
-from labeldist.training.output.words import change, points, verdict_sentences
+from labeldist.training.output.words import change, points, training_sentence, verdict_sentences
+from labeldist.training.recipes import NOT_BY_EPOCHS, RECIPES
 from labeldist.training.record_json import to_json
 from labeldist.training.records import record_from_json
 from labeldist.training.study.results import Comparison, Provenance
@@ -61,9 +62,11 @@ def table(name: str) -> str:
             cells += ["", "", ""]
         else:
             interval = f"{points(difference.low)} to {points(difference.high)}"
-            p_value = "" if difference.p_value is None else f"{difference.p_value:.2f}"
+            p_value = "" if difference.p_value is None else _p_value(difference.p_value)
             cells += [points(difference.mean), interval, p_value]
         lines.append(f"| {' | '.join(cells)} |")
+    training = training_sentence(comparison)
+    sentences = [*verdict_sentences(comparison), *([training] if training else [])]
     versions = provenance.versions
     facts = (
         f"{len(comparison.seeds)} seeds, mean ± standard deviation on the test set; p from a paired t-test, not "
@@ -74,7 +77,7 @@ def table(name: str) -> str:
         [
             *lines,
             "",
-            *(f"> {sentence}\n>" for sentence in verdict_sentences(comparison)),
+            *(f"> {sentence}\n>" for sentence in sentences),
             "",
             "```sh",
             on_lines(command(provenance.settings)),
@@ -127,6 +130,10 @@ def relation_table(name: str) -> str:
     return "\n".join([*lines, "", *verdicts, "", *shell, "", facts])
 
 
+def _p_value(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 else "< 0.01"
+
+
 def spread(values: Sequence[float | None]) -> str:
     """Mean and standard deviation in percent."""
     found = [value for value in values if value is not None]
@@ -135,12 +142,16 @@ def spread(values: Sequence[float | None]) -> str:
 
 def command(settings: Mapping[str, Any]) -> str:
     """The command line that repeats a comparison of these settings: only what differs from the defaults."""
-    default = to_json(RunSettings())
+    # The defaults of the recipe; what it makes of the data, such as the number of steps, is said again.
+    recipe = settings["optim"].get("recipe", "standard")
+    default = to_json(RECIPES[recipe].settings if recipe in RECIPES else RunSettings())
     words = ["labeldist", "compare"]
     for section, fields in default.items():
         # A setting that came after the record was at its default then; one that came later still has no default here.
         for field, value in {**fields, **settings[section]}.items():
             usual = fields.get(field)
+            if field == "epochs" and value == NOT_BY_EPOCHS:
+                continue
             if field == "data":
                 words += ["--data", *value]
             elif isinstance(value, bool) and value != usual:

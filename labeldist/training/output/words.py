@@ -73,7 +73,7 @@ def verdict_sentence(comparison: Comparison) -> str:
     is_all = all(_is_label_distance(verdict.objective, comparison) for verdict in verdicts)
     subject = f"Label distance{'' if is_all else ' and class relations'} on {comparison.data}, {comparison.encoder}{by}"
     if not verdicts:
-        return f"{subject}: inconclusive, because no label-distance objective was run."
+        return _without_label_distance(comparison)
     if len(verdicts) == 1:
         return verdict_sentences(comparison)[0]
     helping, useless, unknown = (
@@ -85,6 +85,21 @@ def verdict_sentence(comparison: Comparison) -> str:
     are = "is" if len(unknown) == 1 else "are"
     parts += [f"{_listed(unknown)} {are} inconclusive with these seeds"] if unknown else []
     return f"{subject}: {'; '.join(parts)}."
+
+
+def _without_label_distance(comparison: Comparison) -> str:
+    """The best objective beside the baseline, where no objective with label distance was run."""
+    measure = MEASURES[comparison.measure]
+    differences = {name: comparison.difference_to_baseline(name) for name in comparison.objectives}
+    known = {name: difference for name, difference in differences.items() if difference is not None}
+    place = f"on {comparison.data}, {comparison.encoder}"
+    if not known:
+        return f"No objective with label distance was run {place}."
+    best = max(known, key=lambda name: known[name].gain(measure.sign).mean)
+    # Chosen among several on the rows that it is judged by.
+    rank = ", the best of the others" if len(known) > 1 else ""
+    shown = _difference(comparison.baseline, known[best], measure)
+    return f"No objective with label distance was run {place}. {best}{rank}: {shown}."
 
 
 def training_sentence(comparison: Comparison) -> str | None:

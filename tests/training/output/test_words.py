@@ -138,6 +138,12 @@ def test_objectives_with_different_answers_have_a_clause_each():
 
 
 def test_without_a_label_distance_objective_the_sentence_says_so():
-    assert verdict_sentence(compared({"ce": [0.8], "uniform": [0.8]})) == (
-        "Label distance on trec, textcnn: inconclusive, because no label-distance objective was run."
+    no_distance = "No objective with label distance was run on trec, textcnn."
+    assert verdict_sentence(compared({"ce": [0.8], "uniform": [0.81]})) == (
+        f"{no_distance} uniform: +1.0 points of accuracy against ce (1 seed, so no interval)."
     )
+    three = compared({"ce": [0.8, 0.7], "uniform": [0.81, 0.72], "contrastive": [0.83, 0.74]})
+    assert verdict_sentence(three).startswith(
+        f"{no_distance} contrastive, the best of the others: +3.5 points of accuracy against ce (95 % interval "
+    )
+    assert verdict_sentence(compared({"ce": [0.8, 0.9]})) == no_distance
