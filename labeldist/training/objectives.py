@@ -212,13 +212,13 @@ def takes_given_matrix(name: Objective) -> bool:
 
 
 def is_label_distance(name: str) -> bool:
-    """Whether the objective trains with label distances that differ between pairs of classes.
+    """Whether the objective trains with label distances that differ between pairs of classes; not one of another name.
 
     Examples:
         >>> is_label_distance("static"), is_label_distance("far"), is_label_distance("graded")
         (True, True, False)
     """
-    return spec_of(name).matrix in ("static", "adaptive", "near", "far")
+    return name in OBJECTIVES and OBJECTIVES[name].matrix in ("static", "adaptive", "near", "far")
 
 
 def takes_relation(name: Objective) -> bool:

@@ -184,7 +184,7 @@ def test_data_that_changed_since_is_noticed(tmp_path):
 @pytest.fixture
 def spied(monkeypatch) -> dict[str, int]:
     """How often data are read and classifiers are built."""
-    from labeldist.training import encoders, label_distances, run
+    from labeldist.training import encoders, label_distances, run, run_model
     from labeldist.training.data import sources
 
     calls = {"read": 0, "built": 0, "tokenized": 0}
@@ -207,7 +207,7 @@ def spied(monkeypatch) -> dict[str, int]:
         calls["read"] += 1
         return rows(path, **options)
 
-    for module_ in (run, label_distances):
+    for module_ in (run, run_model, label_distances):
         monkeypatch.setattr(module_, "build_classifier", building)
     monkeypatch.setattr(sources, "read_rows", reading)
     return calls
