@@ -290,7 +290,10 @@ def test_tables_show_means_intervals_and_what_was_not_run(tmp_path):
     assert "| | textcnn | the paper, BERT |" in ablation_table(results)
     assert "| CT + CLALD (`adaptive`) | not run | 86.56 |" in ablation_table(results)
     missing = "Not run yet: minilm, mpnet, bert-base-cased.\n\nalbert: not run here: weights not reachable."
-    assert missing in report(tmp_path)
+    whole = report(tmp_path)
+    assert missing in whole
+    assert "chosen on held-out training rows\n\nNot run yet." in whole
+    assert "ablation on 20NG\n\nNot run yet." in whole
     assert report(tmp_path / "nothing") == missing.replace("yet: ", "yet: textcnn, ")
 
 

@@ -6,7 +6,7 @@ A cell that was not run says so, and one that lacks seeds says how many it has.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -218,19 +218,28 @@ def report(folder: Path, *, level: int = 2) -> str:
         return "\n\n".join(_facts(results))
     parts = []
     for setting, title in TITLES.items():
-        parts += [
-            f"{heading} {title}",
-            "Accuracy, %, mean ± standard deviation over seeds.",
-            main_table(results, setting),
-        ]
+        parts.append(f"{heading} {title}")
+        if not _is_any_run(results, setting, tuple(CORPORA)):
+            parts.append("Not run yet.")
+            continue
         note = (
             "Differences of accuracy, points, paired by seed, with 95 % intervals; p corrected over the table (Holm)."
         )
+        parts += ["Accuracy, %, mean ± standard deviation over seeds.", main_table(results, setting)]
         parts += [note, difference_table(results, setting)]
-    parts += [f"{heading} Table III: ablation on 20NG", ablation_table(results)]
+    ablation = ablation_table(results) if _is_any_run(results, "paper", ("20ng",)) else "Not run yet."
+    parts += [f"{heading} Table III: ablation on 20NG", ablation]
     if temperatures := temperature_table(results):
         parts += [f"{heading} Choice of the temperature", "Accuracy on held-out training rows, %.", temperatures]
     return "\n\n".join([*parts, *_facts(results)])
+
+
+def _is_any_run(results: Results, setting: Setting, corpora: Sequence[str]) -> bool:
+    return any(
+        (run["setting"], run["corpus"] in corpora) == (setting, True)
+        for encoder in results.encoders
+        for run in results.runs(encoder)
+    )
 
 
 def _facts(results: Results) -> Iterator[str]:
