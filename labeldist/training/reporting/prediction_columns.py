@@ -65,24 +65,8 @@ class ColumnFinder:
         )
         others = [self.label]
         self.all = _optional(first, ALL_PROBABILITIES, others)
-        known = PREDICTED_COLUMNS
-        self.predicted: str | None = _optional(first, known, others) if named.prediction is None else None
-        # A column of probabilities for each class: the first row's class has one.
-        own = class_of(first[self.label], f"label (column {shown(self.label)})", where)
-        number = maybe_number(own)
-        own = str(int(number)) if number is not None and number.is_integer() else own
-        column = (class_columns([own], [name for name in first if name != self.label]) or {}).get(own)
-        has_own = column is not None and maybe_probability(first[column]) is not None
-        self.by_class_columns = (self.predicted, self.all, named.prediction) == (None, None, None) and has_own
-        if (self.predicted is None and self.all is None and not self.by_class_columns) or named.prediction is not None:
-            self.predicted = find_column(
-                {name: value for name, value in first.items() if name not in others},
-                where,
-                named=named.prediction,
-                known=known,
-                option="--prediction-column",
-                kind="prediction",
-            )
+        self.predicted = self._prediction(first, where, named.prediction)
+        self.by_class_columns = self.predicted is None and self.all is None
         if self.predicted is not None:
             others.append(self.predicted)
         self.probability = (
@@ -100,6 +84,29 @@ class ColumnFinder:
         )
         taken = {self.label, self.predicted, self.probability, self.text, self.all}
         self.rest = [name for name in first if name not in taken]
+
+    def _prediction(self, row: Mapping[str, Any], where: str, named: str | None) -> str | None:
+        """The column of predictions; `None` where there are probabilities of all classes to find them from."""
+        others = {name: value for name, value in row.items() if name != self.label}
+        if named is None:
+            found = _optional(others, PREDICTED_COLUMNS, ())
+            if found is not None or self.all is not None or self._has_own_column(row, list(others), where):
+                return found
+        try:
+            return find_column(
+                others, where, named=named, known=PREDICTED_COLUMNS, option="--prediction-column", kind="prediction"
+            )
+        except UserError as error:
+            more = "" if named else " Or give each class a column of its probability, with the name of the class."
+            raise UserError(f"{error}{more}") from error
+
+    def _has_own_column(self, row: Mapping[str, Any], columns: Sequence[str], where: str) -> bool:
+        """Whether the class of the first row has a column of probabilities: then each class should."""
+        own = class_of(row[self.label], f"label (column {shown(self.label)})", where)
+        number = maybe_number(own)
+        own = str(int(number)) if number is not None and number.is_integer() else own
+        found = class_columns([own], columns)
+        return found is not None and maybe_probability(row[found[own]]) is not None
 
     def drop_probability(self, reason: str) -> None:
         """Leave out the column of probabilities, or raise if the user named it."""
