@@ -40,14 +40,17 @@ def test_a_recorded_command_gives_the_recorded_settings(name, monkeypatch):
 
     import tyro
 
-    from labeldist.cli.commands import Compare
+    from labeldist.cli.commands import Compare, with_few_labels
     from labeldist.training.config import RunSettings
     from labeldist.training.record_json import to_json
 
     settings = tables.load(name).provenance.settings
     words = shlex.split(tables.command(settings))
     assert words[:2] == ["labeldist", "compare"]
-    parsed = tyro.cli(Compare, args=words[2:], config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
+    # As the command line does it: a recipe changes the defaults.
+    defaults = {"default": with_few_labels(Compare)} if settings["optim"].get("recipe") == "few-labels" else {}
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    parsed = tyro.cli(Compare, args=words[2:], config=config, **defaults)
     given = {section.name: to_json(getattr(parsed, section.name)) for section in fields(RunSettings)}
     # A setting that came after the record was at its default then.
     default = to_json(RunSettings())
