@@ -5,8 +5,8 @@ from torch import Tensor
 
 __all__ = ["groups_by_length"]
 
-# Divide only if this saves at least this share of all tokens, padding included, and so many of them: each group costs
-# one more gradient of the whole embedding table.
+# A division must save this share of the tokens that are computed, padding included, and at least this many of them.
+# Each group adds a gradient of the whole embedding table.
 MIN_SAVING = 0.1
 MIN_TOKENS_SAVED = 128
 MAX_DIVISIONS = 3  # one after another: at most 2 ** MAX_DIVISIONS groups
@@ -19,8 +19,8 @@ def groups_by_length(mask: Tensor) -> list[tuple[Tensor, int]] | None:
         mask: `(B, L)`, 1 for tokens and 0 for padding.
 
     Returns:
-        Positions of each group's rows, and the length of its longest row; `None` if a row has padding
-        before a token, or no token, or if a division would save little.
+        Positions of each group's rows, and the length of its longest row; `None` if a row has padding before a token,
+        or no token, or if a division would save little.
 
     Examples:
         >>> mask = torch.arange(100) < torch.tensor([2, 100, 3, 99])[:, None]

@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel
 
+import tiny_bert
 from labeldist.models import two_heads
 from labeldist.models._by_length import MIN_TOKENS_SAVED, groups_by_length
 from labeldist.models.classifier import ContrastiveClassifier
 
 SMALL: dict[str, Any] = {
+    **tiny_bert.SMALL,
     "vocab_size": 40,
-    "hidden_size": 16,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
     "max_position_embeddings": 70,
     "pad_token_id": 1,
 }
@@ -28,8 +27,8 @@ MASK = (torch.arange(60) < LENGTHS[:, None]).long()
 
 def encoder_of(name: str) -> Any:
     # DistilBERT has other names for its sizes, ALBERT smaller embeddings.
-    named = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24} if name == "distilbert" else {}
-    config = AutoConfig.for_model(name, **SMALL, **named, embedding_size=16)
+    named = {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 8} if name == "distilbert" else {}
+    config = AutoConfig.for_model(name, **SMALL, **named, embedding_size=8)
     return AutoModel.from_config(config)
 
 

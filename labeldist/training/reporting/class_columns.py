@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from labeldist.messages import listed, shown
 from labeldist.training.errors import UserError
+from labeldist.training.reporting.table_values import is_probability
 
 __all__ = ["ROUNDING", "class_columns", "columns_of_all_classes", "most_probable"]
 
@@ -55,14 +56,12 @@ def columns_of_all_classes(
     known = class_columns(labels, columns)
     if known is None:
         lacking = next((name for name in labels if class_columns([name], columns) is None), None)
+        reason = f"none has the probability of class {shown(lacking)}"
+        if lacking is None:
+            reason = "two classes differ in case only, so their columns of probabilities cannot be told apart"
         raise UserError(
-            f"{path}: no column has predictions, and "
-            + (
-                "two classes differ in case only, so their columns of probabilities cannot be told apart"
-                if lacking is None
-                else f"none has the probability of class {shown(lacking)}"
-            )
-            + ". Give --prediction-column, or a column of probabilities for each class."
+            f"{path}: no column has predictions, and {reason}. Give --prediction-column, or a column of probabilities "
+            "for each class."
         )
     others = [name for name in columns if name not in known.values()]
     others = [name for name in others if all(_is_probability(row, name) for row in rows)]
@@ -104,7 +103,7 @@ def most_probable(labels: Sequence[str], columns: Mapping[str, str], rows: Seque
 
 
 def _is_probability(row: Row, column: str) -> bool:
-    return row is not None and -1e-6 <= row.get(column, -1) <= 1 + 1e-3
+    return row is not None and column in row and is_probability(row[column])
 
 
 def _is_distribution(row: Row, columns: Mapping[str, str]) -> bool:

@@ -12,6 +12,7 @@ __all__ = [
     "by_number",
     "class_of",
     "is_missing",
+    "is_probability",
     "maybe_number",
     "maybe_probability",
     "probabilities_by_class",
@@ -39,10 +40,15 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip().casefold() in ("", "nan")) or value != value
 
 
+def is_probability(number: float) -> bool:
+    """Whether a number lies in [0, 1], up to rounding."""
+    return -1e-6 <= number <= 1 + 1e-3
+
+
 def probability_of(value: Any, kind: str, where: str) -> float:
     """A probability in [0, 1], or a `UserError`."""
     number = maybe_probability(value)
-    if number is None or not -1e-6 <= number <= 1 + 1e-3:
+    if number is None or not is_probability(number):
         raise UserError(f"{where}: the {kind} must lie in [0, 1], got {shown(value)}.")
     return min(max(number, 0.0), 1.0)
 
