@@ -110,14 +110,15 @@ def _anchor_terms(problem: Problem, upstream: Tensor) -> AnchorTerms:
 
 def _row_gradients(problem: Problem, terms: AnchorTerms, gradients: Gradients) -> None:
     is_self = problem.is_self
+    # The long kernels first: the host launches the short ones meanwhile.
+    anchor_parts, ref_parts = _passes(problem).gradient_parts(
+        problem, terms, of_anchors=gradients.embeddings is not None, of_references=gradients.ref_emb is not None
+    )
     anchor_sums, ref_pulls = None, None
     if is_self or gradients.ref_emb is not None:
         anchor_sums = _anchor_sums(problem, terms)
         if problem.graded is not None:
             ref_pulls = graded.reference_pulls(problem, anchor_sums)
-    anchor_parts, ref_parts = _passes(problem).gradient_parts(
-        problem, terms, of_anchors=gradients.embeddings is not None, of_references=gradients.ref_emb is not None
-    )
     for side, parts, gradient, is_anchor in (
         (problem.anchors, anchor_parts, gradients.embeddings, True),
         (problem.references, ref_parts, gradients.ref_emb, False),
