@@ -44,7 +44,10 @@ def record_of(folder: Path, *, note: str, commit: str) -> dict[str, Any]:
     data = {**settings["data"], "data": [f"corpora/{Path(part).name}" for part in settings["data"]["data"]]}
     if isinstance(texts := data.get("label_texts"), str):
         data["label_texts"] = Path(texts).name
-    provenance = replace(comparison.provenance, settings={**settings, "data": data})
+    matrix = settings["matrix"]
+    if isinstance(given := matrix.get("matrix_file"), str):
+        matrix = {**matrix, "matrix_file": Path(given).name}
+    provenance = replace(comparison.provenance, settings={**settings, "data": data, "matrix": matrix})
     return {
         "commit": commit,
         "note": note,

@@ -16,9 +16,11 @@ encoder as it came.
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from typing import Any
 from benchmarks.cells import DATA, development, environment, read_rows, write_rows
 from benchmarks.machine import current_commit
 from benchmarks.paper.record import record_of
+from labeldist import Relation
 
 SEEDS = [0, 1, 2, 3, 4, 5, 6, 7]
 OBJECTIVES = (
@@ -39,6 +42,10 @@ MAX_UNSEEN_ROWS = 4000
 ENCODER = ("--encoder", "minilm", "--recipe", "standard", "--projection", "none", "--dropout", "0.1")
 LOSS = ("--temperature", "0.1", "--weighting", "log")
 STARS = ("--order", "very negative", "negative", "neutral", "positive", "very positive")
+
+
+# Of some labels a class, no row is held out: a choice among checkpoints by some ten rows would be noise.
+FEW = ("--validation-fraction", "0")
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,13 @@ class Corpus:
     relation: tuple[str, ...]
     measure: str
     shots: tuple[int | None, ...]
+
+    def of(self, class_names: Sequence[str]) -> Relation:
+        """The same relation, of these classes."""
+        flag, *values = self.relation
+        if flag == "--order":
+            return Relation.from_order(class_names=values)
+        return Relation.from_names(class_names, separator=values[0])
 
 
 CORPORA = {
@@ -134,9 +148,22 @@ def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[st
     else:
         name, _, shots = cell.rpartition("-")
         folder = development(name, work / f"{name}-data") if is_development else DATA / name
-        data = ("--data", str(folder), *(() if shots == "all" else ("--shots", shots)))
+        data = ("--data", str(folder), *(() if shots == "all" else ("--shots", shots, *FEW)))
+        data += ("--matrix-file", str(_near_file(name, work)))
     corpus = CORPORA[name]
     return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS)
+
+
+def _near_file(name: str, work: Path) -> Path:
+    """The distances of `near`, for `uniform`, which has their mean for every pair of classes."""
+    path = work / f"{name}-near.json"
+    names = sorted({row["label"] for part in ("train", "test") for row in read_rows(DATA / name / f"{part}.jsonl.gz")})
+    near = CORPORA[name].of(names).near()
+    content = {"class_names": near.class_names, "matrix": near.matrix.tolist()}
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    partial.write_text(json.dumps(content), encoding="utf-8")
+    partial.replace(path)
+    return path
 
 
 def unseen_classes(class_names: Sequence[str], separator: str) -> list[str]:
