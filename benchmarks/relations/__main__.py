@@ -117,6 +117,8 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     folder = options.work / f"{cell}{options.suffix}"
     flags = flags_of(cell, options.work, is_development=options.development) + tuple(options.options.split())
     objectives = options.objectives or (UNSEEN_OBJECTIVES if cell in UNSEEN else OBJECTIVES)
+    if "uniform" in objectives:
+        flags += ("--matrix-file", str(_near_file(cell.rpartition("-")[0], options.work)))
     flags += ("--objectives", *objectives, "--seeds", *map(str, options.seeds))
     command = [sys.executable, "-m", "labeldist", "compare", *flags, "--jobs", str(jobs), "--output", str(folder)]
     log = options.work / f"{cell}{options.suffix}.log"
@@ -149,7 +151,6 @@ def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[st
         name, _, shots = cell.rpartition("-")
         folder = development(name, work / f"{name}-data") if is_development else DATA / name
         data = ("--data", str(folder), *(() if shots == "all" else ("--shots", shots, *FEW)))
-        data += ("--matrix-file", str(_near_file(name, work)))
     corpus = CORPORA[name]
     return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS)
 
