@@ -1,8 +1,9 @@
-"""How closely classes are related: the builders, the three uses, and what is refused."""
+"""How closely classes are related: the builders, the four uses, and what is refused."""
 
 import json
 import math
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,49 @@ def test_a_permuted_relation_has_the_same_entries(relation, seed):
     permuted = relation.permuted(torch.Generator().manual_seed(seed))
     assert permuted.class_names == relation.class_names
     assert sorted(permuted.closeness.flatten().tolist()) == sorted(relation.closeness.flatten().tolist())
+
+
+@brief
+@given(relations())
+def test_levels_are_nested_from_the_identity_up(relation):
+    tables, closeness = relation.levels(), relation.closeness
+    assert torch.equal(tables[0], torch.eye(relation.num_classes, dtype=closeness.dtype))
+    between = sorted({value for i, row in enumerate(closeness.tolist()) for j, value in enumerate(row) if i != j})
+    assert len(tables) == max(len(between), 1)
+    for table, level in zip(tables[1:], reversed(between[1:]), strict=True):
+        assert torch.equal(table, (closeness >= level).to(table))
+        check_relevance(table, relation.num_classes)
+    for lower, upper in pairwise(tables):
+        assert bool((upper >= lower).all())
+        assert not torch.equal(upper, lower)
+        assert not bool(upper.all())
+
+
+def test_a_hierarchy_has_the_level_of_its_classes_and_those_of_its_groups():
+    classes, conflict, halves = Relation.from_hierarchy(TREE, class_names=NAMES).levels()
+    assert torch.equal(classes, torch.eye(4))
+    assert conflict.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert halves.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    # Classes of a group with closeness 1 are still told apart at the first level.
+    assert [table[0].tolist() for table in Relation.from_groups([[0, 1]], num_classes=3).levels()] == [
+        [1, 0, 0],
+        [1, 1, 0],
+    ]
+    for relation in (
+        Relation.from_order(num_classes=1),
+        Relation.from_order(num_classes=2),
+        Relation(torch.ones(3, 3)),
+    ):
+        assert [table.tolist() for table in relation.levels()] == [torch.eye(relation.num_classes).tolist()]
+
+
+def test_the_number_of_levels_is_limited():
+    assert len(Relation.from_order(num_classes=9).levels()) == 8
+    assert len(Relation.from_order(num_classes=10).levels(max_levels=9)) == 9
+    assert refusal_of(ValueError, Relation.from_order(num_classes=10).levels) == (
+        "A relation must have at most 8 levels, with one contrastive loss for each, got 9. Round the closeness to "
+        "fewer values, or use graded targets, which are one table."
+    )
 
 
 def test_a_relation_serves_the_loss():

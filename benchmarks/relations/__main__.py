@@ -34,10 +34,10 @@ from labeldist import Relation
 
 SEEDS = [0, 1, 2, 3, 4, 5, 6, 7]
 OBJECTIVES = (
-    "ce", "ce-two-views", "contrastive", "uniform", "near", "far", "graded", "soft-labels", "margin", "far-permuted",
-    "graded-permuted",
+    "ce", "ce-two-views", "contrastive", "uniform", "near", "far", "graded", "levels", "soft-labels", "margin",
+    "far-permuted", "graded-permuted",
 )  # fmt: skip
-UNSEEN_OBJECTIVES = ("logistic", "ce-two-views", "contrastive", "far", "graded", "graded-permuted")
+UNSEEN_OBJECTIVES = ("logistic", "ce-two-views", "contrastive", "far", "graded", "levels", "graded-permuted")
 MAX_UNSEEN_ROWS = 4000
 ENCODER = ("--encoder", "minilm", "--recipe", "standard", "--projection", "none", "--dropout", "0.1")
 LOSS = ("--temperature", "0.1", "--weighting", "log")

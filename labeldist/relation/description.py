@@ -184,7 +184,7 @@ class Relation:
         rows = torch.tensor(check_same_classes(self.class_names, names))
         return Relation(self.closeness[rows[:, None], rows], class_names=names)
 
-    # Three uses
+    # Four uses
 
     def near(self, max_distance: float = 5.0) -> StaticLDM:
         r"""A matrix that pushes *related* classes apart harder: $1 + (m - 1)\, \mathrm{closeness}$, the paper's idea.
@@ -253,6 +253,48 @@ class Relation:
         """
         check_relevance_options(weight, level)
         return relevance_of(self.closeness, weight, level)
+
+    def levels(self, *, max_levels: int = 8) -> list[Tensor]:
+        r"""Tables of relevance, one for each level: average the contrastive losses that have these tables.
+
+        $L = \frac{1}{K} \sum_k L(A^{(k)})$, where $A^{(1)} = I$. The next tables have $A_{ab} = 1$ where
+        $\mathrm{closeness}_{ab} \ge c$, else 0, for each closeness $c$ of two different classes, the highest first. The
+        lowest is left out: all rows would be positives.
+
+        This is the contrast on a hierarchy of Zhang et al., with equal weights. In a hierarchy of two levels the first
+        table has ones for the same class, the second within the groups.
+
+        Args:
+            max_levels: largest number of tables, >= 1: each costs a loss in each step.
+
+        Returns:
+            K tables `(C, C)` of zeros and ones, the identity first. Each has the ones of the one before.
+
+        Raises:
+            ValueError: if there are more than `max_levels`.
+
+        Examples:
+            >>> for table in Relation.from_groups([[0, 1]], num_classes=3, closeness=0.5).levels():
+            ...     print(table)
+            tensor([[1., 0., 0.],
+                    [0., 1., 0.],
+                    [0., 0., 1.]])
+            tensor([[1., 1., 0.],
+                    [1., 1., 0.],
+                    [0., 0., 1.]])
+
+        References:
+            Zhang et al. 2022, *Use All The Labels: A Hierarchical Multi-Label Contrastive Learning Framework*,
+            https://arxiv.org/abs/2204.13207
+        """
+        identity = torch.eye(self.num_classes, dtype=self.closeness.dtype)
+        values = self.closeness[identity == 0].unique()[1:].flip(0)
+        if len(values) >= max_levels:
+            raise ValueError(
+                f"A relation must have at most {max_levels} levels, with one contrastive loss for each, got "
+                f"{len(values) + 1}. Round the closeness to fewer values, or use graded targets, which are one table."
+            )
+        return [identity, *((self.closeness >= value).to(identity) for value in values)]
 
     # The same relation, changed
 

@@ -69,7 +69,7 @@ def train(
         validation: the rows for early stopping and confusion counts, in the same form as `test`. `None` draws a tenth
             of the remaining rows, or none with few labels (`validation_fraction`).
         objective: `"ce"`, `"ce-two-views"`, `"contrastive"`, `"uniform"`, `"static"`, `"adaptive"`, `"near"`, `"far"`,
-            `"graded"`, `"soft-labels"`, `"margin"`, `"far-permuted"`, `"graded-permuted"`, `"logistic"`,
+            `"graded"`, `"levels"`, `"soft-labels"`, `"margin"`, `"far-permuted"`, `"graded-permuted"`, `"logistic"`,
             `"logistic-label-texts"`, `"centroid"` or `"centroid-label-texts"`; see `labeldist train --help`. `None`
             uses `"adaptive"`, or `"contrastive"` with few labels.
         label_texts: additional training rows that say what each class is: `"names"` (the class names as words), a

@@ -48,6 +48,8 @@ class MatrixChoice:
         confusion: fixed counts that refresh an adaptive matrix. `None`: use the validation set's counts.
         relevance: graded targets, `(C, C)`; or a module of them that learns; `None` where only
             rows of the same class are positives.
+        levels: tables of graded targets, `(C, C)`, the identity first: the loss is the mean of one contrastive loss for
+            each. Empty where there is one loss.
         pairs: names of the classes that were pushed apart as pairs, if any.
     """
 
@@ -55,6 +57,7 @@ class MatrixChoice:
     summary: str
     confusion: Tensor | None = None
     relevance: Tensor | AdaptiveRelevance | None = None
+    levels: tuple[Tensor, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -287,7 +290,7 @@ def _static(settings: RunSettings, corpus: Corpus, count: Callable[[], Tensor]) 
 
 
 def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...], seed: int) -> MatrixChoice:
-    """What the relation does: large entries, graded targets beside plain contrast, or a part in the cross-entropy."""
+    """What the relation does: large entries, graded targets beside ones, levels, or a part in the cross-entropy."""
     relation = needed_relation(objective, settings, names)
     matrix, described, kind = settings.matrix, relation_in_words(settings), OBJECTIVES[objective].matrix
     if OBJECTIVES[objective].is_permuted:
@@ -310,11 +313,30 @@ def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]
             f"by {described}",
             relevance=relevance,
         )
+    if kind == "levels":
+        return _levels(objective, relation, ones, described)
     ldm = relation.near(matrix.max_distance) if kind == "near" else relation.far(matrix.max_distance)
     low, high = _off_diagonal_range(ldm.matrix)
     pushed = "related" if kind == "near" else "unrelated"
     how = "harder" if matrix.max_distance >= 1 else "less hard"
     return MatrixChoice(ldm, f"{low:.3g} to {high:.3g}, pushes {pushed} classes apart {how}, by {described}")
+
+
+def _levels(objective: Objective, relation: Relation, ones: StaticLDM, described: str) -> MatrixChoice:
+    """A contrastive loss for each level of closeness; with one level that is plain contrast."""
+    try:
+        levels = relation.levels()
+    except ValueError as error:
+        raise UserError(f"--objective {objective}: {error}") from error
+    if len(levels) == 1:
+        return MatrixChoice(ones, f"1 between all classes, and no classes are closer than others, by {described}")
+    lowest = [f"{relation.closeness[table > 0].min():.3g}" for table in levels[1:]]
+    return MatrixChoice(
+        ones,
+        f"1 between all classes; the mean of {len(levels)} contrastive losses, whose positives are rows of the same "
+        f"class, or of classes with a closeness of at least {', '.join(lowest)}, by {described}",
+        levels=tuple(levels),
+    )
 
 
 def _exchanged(relation: Relation, seed: int) -> Relation:

@@ -32,6 +32,7 @@ Objective = Literal[
     "near",
     "far",
     "graded",
+    "levels",
     "soft-labels",
     "margin",
     "far-permuted",
@@ -42,7 +43,7 @@ Objective = Literal[
     "centroid-label-texts",
 ]
 
-Matrix = Literal["none", "ones", "spread", "static", "adaptive", "near", "far", "graded"]
+Matrix = Literal["none", "ones", "spread", "static", "adaptive", "near", "far", "graded", "levels"]
 FrozenHead = Literal["logistic", "centroid"]
 Related = Literal["soft-labels", "margin"]
 
@@ -56,7 +57,8 @@ class ObjectiveSpec:
         views: dropout views of each text.
         matrix: the label distances: `"none"` without a contrastive loss, `"ones"`, `"spread"` for the mean of the
             static distances, `"static"`, `"adaptive"`, or those of the relation of the classes: large for related
-            classes (`"near"`), large for unrelated classes (`"far"`), or ones with graded targets (`"graded"`).
+            classes (`"near"`), large for unrelated classes (`"far"`), ones with graded targets (`"graded"`), or ones in
+            a contrastive loss for each level (`"levels"`).
         is_control: whether it trains the encoder without label distance, or with a relation of exchanged classes.
             Claims about label distance are compared with the controls.
         is_required: whether the verdict "label distance helps" needs this control.
@@ -149,6 +151,9 @@ OBJECTIVES: dict[Objective, ObjectiveSpec] = {
         _related("far", "far", "unrelated classes are pushed apart harder (with the same flags)"),
         _related("graded", "graded", "rows of related classes are weak positives (with the same flags)"),
         _related(
+            "levels", "levels", "the mean of one contrastive loss for each level of closeness (with the same flags)"
+        ),
+        _related(
             "soft-labels",
             "none",
             "cross-entropy on two views, with soft labels: related classes get a part (with the same flags)",
@@ -215,8 +220,8 @@ def is_label_distance(name: str) -> bool:
     """Whether the objective trains with label distances that differ between pairs of classes; not one of another name.
 
     Examples:
-        >>> is_label_distance("static"), is_label_distance("far"), is_label_distance("graded")
-        (True, True, False)
+        >>> [is_label_distance(name) for name in ("static", "far", "graded", "levels")]
+        [True, True, False, False]
     """
     return name in OBJECTIVES and OBJECTIVES[name].matrix in ("static", "adaptive", "near", "far")
 
@@ -228,4 +233,5 @@ def takes_relation(name: Objective) -> bool:
         >>> takes_relation("far"), takes_relation("soft-labels"), takes_relation("static")
         (True, True, False)
     """
-    return OBJECTIVES[name].matrix in ("near", "far", "graded") or OBJECTIVES[name].classification is not None
+    spec = OBJECTIVES[name]
+    return spec.matrix in ("near", "far", "graded", "levels") or spec.classification is not None

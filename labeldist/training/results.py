@@ -115,6 +115,11 @@ class TrainedRun:
         return None if relevance is None else relevance.tolist()
 
     @cached_property
+    def levels(self) -> list[list[list[float]]]:
+        """The graded targets of each level, `(C, C)`, of objective `"levels"`; empty for other objectives."""
+        return [level.tolist() for level in RunFolder(self.folder).read_levels()]
+
+    @cached_property
     def _predictor(self) -> "Predictor":
         # Read when texts come: looking at the figures needs no model.
         from labeldist.training.inference import Predictor

@@ -279,10 +279,24 @@ class RunFolder:
         has_any = self.matrix.exists() and "relevance" in _object(self.matrix, {})
         return self._read_table("relevance") if has_any else None
 
+    def read_levels(self) -> list[NDArray[np.float64]]:
+        """The graded targets of each level, `(C, C)`; empty where the run has none.
+
+        Raises:
+            UserError: if the file is broken.
+        """
+        if not self.matrix.exists() or "levels" not in _object(self.matrix, {}):
+            return []
+        stored = _object(self.matrix, {"levels": list})
+        return [self._table(stored, level, "levels") for level in stored["levels"]]
+
     def _read_table(self, key: str) -> NDArray[np.float64]:
         stored = _object(self.matrix, {key: list | dict})
+        return self._table(stored, stored[key], key)
+
+    def _table(self, stored: Mapping[str, Any], entries: Any, key: str) -> NDArray[np.float64]:
         names = stored.get("class_names")
-        table = matrix_from_json(stored[key], len(names) if isinstance(names, list) else None)
+        table = matrix_from_json(entries, len(names) if isinstance(names, list) else None)
         if table is None:
             raise UserError(f"{self.matrix} cannot be read: the {key} must be a square array of numbers.")
         return table

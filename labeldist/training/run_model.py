@@ -9,19 +9,21 @@ import torch
 
 from labeldist.coarse import FineLabelsOnly
 from labeldist.integrations.transformers import TrainerObjective
-from labeldist.ldm import StaticLDM
+from labeldist.ldm import LabelDistanceMatrix, StaticLDM
 from labeldist.losses import LabelDistanceContrastiveLoss
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.relation import AdaptiveRelevance
 from labeldist.serving.batches import Predictions
 from labeldist.training import processes
 from labeldist.training.classification import classification_loss, related_loss, with_coarse_labels
+from labeldist.training.config import LossSettings
 from labeldist.training.data.corpus import Corpus, joined, training_rows
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
 from labeldist.training.fit import DivergedError, FitOptions, Fitted, fit, predict_batches
 from labeldist.training.frozen import fit_class_layer, rows_of_class_layer
 from labeldist.training.label_distances import MatrixChoice
+from labeldist.training.levels import LevelContrast
 from labeldist.training.objectives import OBJECTIVES, FrozenHead
 from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.relations import needed_relation
@@ -151,17 +153,29 @@ def make_objective(spec: RunSpec, choice: MatrixChoice, model: torch.nn.Module, 
         options["classification"] = classification
     if choice.ldm is None:
         return TrainerObjective(None, model, views=views, **options)
-    is_learned = isinstance(choice.relevance, AdaptiveRelevance)
-    contrastive = LabelDistanceContrastiveLoss(
-        StaticLDM.uniform(1.0, class_names=choice.ldm.class_names) if is_learned else choice.ldm,
-        temperature=settings.temperature,
-        weighting=settings.weighting,
-        relevance=choice.relevance,
-        # The corpus has been checked, and two views of each text are positives: no step waits for a GPU to say so.
-        validate=False,
-    )
+    contrastive = _contrastive_loss(choice, choice.ldm, settings)
     if corpus.groups:
         contrastive = FineLabelsOnly(contrastive)
     return TrainerObjective(
         contrastive, model, views=views, ce_weight=settings.ce_weight, confusion=choice.confusion, **options
     )
+
+
+def _contrastive_loss(choice: MatrixChoice, ldm: LabelDistanceMatrix, settings: LossSettings) -> torch.nn.Module:
+    """The contrastive loss, or the mean of one for each level."""
+    is_learned = isinstance(choice.relevance, AdaptiveRelevance)
+    distances = StaticLDM.uniform(1.0, class_names=ldm.class_names) if is_learned else ldm
+    # The first level is the identity. Without a table it is the same loss, and faster.
+    relevances = (None, *choice.levels[1:]) if choice.levels else (choice.relevance,)
+    losses = [
+        LabelDistanceContrastiveLoss(
+            distances,
+            temperature=settings.temperature,
+            weighting=settings.weighting,
+            relevance=relevance,
+            # The corpus has been checked, and two views of each text are positives: no step waits for a GPU to say so.
+            validate=False,
+        )
+        for relevance in relevances
+    ]
+    return losses[0] if len(losses) == 1 else LevelContrast(losses)

@@ -41,11 +41,13 @@ class KeptTables:
         matrix: the label distances, `(C, C)`.
         relevance: graded targets, `(C, C)`; `None` without any.
         num_updates: how often a learned table had changed by then.
+        levels: graded targets of each level, `(C, C)`; empty without any.
     """
 
     matrix: Tensor
     relevance: Tensor | None = None
     num_updates: int = 0
+    levels: tuple[Tensor, ...] = ()
 
 
 def tables_of_best_epoch(choice: MatrixChoice, history: list[dict[str, Any]]) -> KeptTables | None:
@@ -61,7 +63,7 @@ def tables_of_best_epoch(choice: MatrixChoice, history: list[dict[str, Any]]) ->
         matrix, num_updates = _at_best_epoch(choice.ldm, history)
     if isinstance(choice.relevance, AdaptiveRelevance):
         return KeptTables(torch.ones_like(matrix), choice.relevance.table_of(matrix), num_updates)
-    return KeptTables(matrix, choice.relevance, num_updates)
+    return KeptTables(matrix, choice.relevance, num_updates, choice.levels)
 
 
 def _at_best_epoch(ldm: AdaptiveLDM, history: list[dict[str, Any]]) -> tuple[Tensor, int]:
@@ -91,6 +93,7 @@ def write_matrix(choice: MatrixChoice, tables: KeptTables, path: Path) -> None:
             "source": choice.source,
             "matrix": matrix_to_json(tables.matrix),
             **({} if tables.relevance is None else {"relevance": matrix_to_json(tables.relevance)}),
+            **({"levels": [matrix_to_json(level) for level in tables.levels]} if tables.levels else {}),
             "history": [{"progress": progress, learned: matrix_to_json(moved)} for progress, moved in history],
         },
     )

@@ -1,6 +1,7 @@
 """`labeldist train` on two real processes, started by torchrun."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from labeldist.cli import main
 from labeldist.training.errors import UserError
 from labeldist.training.processes import barrier, broadcast, check_same, on_all, on_main
 from labeldist.training.run import RunOptions, resume_run
-from runs import ROOT, SIZES, outcome, read
+from runs import CLASSES, ROOT, SIZES, outcome, read
 
 WORLD = 2
 FOLDS = ["--confusion-from", "cross-validation", "--folds", "2", "--confusion-epochs", "1"]
@@ -72,6 +73,15 @@ def test_one_process_writes_and_speaks(undisturbed):
     assert sum(map(sum, read(folder / "confusion.json")["counts"])) == read(folder / "config.json")["num_rows"]["train"]
     assert not (folder / "checkpoints").exists()
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 30
+
+
+def test_processes_train_on_levels_together(tickets, tmp_path):
+    tree = tmp_path / "tree.json"
+    tree.write_text(json.dumps({"verdict": CLASSES[:2], "news": CLASSES[2:]}))
+    flags = ["--objective", "levels", "--hierarchy", tree, "--epochs", "1", "--chunk-size", "5"]
+    code, _, err = finished("train", "--data", tickets, *SIZES, *flags, "--output", tmp_path / "run")
+    assert code == 0, err
+    assert len(read(tmp_path / "run" / "ldm.json")["levels"]) == 2
 
 
 @pytest.mark.slow

@@ -370,5 +370,6 @@ def _carry_out(study: _Study, seed: int, objective: Objective, tell: Tell | None
         matrix=run.read_matrix(),
         matrix_source=metrics.matrix_source,
         relevance=run.read_relevance(),
+        levels=run.read_levels(),
         validation_accuracy=metrics.best_validation_accuracy,
     )

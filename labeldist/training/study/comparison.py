@@ -211,12 +211,14 @@ def _worth_of_training(table: Mapping[str, Runs], measure: MeasureSpec) -> Worth
 def _have_same_matrix(runs: Runs, others: Runs) -> bool:
     """Whether both objectives trained with one matrix on every seed that they share, as two classes make it.
 
-    Graded targets beside the same matrix make another objective of it.
+    Graded targets or levels beside the same matrix make another objective of it.
     """
     pairs = [(runs[seed], others[seed]) for seed in _common_seeds(runs, others)]
     return bool(pairs) and all(
         _are_one(one.matrix, other.matrix)
         and (one.relevance is other.relevance is None or _are_one(one.relevance, other.relevance))
+        and len(one.levels) == len(other.levels)
+        and all(_are_one(*levels) for levels in zip(one.levels, other.levels, strict=True))
         for one, other in pairs
     )
 

@@ -3,7 +3,7 @@
 Accuracies and differences are fractions. None stands for a value that is not there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -49,6 +49,7 @@ class FinishedRun:
         matrix: label distances, `(C, C)`; None without any.
         matrix_source: where they came from, in words.
         relevance: graded targets, `(C, C)`; None without any.
+        levels: graded targets of each level, `(C, C)`; empty without any.
         validation_accuracy: best one of the training; None without validation rows.
     """
 
@@ -59,6 +60,7 @@ class FinishedRun:
     matrix: ArrayLike | None = None
     matrix_source: str = ""
     relevance: ArrayLike | None = None
+    levels: Sequence[ArrayLike] = ()
     validation_accuracy: float | None = None
 
 
