@@ -42,8 +42,9 @@ def record_of(folder: Path, *, note: str, commit: str) -> dict[str, Any]:
     # Where the corpus stands on one machine is nobody's business.
     settings = comparison.provenance.settings
     data = {**settings["data"], "data": [f"corpora/{Path(part).name}" for part in settings["data"]["data"]]}
-    if isinstance(texts := data.get("label_texts"), str):
-        data["label_texts"] = Path(texts).name
+    for name in ("label_texts", "costs"):
+        if isinstance(given := data.get(name), str) and not given.lstrip().startswith("{"):
+            data[name] = Path(given).name
     matrix = settings["matrix"]
     if isinstance(given := matrix.get("matrix_file"), str):
         matrix = {**matrix, "matrix_file": Path(given).name}

@@ -92,6 +92,8 @@ SHOWN = {
     "mean_absolute_error": ("absolute error", 1),
     "median_absolute_error": ("of the posterior median", 1),
     "quadratic_weighted_kappa": ("kappa", 1),
+    "expected_cost": ("cost", 1),
+    "least_expected_cost": ("least expected cost", 1),
     "group_accuracy": ("group accuracy %", 100),
     "graded_ndcg": ("nDCG@50 %", 100),
     "group_mean_average_precision": ("group MAP %", 100),
