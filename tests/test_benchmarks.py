@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 
 from benchmarks.integrations import table as integrations
 from benchmarks.loss import busy
@@ -15,6 +17,8 @@ from benchmarks.loss.figures import draw, graded_table, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
+from benchmarks.relations.__main__ import CELLS, CORPORA
+from benchmarks.relations.report import missing_cells, recorded_cells, relation_report
 from labeldist.training.measures import MEASURES
 
 RELATIONS = sorted(f"relations/{path.stem}" for path in tables.RESULTS.glob("relations/*.json"))
@@ -84,6 +88,26 @@ def test_a_table_of_related_classes_shows_the_measure_of_its_verdict(name):
         row = next(line for line in text.splitlines() if line.startswith(f"| {objective} |"))
         found = scale * sum(getattr(scores, column)) / len(comparison.seeds)
         assert float(row.split(" | ")[place]) == pytest.approx(found, abs=0.051 if scale > 1 else 0.00051)
+
+
+@pytest.mark.parametrize("cell", [cell for corpus in CORPORA for cell in recorded_cells(corpus)])
+def test_a_report_of_a_cell_shows_plain_contrast_and_paired_differences_to_it(cell):
+    objectives = tables.load(f"relations/{cell}").comparison.objectives
+    rows = {
+        line.split("`")[1]: line.split(" | ")[1] for line in relation_report(cell).splitlines() if line[:3] == "| `"
+    }
+    assert rows.keys() == objectives.keys()
+    assert float(rows["contrastive"]) == pytest.approx(100 * np.mean(objectives["contrastive"].accuracy), abs=0.051)
+    for name in rows.keys() - {"contrastive"}:
+        difference = np.subtract(objectives[name].accuracy, objectives["contrastive"].accuracy)
+        assert float(rows[name].strip("* ").split()[0].strip("*")) == pytest.approx(100 * difference.mean(), abs=0.051)
+        assert ("**" in rows[name]) == (ttest_1samp(difference, 0).pvalue < 0.05)
+
+
+def test_missing_cells_are_named_with_their_command():
+    there = {cell for corpus in CORPORA for cell in recorded_cells(corpus)}
+    sentence = missing_cells(list(CORPORA))
+    assert all((cell in sentence) == (cell not in there) for cell in CELLS)
 
 
 def test_several_processes_pass_their_benchmarks_gate(tmp_path):
