@@ -141,7 +141,8 @@ def facts(options: argparse.Namespace, module: str, packages: Sequence[str]) -> 
     from labeldist.training.machine import describe_machine
 
     return {
-        "machine": describe_machine(),
+        # A list: another machine may go on with a record.
+        "machines": [describe_machine()],
         "device": options.device,
         "gpus": len(gpus_of(options.device)),
         "jobs": options.jobs,

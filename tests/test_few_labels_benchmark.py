@@ -167,7 +167,7 @@ def small_record():
         for method, accuracy in zip(("labeldist", "setfit"), pair, strict=True)
     ]  # fmt: skip
     return {
-        "machine": "a machine", "device": "cpu", "gpus": 0, "jobs": 1, "threads": 1, "versions": {"torch": "2"},
+        "machines": ["a machine"], "device": "cpu", "gpus": 0, "jobs": 1, "threads": 1, "versions": {"torch": "2"},
         "commit": "abc", "commands": ["python -m benchmarks.few_labels"], "evaluated": "test", "max_length": 128,
         "options": {"": {}}, "runs": runs,
     }  # fmt: skip
@@ -216,7 +216,7 @@ def test_our_method_is_compared_with_setfit_given_the_same():
 def test_a_record_is_whole(path):
     record = records.load(path)
     assert {"torch", "transformers", "sentence-transformers", "setfit", "python"} <= record["versions"].keys()
-    assert record["machine"]
+    assert record["machines"]
     assert record["commit"]
     assert record["evaluated"] == "test"
     assert len({records.key_of(run) for run in record["runs"]}) == len(record["runs"])

@@ -154,7 +154,7 @@ def made_record():
         for seed, accuracy in enumerate(found)
     ]  # fmt: skip
     return {
-        "machine": "a machine", "device": "cuda", "gpus": 1, "jobs": 4, "threads": 1, "versions": {"torch": "2"},
+        "machines": ["a machine"], "device": "cuda", "gpus": 1, "jobs": 4, "threads": 1, "versions": {"torch": "2"},
         "commit": "abc", "commands": ["python -m benchmarks.outside"], "evaluated": "test", "max_length": 128,
         "encoder": "tiny", "runs": runs,
     }  # fmt: skip

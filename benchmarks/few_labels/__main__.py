@@ -96,7 +96,8 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
 
 def _resumed(new: dict[str, Any], path: Path) -> dict[str, Any]:
     """The record that is there, to be added to by the new one's command."""
-    old = resumed(new, path, same=("device", "versions", "encoder_sha256", "evaluated"))
+    same = ("device", "versions", "encoder_sha256", "evaluated")
+    old = resumed(new, path, same=same, joined=("machines", "commit"))
     # More GPUs with as many runs on each take the same time a run.
     if old["jobs"] * max(1, new["gpus"]) != new["jobs"] * max(1, old["gpus"]):
         sys.exit(f"{path} was made with jobs {old['jobs']} on {old['gpus']} GPUs. Give as many to each GPU.")

@@ -137,7 +137,7 @@ def settings(record: dict[str, Any]) -> str:
     return (
         f"Judged on {record['evaluated']} rows, the first {record['max_length']} tokens of a text.\n\n"
         f"```sh\n{commands}\n```\n\n"
-        f"{record['machine']}, on {device}, {runs}, {record['threads']} thread(s) each; {versions}; commit "
+        f"{'; '.join(record['machines'])}, on {device}, {runs}, {record['threads']} thread(s) each; {versions}; commit "
         f"{record['commit']}."
     )
 

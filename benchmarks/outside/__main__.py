@@ -35,7 +35,8 @@ def main() -> None:
     if path.exists():
         if not options.resume:
             sys.exit(f"{path} exists. Give --resume to add what it lacks, or another --output.")
-        record = resumed(record, path, same=("device", "gpus", "jobs", "versions", "encoder_sha256", "steps"))
+        same = ("device", "gpus", "jobs", "versions", "encoder_sha256", "steps")
+        record = resumed(record, path, same=same, joined=("machines", "commit"))
     done = {key_of(one) for one in record["runs"]}
     tasks = [task for task in _tasks(options) if task.key not in done]
     print(f"{len(tasks)} runs to do, {len(done)} done before", flush=True)
