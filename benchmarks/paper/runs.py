@@ -287,6 +287,7 @@ def _measured(unit: Unit, run: RunFolder) -> Run:
         matrix = run.read_matrix()
         if matrix is not None:
             found["matrix"] = matrix.round(3).tolist()
+            found["class_names"] = list(metrics.test.class_names)
         found["mistakes"] = _mistakes(run, metrics.test.class_names)
     return found
 

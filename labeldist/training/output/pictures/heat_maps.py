@@ -129,6 +129,7 @@ def plot_ldm(
     title: str | None = None,
     *,
     order: Sequence[int] | NDArray[np.int64] | None = None,
+    groups: Sequence[Sequence[int]] = (),
     theme: ThemeName = "light",
 ) -> None:
     """Plot a label-distance matrix as a heat map, as in the paper's Fig. 2: darker = larger label distance.
@@ -143,6 +144,7 @@ def plot_ldm(
         path: file of the figure; its suffix determines the format.
         title: heading; `None` uses "Label distance".
         order: indices of the classes to draw, in this order, for example the order of a confusion matrix.
+        groups: indices of the classes of each group that gets a frame, where they stand side by side.
         theme: colors for a light or a dark page.
     """
     entries, size = np.asarray(matrix), len(class_names)
@@ -166,6 +168,8 @@ def plot_ldm(
     drawing.axes.set(xlabel="other class", ylabel="class of the anchor")
     reason = "with the largest distances" if order is None else "that are confused most"
     facts = [f"{colors.larger} = pushed further apart", _which(drawn, size, reason)]
+    if drawing.frame_groups(groups, drawn):
+        facts.append("groups are framed")
     drawing.finish(title or "Label distance", "; ".join(filter(None, facts)), class_names, path)
 
 
@@ -283,8 +287,8 @@ class _HeatMap:
         place = {int(c): position for position, c in enumerate(drawn)}
         num_frames = 0
         for group in groups:
-            places = sorted(place[c] for c in group)
-            if places[-1] - places[0] == len(places) - 1:
+            places = sorted(place[c] for c in group if c in place)
+            if places and places[-1] - places[0] == len(places) - 1:
                 corner, side = (places[0] - 0.5, places[0] - 0.5), len(places)
                 frame = Rectangle(corner, side, side, fill=False, edgecolor=self.theme.orange, linewidth=0.9)
                 self.axes.add_patch(frame)
