@@ -875,3 +875,20 @@ def test_the_process_exits_with_2_and_one_line():
     assert process.returncode == 2
     assert out == b""
     assert sentence_of(err.decode()) == "nowhere is no run folder of labeldist: it has no config.json."
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
+    code = (
+        "import os, sys\n"
+        "from labeldist.cli import main\n"
+        "main(['--version'])\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(os.environ['OMP_WAIT_POLICY'])\n"
+    )
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), **given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=True
+    )
+    assert done.stdout.split()[-1] == expected

@@ -51,7 +51,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     problem = Problem.draw(options.rows, options.dim, device=torch.device("cpu"), dtype=torch.float32)
     calls = _calls(problem, options.threads)
-    conditions = {"alone": _alone, "beside busy processes": _processes, "beside DataLoader workers": _workers}
+    conditions = {"alone": _alone, "beside busy processes": busy_processes, "beside DataLoader workers": _workers}
     record: dict[str, Any] = {
         "machine": describe_machine(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -169,7 +169,8 @@ def _alone(_: int) -> Iterator[None]:
 
 
 @contextmanager
-def _processes(number: int) -> Iterator[None]:
+def busy_processes(number: int) -> Iterator[None]:
+    """So many processes that use a CPU each, with the priority of this one, until the end of the block."""
     context = multiprocessing.get_context("spawn")
     started = context.Barrier(number + 1)
     processes = [

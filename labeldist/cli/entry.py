@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted.
     """
     command: Any = None
+    # Before PyTorch reads it. Threads that wait for others sleep: by default they spin for a while, and beside busy
+    # processes that keeps the threads from running that they wait for. The user's own choice stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _interrupts_end_imports(lambda: _say_interrupted(command)):
             for stream in (sys.stdout, sys.stderr):
