@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import labeldist as library
-from labeldist.cli import main
+from labeldist.cli import entry, main
 from labeldist.training.output.words import verdict_sentence
 from labeldist.training.records import read_record
 from labeldist.training.study.results import Comparison
@@ -176,7 +176,7 @@ package = types.ModuleType("labeldist")
 package.__path__ = [sys.argv[1]]
 package.__version__ = "0"
 sys.modules["labeldist"] = package
-from labeldist.cli import main
+from labeldist.cli import entry, main
 """
 TELL_WHAT_IS_LOADED = (
     WITHOUT_PUBLIC_NAMES
@@ -877,16 +877,20 @@ def test_the_process_exits_with_2_and_one_line():
     assert sentence_of(err.decode()) == "nowhere is no run folder of labeldist: it has no config.json."
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(given, expected):
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, entry.SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "none")],
+)
+def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(given, expected):
     code = (
         "import os, sys\n"
         "from labeldist.cli import main\n"
         "main(['--version'])\n"
         "assert 'torch' not in sys.modules\n"
-        "print(os.environ['OMP_WAIT_POLICY'])\n"
+        "print(os.environ.get('GOMP_SPINCOUNT', 'none'))\n"
     )
-    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    of_threads = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    inherited = {name: value for name, value in os.environ.items() if name not in of_threads}
     environment = {**inherited, "PYTHONPATH": str(ROOT), **given}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=True

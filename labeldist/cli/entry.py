@@ -17,6 +17,13 @@ from labeldist.messages import cut, escape_controls
 
 __all__ = ["main"]
 
+SPIN_COUNT = "3000"
+"""Turns for which a thread of GNU OpenMP waits for the others before it sleeps.
+
+Its default, 300,000 turns, takes milliseconds: beside a busy process the waiting threads then use the cores that the
+others need. `benchmarks.busy_training`: with 3,000 a training takes as long alone, and a twentieth beside one process.
+"""
+
 MAX_SENTENCE = 2000
 """Characters of one error sentence."""
 
@@ -31,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0, 2 for a user's mistake, 130 when interrupted.
     """
     command: Any = None
-    # Before PyTorch reads it. Threads that wait for others sleep: by default they spin for a while, and beside busy
-    # processes that keeps the threads from running that they wait for. The user's own choice stays.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Before PyTorch is imported, whose OpenMP reads it.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         with _interrupts_end_imports(lambda: _say_interrupted(command)):
             for stream in (sys.stdout, sys.stderr):
