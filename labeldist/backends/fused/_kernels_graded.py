@@ -16,6 +16,32 @@ from labeldist.backends.fused._kernels_rows import gradient_at_unit_rows, log_su
 __all__ = ["finish_graded_losses", "scatter_graded_gradient", "weigh_targets"]
 
 
+@triton.jit
+def target_entries(relevance, similarity_scale, similarity_bias, at, inside):
+    """Relevance, and scale and bias of dot products, of some class pairs: 0 for those that are excluded or outside."""
+    weight = tl.load(relevance + at, mask=inside, other=0.0)
+    scale = tl.load(similarity_scale + at, mask=inside, other=0.0) / 2
+    bias = tl.load(similarity_bias + at, mask=inside, other=0.0)
+    is_out = (weight == 0) | (bias == float("-inf"))
+    # Replace the entries before any product: 0 * inf is NaN.
+    scale = tl.where(is_out, 0.0, scale)
+    return tl.where(is_out, 0.0, weight), scale, tl.where(is_out, 0.0, scale + bias)
+
+
+@triton.jit
+def target_numbers(weight, scale, bias, starts, ends, columns, inside, row, IS_SELF: tl.constexpr):
+    """What references of some classes add to the `numbers` of a class of anchors, from `target_entries`."""
+    is_own = columns == row
+    sizes = tl.load(ends + columns, mask=inside, other=0) - tl.load(starts + columns, mask=inside, other=0)
+    if IS_SELF:
+        sizes = tl.where(is_own, tl.maximum(sizes - 1, 0), sizes)
+    sizes = sizes.to(tl.float32)
+    constant = bias - tl.log(tl.where(weight == 0, 1.0, weight))
+    # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
+    own_scale = tl.where(is_own & (sizes > 0), weight * scale, 0.0)
+    return tl.sum(weight * sizes, axis=0), tl.sum(weight * constant * sizes, axis=0), tl.sum(own_scale, axis=0)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def weigh_targets(
     relevance,  # (C, C)
@@ -41,25 +67,15 @@ def weigh_targets(
         columns = start + tl.arange(0, BLOCK)
         inside = columns < num_classes
         at = row.to(tl.int64) * num_classes + columns
-        weight = tl.load(relevance + at, mask=inside, other=0.0)
-        bias = tl.load(similarity_bias + at, mask=inside, other=0.0)
-        is_out = (weight == 0) | (bias == float("-inf"))
-        # Replace the entries before the log and the product: 0 * inf is NaN.
-        scale = tl.where(is_out, 0.0, tl.load(similarity_scale + at, mask=inside, other=0.0) / 2)
-        of_others = weight * scale
-        is_own = columns == row
+        weight, scale, bias = target_entries(relevance, similarity_scale, similarity_bias, at, inside)
         if not BY_TOTAL:
-            bias = tl.where(is_out, 0.0, scale + bias) - tl.log(tl.where(is_out, 1.0, weight))
-            weight = tl.where(is_out, 0.0, weight)
-            sizes = tl.load(ends + columns, mask=inside, other=0) - tl.load(starts + columns, mask=inside, other=0)
-            if IS_SELF:
-                sizes = tl.where(is_own, tl.maximum(sizes - 1, 0), sizes)
-            sizes = sizes.to(tl.float32)
-            total += tl.sum(weight * sizes, axis=0)
-            constant += tl.sum(weight * bias * sizes, axis=0)
-            # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
-            own_scale += tl.sum(tl.where(is_own & (sizes > 0), of_others, 0.0), axis=0)
-        tl.store(weighted + at, tl.where(is_own, 0.0, of_others) * factor, mask=inside)
+            of_total, of_constant, of_own_scale = target_numbers(
+                weight, scale, bias, starts, ends, columns, inside, row, IS_SELF
+            )
+            total += of_total
+            constant += of_constant
+            own_scale += of_own_scale
+        tl.store(weighted + at, tl.where(columns == row, 0.0, weight * scale) * factor, mask=inside)
     if not BY_TOTAL:
         tl.store(numbers + row, total)
         tl.store(numbers + num_classes + row, constant)
