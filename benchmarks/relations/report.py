@@ -82,7 +82,7 @@ def _cell(scores: SeedScores, baseline: SeedScores, column: str, is_baseline: bo
     assert len(bounds) == 2, "a recorded cell has two seeds or more"
     middle, low, high = (f"{value:+.{digits}f}" for value in (difference.mean, *bounds))
     is_clear = bounds[0] > 0 or bounds[1] < 0
-    return f"**{middle}** ({low} to {high})" if is_clear else f"{middle} ({low} to {high})"
+    return f"{f'**{middle}**' if is_clear else middle}<br>{low} to {high}"
 
 
 def _facts(result: Result) -> str:
