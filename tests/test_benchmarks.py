@@ -17,8 +17,10 @@ from benchmarks.loss.figures import draw, graded_table, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
-from benchmarks.relations.__main__ import CELLS, CORPORA
-from benchmarks.relations.report import missing_cells, recorded_cells, relation_report
+from benchmarks.relations.__main__ import CELLS, CORPORA, HIERARCHIES
+from benchmarks.relations.by_probabilities import ranked_by_expected_gain
+from benchmarks.relations.report import missing_cells, ranking_report, recorded_cells, relation_report
+from labeldist.evaluation import graded_ndcg
 from labeldist.training.measures import MEASURES
 
 RELATIONS = sorted(f"relations/{path.stem}" for path in tables.RESULTS.glob("relations/*.json"))
@@ -104,6 +106,32 @@ def test_a_report_of_a_cell_shows_plain_contrast_and_paired_differences_to_it(ce
         assert float(rows[name].partition("<br>")[0].strip("*")) == pytest.approx(100 * difference.mean(), abs=0.051)
         low, high = stats.t.interval(0.95, len(difference) - 1, difference.mean(), stats.sem(difference))
         assert ("**" in rows[name]) == (low > 0 or high < 0)
+
+
+@pytest.mark.parametrize("cell", [cell for corpus in HIERARCHIES for cell in recorded_cells(corpus)])
+def test_a_report_of_a_ranking_shows_both_ways(cell):
+    stored = json.loads((tables.RESULTS / "relations" / f"{cell}.json").read_text(encoding="utf-8"))
+    rows = {line.split("`")[1]: line for line in ranking_report(cell).splitlines() if line[:3] == "| `"}
+    assert rows.keys() == stored["comparison"]["objectives"].keys()
+    for name, row in rows.items():
+        expected = [one["graded_ndcg"] for one in stored["by_probabilities"] if one["objective"] == name]
+        by_vectors, by_probabilities = map(float, row.split(" | ")[1:3])
+        assert by_probabilities == pytest.approx(100 * np.mean(expected), abs=0.051)
+        vectors = stored["comparison"]["objectives"][name]["graded_ndcg"]
+        assert by_vectors == pytest.approx(100 * np.mean(vectors), abs=0.051)
+
+
+def test_a_ranking_by_sure_and_right_probabilities_is_that_of_graded_ndcg():
+    closeness = np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]])
+    labels = np.arange(12) % 3
+    # Vectors whose cosines are in the order of the gains.
+    vectors = np.linalg.cholesky(closeness)[labels]
+    found = ranked_by_expected_gain(np.eye(3)[labels], labels, closeness)
+    assert found["graded_ndcg"] == pytest.approx(graded_ndcg(vectors, labels, 4**closeness - 1))
+    assert found["group_mean_average_precision"] == 1
+    # A classifier that knows nothing ranks by chance: here by position.
+    chance = ranked_by_expected_gain(np.full((12, 3), 1 / 3), labels, closeness)
+    assert chance["graded_ndcg"] < found["graded_ndcg"]
 
 
 def test_missing_cells_are_named_with_their_command():

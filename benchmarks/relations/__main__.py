@@ -32,6 +32,7 @@ from torch import Tensor
 from benchmarks.cells import DATA, development, environment, read_rows, write_rows
 from benchmarks.machine import current_commit
 from benchmarks.paper.record import record_of
+from benchmarks.relations.by_probabilities import measures_by_probabilities
 from labeldist import Relation
 
 SEEDS = [0, 1, 2, 3, 4, 5, 6, 7]
@@ -82,6 +83,7 @@ CORPORA = {
     "trec50": Corpus(("--hierarchy-separator", ":"), "graded-ndcg", (10, 50, None)),
     "20ng": Corpus(("--hierarchy-separator", "."), "graded-ndcg", (10, 50, None)),
 }
+HIERARCHIES = [name for name, corpus in CORPORA.items() if corpus.relation[0] != "--order"]
 UNSEEN = {"unseen-trec50": "trec50", "unseen-20ng": "20ng"}
 CELLS = [f"{name}-{shots or 'all'}" for name, corpus in CORPORA.items() for shots in corpus.shots] + list(UNSEEN)
 
@@ -139,6 +141,8 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
     if cell in UNSEEN:
         record["unseen"] = _unseen_measures(cell, folder)
+    elif (name := cell.rpartition("-")[0]) in HIERARCHIES:
+        record["by_probabilities"] = measures_by_probabilities(folder, _relation(name))
     path = options.output / f"{cell}{options.suffix}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)
@@ -159,7 +163,7 @@ def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[st
         name, _, shots = cell.rpartition("-")
         folder = development(name, work / f"{name}-data") if is_development else DATA / name
         data = ("--data", str(folder), *(ALL if shots == "all" else ("--shots", shots, *FEW)))
-        if CORPORA[name].relation[0] != "--order":
+        if name in HIERARCHIES:
             data += ("--costs", str(_cost_file(name, work)))
     corpus = CORPORA[name]
     return (*data, *corpus.relation, "--measure", corpus.measure, *ENCODER, *LOSS, *RATES)

@@ -1,5 +1,6 @@
 """The recorded cells of `benchmarks.relations` as Markdown, for the guides when the documentation is built."""
 
+import json
 from collections.abc import Sequence
 from statistics import mean
 
@@ -8,7 +9,7 @@ from benchmarks.relations.__main__ import CELLS, CORPORA, UNSEEN
 from labeldist.training.study.results import SeedScores
 from labeldist.training.study.statistics import paired_difference
 
-__all__ = ["missing_cells", "recorded_cells", "relation_report"]
+__all__ = ["missing_cells", "ranking_report", "recorded_cells", "relation_report"]
 
 FOLDER = RESULTS / "relations"
 BASELINE = "contrastive"
@@ -54,6 +55,22 @@ def relation_report(cell: str) -> str:
         cells = [_cell(objectives[name], objectives[BASELINE], column, name == BASELINE) for column in columns]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _facts(result)])
+
+
+def ranking_report(cell: str) -> str:
+    """A cell of a hierarchy: how well rows are ranked by their vectors, and by the gain that the classifier expects."""
+    objectives = load(f"relations/{cell}").comparison.objectives
+    ranked = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]
+    columns = {"graded_ndcg": "nDCG@50 %", "group_mean_average_precision": "group MAP %"}
+    headings = [f"{title} by {what}" for title in columns.values() for what in ("vectors", "probabilities")]
+    lines = [f"| objective | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
+    for name, scores in objectives.items():
+        cells = []
+        for column in columns:
+            by_probabilities = [run[column] for run in ranked if run["objective"] == name]
+            cells += [f"{100 * mean(values):.1f}" for values in (getattr(scores, column), by_probabilities)]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _cells(corpus: str) -> list[str]:

@@ -1,0 +1,75 @@
+r"""A control of graded retrieval that needs no relation in training: rank rows by the gain that a classifier expects.
+
+The expected gain of row j for query i is $p_i^\top G p_j$, with the class probabilities $p$ of both and the gains $G$
+of each pair of classes. It needs a classifier that knows the classes, and probabilities of every row that is searched.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labeldist import Relation
+
+__all__ = ["measures_by_probabilities", "ranked_by_expected_gain"]
+
+NUM_NEIGHBORS = 50
+
+
+def ranked_by_expected_gain(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], closeness: NDArray[np.float64]
+) -> dict[str, float]:
+    """Graded nDCG@50 and group MAP of every row's ranking of all others.
+
+    Args:
+        probabilities: of the classes, `(N, C)`.
+        labels: class of each row, `(N,)`.
+        closeness: of the classes, `(C, C)`: a gain is `4**closeness - 1`, and classes with a closeness above 0 are of
+            one group.
+
+    Examples:
+        >>> found = ranked_by_expected_gain(np.eye(2)[[0, 0, 1, 1]], np.array([0, 0, 1, 1]), np.eye(2))
+        >>> found["graded_ndcg"], found["group_mean_average_precision"]
+        (1.0, 1.0)
+    """
+    gains = 4**closeness - 1
+    scores = probabilities @ gains @ probabilities.T
+    np.fill_diagonal(scores, -np.inf)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :-1]
+    found = gains[labels[:, None], labels[order]]
+    discounts = 1 / np.log2(np.arange(2, found.shape[1] + 2))
+    discounts[NUM_NEIGHBORS:] = 0
+    ideal = -np.sort(-found, axis=1) @ discounts
+    is_related = closeness[labels[:, None], labels[order]] > 0
+    precision = is_related.cumsum(axis=1) / np.arange(1, is_related.shape[1] + 1)
+    has_related = is_related.any(axis=1)
+    average = (precision * is_related).sum(axis=1)[has_related] / is_related.sum(axis=1)[has_related]
+    return {
+        "graded_ndcg": round(float(((found @ discounts)[ideal > 0] / ideal[ideal > 0]).mean()), 6),
+        "group_mean_average_precision": round(float(average.mean()), 6),
+    }
+
+
+def measures_by_probabilities(folder: Path, relation: Relation) -> list[dict[str, Any]]:
+    """The measures of each run of a comparison, from its predictions: these have the five most probable classes.
+
+    Args:
+        folder: of the comparison.
+        relation: of its classes.
+    """
+    index = {name: place for place, name in enumerate(relation.class_names)}
+    results = []
+    for run in sorted((folder / "runs").iterdir()):
+        with (run / "predictions.jsonl").open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        labels = np.array([index[row["label"]] for row in rows])
+        probabilities = np.zeros((len(rows), len(index)))
+        for place, row in enumerate(rows):
+            for name, probability in row["probabilities"].items():
+                probabilities[place, index[name]] = probability
+        objective, _, seed = run.name.rpartition("-seed")
+        measured = ranked_by_expected_gain(probabilities, labels, relation.closeness.double().numpy())
+        results.append({"objective": objective, "seed": int(seed), **measured})
+    return results
