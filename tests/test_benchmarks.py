@@ -114,7 +114,7 @@ def test_a_report_of_a_ranking_shows_both_ways(cell):
     rows = {line.split("`")[1]: line for line in ranking_report(cell).splitlines() if line[:3] == "| `"}
     assert rows.keys() == stored["comparison"]["objectives"].keys()
     for name, row in rows.items():
-        expected = [one["graded_ndcg"] for one in stored["by_probabilities"] if one["objective"] == name]
+        expected = [one["graded_ndcg"] for one in stored["by_probabilities"]["runs"] if one["objective"] == name]
         by_vectors, by_probabilities = map(float, row.split(" | ")[1:3])
         assert by_probabilities == pytest.approx(100 * np.mean(expected), abs=0.051)
         vectors = stored["comparison"]["objectives"][name]["graded_ndcg"]

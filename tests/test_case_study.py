@@ -46,7 +46,7 @@ def test_the_study_shows_the_pairs_that_changed_with_texts_that_did(tmp_path, mo
     assert [one["class"] for one in broken["texts"]] == ["misc.forsale"]
     assert all(len(one["text"]) <= case_study.MAX_LETTERS + 2 for pair in (repaired, broken) for one in pair["texts"])
     monkeypatch.setattr(case_study, "STUDY", study)
-    assert "| comp.graphics / comp.windows | 2 → 1 | 4 → 5 |" in case_study.study_table()
+    assert "| comp.graphics / comp.windows | 2 → 1 | 4 → 5 |" in case_study.study_section()
 
 
 def test_without_both_runs_there_is_no_study(tmp_path, monkeypatch, capsys):

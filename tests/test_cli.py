@@ -176,7 +176,7 @@ package = types.ModuleType("labeldist")
 package.__path__ = [sys.argv[1]]
 package.__version__ = "0"
 sys.modules["labeldist"] = package
-from labeldist.cli import entry, main
+from labeldist.cli import main
 """
 TELL_WHAT_IS_LOADED = (
     WITHOUT_PUBLIC_NAMES

@@ -190,6 +190,7 @@ def test_a_permuted_relation_has_the_same_entries(relation, seed):
 def test_levels_are_nested_from_the_identity_up(relation):
     tables, closeness = relation.levels(), relation.closeness
     assert torch.equal(tables[0], torch.eye(relation.num_classes, dtype=closeness.dtype))
+    closeness = closeness.double().round(decimals=5)
     between = sorted({value for i, row in enumerate(closeness.tolist()) for j, value in enumerate(row) if i != j})
     assert len(tables) == max(len(between), 1)
     for table, level in zip(tables[1:], reversed(between[1:]), strict=True):
@@ -219,7 +220,18 @@ def test_a_hierarchy_has_the_level_of_its_classes_and_those_of_its_groups():
         assert [table.tolist() for table in relation.levels()] == [torch.eye(relation.num_classes).tolist()]
 
 
+@pytest.mark.parametrize("num_classes", [4, 7, 8])
+def test_rounding_makes_no_level(num_classes):
+    # Differences of 0.1, 0.2, ... of which many are equal but for their last bits.
+    places = 0.1 * torch.arange(num_classes, dtype=torch.float32)
+    relation = Relation.from_distances((places[:, None] - places).abs())
+    of_order = Relation.from_order(num_classes=num_classes).levels()
+    assert [table.tolist() for table in relation.levels()] == [table.tolist() for table in of_order]
+
+
 def test_the_number_of_levels_is_limited():
+    with pytest.raises(ValueError, match="max_levels must be at least 1, got 0"):
+        Relation.from_order(num_classes=3).levels(max_levels=0)
     assert len(Relation.from_order(num_classes=9).levels()) == 8
     assert len(Relation.from_order(num_classes=10).levels(max_levels=9)) == 9
     assert refusal_of(ValueError, Relation.from_order(num_classes=10).levels) == (

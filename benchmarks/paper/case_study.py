@@ -22,7 +22,7 @@ from benchmarks.paper.report import RESULTS, Results
 from benchmarks.paper.runs import CASE_STUDY
 from labeldist.training.output.pictures import plot_ldm
 
-__all__ = ["STUDY", "matrix_figure", "pair_changes", "study_table"]
+__all__ = ["STUDY", "matrix_figure", "pair_changes", "study_section"]
 
 STUDY = RESULTS.parent / "paper-case-study" / "20ng.json"
 BEFORE, AFTER = "contrastive", "adaptive"
@@ -117,22 +117,35 @@ def _shortened(text: str) -> str:
     return words if len(words) <= MAX_LETTERS else words[:MAX_LETTERS].rsplit(" ", 1)[0] + " …"
 
 
-def study_table() -> str:
-    """Markdown: the recorded study; empty without one."""
+def _as_written(text: str) -> str:
+    """HTML of a text, in which nothing is Markdown or an equation.
+
+    Examples:
+        >>> _as_written("a *b* < $c$")
+        'a &#42;b&#42; &lt; &#36;c&#36;'
+    """
+    return re.sub(r"[\\`*_\[\](){}|$~<>\"]", lambda sign: f"&#{ord(sign[0])};", escape(text, quote=False))
+
+
+def study_section() -> str:
+    """Markdown: the recorded study; without one, the commands that make it."""
     if not STUDY.exists():
-        return ""
+        return "Not run yet: `python -m benchmarks.paper --table III`, then `python -m benchmarks.paper.case_study`."
     study = json.loads(STUDY.read_text(encoding="utf-8"))
     lines = [
+        f"These are the pairs of classes whose confusions changed most from `{BEFORE}` to `{AFTER}`. One seed cannot "
+        "say which is better: the table shows what such texts look like.",
+        "",
         f"| pair of classes | confused rows, {BEFORE} → {AFTER} | right rows | a text that changed |",
         "|---|--:|--:|---|",
     ]
     for pair in study["pairs"]:
         texts = "<br>".join(
-            f"“{escape(one['text'])}” ({one['class']}, taken for {one['taken_for']})" for one in pair["texts"]
+            f"“{_as_written(one['text'])}” ({one['class']}, taken for {one['taken_for']})" for one in pair["texts"]
         )
         lines.append(
             f"| {' / '.join(pair['classes'])} | {pair[BEFORE]} → {pair[AFTER]} | "
-            f"{pair[f'right_{BEFORE}']} → {pair[f'right_{AFTER}']} | {texts.replace('|', '&#124;')} |"
+            f"{pair[f'right_{BEFORE}']} → {pair[f'right_{AFTER}']} | {texts} |"
         )
     accuracy = ", ".join(f"{name} {100 * value:.1f} %" for name, value in study["accuracy"].items())
     return "\n".join([*lines, "", f"{study['encoder']}, one seed: {accuracy}."])

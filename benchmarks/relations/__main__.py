@@ -44,8 +44,9 @@ UNSEEN_OBJECTIVES = ("logistic", "ce-two-views", "contrastive", "far", "graded",
 MAX_UNSEEN_ROWS = 4000
 ENCODER = ("--encoder", "minilm", "--recipe", "standard", "--projection", "none", "--dropout", "0.1")
 LOSS = ("--temperature", "0.1", "--weighting", "log")
-# Steps and rates of few labels: by accuracy on held-out training rows, see results/relations/development. The other
-# numbers of steps were not compared, and what objectives take beside these flags is at its default.
+# Of few labels, one setting for all: near the best of those tried on held-out training rows, see
+# results/relations/development. The other numbers of steps were not compared, and what objectives take beside these
+# flags is at its default.
 RATES = ("--learning-rate", "5e-5", "--head-learning-rate", "1e-2")
 STARS = ("--order", "very negative", "negative", "neutral", "positive", "very positive")
 
@@ -127,7 +128,7 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     flags = flags_of(cell, options.work, is_development=options.development) + tuple(options.options.split())
     objectives = options.objectives or (UNSEEN_OBJECTIVES if cell in UNSEEN else OBJECTIVES)
     if "uniform" in objectives:
-        flags += ("--matrix-file", str(_near_file(cell.rpartition("-")[0], options.work)))
+        flags += ("--matrix-file", str(_near_file(UNSEEN.get(cell, cell.rpartition("-")[0]), options.work)))
     flags += ("--objectives", *objectives, "--seeds", *map(str, options.seeds))
     command = [sys.executable, "-m", "labeldist", "compare", *flags, "--jobs", str(jobs), "--output", str(folder)]
     log = options.work / f"{cell}{options.suffix}.log"
@@ -139,10 +140,13 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     together = "one run" if options.jobs == 1 else f"{options.jobs} runs"
     note = f"The packaged all-MiniLM-L6-v2, all of its weights trained; {together} at a time."
     record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
+    # Others may be left there from an earlier command.
+    runs = [(objective, seed) for objective in objectives for seed in options.seeds]
     if cell in UNSEEN:
-        record["unseen"] = _unseen_measures(cell, folder)
+        record["unseen"] = _unseen_measures(cell, folder, runs)
     elif (name := cell.rpartition("-")[0]) in HIERARCHIES:
-        record["by_probabilities"] = measures_by_probabilities(folder, _relation(name))
+        measured = measures_by_probabilities(folder, _relation(name), runs)
+        record["by_probabilities"] = {"commit": record["commit"], "runs": measured}
     path = options.output / f"{cell}{options.suffix}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)
@@ -224,7 +228,7 @@ def _without_unseen(name: str, folder: Path) -> Path:
     return folder
 
 
-def _unseen_measures(cell: str, folder: Path) -> list[dict[str, Any]]:
+def _unseen_measures(cell: str, folder: Path, runs: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
     """Graded retrieval among rows of the classes that no run saw, of each run."""
     import torch
 
@@ -252,10 +256,10 @@ def _unseen_measures(cell: str, folder: Path) -> list[dict[str, Any]]:
         }
 
     results = []
-    for path in sorted((folder / "runs").iterdir()):
-        run = labeldist.load(path)
+    for objective, seed in runs:
+        run = labeldist.load(folder / "runs" / f"{objective}-seed{seed}")
         vectors = torch.from_numpy(run.embed([row["text"] for row in rows]))
-        results.append({"objective": run.metrics.objective, "seed": run.metrics.seed, **measured(vectors)})
+        results.append({"objective": objective, "seed": seed, **measured(vectors)})
     return results
 
 

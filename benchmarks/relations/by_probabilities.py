@@ -5,6 +5,7 @@ of each pair of classes. It needs a classifier that knows the classes, and proba
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +53,26 @@ def ranked_by_expected_gain(
     }
 
 
-def measures_by_probabilities(folder: Path, relation: Relation) -> list[dict[str, Any]]:
+def measures_by_probabilities(
+    folder: Path, relation: Relation, runs: Collection[tuple[str, int]]
+) -> list[dict[str, Any]]:
     """The measures of each run of a comparison, from its predictions: these have the five most probable classes.
 
     Args:
         folder: of the comparison.
         relation: of its classes.
+        runs: objective and seed of each.
     """
     index = {name: place for place, name in enumerate(relation.class_names)}
     results = []
-    for run in sorted((folder / "runs").iterdir()):
-        with (run / "predictions.jsonl").open(encoding="utf-8") as lines:
+    for objective, seed in runs:
+        with (folder / "runs" / f"{objective}-seed{seed}" / "predictions.jsonl").open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         labels = np.array([index[row["label"]] for row in rows])
         probabilities = np.zeros((len(rows), len(index)))
         for place, row in enumerate(rows):
             for name, probability in row["probabilities"].items():
                 probabilities[place, index[name]] = probability
-        objective, _, seed = run.name.rpartition("-seed")
         measured = ranked_by_expected_gain(probabilities, labels, relation.closeness.double().numpy())
-        results.append({"objective": objective, "seed": int(seed), **measured})
+        results.append({"objective": objective, "seed": seed, **measured})
     return results

@@ -61,16 +61,17 @@ def ranking_report(cell: str) -> str:
     """A cell of a hierarchy: how well rows are ranked by their vectors, and by the gain that the classifier expects."""
     objectives = load(f"relations/{cell}").comparison.objectives
     ranked = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]
+    commit = ranked["commit"]
     columns = {"graded_ndcg": "nDCG@50 %", "group_mean_average_precision": "group MAP %"}
     headings = [f"{title} by {what}" for title in columns.values() for what in ("vectors", "probabilities")]
     lines = [f"| objective | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
     for name, scores in objectives.items():
         cells = []
         for column in columns:
-            by_probabilities = [run[column] for run in ranked if run["objective"] == name]
+            by_probabilities = [run[column] for run in ranked["runs"] if run["objective"] == name]
             cells += [f"{100 * mean(values):.1f}" for values in (getattr(scores, column), by_probabilities)]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Means over the seeds; ranked by probabilities at commit {commit}."])
 
 
 def _cells(corpus: str) -> list[str]:

@@ -21,7 +21,8 @@ SPIN_COUNT = "3000"
 """Turns for which a thread of GNU OpenMP waits for the others before it sleeps.
 
 Its default, 300,000 turns, takes milliseconds: beside a busy process the waiting threads then use the cores that the
-others need. `benchmarks.busy_training`: with 3,000 a training takes as long alone, and a twentieth beside one process.
+others need. `benchmarks.busy_training`: with 3,000 a training takes about as long alone, and a small part of
+the time beside a busy process.
 """
 
 MAX_SENTENCE = 2000

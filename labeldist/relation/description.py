@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labeldist.checks import check_matrix
+from labeldist.checks import check_count, check_matrix
 from labeldist.class_names import Class, checked_groups, checked_pairs, class_index, nearest_name, resolve_names
 from labeldist.confusion import ArrayLike, as_counts, confusion_rates
 from labeldist.label_texts import name_as_text
@@ -27,6 +27,9 @@ from labeldist.relation.closeness import (
 from labeldist.relation.files import check_same_classes, parse_relation, read_text, text_of_table
 
 __all__ = ["Relation", "matrix_of_candidates"]
+
+_LEVEL_DECIMALS = 5
+"""Decimals of the closeness that tell one level from the next."""
 
 
 class Relation:
@@ -271,7 +274,7 @@ class Relation:
             K tables `(C, C)` of zeros and ones, the identity first. Each has the ones of the one before.
 
         Raises:
-            ValueError: if there are more than `max_levels`.
+            ValueError: if there are more than `max_levels`, or that is below 1.
 
         Examples:
             >>> for table in Relation.from_groups([[0, 1]], num_classes=3, closeness=0.5).levels():
@@ -287,14 +290,17 @@ class Relation:
             Zhang et al. 2022, *Use All The Labels: A Hierarchical Multi-Label Contrastive Learning Framework*,
             https://arxiv.org/abs/2204.13207
         """
+        check_count("max_levels", max_levels)
         identity = torch.eye(self.num_classes, dtype=self.closeness.dtype)
-        values = self.closeness[identity == 0].unique()[1:].flip(0)
+        # Equal distances differ in the last bits once they are divided: that makes no level.
+        rounded = self.closeness.double().round(decimals=_LEVEL_DECIMALS)
+        values = rounded[identity == 0].unique()[1:].flip(0)
         if len(values) >= max_levels:
             raise ValueError(
                 f"A relation must have at most {max_levels} levels, with one contrastive loss for each, got "
                 f"{len(values) + 1}. Round the closeness to fewer values, or use graded targets, which are one table."
             )
-        return [identity, *((self.closeness >= value).to(identity) for value in values)]
+        return [identity, *((rounded >= value).to(identity) for value in values)]
 
     # The same relation, changed
 

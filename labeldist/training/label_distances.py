@@ -327,7 +327,7 @@ def _levels(objective: Objective, relation: Relation, ones: StaticLDM, described
     try:
         levels = relation.levels()
     except ValueError as error:
-        raise UserError(f"--objective {objective}: {error}") from error
+        raise UserError(f"--objective {objective}: {error} That is the objective graded.") from error
     if len(levels) == 1:
         return MatrixChoice(ones, f"1 between all classes, and no classes are closer than others, by {described}")
     lowest = [f"{relation.closeness[table > 0].min():.3g}" for table in levels[1:]]

@@ -227,7 +227,7 @@ def test_more_than_eight_levels_are_refused_before_anything_is_written(tmp_path)
         train(TEXTS, labels, order=sorted(set(labels)), objective="levels", output=tmp_path / "run", **SMALL)
     assert str(caught.value) == (
         "objective levels: A relation must have at most 8 levels, with one contrastive loss for each, got 9. Round "
-        "the closeness to fewer values, or use graded targets, which are one table."
+        "the closeness to fewer values, or use graded targets, which are one table. That is the objective graded."
     )
     assert not (tmp_path / "run").exists()
 

@@ -283,12 +283,12 @@ class _HeatMap:
                     self.axes.text(column, row, str(rank), ha="center", va="center", fontsize=size, color=color)
 
     def frame_groups(self, groups: Sequence[Sequence[int]], drawn: NDArray[np.int64]) -> int:
-        """A frame around each group that stands together. Returns how many that are."""
+        """A frame around each group of two drawn classes or more that stands together. Returns how many that are."""
         place = {int(c): position for position, c in enumerate(drawn)}
         num_frames = 0
         for group in groups:
             places = sorted(place[c] for c in group if c in place)
-            if places and places[-1] - places[0] == len(places) - 1:
+            if len(places) > 1 and places[-1] - places[0] == len(places) - 1:
                 corner, side = (places[0] - 0.5, places[0] - 0.5), len(places)
                 frame = Rectangle(corner, side, side, fill=False, edgecolor=self.theme.orange, linewidth=0.9)
                 self.axes.add_patch(frame)
