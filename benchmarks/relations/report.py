@@ -98,7 +98,8 @@ def _cell(scores: SeedScores, baseline: SeedScores, column: str, is_baseline: bo
     difference = paired_difference(found, [scale * value for value in getattr(baseline, column)])
     bounds = [value for value in (difference.low, difference.high) if value is not None]
     assert len(bounds) == 2, "a recorded cell has two seeds or more"
-    middle, low, high = (f"{value:+.{digits}f}" for value in (difference.mean, *bounds))
+    # Without the sign of a zero.
+    middle, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in (difference.mean, *bounds))
     is_clear = bounds[0] > 0 or bounds[1] < 0
     return f"{f'**{middle}**' if is_clear else middle}<br>{low} to {high}"
 
