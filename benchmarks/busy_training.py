@@ -8,7 +8,6 @@ OpenMP has them by default, and with one thread. The record has every time of ea
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,12 +18,12 @@ from statistics import median
 from typing import Any
 
 from benchmarks.loss.busy import busy_processes
-from benchmarks.machine import current_commit, versions_of
-from labeldist.training.machine import describe_machine
+from benchmarks.machine import provenance, write_record
 from labeldist.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "training"
+PACKAGES = ("torch", "transformers")
 OF_THREADS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 WAYS = {
     "as it is": {},
@@ -46,16 +45,12 @@ def main() -> None:
                     found[way].append(_seconds(variables, options))
                     print(f"{condition}, {way}: {found[way][-1]:.1f} s", flush=True)
     record: dict[str, Any] = {
-        "machine": describe_machine(),
+        **provenance("benchmarks.busy_training", PACKAGES, options.commit),
         "encoder": options.encoder,
         "steps": options.steps,
-        "versions": versions_of("torch", "transformers"),
-        "commit": options.commit or current_commit(),
-        "command": " ".join(["python -m benchmarks.busy_training", *sys.argv[1:]]),
         "seconds": times,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, options.output)
     print(f"{table(record)}\n\nwritten: {options.output}")
 
 

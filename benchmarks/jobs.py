@@ -8,7 +8,6 @@ pictures. The runs are short, so that start and end count as much as they do for
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import current_commit, versions_of
+from benchmarks.machine import provenance, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "jobs"
@@ -29,22 +28,15 @@ def main() -> None:
     """Measure and write."""
     options = _options()
     cases = [_case(jobs, options) for jobs in options.jobs]
-    # After the timing, which it would disturb.
-    from labeldist.training.machine import describe_machine
-
     record: dict[str, Any] = {
-        "machine": describe_machine(),
+        **provenance("benchmarks.jobs", PACKAGES, options.commit),
         "device": options.device,
         "encoder": options.encoder,
         "runs": len(OBJECTIVES) * options.seeds,
         "steps": options.steps,
-        "versions": versions_of(*PACKAGES),
-        "commit": options.commit or current_commit(),
-        "command": " ".join(["python -m benchmarks.jobs", *sys.argv[1:]]),
         "cases": cases,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, options.output)
     print(table(record), f"\nwritten: {options.output}")
 
 

@@ -1,9 +1,38 @@
 """What every record of a benchmark says of the code that it measured."""
 
+import json
 import platform
+import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+
+def provenance(module: str, packages: Sequence[str], commit: str | None) -> dict[str, Any]:
+    """Machine, versions, commit and command of a record. Call it after the timing, which it would disturb.
+
+    Args:
+        module: of the benchmark.
+        packages: whose versions are recorded.
+        commit: that is measured; the one that is checked out if `None`.
+    """
+    from labeldist.training.machine import describe_machine
+
+    return {
+        "machine": describe_machine(),
+        "versions": versions_of(*packages),
+        "commit": commit or current_commit(),
+        "command": shlex.join(["python", "-m", module, *map(without_place, sys.argv[1:])]),
+    }
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Write a record as JSON, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def current_commit() -> str:

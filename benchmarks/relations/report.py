@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from benchmarks.paper.tables import RESULTS, SHOWN, Result, command, load, on_lines
-from benchmarks.relations.__main__ import CELLS, CORPORA, UNSEEN
+from benchmarks.relations.protocol import CELLS, CORPORA, UNSEEN
 from labeldist.training.study.results import SeedScores
 from labeldist.training.study.statistics import paired_difference
 

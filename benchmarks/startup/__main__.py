@@ -9,7 +9,6 @@ less those of `import torch`, below which no prediction can come. Writes benchma
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -20,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import current_commit, versions_of
+from benchmarks.machine import provenance, write_record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "startup"
@@ -41,20 +40,13 @@ def main() -> None:
             # In turns: what else the machine does meanwhile falls on all cases alike.
             for name, command in cases.items():
                 times[name].append(_timed(command))
-    # After the timing, which it would disturb.
-    from labeldist.training.machine import describe_machine
-
     record: dict[str, Any] = {
-        "machine": describe_machine(),
+        **provenance("benchmarks.startup", PACKAGES, options.commit),
         "threads": 1,
         "repeats": options.repeats,
-        "versions": versions_of(*PACKAGES),
-        "commit": options.commit or current_commit(),
-        "command": " ".join(["python -m benchmarks.startup", *sys.argv[1:]]),
         "cases": _summary(times),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, options.output)
     print(table(record), f"\nwritten: {options.output}")
 
 
