@@ -151,6 +151,30 @@ def test_several_processes_pass_their_benchmarks_gate(tmp_path):
     assert all(case["step_ms"] > 0 for case in cases)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "flags", "key"),
+    [
+        ("jobs", ["--jobs", "1", "2", "--seeds", "1"], "cases"),
+        ("busy_training", ["--repeats", "1", "--batch-size", "16"], "seconds"),
+    ],
+)
+def test_commands_are_timed_and_recorded(tmp_path, module, flags, key):
+    path = tmp_path / "results" / "record.json"
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--steps", "1", *flags, "--output", str(path)]
+    subprocess.run(command, cwd=tables.ROOT, check=True, capture_output=True, timeout=500)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["command"].startswith(f"python -m benchmarks.{module} --steps 1 ")
+    assert record["machine"]
+    assert record["commit"]
+    if key == "cases":
+        assert [case["jobs"] for case in record[key]] == [1, 2]
+        assert all(case["seconds"] > 0 for case in record[key])
+    else:
+        assert list(record[key]) == ["alone", "beside 1 busy"]
+        assert all(len(found) == 1 and found[0] > 0 for ways in record[key].values() for found in ways.values())
+
+
 CPU = torch.device("cpu")
 
 

@@ -170,7 +170,7 @@ def _alone(_: int) -> Iterator[None]:
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """So many processes that use a CPU each, with the priority of this one, until the end of the block."""
+    """Processes that use a CPU each, with the priority of this one, until the end of the block."""
     context = multiprocessing.get_context("spawn")
     started = context.Barrier(number + 1)
     processes = [
