@@ -1,6 +1,7 @@
 """The Trainer's checkpoints: which one is whole, so that training can go on from it."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers.callback import STATE_FILE
 
-__all__ = ["newest_checkpoint"]
+__all__ = ["newest_checkpoint", "remove_later"]
 
 _WEIGHTS = "model.safetensors"
 _STATE = "trainer_state.json"
@@ -37,6 +38,22 @@ def newest_checkpoint(folder: Path, *, needs_matrix: bool) -> Path | None:
             _repair_best_path(checkpoint, state, best)
             return checkpoint
     return None
+
+
+def remove_later(folder: Path, checkpoint: Path | None) -> None:
+    """Delete the checkpoints that training passes over and would write again; all of them if `checkpoint` is `None`.
+
+    The Trainer deletes the oldest checkpoints, by the times of their folders or by their steps. Beside checkpoints of
+    later steps it would take a new one for an old one, and delete it.
+
+    Args:
+        folder: that holds the checkpoints.
+        checkpoint: from which training goes on.
+    """
+    last = -1 if checkpoint is None else _step_of(checkpoint)
+    for other in folder.glob("checkpoint-*"):
+        if _step_of(other) > last:
+            shutil.rmtree(other)
 
 
 def _best_checkpoint(folder: Path, state: dict[str, Any]) -> Path | None:

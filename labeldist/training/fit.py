@@ -31,7 +31,7 @@ from labeldist.integrations.transformers import TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.serving.batches import BATCH_SIZE, Predictions, predict_encoded
 from labeldist.training import processes
-from labeldist.training.checkpoints import newest_checkpoint
+from labeldist.training.checkpoints import newest_checkpoint, remove_later
 from labeldist.training.config import OptimSettings, RunSettings
 from labeldist.training.errors import UserError
 from labeldist.training.output.progress import SILENT, Progress
@@ -167,6 +167,7 @@ def fit(
     checkpoint = None
     if options.resume and processes.is_main():
         checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None)
+        remove_later(options.folder, checkpoint)
     checkpoint = processes.broadcast(checkpoint)
     diverged_at, has_good_weights = None, True
     try:

@@ -1,7 +1,9 @@
 """What a loss in the Trainer keeps from step to step, which evaluation may change it, and what checkpoints hold."""
 
 import copy
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +326,17 @@ def test_a_checkpoint_that_was_moved_is_found_by_the_trainers_argument_or_told(t
         adaptive_run(tmp_path / "b", 5.0, resume=moved)
     resumed = adaptive_run(tmp_path / "b", 5.0, resume=moved, resume_from_checkpoint=str(moved))
     assert torch.equal(resumed.matrix, first.matrix)
+
+
+def test_a_checkpoint_that_the_trainer_deletes_at_once_is_said(tmp_path):
+    whole = adaptive_run(tmp_path, 5.0, save_total_limit=2)
+    in_an_hour = time.time() + 3600
+    for step in (12, 15):
+        later = shutil.copytree(tmp_path / "checkpoint-9", tmp_path / f"checkpoint-{step}")
+        os.utime(later, (in_an_hour, in_an_hour))
+    with pytest.warns(UserWarning, match=r"has deleted .*checkpoint-9, .* Delete the checkpoints of later steps"):
+        resumed = adaptive_run(tmp_path, 5.0, resume=tmp_path / "checkpoint-6", save_total_limit=2)
+    assert torch.equal(resumed.matrix, whole.matrix)
 
 
 def test_a_training_that_starts_again_starts_with_a_fresh_matrix(tmp_path):

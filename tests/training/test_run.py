@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, whether they can be repeated, and whether a kill costs anything."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -163,6 +164,18 @@ def test_a_deleted_best_checkpoint_costs_time_and_no_result(undisturbed, interru
     best = interrupted / "checkpoints" / Path(state["best_model_checkpoint"]).name
     shutil.rmtree(best)
     assert newest_checkpoint(interrupted / "checkpoints", needs_matrix=True) != newest
+    resume_run(interrupted, QUIET)
+    assert outcome(interrupted) == outcome(undisturbed)
+
+
+def test_checkpoints_that_are_passed_over_do_not_make_new_ones_old(undisturbed, interrupted):
+    newest = checkpoints(interrupted)[0]
+    (newest / "optimizer.pt").unlink()
+    later = shutil.copytree(newest, newest.with_name("checkpoint-1000"))
+    # The Trainer deletes the oldest first, by the times of the folders or by their steps.
+    in_an_hour = time.time() + 3600
+    for folder in (newest, later):
+        os.utime(folder, (in_an_hour, in_an_hour))
     resume_run(interrupted, QUIET)
     assert outcome(interrupted) == outcome(undisturbed)
 

@@ -1,6 +1,7 @@
 """What a loss needs between the steps of a Hugging Face Trainer, which sentence-transformers uses as well."""
 
 import uuid
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -113,9 +114,17 @@ class LossCallback(TrainerCallback, ABC):
         """Store the state of the loss beside the Trainer's own files."""
         saved = state_of(self._loss, exclude=self._exclude)
         if args.should_save and saved:
+            folder = _checkpoint_of(args, state)
+            if not folder.is_dir():
+                # By their times or their steps, later checkpoints that were there before count as newer.
+                warnings.warn(
+                    f"The Trainer has deleted {folder}, which it had just written, to keep save_total_limit. Delete "
+                    "the checkpoints of later steps before you resume from an older one.",
+                    stacklevel=2,
+                )
+                return
             samplers = [sampler.epoch_state() for sampler in _samplers_in(train_dataloader)]
-            path = _checkpoint_of(args, state) / self._file_name
-            write_state(path, {"loss": saved, "samplers": samplers}, run=self._record.run)
+            write_state(folder / self._file_name, {"loss": saved, "samplers": samplers}, run=self._record.run)
 
     def on_train_end(self, args, state, control, **kwargs):
         """Take the weights of the loss that belong to the best model. Later evaluations do not move the matrix."""
