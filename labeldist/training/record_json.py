@@ -94,6 +94,8 @@ def from_json(kind: type[T], value: object) -> T:
 def typed(annotation: Any, value: object, name: str) -> Any:
     """A value given in Python as the type that an annotation names: sequences become tuples, strings paths.
 
+    Where text may be a place, such as the folder of an encoder, a path becomes text.
+
     Args:
         annotation: as in `from_json`.
         value: what is to be of that type.
@@ -110,6 +112,8 @@ def typed(annotation: Any, value: object, name: str) -> Any:
         ...
         TypeError: epochs must be a whole number, got '3'.
     """
+    if annotation is str and isinstance(value, Path):
+        return str(value)
     try:
         return _parse(annotation, list(value) if isinstance(value, tuple) else value, name)
     except ValueError as error:
