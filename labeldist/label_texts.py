@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from labeldist.class_names import appearance, nearest_name
 from labeldist.messages import listed, shown
 
-__all__ = ["label_text_rows", "name_as_text", "names_without_meaning"]
+__all__ = ["check_forms", "label_text_rows", "name_as_text", "names_without_meaning"]
 
 _SEPARATORS = re.compile(r"[\s_./:|>\\+-]+")
 # Between a small letter and a capital, and between an abbreviation and a word: orderStatus, HTTPServer.
 _CAMEL = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z][a-z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _GENERIC = {"class", "label", "category", "cat", "type", "group", "cluster", "topic", "intent", "tag", "level"}
 _LATIN_WORD = re.compile(r"[A-Za-z]+")
+_PLACE = "{}"
 
 
 def name_as_text(name: str) -> str:
@@ -57,7 +58,10 @@ def _word_tells(word: str) -> bool:
 
 
 def label_text_rows(
-    class_names: Sequence[str], texts: Mapping[str, str | Sequence[str]] | None = None
+    class_names: Sequence[str],
+    texts: Mapping[str, str | Sequence[str]] | None = None,
+    *,
+    forms: Sequence[str] = ("{}",),
 ) -> tuple[list[str], list[int]]:
     """Make additional training rows: the name or descriptions of each class, with its class index.
 
@@ -69,13 +73,14 @@ def label_text_rows(
         class_names: name of each class, C of them.
         texts: one or several sentences for each class, by class name, in any language. `None` uses the names, as
             `name_as_text` writes them.
+        forms: sentences with `{}` in the place of the text; each text becomes a row in each form.
 
     Returns:
         The texts and their class indices, class by class.
 
     Raises:
         ValueError: if a key of `texts` is not a class, a class has no text, a text is empty, or two classes have the
-            same text apart from case and spaces.
+            same text apart from case and spaces; or if there is no form, or one without `{}`.
         TypeError: if a class name is not a string, or a text is neither a string nor a sequence of strings.
 
     Examples:
@@ -83,7 +88,10 @@ def label_text_rows(
         (['card arrival', 'lost card'], [0, 1])
         >>> label_text_rows(["NUM", "LOC"], {"NUM": ["how many", "how much"], "LOC": "a place"})
         (['how many', 'how much', 'a place'], [0, 0, 1])
+        >>> label_text_rows(["sport", "art"], forms=["{}", "This sentence is {}"])
+        (['sport', 'This sentence is sport', 'art', 'This sentence is art'], [0, 0, 1, 1])
     """
+    check_forms(forms)
     for name in (*class_names, *(texts or ())):
         if not isinstance(name, str):
             raise TypeError(f"class names must be strings, got {name!r}. Write {str(name)!r}.")
@@ -105,8 +113,8 @@ def label_text_rows(
         for sentence in sentences:
             if not isinstance(sentence, str) or not sentence.strip():
                 raise ValueError(f"label texts must not be empty, got {sentence!r} for {shown(name)}.")
-            rows.append(sentence)
-            labels.append(index)
+            rows += [form.replace(_PLACE, sentence) for form in forms]
+            labels += [index] * len(forms)
     if missing:
         raise ValueError(
             f"label texts must have one for each class, and {len(missing)} of {len(class_names)} "
@@ -114,6 +122,23 @@ def label_text_rows(
         )
     _check_distinct(rows, labels, class_names)
     return rows, labels
+
+
+def check_forms(forms: Sequence[str]) -> None:
+    """Raise `ValueError` unless there is a form of label texts, and each has a place for the text.
+
+    Examples:
+        >>> check_forms(["{}", "It is {}."])
+        >>> check_forms(["It is"])
+        Traceback (most recent call last):
+        ...
+        ValueError: forms of label texts must contain {} in the place of the text, got 'It is'.
+    """
+    if isinstance(forms, str) or not forms:
+        raise ValueError(f"forms of label texts must be a list of at least one, got {forms!r}.")
+    for form in forms:
+        if _PLACE not in form:
+            raise ValueError(f"forms of label texts must contain {_PLACE} in the place of the text, got {shown(form)}.")
 
 
 def _check_distinct(rows: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> None:

@@ -82,6 +82,31 @@ def test_texts_that_do_not_fit_the_classes_are_told(texts, sentence):
     assert str(caught.value) == sentence
 
 
+@given(st.data())
+def test_each_form_gives_each_text_a_row_of_its_class(data):
+    names = data.draw(st.lists(words, min_size=1, max_size=4, unique_by=name_as_text))
+    forms = data.draw(st.lists(st.sampled_from(["{}", "It is {}.", "{} {}"]), min_size=1, max_size=3, unique=True))
+    plain, plain_labels = label_text_rows(names)
+    texts, labels = label_text_rows(names, forms=forms)
+    assert labels == [label for label in plain_labels for _ in forms]
+    assert texts == [form.replace("{}", text) for text in plain for form in forms]
+
+
+@pytest.mark.parametrize(
+    ("forms", "sentence"),
+    [
+        (["It is"], "forms of label texts must contain {} in the place of the text, got 'It is'."),
+        ([], "forms of label texts must be a list of at least one, got []."),
+        ("{}", "forms of label texts must be a list of at least one, got '{}'."),
+        (["{}", "not {}"], "label texts must tell the classes apart, got 'not fast' for 'fast' and 'not_fast'."),
+    ],
+)
+def test_forms_that_do_not_fit_are_told(forms, sentence):
+    with pytest.raises(ValueError, match="label texts") as caught:
+        label_text_rows(["fast", "not_fast"], forms=forms)
+    assert str(caught.value) == sentence
+
+
 @pytest.mark.parametrize(
     ("names", "texts", "sentence"),
     [

@@ -21,6 +21,7 @@ from labeldist import LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_tokenizer, without_progress_bar
 from labeldist.training.data.corpus import Split
+from labeldist.training.fit import fastest_precision
 from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
 EVAL_BATCH_SIZE = 256
@@ -45,8 +46,10 @@ class Options:
         encoder_dropout: within the encoder; its own if `None`.
         views: dropout views of each row.
         label_text_rows: whether the label texts are rows to train on.
+        label_text_forms: each label text is a row in each of these forms, with `{}` in its place.
         head: what predicts: the class layer that was trained along, or a logistic regression on the tuned vectors.
-        is_mixed: whether to train in bfloat16 autocast on a GPU.
+        is_mixed: whether to train in bfloat16 autocast; if `None`, where `labeldist train` does.
+        token_embeddings: whether the encoder's token embeddings are trained.
         tuned_share: fraction of the tuned weights in the encoder's final weights, from 0 to 1; the rest are its weights
             before tuning.
     """
@@ -63,8 +66,10 @@ class Options:
     encoder_dropout: float | None = None
     views: int = 2
     label_text_rows: bool = True
+    label_text_forms: Sequence[str] = ("{}",)
     head: Literal["trained", "logistic"] = "logistic"
-    is_mixed: bool = False
+    is_mixed: bool | None = None
+    token_embeddings: Literal["trained", "frozen"] = "frozen"
     tuned_share: float = 1.0
 
 
@@ -138,7 +143,9 @@ def train_in_bare_loop(
     model.to(device)
     texts, labels = list(rows.texts), rows.labels
     if label_texts is not None and chosen.label_text_rows:
-        texts, labels = [*texts, *label_texts], np.concatenate([labels, np.arange(num_classes)])
+        for form in chosen.label_text_forms:
+            texts = [*texts, *(form.replace("{}", text) for text in label_texts)]
+            labels = np.concatenate([labels, np.arange(num_classes)])
     before = deepcopy(model.encoder.state_dict()) if chosen.tuned_share < 1 else {}
     _fit(model, _tokenized(tokenizer, texts), torch.from_numpy(labels).to(device), chosen)
     with torch.no_grad():
@@ -190,15 +197,19 @@ def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor
         weighting="log",
         validate=False,
     )
+    if options.token_embeddings == "frozen":
+        model.get_input_embeddings().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [
-            {"params": model.encoder.parameters(), "lr": options.learning_rate},
+            {"params": [one for one in model.encoder.parameters() if one.requires_grad], "lr": options.learning_rate},
             {"params": model.classifier.parameters(), "lr": options.head_learning_rate},
         ],
         weight_decay=options.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
-    is_mixed = options.is_mixed and labels.device.type == "cuda"
+    is_mixed = options.is_mixed
+    if is_mixed is None:
+        is_mixed = fastest_precision(labels.device.type, is_pretrained=True) == "bf16"
     lengths = tokens["attention_mask"].sum(dim=1)
     model.train()
     for rows in _batches(len(labels), options):

@@ -274,7 +274,7 @@ def carry_out_run(
     data = spec.settings.data
 
     def draw() -> Corpus:
-        return draw_splits(with_label_texts(raw, data.label_texts, label_texts), data, spec.seed)
+        return draw_splits(with_label_texts(raw, data, label_texts), data, spec.seed)
 
     start_run(spec, processes.on_all(draw), folder_of(spec), options)
 
@@ -317,7 +317,7 @@ def resume_run_in(
         resume_run(folder, options, trust_remote_code=trust_remote_code)
         return
     data = settings.data
-    raw = with_label_texts(read_rows(find(), data), data.label_texts, label_texts)
+    raw = with_label_texts(read_rows(find(), data), data, label_texts)
     corpus = draw_splits(raw, data, config.spec.seed)
     resume_run(folder, options, corpus, trust_remote_code=trust_remote_code)
 
@@ -347,7 +347,7 @@ def carry_out_comparison(
     check_folder(spec, folder)
     names = spec.settings.data.data
     name = data_name(names) if names else None
-    raw = with_label_texts(raw, spec.settings.data.label_texts, label_texts)
+    raw = with_label_texts(raw, spec.settings.data, label_texts)
     if wanted.standard.objectives != wanted.few_labels.objectives:
         spec = _without_uncountable(spec, raw, say)
     return compare_runs(spec, raw, folder, name=name, jobs=jobs, show_progress=show_progress, say=say)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from labeldist.label_texts import check_forms
 from labeldist.options import Normalization, Pooling, Projection, Weighting
 from labeldist.training.data.dialects import TableFormat
 from labeldist.training.errors import UserError
@@ -63,6 +64,9 @@ class DataSettings:
     label_texts: str = "none"
     """Training rows that say what each class is: `names` (the class names as words), a file, or `none`.
     The file is JSON with one or several sentences per class, or a table with text and label."""
+    label_text_forms: tuple[str, ...] = field(default=("{}",), metadata=ADDED)
+    """Forms of a label text, with {} in the place of the text: each label text is a training row in each form.
+    Example: "{}" "This sentence is {}"."""
 
     @property
     def hierarchy_file(self) -> Path | None:
@@ -102,6 +106,8 @@ class ModelSettings:
     """Size of the projected embedding."""
     dropout: float = 0.5
     """Dropout before the class layer of a transformer, or on the output of textcnn."""
+    token_embeddings: Literal["trained", "frozen"] = field(default="trained", metadata=ADDED)
+    """Whether the token embeddings of a pretrained encoder are trained. textcnn always trains its own."""
     class_layer: Literal["trained", "logistic"] = "trained"
     """The final class layer: the trained one, or a logistic regression on the embeddings of the trained encoder."""
 
@@ -203,7 +209,7 @@ class OptimSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` uses a GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto` is bf16 (or fp16) on a GPU and fp32 on a CPU."""
+    """`auto` is bf16 (or fp16) on a GPU, bf16 on a CPU with AMX for a pretrained encoder, and fp32 otherwise."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers of the Hugging Face Trainer: tensorboard, wandb, trackio, mlflow, ..."""
 
@@ -294,6 +300,10 @@ def check_settings(settings: RunSettings) -> None:
     head_rate = settings.learning_rate if optim.head_learning_rate is None else optim.head_learning_rate
     # Raises for a delimiter that is none.
     _ = data.table_format
+    try:
+        check_forms(data.label_text_forms)
+    except ValueError as error:
+        raise UserError(f"--label-text-forms: {error}") from error
     inside: list[tuple[str, Any, bool, str]] = [
         ("--temperature", loss.temperature, 0 < loss.temperature < float("inf"), "a number above 0"),
         ("--ce-weight", loss.ce_weight, 0 <= loss.ce_weight <= 1, "between 0 and 1"),

@@ -85,6 +85,8 @@ def _pretrained(
     # Whatever a checkpoint of another kind does to its loader; code of the user's own stands above.
     except Exception as error:
         raise UserError(f"The encoder {name} cannot be loaded: {first_line(error)}.") from error
+    if settings.token_embeddings == "frozen":
+        model.get_input_embeddings().requires_grad_(False)
     if train_texts:
         check_encoder(model, tokenizer, train_texts, max_length=settings.max_length, name=name)
     return model, tokenizer

@@ -45,7 +45,7 @@ def read_run_corpus(settings: RunSettings, seed: int) -> Corpus:
     data = settings.data
     if not data.data:
         raise UserError("The texts of this run were given in Python. Go on with it there, with the same texts.")
-    return draw_splits(with_label_texts(read_rows(find_source(data.data), data), data.label_texts), data, seed)
+    return draw_splits(with_label_texts(read_rows(find_source(data.data), data), data), data, seed)
 
 
 def fingerprint(settings: RunSettings, corpus: Corpus) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from labeldist.cli import main
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.textcnn import TextCNN
 from labeldist.training.api import compare, train
+from labeldist.training.config import ModelSettings, OptimSettings, RunSettings
 from labeldist.training.data.corpus import Split, read_corpus
 from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.errors import UserError
+from labeldist.training.fit import FitOptions, training_arguments
 from labeldist.training.frozen import fit_class_layer
 from labeldist.training.recipes import MAX_FEW, MIN_STEPS, STEPS_PER_CLASS
 from runs import CLASSES, SIZES, messages, read, write_rows
@@ -80,6 +83,16 @@ def test_label_texts_come_from_a_json_file_or_a_table(tmp_path):
     runs = [few(objective="ce", epochs=1, label_texts=given) for given in (mapping, table, SENTENCES)]
     assert len({run.config.fingerprint for run in runs}) == 1
     assert runs[0].config.spec.settings.data.label_texts == str(mapping)
+
+
+def test_label_texts_are_rows_in_each_form():
+    said: list[str] = []
+    forms = ["{}", "This sentence is {}"]
+    run = few(objective="ce", epochs=1, label_texts="names", label_text_forms=forms, say=said.append)
+    assert run.config.num_rows["label texts"] == 2 * len(CLASSES)
+    assert "label texts: 8 training rows from the class names, each in 2 forms" in said
+    with pytest.raises(UserError, match=r"label_text_forms: forms of label texts must contain \{\}.*, got 'so'"):
+        few(objective="ce", epochs=1, label_texts="names", label_text_forms=["so"])
 
 
 def test_label_texts_that_a_held_out_row_repeats_are_left_out():
@@ -185,6 +198,59 @@ def test_the_heads_have_a_learning_rate_of_their_own():
     first, second = (load_file(run.folder / "model" / "model.safetensors") for run in (frozen, tuned))
     moved = {name for name in first if not torch.allclose(first[name], second[name], atol=1e-6)}
     assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def test_frozen_token_embeddings_keep_their_weights_and_nothing_else_does(encoder):
+    options = {
+        "objective": "contrastive",
+        "recipe": "standard",
+        "encoder": encoder,
+        "validation_fraction": 0,
+        "steps": 2,
+        "max_length": 8,
+    }
+    start, trained, frozen = (
+        few(**options, learning_rate=rate, token_embeddings=kind)
+        for rate, kind in ((1e-12, "trained"), (1e-3, "trained"), (1e-3, "frozen"))
+    )
+    first, second, third = (load_file(run.folder / "model" / "model.safetensors") for run in (start, trained, frozen))
+    tokens = "encoder.embeddings.word_embeddings.weight"
+    moved, moved_beside = (
+        {name for name in first if not torch.allclose(first[name], other[name], atol=1e-5)} for other in (second, third)
+    )
+    assert tokens in moved
+    assert moved_beside == moved - {tokens}
+
+
+def test_the_folder_of_an_encoder_may_be_a_path(encoder):
+    options = {"objective": "ce", "recipe": "standard", "validation_fraction": 0, "steps": 1, "max_length": 8}
+    named, placed = (few(encoder=given, **options) for given in (encoder, Path(encoder)))
+    assert named.config.fingerprint == placed.config.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("has_amx", "encoder_name", "precision", "is_bfloat16"),
+    [
+        (False, "minilm", "auto", False),
+        (True, "minilm", "auto", True),
+        (True, "textcnn", "auto", False),
+        (True, "minilm", "fp32", False),
+        (False, "minilm", "bf16", True),
+    ],
+)
+def test_bfloat16_is_the_default_where_the_cpu_multiplies_it(
+    has_amx, encoder_name, precision, is_bfloat16, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx}, raising=False)
+    optim = OptimSettings(device="cpu", precision=precision)
+    settings = replace(RunSettings(), model=ModelSettings(encoder=encoder_name), optim=optim)
+    assert training_arguments(settings, FitOptions(Path("nowhere"), 0, 1)).bf16 == is_bfloat16
+
+
+def test_a_textcnn_trains_its_token_embeddings_anyway():
+    runs = [few(objective="ce", epochs=1, token_embeddings=kind) for kind in ("trained", "frozen")]
+    first, second = (load_file(run.folder / "model" / "model.safetensors") for run in runs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 # Fitted class layers

@@ -10,6 +10,7 @@ import numpy as np
 
 from labeldist.label_texts import label_text_rows, names_without_meaning
 from labeldist.messages import listed, shown
+from labeldist.training.config import DataSettings
 from labeldist.training.data.corpus import Corpus, RawCorpus, Split, without_texts_of
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
@@ -20,17 +21,18 @@ LabelTexts = Mapping[str, str | Sequence[str]]
 """One sentence or several for each class, by class name."""
 
 
-def with_label_texts(raw: RawCorpus, wanted: str, given: LabelTexts | None = None) -> RawCorpus:
+def with_label_texts(raw: RawCorpus, data: DataSettings, given: LabelTexts | None = None) -> RawCorpus:
     """The corpus with label texts, which join the training rows of every seed.
 
     Args:
         raw: the corpus.
-        wanted: `"none"`, `"names"`, `"given"` or a file.
+        data: which label texts are wanted, `"none"`, `"names"`, `"given"` or a file, and in which forms.
         given: the mapping of `"given"`.
 
     Raises:
         UserError: if the file cannot be read, or the texts do not fit the classes.
     """
+    wanted, forms = data.label_texts, data.label_text_forms
     if wanted == "none":
         return raw
     if wanted == "given" and given is None:
@@ -42,11 +44,12 @@ def with_label_texts(raw: RawCorpus, wanted: str, given: LabelTexts | None = Non
         given = _read(Path(wanted))
     source = {"names": "the class names", "given": "the mapping given"}.get(wanted, Path(wanted).name)
     try:
-        texts, labels = label_text_rows(raw.class_names, None if wanted == "names" else given)
+        texts, labels = label_text_rows(raw.class_names, None if wanted == "names" else given, forms=forms)
     except (TypeError, ValueError) as error:
         cure = ' Give sentences by a file or mapping (label_texts), or "none".' if wanted == "names" else ""
         raise UserError(f"{source}: {error}{cure}") from error
-    notes = [f"label texts: {len(texts)} training rows from {source}"]
+    in_forms = f", each in {len(forms)} forms" if len(forms) > 1 else ""
+    notes = [f"label texts: {len(texts)} training rows from {source}{in_forms}"]
     mute = names_without_meaning(raw.class_names) if wanted == "names" else []
     if mute:
         notes.append(
