@@ -54,7 +54,7 @@ RECIPES: dict[RecipeName, Recipe] = {
     "few-labels": Recipe(
         RunSettings(
             data=DataSettings(validation_fraction=0.0, label_texts="names"),
-            model=ModelSettings(projection="none", dropout=0.1, class_layer="logistic"),
+            model=ModelSettings(projection="none", dropout=0.1, token_embeddings="frozen", class_layer="logistic"),
             loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),
             optim=OptimSettings(epochs=NOT_BY_EPOCHS, batch_size=128, head_learning_rate=1e-2),
