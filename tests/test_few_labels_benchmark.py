@@ -54,7 +54,9 @@ def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head):
     num_classes = len(rows.class_names)
     # A tiny encoder of random weights: large steps.
     options = {"steps": 60, "learning_rate": 1e-2, "dropout": 0.0, "encoder_dropout": 0.0, "head": head}
-    setup = {"num_classes": num_classes, "encoder": str(tiny_bert_folder), **options}
+    setup = {
+        "num_classes": num_classes, "encoder": str(tiny_bert_folder), "token_embeddings": "trained", **options,
+    }  # fmt: skip
     # Messages in place of names, whose words this encoder does not know.
     texts = [rows.evaluated.texts[int(np.argmax(rows.evaluated.labels == label))] for label in range(num_classes)]
     predict = train_in_bare_loop(rows.train, texts, 0, **setup)

@@ -66,7 +66,7 @@ class Options:
     encoder_dropout: float | None = None
     views: int = 2
     label_text_rows: bool = True
-    label_text_forms: Sequence[str] = ("{}",)
+    label_text_forms: Sequence[str] = ("{}", "This sentence is {}")
     head: Literal["trained", "logistic"] = "logistic"
     is_mixed: bool | None = None
     token_embeddings: Literal["trained", "frozen"] = "frozen"

@@ -53,7 +53,9 @@ RECIPES: dict[RecipeName, Recipe] = {
     "standard": Recipe(RunSettings(), "adaptive", DEFAULT_COMPARED),
     "few-labels": Recipe(
         RunSettings(
-            data=DataSettings(validation_fraction=0.0, label_texts="names"),
+            data=DataSettings(
+                validation_fraction=0.0, label_texts="names", label_text_forms=("{}", "This sentence is {}")
+            ),
             model=ModelSettings(projection="none", dropout=0.1, token_embeddings="frozen", class_layer="logistic"),
             loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),

@@ -349,7 +349,8 @@ def test_few_labels_take_the_recipe_and_say_so(encoder):
         "contrastive",
         "none",
     )
-    assert run.config.num_rows == {"train": 40, "validation": 0, "test": 20, "label texts": 4}
+    # Each class name in two forms.
+    assert run.config.num_rows == {"train": 40, "validation": 0, "test": 20, "label texts": 8}
     assert said[0].startswith(
         "10 labels per class: recipe few-labels, with the class names as label texts (recipe standard"
     )
