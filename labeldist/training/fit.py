@@ -195,7 +195,7 @@ def fit(
 
 
 def fastest_precision(device: str, *, is_pretrained: bool) -> Literal["fp32", "bf16", "fp16"]:
-    """The fastest precision of training on a device that leaves the accuracy as it is.
+    """The precision in which a device trains fastest: mixed, with float32 weights, where it is a half one.
 
     Args:
         device: `"cuda"` or `"cpu"`.
