@@ -6,7 +6,7 @@ python -m benchmarks.paper.tables    # rewrites the README's results
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -146,12 +146,13 @@ def command(settings: Mapping[str, Any]) -> str:
     """The command line that repeats a comparison of these settings: only what differs from the defaults."""
     # The defaults of the recipe; what it makes of the data, such as the number of steps, is said again.
     recipe = settings["optim"].get("recipe", "standard")
-    default = to_json(RECIPES[recipe].settings if recipe in RECIPES else RunSettings())
+    standard = _values(RunSettings())
+    default = _values(RECIPES[recipe].settings) if recipe in RECIPES else standard
     words = ["labeldist", "compare"]
-    for section, fields in default.items():
-        # A setting that came after the record was at its default then; one that came later still has no default here.
-        for field, value in {**fields, **settings[section]}.items():
-            usual = fields.get(field)
+    for section, usual_values in default.items():
+        # A setting that came after the record was at its standard then; one that came later still has no default here.
+        for field, value in {**usual_values, **standard[section], **settings[section]}.items():
+            usual = usual_values.get(field)
             if field == "epochs" and value == NOT_BY_EPOCHS:
                 continue
             if field == "data":
@@ -167,6 +168,15 @@ def command(settings: Mapping[str, Any]) -> str:
     if settings["margin"] != 0.005:
         words += ["--margin", str(settings["margin"])]
     return shlex.join(words)
+
+
+def _values(settings: RunSettings) -> dict[str, dict[str, Any]]:
+    """All settings by section, as JSON; also those that a record leaves out at their default."""
+    sections = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return {
+        name: {one.name: to_json(getattr(section, one.name)) for one in fields(section)}
+        for name, section in sections.items()
+    }
 
 
 def on_lines(words: str, width: int = 84) -> str:
