@@ -137,8 +137,8 @@ def check_forms(forms: Sequence[str]) -> None:
     if isinstance(forms, str) or not forms:
         raise ValueError(f"forms of label texts must be a list of at least one, got {forms!r}.")
     for form in forms:
-        if _PLACE not in form:
-            raise ValueError(f"forms of label texts must contain {_PLACE} in the place of the text, got {shown(form)}.")
+        if not isinstance(form, str) or _PLACE not in form:
+            raise ValueError(f"forms of label texts must contain {_PLACE} in the place of the text, got {form!r}.")
 
 
 def _check_distinct(rows: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> None:

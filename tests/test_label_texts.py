@@ -96,6 +96,7 @@ def test_each_form_gives_each_text_a_row_of_its_class(data):
     ("forms", "sentence"),
     [
         (["It is"], "forms of label texts must contain {} in the place of the text, got 'It is'."),
+        ([3], "forms of label texts must contain {} in the place of the text, got 3."),
         ([], "forms of label texts must be a list of at least one, got []."),
         ("{}", "forms of label texts must be a list of at least one, got '{}'."),
         (["{}", "not {}"], "label texts must tell the classes apart, got 'not fast' for 'fast' and 'not_fast'."),

@@ -88,7 +88,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 2),
         "max_length": MAX_LENGTH,
         "evaluated": options.evaluate,
-        # All of them, so that a later default does not change what a record says; as a record that is read has them.
+        # All of them, so that a later default does not change what a record says. Lists, as JSON has them.
         "options": json.loads(json.dumps({name: vars(Options(**own)) for name, own in _variants(options).items()})),
         "runs": [],
     }

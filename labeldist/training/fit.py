@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -195,11 +195,11 @@ def fit(
 
 
 def fastest_precision(device: str, *, is_pretrained: bool) -> Literal["fp32", "bf16", "fp16"]:
-    """The precision in which a device trains fastest: mixed, with float32 weights, where it is a half one.
+    """The precision of `--precision auto`. The weights are float32; half precision is that of the products.
 
     Args:
         device: `"cuda"` or `"cpu"`.
-        is_pretrained: whether the encoder is a pretrained transformer; a small network gains nothing on a CPU.
+        is_pretrained: whether the encoder is a pretrained transformer; others are trained in float32 on a CPU.
 
     Examples:
         >>> fastest_precision("cpu", is_pretrained=False)
@@ -211,9 +211,9 @@ def fastest_precision(device: str, *, is_pretrained: bool) -> Literal["fp32", "b
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether the CPU has matrix instructions for bfloat16 (AMX). Without them bfloat16 is no faster than float32."""
-    capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return bool(capabilities().get("amx_bf16", False))
+    """Whether the CPU has matrix instructions for bfloat16 (AMX). An older torch does not tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def from_json(kind: type[T], value: object) -> T:
 def typed(annotation: Any, value: object, name: str) -> Any:
     """A value given in Python as the type that an annotation names: sequences become tuples, strings paths.
 
-    Where text may be a place, such as the folder of an encoder, a path becomes text.
+    Text may name a file or folder, such as that of an encoder: a path becomes text.
 
     Args:
         annotation: as in `from_json`.
@@ -107,13 +107,13 @@ def typed(annotation: Any, value: object, name: str) -> Any:
     Examples:
         >>> typed(tuple[int, ...], [1, 2], "seeds"), typed(float | None, 3, "rate")
         ((1, 2), 3.0)
+        >>> typed(str | None, Path("costs.json"), "costs")
+        'costs.json'
         >>> typed(int, "3", "epochs")
         Traceback (most recent call last):
         ...
         TypeError: epochs must be a whole number, got '3'.
     """
-    if annotation is str and isinstance(value, Path):
-        return str(value)
     try:
         return _parse(annotation, list(value) if isinstance(value, tuple) else value, name)
     except ValueError as error:
@@ -156,6 +156,8 @@ _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str
 
 
 def _parse_scalar(kind: type, value: object, at: str) -> Any:
+    if kind is str and isinstance(value, Path):
+        return str(value)
     # In Python true is a number, and in JSON it is none.
     is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:

@@ -90,7 +90,7 @@ def test_label_texts_are_rows_in_each_form():
     forms = ["{}", "This sentence is {}"]
     run = few(objective="ce", epochs=1, label_texts="names", label_text_forms=forms, say=said.append)
     assert run.config.num_rows["label texts"] == 2 * len(CLASSES)
-    assert "label texts: 8 training rows from the class names, each in 2 forms" in said
+    assert "label texts: 8 training rows from the class names, in 2 forms" in said
     with pytest.raises(UserError, match=r"label_text_forms: forms of label texts must contain \{\}.*, got 'so'"):
         few(objective="ce", epochs=1, label_texts="names", label_text_forms=["so"])
 

@@ -48,7 +48,7 @@ def with_label_texts(raw: RawCorpus, data: DataSettings, given: LabelTexts | Non
     except (TypeError, ValueError) as error:
         cure = ' Give sentences by a file or mapping (label_texts), or "none".' if wanted == "names" else ""
         raise UserError(f"{source}: {error}{cure}") from error
-    in_forms = f", each in {len(forms)} forms" if len(forms) > 1 else ""
+    in_forms = f", in {len(forms)} forms" if len(forms) > 1 else ""
     notes = [f"label texts: {len(texts)} training rows from {source}{in_forms}"]
     mute = names_without_meaning(raw.class_names) if wanted == "names" else []
     if mute:
