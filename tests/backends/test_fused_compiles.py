@@ -161,7 +161,7 @@ def compile_medium(capability):
 
 def compile_rows(capability):
     """The kernels that finish losses and gradients, with and without graded targets."""
-    from labeldist.backends.fused import _kernels_graded, _kernels_rows, tilings
+    from labeldist.backends.fused import _kernels_graded, _kernels_rows, graded, tilings
 
     tiling = tilings.tiling_for("tables", 2, 768)._replace(num_warps=4, num_stages=3)
     floats = ("class_sums", "ref_sums", "anchor_sums", "pulls", "ref_pulls", "numbers", "partial_maxima")
@@ -184,6 +184,10 @@ def compile_rows(capability):
         for by_total in (True, False):
             constants = {"IS_SELF": is_self, "BY_TOTAL": by_total, "BLOCK": 128}
             report(_kernels_graded.weigh_targets, capability, tables, constants, tiling)
+        for width in (16, 768):
+            blocks = {"WIDTH": width, "BLOCK": graded.CLASS_SUMS_PER_STEP, "BLOCK_D": min(width, 64)}
+            report(_kernels_graded.pull_anchors, capability, tables, {"IS_SELF": is_self} | blocks, tiling)
+            report(_kernels_graded.pull_references, capability, tables, blocks, tiling)
 
 
 def sides(tiling):

@@ -46,6 +46,17 @@ def case_of(*args, relevance=None, **options):
     return replace(case, relevance=relevance_of(len(case.scale)) if relevance is None else relevance)
 
 
+@pytest.fixture(params=["kernel", "matmul"])
+def product(request, monkeypatch):
+    """What multiplies the tables by class sums: a kernel, in several steps, or torch, as if there were many classes."""
+    if request.param == "kernel":
+        monkeypatch.setattr(graded, "CLASS_SUMS_PER_STEP", 4)
+    else:
+        monkeypatch.setattr(graded, "MAX_CLASSES_IN_KERNEL", 0)
+        monkeypatch.setattr(graded, "CLASSES_PER_STEP", 4)
+
+
+@pytest.mark.usefixtures("product")
 @pytest.mark.parametrize("name", step_sizes())
 def test_losses_and_gradients_are_those_of_the_equations(name):
     num_rows, num_refs, options = step_sizes()[name]
@@ -53,6 +64,7 @@ def test_losses_and_gradients_are_those_of_the_equations(name):
     assert_agrees(case_of(num_rows, num_refs=num_refs, **options), tolerance=2 * ROUNDING)
 
 
+@pytest.mark.usefixtures("product")
 @pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
 @pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
@@ -62,6 +74,7 @@ def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_
     assert_agrees(case, tolerance=tolerance)
 
 
+@pytest.mark.usefixtures("product")
 @pytest.mark.parametrize("num_refs", [None, 50], ids=["itself", "references"])
 @pytest.mark.parametrize("num_classes", [2, 12])
 def test_wide_rows_agree_with_the_equations(num_classes, num_refs):
@@ -93,6 +106,24 @@ def test_a_process_group_has_the_losses_and_gradients_of_one_process(num_refs):
         assert_close(whole, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.usefixtures("product")
+def test_transposed_tables_agree_with_the_equations():
+    case = case_of(41, num_classes=6, symmetric=False, relevance=relevance_of(6).T)
+    assert_agrees(replace(case, scale=case.scale.T, bias=case.bias.T))
+
+
+def test_only_tables_of_many_classes_are_multiplied_by_torch(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("a product of torch")
+
+    monkeypatch.setattr(graded, "MAX_CLASSES_IN_KERNEL", 5)
+    monkeypatch.setattr(graded, "_weigh_targets", refuse)
+    for num_refs in (None, 11):
+        assert_agrees(case_of(13, num_refs=num_refs, num_classes=5), tables_learn=False)
+    with pytest.raises(AssertionError, match="a product of torch"):
+        fused_losses(*case_of(13, num_classes=6).leaves(torch.float32, DEVICE))
+
+
 def test_a_gradient_is_made_only_where_one_is_asked_for():
     case = case_of(23, num_refs=19)
     truth = results_of(eager_losses, case.leaves(torch.float64, "cpu"), case.upstream)
@@ -106,6 +137,7 @@ def test_a_gradient_is_made_only_where_one_is_asked_for():
         assert_close(gradient.cpu().double(), truth[2][asked], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("product")
 @pytest.mark.parametrize("faint", [1e-12, 1e-4])
 def test_faint_relatives_of_classes_of_one_row_keep_every_digit(faint):
     # The anchor must cancel exactly in the sum of its class, or its rounding is divided by `faint`.
@@ -140,6 +172,7 @@ def test_two_runs_give_the_same_bits(num_refs):
         assert torch.equal(first, second)
 
 
+@pytest.mark.usefixtures("product")
 def test_half_precision_rows_have_losses_of_eager_and_gradients_of_their_dtype():
     case = case_of(13)
     leaves = case.leaves(torch.float16, DEVICE)

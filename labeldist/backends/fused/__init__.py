@@ -43,8 +43,8 @@ def anchor_losses(batch: Batch, tables: ClassPairTables, *, group: ProcessGroup 
     Sums, exponentials and results are always float32.
 
     Graded targets (`tables.relevance`) take the path of large batches at every size. Pairs are computed as without
-    them, and the targets come from sums over classes. Their product of (C, C) by (C, D) is torch's, in float32; it is
-    rounded to tf32 only if `torch.backends.cuda.matmul.allow_tf32` is set.
+    them, and the targets come from sums over classes. Their product of (C, C) by (C, D) is in float32. With more than
+    128 classes it is torch's, and rounded to tf32 only if `torch.backends.cuda.matmul.allow_tf32` is set.
 
     Args:
         batch: rows float32, bfloat16 or float16, of any length (normalized here), on a CUDA device; integer labels.

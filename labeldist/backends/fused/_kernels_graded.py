@@ -13,7 +13,110 @@ import triton.language as tl
 from labeldist.backends.fused._kernels_common import LN_2, LOG2_E, SIZES
 from labeldist.backends.fused._kernels_rows import gradient_at_unit_rows, log_sum_of_partials
 
-__all__ = ["finish_graded_losses", "scatter_graded_gradient", "weigh_targets"]
+__all__ = ["finish_graded_losses", "pull_anchors", "pull_references", "scatter_graded_gradient", "weigh_targets"]
+
+
+@triton.jit
+def target_entries(relevance, similarity_scale, similarity_bias, at, inside):
+    """Relevance, and scale and bias of dot products, of some class pairs: 0 for those that are excluded or outside."""
+    weight = tl.load(relevance + at, mask=inside, other=0.0)
+    scale = tl.load(similarity_scale + at, mask=inside, other=0.0) / 2
+    bias = tl.load(similarity_bias + at, mask=inside, other=0.0)
+    is_out = (weight == 0) | (bias == float("-inf"))
+    # Replace the entries before any product: 0 * inf is NaN.
+    scale = tl.where(is_out, 0.0, scale)
+    return tl.where(is_out, 0.0, weight), scale, tl.where(is_out, 0.0, scale + bias)
+
+
+@triton.jit
+def target_numbers(weight, scale, bias, starts, ends, columns, inside, row, IS_SELF: tl.constexpr):
+    """What references of some classes add to the `numbers` of a class of anchors, from `target_entries`."""
+    is_own = columns == row
+    sizes = tl.load(ends + columns, mask=inside, other=0) - tl.load(starts + columns, mask=inside, other=0)
+    if IS_SELF:
+        sizes = tl.where(is_own, tl.maximum(sizes - 1, 0), sizes)
+    sizes = sizes.to(tl.float32)
+    constant = bias - tl.log(tl.where(weight == 0, 1.0, weight))
+    # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
+    own_scale = tl.where(is_own & (sizes > 0), weight * scale, 0.0)
+    return tl.sum(weight * sizes, axis=0), tl.sum(weight * constant * sizes, axis=0), tl.sum(own_scale, axis=0)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pull_anchors(
+    relevance,  # (C, C)
+    similarity_scale,  # (C, C), as in `ClassPairTables`
+    similarity_bias,  # (C, C)
+    starts,  # (C,), of the references, like the next
+    ends,  # (C,)
+    class_sums,  # (C, WIDTH), of the references
+    pulls,  # out, (C, WIDTH), see `_targets.ClassTargets`
+    numbers,  # out, (3, C), as in `finish_graded_losses`
+    num_classes,
+    IS_SELF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """`_targets.target_tables` and `class_targets` of few classes in one launch: a class and some dimensions a program.
+
+    In place of `weigh_targets` and a product of the library.
+    """
+    row = tl.program_id(0)
+    dims = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    is_first = tl.program_id(1) == 0
+    total, constant, own_scale = 0.0, 0.0, 0.0
+    pull = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(0, num_classes, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        inside = columns < num_classes
+        sums = tl.load(class_sums + columns[:, None] * WIDTH + dims[None, :], mask=inside[:, None], other=0.0)
+        weight, scale, bias = target_entries(
+            relevance, similarity_scale, similarity_bias, row * num_classes + columns, inside
+        )
+        pull += tl.sum(tl.where(columns == row, 0.0, weight * scale)[:, None] * sums, axis=0)
+        if is_first:
+            of_total, of_constant, of_own_scale = target_numbers(
+                weight, scale, bias, starts, ends, columns, inside, row, IS_SELF
+            )
+            total += of_total
+            constant += of_constant
+            own_scale += of_own_scale
+    tl.store(pulls + row * WIDTH + dims, pull)
+    if is_first:
+        tl.store(numbers + row, total)
+        tl.store(numbers + num_classes + row, constant)
+        tl.store(numbers + 2 * num_classes + row, own_scale)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def pull_references(
+    relevance,  # (C, C)
+    similarity_scale,  # (C, C), as in `ClassPairTables`
+    similarity_bias,  # (C, C)
+    numbers,  # (3, C), as in `finish_graded_losses`
+    anchor_sums,  # (C, WIDTH), of anchors times their upstream gradients
+    ref_pulls,  # out, (C, WIDTH), on the references of a class by the anchors of others
+    num_classes,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The transpose of `pull_anchors`, for anchors whose relevances are divided by their sum."""
+    column = tl.program_id(0)
+    dims = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    pull = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(0, num_classes, BLOCK):
+        rows = start + tl.arange(0, BLOCK)
+        inside = rows < num_classes
+        sums = tl.load(anchor_sums + rows[:, None] * WIDTH + dims[None, :], mask=inside[:, None], other=0.0)
+        weight, scale, _ = target_entries(
+            relevance, similarity_scale, similarity_bias, rows * num_classes + column, inside
+        )
+        total = tl.load(numbers + rows, mask=inside, other=0.0)
+        factor = tl.where(total != 0, 1 / total, 0.0)
+        pull += tl.sum((tl.where(rows == column, 0.0, weight * scale) * factor)[:, None] * sums, axis=0)
+    tl.store(ref_pulls + column * WIDTH + dims, pull)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -41,25 +144,15 @@ def weigh_targets(
         columns = start + tl.arange(0, BLOCK)
         inside = columns < num_classes
         at = row.to(tl.int64) * num_classes + columns
-        weight = tl.load(relevance + at, mask=inside, other=0.0)
-        bias = tl.load(similarity_bias + at, mask=inside, other=0.0)
-        is_out = (weight == 0) | (bias == float("-inf"))
-        # Replace the entries before the log and the product: 0 * inf is NaN.
-        scale = tl.where(is_out, 0.0, tl.load(similarity_scale + at, mask=inside, other=0.0) / 2)
-        of_others = weight * scale
-        is_own = columns == row
+        weight, scale, bias = target_entries(relevance, similarity_scale, similarity_bias, at, inside)
         if not BY_TOTAL:
-            bias = tl.where(is_out, 0.0, scale + bias) - tl.log(tl.where(is_out, 1.0, weight))
-            weight = tl.where(is_out, 0.0, weight)
-            sizes = tl.load(ends + columns, mask=inside, other=0) - tl.load(starts + columns, mask=inside, other=0)
-            if IS_SELF:
-                sizes = tl.where(is_own, tl.maximum(sizes - 1, 0), sizes)
-            sizes = sizes.to(tl.float32)
-            total += tl.sum(weight * sizes, axis=0)
-            constant += tl.sum(weight * bias * sizes, axis=0)
-            # Of a class of one row nothing remains but rounding, which a faint relevance of others would make large.
-            own_scale += tl.sum(tl.where(is_own & (sizes > 0), of_others, 0.0), axis=0)
-        tl.store(weighted + at, tl.where(is_own, 0.0, of_others) * factor, mask=inside)
+            of_total, of_constant, of_own_scale = target_numbers(
+                weight, scale, bias, starts, ends, columns, inside, row, IS_SELF
+            )
+            total += of_total
+            constant += of_constant
+            own_scale += of_own_scale
+        tl.store(weighted + at, tl.where(columns == row, 0.0, weight * scale) * factor, mask=inside)
     if not BY_TOTAL:
         tl.store(numbers + row, total)
         tl.store(numbers + num_classes + row, constant)

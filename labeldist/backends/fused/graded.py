@@ -1,24 +1,29 @@
 """Graded targets of a large batch: the sums over class pairs, and the launches that read them.
 
-The passes over the pairs do not change. Forward and backward each have one launch over the tables more, and one product
-of (C, C) by (C, D), in float32 by `torch.matmul`. Few launches, since they run while the host is what a batch of some
-ten thousand rows waits for.
+The passes over the pairs do not change. Forward and backward each have one product of (C, C) by (C, D) more, in
+float32: of few classes in the launch that weighs the tables, of more by `torch.matmul` after it. Few launches and
+operations of torch, since they run while the host is what a batch of some ten thousand rows waits for.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from labeldist.backends._class_sums import add_by_class
 from labeldist.backends.fused import _kernels_graded
-from labeldist.backends.fused.launching import launch
+from labeldist.backends.fused.launching import Argument, launch
 from labeldist.backends.fused.rows import ROWS_PER_PROGRAM, WHOLE_ROWS_PER_PROGRAM
 from labeldist.backends.fused.state import AnchorTerms, GradedState, PartialSums, Problem, SortedRows
 from labeldist.backends.fused.tilings import DIMS_PER_STEP
 
 __all__ = ["finish_losses", "reference_pulls", "scatter_gradient", "sum_targets", "table_gradients"]
 
-# Entries of a table's row that a program reads at a time.
-CLASSES_PER_STEP = 128
+# Up to so many classes the kernel that weighs the tables also multiplies them by the class sums, which saves the host a
+# product of torch. Its programs read C times as much as there is, which the device would wait for with more classes.
+MAX_CLASSES_IN_KERNEL = 128
+# Entries of a table's row that a program reads at a time, and where it multiplies them by class sums.
+CLASSES_PER_STEP, CLASS_SUMS_PER_STEP = 128, 32
 
 
 def _state(problem: Problem) -> GradedState:
@@ -31,10 +36,39 @@ def _class_sizes(problem: Problem) -> Tensor:
     return (references.ends.view() - references.starts.view()).to(torch.float32)
 
 
+def _has_few_classes(problem: Problem) -> bool:
+    return problem.num_classes <= MAX_CLASSES_IN_KERNEL
+
+
+def _launch_pulls(kernel: Any, problem: Problem, *arguments: Argument, **options: bool) -> None:
+    """Start a kernel that multiplies the tables by class sums: a class and some dimensions a program."""
+    tables, width = problem.tables, problem.width
+    assert tables.relevance is not None
+    # It divides the width: a power of two, or a multiple of `DIMS_PER_STEP`.
+    block_d = min(width, DIMS_PER_STEP)
+    launch(
+        kernel,
+        (problem.num_classes, width // block_d),
+        tables.relevance.contiguous(),
+        tables.scale.contiguous(),
+        tables.bias.contiguous(),
+        *arguments,
+        problem.num_classes,
+        WIDTH=width,
+        BLOCK=CLASS_SUMS_PER_STEP,
+        BLOCK_D=block_d,
+        **options,
+    )
+
+
 def sum_targets(problem: Problem) -> None:
     """Fill `pulls` and `numbers` from the class sums."""
-    weighted = _weigh_targets(problem, by_total=False)
-    torch.matmul(weighted, problem.state.class_sums.view(), out=_state(problem).pulls.view())
+    references, sums, (pulls, numbers) = problem.references, problem.state.class_sums, _state(problem)
+    if _has_few_classes(problem):
+        ends = references.starts, references.ends
+        _launch_pulls(_kernels_graded.pull_anchors, problem, *ends, sums, pulls, numbers, IS_SELF=problem.is_self)
+    else:
+        torch.matmul(_weigh_targets(problem, by_total=False), sums.view(), out=pulls.view())
 
 
 def _weigh_targets(problem: Problem, *, by_total: bool) -> Tensor:
@@ -108,7 +142,11 @@ def reference_pulls(problem: Problem, anchor_sums: Tensor) -> Tensor:
         problem: the batch.
         anchor_sums: sum of the anchors of each class times their upstream gradients, `(C, width)`.
     """
-    return _weigh_targets(problem, by_total=True).T @ anchor_sums
+    if not _has_few_classes(problem):
+        return _weigh_targets(problem, by_total=True).T @ anchor_sums
+    pulls = anchor_sums.new_empty(problem.num_classes, problem.width)
+    _launch_pulls(_kernels_graded.pull_references, problem, _state(problem).numbers, anchor_sums, pulls)
+    return pulls
 
 
 def scatter_gradient(
