@@ -71,7 +71,8 @@ def differing_words(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     """
     words = [_TOKENS.findall(text[:MAX_COMPARED]) for text in (first, second)]
     keys = [[word.casefold() if not word.isspace() else " " for word in side] for side in words]
-    matcher = difflib.SequenceMatcher(None, *keys, autojunk=False)
+    # In texts of 200 words and more, what occurs often (spaces, too) starts no match: it would take cubic time.
+    matcher = difflib.SequenceMatcher(None, *keys, autojunk=True)
     is_similar = matcher.ratio() >= MIN_SHARED
     pieces: tuple[list[Piece], list[Piece]] = ([], [])
     for kind, *ends in matcher.get_opcodes():
