@@ -1,5 +1,6 @@
 """Hypothesis strategies for the arguments of the loss, and helper functions for tests."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # torch's first call of a kind may take seconds on a busy machine: no deadline.
 thorough = settings(deadline=None, max_examples=60)
 brief = settings(deadline=None, max_examples=25)
+
+
+def pairwise(**axes: dict[str, Any]) -> pytest.MarkDecorator:
+    """Parametrize a test by all combinations of three axes or more, each a mapping from names to values.
+
+    Half of them, in which every two values of different axes still meet, run always; the other half is slow.
+    """
+    cases = []
+    for places in itertools.product(*(range(len(axis)) for axis in axes.values())):
+        chosen = [list(axis.items())[place] for axis, place in zip(axes.values(), places, strict=True)]
+        marks = [pytest.mark.slow] if sum(places) % 2 else []
+        cases.append(
+            pytest.param(*(value for _, value in chosen), id="-".join(name for name, _ in chosen), marks=marks)
+        )
+    return pytest.mark.parametrize(list(axes), cases)
+
 
 weightings = st.sampled_from(["scale", "log"])
 temperatures = st.sampled_from([0.05, 0.5, 1.0, 3.0])

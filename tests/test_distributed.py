@@ -40,7 +40,7 @@ from labeldist.distributed import gather_rows, max_over_processes, num_processes
 from processes import leave, tiles_noted
 from strategies import LargestTensor, gradient_of, normal
 
-WORLDS = [2, 4]
+WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
 EVEN, UNEVEN = [6, 6, 6, 6], [5, 8, 3, 6]
 DISTANCES = torch.tensor([[1, 5, 2, 1], [3, 1, 1, 0.5], [2, 1, 1, 4], [1, 1, 6, 1]], dtype=torch.float64)
 # With "log" an entry of 0 removes a pair: here the positives of class 1.

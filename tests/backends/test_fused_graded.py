@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from process_groups import results_of_group
-from strategies import normal
+from strategies import normal, pairwise
 
 pytest.importorskip("triton.language")
 
@@ -65,9 +65,11 @@ def test_losses_and_gradients_are_those_of_the_equations(name):
 
 
 @pytest.mark.usefixtures("product")
-@pytest.mark.parametrize("num_refs", [None, 29], ids=["itself", "references"])
-@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
-@pytest.mark.parametrize("steepness", [MILD, STEEP], ids=["mild", "steep"])
+@pairwise(
+    steepness={"mild": MILD, "steep": STEEP},
+    symmetric={"symmetric": True, "asymmetric": False},
+    num_refs={"itself": None, "references": 29},
+)
 def test_tables_of_all_kinds_agree_with_the_equations(steepness, symmetric, num_refs):
     tolerance = ROUNDING if steepness == MILD else 1e-4
     case = case_of(41, num_refs=num_refs, steepness=steepness, symmetric=symmetric, dropped=[(1, 2), (2, 1), (3, 3)])
