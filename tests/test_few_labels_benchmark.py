@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import benchmarks.few_labels.__main__ as few_labels
 from benchmarks.few_labels import record as records
 from benchmarks.few_labels import rows as benchmark_rows
 from benchmarks.few_labels import table as tables
@@ -48,12 +49,13 @@ def test_every_class_has_a_text_of_its_own(corpus, corpora, monkeypatch):
 
 
 @pytest.mark.usefixtures("as_it_was")
-@pytest.mark.parametrize("head", ["trained", "logistic"])
-def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head):
+@pytest.mark.parametrize(("head", "pair_loss"), [("trained", "contrastive"), ("logistic", "cosine")])
+def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head, pair_loss):
     rows = draw_rows("demo", 2, 0, "test")
     num_classes = len(rows.class_names)
     # A tiny encoder of random weights: large steps.
-    options = {"steps": 60, "learning_rate": 1e-2, "dropout": 0.0, "encoder_dropout": 0.0, "head": head}
+    options = {"steps": 60, "learning_rate": 1e-2, "dropout": 0.0, "encoder_dropout": 0.0}
+    options |= {"head": head, "pair_loss": pair_loss}
     setup = {
         "num_classes": num_classes, "encoder": str(tiny_bert_folder), "token_embeddings": "trained", **options,
     }  # fmt: skip
@@ -124,7 +126,7 @@ def tokenizer():
     return load_tokenizer(get_model_path(), local_files_only=True)
 
 
-def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
+def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path, monkeypatch, capsys):
     path, variants = tmp_path / "record.json", tmp_path / "variants.json"
     variants.write_text(json.dumps({"short": {"steps": 2}, "shorter": {"steps": 1}}), encoding="utf-8")
     methods = ["bare loop + label texts", "frozen centroid"]
@@ -132,11 +134,8 @@ def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
     where = ["--encoder", str(tiny_bert_folder), "--device", "cpu", "--threads", "1", "--output", str(path)]
     command = [sys.executable, "-m", "benchmarks.few_labels", *small, *where]
 
-    def call(*more):
-        return subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
-
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = call()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert f"| {methods[0]} [short] | " in done.stdout
     record = records.load(path)
@@ -150,9 +149,17 @@ def test_the_driver_writes_each_run_and_resumes(tiny_bert_folder, tmp_path):
         assert run["train_processor_seconds"] > 0
         assert run["predict_seconds"] > 0
     assert record["options"]["short"]["steps"] == 2
-    assert "exists. Give --resume" in call().stderr
-    resumed = call("--resume")
-    assert "0 runs to do, 3 done before" in resumed.stdout
+    monkeypatch.setattr(sys, "argv", command[2:])
+    with pytest.raises(SystemExit, match=r"exists\. Give --resume"):
+        few_labels.main()
+    variants.write_text(json.dumps({"short": {"steps": 3}}), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [*command[2:], "--resume"])
+    with pytest.raises(SystemExit, match="other options of the bare loop by the name 'short'"):
+        few_labels.main()
+    # They are nothing to the other methods.
+    monkeypatch.setattr(sys, "argv", [*command[2:], "--resume", "--methods", methods[1]])
+    few_labels.main()
+    assert "0 runs to do, 3 done before" in capsys.readouterr().out
     assert records.load(path)["runs"] == record["runs"]
 
 

@@ -88,10 +88,17 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 2),
         "max_length": MAX_LENGTH,
         "evaluated": options.evaluate,
-        # All of them, so that a later default does not change what a record says. Lists, as JSON has them.
-        "options": json.loads(json.dumps({name: vars(Options(**own)) for name, own in _variants(options).items()})),
+        "options": _options_in_full(options),
         "runs": [],
     }
+
+
+def _options_in_full(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """All those of the bare loop, if it is to run, so that a later default does not change what a record says."""
+    if not any(method.startswith("bare loop") for method in options.methods):
+        return {}
+    # Lists, as JSON has them.
+    return json.loads(json.dumps({name: vars(Options(**own)) for name, own in _variants(options).items()}))
 
 
 def _resumed(new: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -40,8 +40,10 @@ class Options:
         head_learning_rate: of the class layer, at its highest.
         warmup: share of the steps in which the learning rates rise; they fall to zero in the others.
         weight_decay: of AdamW.
+        pair_loss: the contrastive loss; or `"cosine"`, SetFit's mean squared error of cosines with 1 for rows of one
+            class and 0 for others, here over all pairs of a batch. Both kinds of pairs weigh the same.
         temperature: of the contrastive loss.
-        ce_weight: of the cross-entropy; the contrastive loss has the rest.
+        ce_weight: of the cross-entropy; the loss of pairs has the rest.
         dropout: before the class layer.
         encoder_dropout: within the encoder; its own if `None`.
         views: dropout views of each row.
@@ -60,6 +62,7 @@ class Options:
     head_learning_rate: float = 1e-2
     warmup: float = 0.0
     weight_decay: float = 0.1
+    pair_loss: Literal["contrastive", "cosine"] = "contrastive"
     temperature: float = 0.1
     ce_weight: float = 0.2
     dropout: float = 0.1
@@ -191,12 +194,14 @@ def _classifier(encoder: str, num_classes: int, options: Options) -> tuple[Contr
 def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor, options: Options) -> None:
     """The bare loop: batches, two losses, AdamW."""
     num_classes = model.config.num_labels
-    contrastive = LabelDistanceContrastiveLoss(
-        StaticLDM.uniform(1.0, num_classes=num_classes),
-        temperature=options.temperature,
-        weighting="log",
-        validate=False,
-    )
+    pair_loss: Callable[[Tensor, Tensor], Tensor] = _squared_errors_of_cosines
+    if options.pair_loss == "contrastive":
+        pair_loss = LabelDistanceContrastiveLoss(
+            StaticLDM.uniform(1.0, num_classes=num_classes),
+            temperature=options.temperature,
+            weighting="log",
+            validate=False,
+        )
     if options.token_embeddings == "frozen":
         model.get_input_embeddings().requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -222,12 +227,20 @@ def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor
         loss = options.ce_weight * cross_entropy(output.logits.float(), targets)
         # Without a share of the loss it would cost time only.
         if options.ce_weight < 1:
-            loss = loss + (1 - options.ce_weight) * contrastive(output.embeddings.float(), targets)
+            loss = loss + (1 - options.ce_weight) * pair_loss(output.embeddings.float(), targets)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+
+
+def _squared_errors_of_cosines(embeddings: Tensor, labels: Tensor) -> Tensor:
+    unit = nn.functional.normalize(embeddings, dim=1)
+    cosines = unit @ unit.T
+    is_same = labels[:, None] == labels
+    is_other_row = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return ((cosines - 1)[is_same & is_other_row].square().mean() + cosines[~is_same].square().mean()) / 2
 
 
 def _rate(step: int, options: Options) -> float:
