@@ -194,6 +194,11 @@ def test_tables_show_means_paired_differences_and_times():
     # t(0.975, 2) = 4.30, times 0.577.
     assert "| a | 3 | +1.0 (-1.5 to +3.5) |" in differences
     assert "| b | 3 | +2.0 (+2.0 to +2.0) |" in differences
+    assert tables.comparison_table(record, "labeldist", "setfit").splitlines()[2:] == [
+        "| mean | 3 | 86.5 ± 3.2 | 85.0 ± 2.9 | +1.5 (+0.3 to +2.7) |",
+        "| a | 3 | 91.0 ± 0.6 | 90.0 ± 0.0 | +1.0 (-1.5 to +3.5) |",
+        "| b | 3 | 82.0 ± 5.8 | 80.0 ± 5.8 | +2.0 (+2.0 to +2.0) |",
+    ]
     assert "| a | 3 | 3.0 | 3.0 |" in tables.time_table(record)
     assert tables.ranking(record).splitlines()[2:] == ["| labeldist | 86.5 | 86.5 |", "| setfit | 85.0 | 85.0 |"]
     report = tables.report(record)

@@ -132,7 +132,7 @@ def test_the_driver_resumes(tiny_bert_folder, corpus_folder, tmp_path, monkeypat
         main()
         return capsys.readouterr().out
 
-    assert "1 labels a class, seed 0: frozen logistic:" in call()
+    assert "1 labels per class, seed 0: frozen logistic:" in call()
     record = json.loads(path.read_text(encoding="utf-8"))
     assert record["device"] == "cpu"
     assert record["commands"][0].endswith("--output record.json")

@@ -1,1 +1,1 @@
-"""Few labels a class, beside SetFit: `python -m benchmarks.few_labels`."""
+"""Few labels per class, beside SetFit: `python -m benchmarks.few_labels`."""

@@ -1,4 +1,4 @@
-"""How well and how fast labeldist, SetFit and a frozen encoder learn from a few labels a class.
+"""How well and how fast labeldist, SetFit and a frozen encoder learn from a few labels per class.
 
 python -m benchmarks.few_labels --shots 1 3 10 20 --seeds 0 1 2 3 4 5 6 7 --jobs 8 --output accuracy.json
 python -m benchmarks.few_labels --corpora trec --shots 3 --seeds 0 --device cpu --output cpu.json  # one at a time
@@ -66,7 +66,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help="folders in $LABELDIST_DATA, or demo")
-    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, help="labels a class")
+    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS, help="labels per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--evaluate", choices=("test", "validation"), default="test")

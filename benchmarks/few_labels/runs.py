@@ -1,4 +1,4 @@
-"""One run: a method, a corpus, a number of labels a class, a seed; trained, judged and timed in one call."""
+"""One run: a method, a corpus, a number of labels per class, a seed; trained, judged and timed in one call."""
 
 import logging
 import time
@@ -37,7 +37,7 @@ class Task:
     Attributes:
         method: one of `METHODS`.
         corpus: see `draw_rows`.
-        shots: labels a class.
+        shots: labels per class.
         seed: of the rows and the training.
         evaluated: validation or test rows.
         variant: name of the options, of the bare loop only; empty for the defaults.

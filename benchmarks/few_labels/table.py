@@ -17,6 +17,7 @@ from labeldist.training.study.statistics import paired_difference
 
 __all__ = [
     "RESULTS",
+    "comparison_table",
     "default_pairs",
     "difference_table",
     "load",
@@ -54,7 +55,7 @@ def table(record: dict[str, Any], metric: str = "accuracy", methods: Sequence[st
     scores = scores_of(record, metric)
     methods = methods or list(scores)
     lines = [
-        f"| corpus | labels a class | seeds | {' | '.join(methods)} |",
+        f"| corpus | labels per class | seeds | {' | '.join(methods)} |",
         f"|---|--:|--:|{'--:|' * len(methods)}",
     ]
     for corpus, shots in _cells(record):
@@ -71,13 +72,28 @@ def difference_table(record: dict[str, Any], pairs: Sequence[tuple[str, str]] | 
     scores = scores_of(record)
     pairs = default_pairs(scores) if pairs is None else pairs
     lines = [
-        f"| corpus | labels a class | {' | '.join(f'{first} − {second}' for first, second in pairs)} |",
+        f"| corpus | labels per class | {' | '.join(f'{first} − {second}' for first, second in pairs)} |",
         f"|---|--:|{'--:|' * len(pairs)}",
     ]
     for corpus, shots in _cells(record):
         cells = [_difference(scores, first, second, (corpus, shots)) for first, second in pairs]
         if any(cells):
             lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def comparison_table(record: dict[str, Any], first: str, second: str) -> str:
+    """Markdown: the accuracy of every method as in `table`, and the difference of two; the means over corpora first."""
+    scores = scores_of(record)
+    lines = [
+        f"| corpus | labels per class | {' | '.join(scores)} | difference to {second} |",
+        f"|---|--:|{'--:|' * (len(scores) + 1)}",
+    ]
+    # A stable sort: the order of corpora stays.
+    for corpus, shots in sorted(_cells(record), key=lambda cell: cell[0] != ALL):
+        means = [_mean(list(cells.get((corpus, shots), {}).values())) for cells in scores.values()]
+        difference = _difference(scores, first, second, (corpus, shots))
+        lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(means)} | {difference} |")
     return "\n".join(lines)
 
 
@@ -119,7 +135,7 @@ def time_table(record: dict[str, Any], metric: str = "train_seconds", methods: S
     """Markdown: mean seconds, a line for each corpus and number of labels: wall time, or that of the processor."""
     scores = scores_of(record, metric)
     methods = methods or list(scores)
-    lines = [f"| corpus | labels a class | {' | '.join(methods)} |", f"|---|--:|{'--:|' * len(methods)}"]
+    lines = [f"| corpus | labels per class | {' | '.join(methods)} |", f"|---|--:|{'--:|' * len(methods)}"]
     for corpus, shots in _cells(record):
         cells = [list(scores[method].get((corpus, shots), {}).values()) for method in methods]
         if any(cells):

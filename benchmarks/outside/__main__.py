@@ -57,7 +57,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help="folders in $LABELDIST_DATA, or demo")
-    parser.add_argument("--shots", type=_shots, nargs="+", default=list(SHOTS), help="labels a class, or all")
+    parser.add_argument("--shots", type=_shots, nargs="+", default=list(SHOTS), help="labels per class, or all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--steps", type=int, help="most optimizer steps of a run, to try the command")

@@ -82,7 +82,7 @@ class Task:
     Attributes:
         method: one of `METHODS`.
         corpus: see `draw`.
-        shots: labels a class, or `ALL`.
+        shots: labels per class, or `ALL`.
         seed: of the rows and the training.
         steps: most optimizer steps; as many as the method takes if `None`.
     """
@@ -94,7 +94,7 @@ class Task:
     steps: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.corpus}, {self.shots or 'all'} labels a class, seed {self.seed}: {self.method}"
+        return f"{self.corpus}, {self.shots or 'all'} labels per class, seed {self.seed}: {self.method}"
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:

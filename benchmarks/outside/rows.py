@@ -8,7 +8,7 @@ from labeldist.training.data.corpus import Corpus, RawCorpus, read_corpus
 __all__ = ["ALL", "MAX_LENGTH", "VALIDATION_FRACTION", "draw"]
 
 ALL = 0
-"""In place of a number of labels a class: all rows of train but the validation rows."""
+"""In place of a number of labels per class: all rows of train but the validation rows."""
 MAX_LENGTH = 128
 """Tokens that every method reads of a text."""
 VALIDATION_FRACTION = 0.1
@@ -21,7 +21,7 @@ def draw(corpus: str, shots: int, seed: int) -> Corpus:
 
     Args:
         corpus: a folder's name in `$LABELDIST_DATA`, or `"demo"`.
-        shots: labels a class, or `ALL`.
+        shots: labels per class, or `ALL`.
         seed: of the draws.
     """
     if shots == ALL:

@@ -37,7 +37,7 @@ def difference_table(record: dict[str, Any], base: str = BASE) -> str:
                 found[cell, method] = paired_difference(*pairs)
     corrected = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
     lines = [
-        f"| corpus | labels a class | {' | '.join(f'{method} − {base}' for method in methods)} |",
+        f"| corpus | labels per class | {' | '.join(f'{method} − {base}' for method in methods)} |",
         f"|---|--:|{'--:|' * len(methods)}",
     ]
     for corpus, shots in cells:

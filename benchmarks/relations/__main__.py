@@ -4,7 +4,7 @@ python -m benchmarks.relations --output benchmarks/results/relations          # 
 python -m benchmarks.relations --cells sst5-20 trec50-10 --seeds 0 1 --jobs 4 --output trial
 python -m benchmarks.relations --cells unseen-trec50 --output trial
 
-A cell is one `labeldist compare` on a corpus in $LABELDIST_DATA and a number of labels a class. Its command is in its
+A cell is one `labeldist compare` on a corpus in $LABELDIST_DATA and a number of labels per class. Its command is in its
 record. Cells run beside one another and share the jobs; the GPUs are taken in turns. The folder `--work` keeps the
 runs: the same command goes on where it was stopped, and a finished cell is only recorded again. `--development` judges
 by held-out training rows: options are chosen so, before any test row is seen.

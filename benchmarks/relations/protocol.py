@@ -43,7 +43,7 @@ RATES = ("--learning-rate", "5e-5", "--head-learning-rate", "1e-2")
 STARS = ("--order", "very negative", "negative", "neutral", "positive", "very positive")
 
 
-# Of some labels a class, no row is held out: a choice among checkpoints by some ten rows would be noise.
+# Of some labels per class, no row is held out: a choice among checkpoints by some ten rows would be noise.
 FEW = ("--validation-fraction", "0", "--steps", "150")
 ALL = ("--steps", "600")
 OF_UNSEEN = ("--steps", "300")
@@ -56,7 +56,7 @@ class Corpus:
     Attributes:
         relation: flags that describe how its classes are related.
         measure: what the verdict is about.
-        shots: labels a class that are compared; `None` for all rows.
+        shots: labels per class that are compared; `None` for all rows.
     """
 
     relation: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Stratified draws: a validation split, a few labels a class, folds. They depend on labels, sizes and seed only."""
+"""Stratified draws: a validation split, a few labels per class, folds. They depend on labels, sizes and seed only."""
 
 from collections.abc import Iterator
 
