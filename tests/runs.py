@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from labeldist import demo
+from labeldist.training import api
 from labeldist.training.config import (
     DataSettings,
     LossSettings,
@@ -68,6 +70,10 @@ def train(folder: Path, settings: RunSettings, objective: Objective = "adaptive"
     metrics = start_run(RunSpec(settings, objective, seed), corpus, folder, chosen)
     assert metrics is not None
     return metrics
+
+
+# `labeldist.train` without pictures and report.
+train_on_rows = partial(api.train, report=False)
 
 
 def raw_corpus(settings: RunSettings) -> RawCorpus:

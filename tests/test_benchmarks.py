@@ -140,6 +140,7 @@ def test_missing_cells_are_named_with_their_command():
     assert all((cell in sentence) == (cell not in there) for cell in CELLS)
 
 
+@pytest.mark.slow
 def test_several_processes_pass_their_benchmarks_gate(tmp_path):
     path = tmp_path / "record.json"
     sizes = ["--rows", "24", "--dim", "8", "--dtype", "float32", "--repeats", "1"]
@@ -257,6 +258,7 @@ def test_table_and_figure_show_what_was_measured(tmp_path):
 INTEGRATIONS = sorted(integrations.RESULTS.glob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_it_was")
 @pytest.mark.filterwarnings("ignore")
 def test_all_integrations_train_the_same_where_chance_has_no_part():

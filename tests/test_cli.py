@@ -124,6 +124,20 @@ def test_compare_prints_its_tables_and_ends_in_a_sentence(capsys, tickets):
     assert " ".join(printed).endswith(verdict_sentence(read_record(Path("all/comparison.json"), Comparison)))
 
 
+def test_the_report_of_a_run_can_wait(capsys, tickets):
+    command = ["train", "--data", str(tickets), *QUICK, "--objective", "ce", "-o"]
+    assert main([*command, "run", "--no-report"]) == 0
+    assert capsys.readouterr().out.endswith("No report was asked for. To make it: labeldist report run\n")
+    assert {"report.html", "confusion.png", "curves.png"}.isdisjoint(path.name for path in Path("run").iterdir())
+    assert main([*command, "whole"]) == 0
+    assert {"report.html", "confusion.png", "curves.png"} <= {path.name for path in Path("whole").iterdir()}
+    for name in ("metrics.json", "model/model.safetensors"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
+    capsys.readouterr()
+    assert main(["report", "run"]) == 0
+    assert capsys.readouterr().out.endswith("Report: run/report.html\n")
+
+
 def test_train_and_evaluate_print_neighbors_and_mistakes(capsys, tickets):
     flags = ["--objective", "static", "--confusable", ",".join(CLASSES[:2]), "-o", "run"]
     assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0

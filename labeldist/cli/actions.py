@@ -93,7 +93,8 @@ def _train(command: Train, under_few_labels: Train) -> None:
     say, note = _say, _say if command.verbose else _say_nothing
     if not processes.is_main():
         note = say = _say_nothing
-    options = RunOptions(progress=_progress() if processes.is_main() else SILENT, say=say, note=note)
+    progress = _progress() if processes.is_main() else SILENT
+    options = RunOptions(progress=progress, report=command.report, say=say, note=note)
     folder = command.folder()
     if command.resume is not None:
         _check_resume_alone(command)
@@ -114,7 +115,8 @@ def _train(command: Train, under_few_labels: Train) -> None:
     title = f"{config.data_name}, {Path(config.spec.settings.model.encoder).name}, {config.spec.objective}"
     seconds = run.read_history()["seconds"]
     print(train_summary(metrics.test, title=title, seconds=seconds, folder=str(folder), stream=sys.stdout))
-    print(f"Report: {escape_controls(str(folder / REPORT))}")
+    shown = escape_controls(str(folder / REPORT if command.report else folder))
+    print(f"Report: {shown}" if command.report else f"No report was asked for. To make it: labeldist report {shown}")
 
 
 def _compare(command: Compare, under_few_labels: Compare) -> None:

@@ -50,6 +50,8 @@ class Train(_Trains):
     """The run folder; runs/DATA-ENCODER-OBJECTIVE-seedN if not given. Never overwritten."""
     resume: Path | None = None
     """Continue the interrupted run in this folder, with its settings. No other flags but --trust-remote-code."""
+    report: bool = True
+    """Draw pictures and write report.html, which takes seconds. `labeldist report RUN` makes the page later."""
     verbose: Verbose = False
     """Print the decisions during the run, and warnings."""
 

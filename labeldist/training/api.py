@@ -50,6 +50,7 @@ def train(
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
+    report: bool = True,
     progress: bool | None = None,
     say: Say | None = None,
     **settings: Any,
@@ -80,6 +81,8 @@ def train(
         output: the run folder: new or empty. `None` uses a temporary folder, which is deleted together with the
             returned object; `TrainedRun.save` copies it.
         resume: continue an interrupted run in `output` with its own settings, if there is one.
+        report: draw pictures and write report.html into the run folder, which takes seconds. `TrainedRun.report` makes
+            the page later, without the map of the embeddings and the most similar training texts.
         progress: draw a progress bar; `None` draws one if standard error is a terminal.
         say: called with each important message, for example `print`.
         **settings: the flags of the command line, with underscores: `encoder="minilm"`, `epochs=5`,
@@ -112,7 +115,9 @@ def train(
 
     wanted = ByRecipe(under(RECIPES["standard"]), under(RECIPES["few-labels"]))
     trusts = wanted.standard.settings.model.trust_remote_code
-    options = RunOptions(progress=Progress(bar=_shows(progress)), say=_saying(say), note=_nothing)
+    options = RunOptions(
+        progress=Progress(bar=_shows(progress)), report=typed(bool, report, "report"), say=_saying(say), note=_nothing
+    )
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
             resume_run_in(folder, options, find, texts, trust_remote_code=trusts)

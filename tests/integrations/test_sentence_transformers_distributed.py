@@ -27,6 +27,8 @@ from labeldist.integrations.sentence_transformers import (
 from processes import leave, started
 from runs import CLASSES, messages
 
+pytestmark = pytest.mark.slow
+
 WORLD = 2
 NUM_CLASSES = len(CLASSES)
 ROWS = messages(80)

@@ -13,7 +13,7 @@ from labeldist.cli import main
 from labeldist.ldm import StaticLDM
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
-from labeldist.training.api import compare, train
+from labeldist.training.api import compare
 from labeldist.training.classification import FocalLoss, with_coarse_labels
 from labeldist.training.config import DataSettings, RunSettings, check_settings
 from labeldist.training.data.corpus import Corpus, Split
@@ -22,6 +22,7 @@ from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.run_folder import RunSpec
 from labeldist.training.run_model import make_objective
 from runs import QUICK, messages, outcome, read
+from runs import train_on_rows as train
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
@@ -69,7 +70,7 @@ def test_the_command_line_does_the_same(run, tmp_path, capsys):
     path = mixed_csv(tmp_path / "train.csv")
     tree = tmp_path / "tree.json"
     tree.write_text(json.dumps(GROUPS))
-    arguments = ["train", "--data", str(path), str(tmp_path / "test.csv"), *QUICK]
+    arguments = ["train", "--no-report", "--data", str(path), str(tmp_path / "test.csv"), *QUICK]
     folders = [tmp_path / "by-column", tmp_path / "by-tree"]
     assert main([*arguments, "--coarse-column", "group", "--output", str(folders[0])]) == 0
     assert main([*arguments, "--coarse-column", "group", "--hierarchy", str(tree), "--output", str(folders[1])]) == 0

@@ -225,7 +225,10 @@ def test_a_run_says_on_standard_error_which_matrix_it_took(capsys, tickets, tmp_
         (["contrastive"], "Label distances: 1 between all classes."),
     ):
         folder = tmp_path / f"{flags[0]}{len(flags)}"
-        assert main(["train", "--data", str(tickets), *QUICK, "--objective", *flags, "-o", str(folder)]) == 0
+        assert (
+            main(["train", "--no-report", "--data", str(tickets), *QUICK, "--objective", *flags, "-o", str(folder)])
+            == 0
+        )
         err = capsys.readouterr().err
         assert part in err
         assert err.count("\n") == 1

@@ -15,7 +15,7 @@ from labeldist import FineLabelsOnly, LabelDistanceContrastiveLoss, Relation, St
 from labeldist.cli import main
 from labeldist.models import TextCNN
 from labeldist.models.classifier import ContrastiveClassifier
-from labeldist.training.api import compare, train
+from labeldist.training.api import compare
 from labeldist.training.config import DataSettings, LossSettings, MatrixSettings, RunSettings
 from labeldist.training.data.corpus import load_corpus
 from labeldist.training.errors import UserError
@@ -26,6 +26,7 @@ from labeldist.training.run_model import make_objective
 from labeldist.training.study.comparison import build_comparison
 from process_groups import results_of_group
 from runs import CLASSES, QUICK, messages, read
+from runs import train_on_rows as train
 from strategies import brief, gradient_of, normal
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
@@ -194,7 +195,7 @@ def test_a_run_from_the_command_line(tickets, tmp_path, capsys, chunks):
     folder, tree = tmp_path / "run", tmp_path / "tree.json"
     tree.write_text(json.dumps(TREE))
     flags = ["--objective", "levels", "--hierarchy", str(tree), "--output", str(folder)]
-    assert main(["train", "--data", str(tickets), *QUICK, *flags, *chunks]) == 0
+    assert main(["train", "--no-report", "--data", str(tickets), *QUICK, *flags, *chunks]) == 0
     assert "the mean of 2 contrastive losses" in capsys.readouterr().err
     stored = read(folder / "ldm.json")
     assert stored["matrix"] == torch.ones(4, 4).tolist()
