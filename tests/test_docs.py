@@ -20,8 +20,15 @@ from benchmarks import tutorial
 from conftest import restored
 from doc_pages import MAX_WIDTH, PAGES, ROOT, blocks_of, displayed_python, run
 
-# Pages whose code trains or runs a transformer for a minute. The build of the site runs them, block by block, too.
-SLOW = {"few-labels.md", "metric-learning.md"}
+# Pages whose code trains for a while. The build of the site runs them, block by block, too.
+SLOW = {
+    "few-labels.md",
+    "metric-learning.md",
+    "python.md",
+    "sentence-transformers.md",
+    "hugging-face.md",
+    "coarse-labels.md",
+}
 WITH_PYTHON = [page for page in PAGES if any(block.reason is None for block in displayed_python(page))]
 RUN_HERE = [page for page in WITH_PYTHON if page != tutorial.PAGE]
 

@@ -314,6 +314,7 @@ def test_the_loss_is_one_graph_traced_once(compiler, relevance):
     assert_compiles(compiler, "aot_eager", relevance)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="inductor needs a C++ compiler")
 def test_inductor_gives_the_same_loss_and_gradient(compiler):

@@ -25,6 +25,7 @@ from labeldist.integrations.lightning import LabelDistanceCallback
 from processes import leave, started
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("as_it_was"),
     # What Lightning 2.6 says about itself under a newer torch, and its advice on speed for 48 rows.
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),

@@ -105,7 +105,7 @@ def test_an_unknown_setting_is_told_with_the_nearest():
     with pytest.raises(TypeError, match="epochs must be a whole number, got '3'"):
         train(TEXTS, LABELS, epochs="3")
     with pytest.raises(TypeError, match="report must be true or false, got 'no'"):
-        train(TEXTS, LABELS, report="no")
+        train(TEXTS, LABELS, report="no")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="weighting must be one of 'scale', 'log'"):
         compare(TEXTS, LABELS, weighting="linear")
 
