@@ -53,8 +53,9 @@ def differing_words(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     """Two texts, each in pieces that say whether the other one has the same words there.
 
     Words are compared without case; texts of scripts without spaces are compared character by character. Only the first
-    2,000 characters are compared. Where the texts share fewer than half of their words, nothing is marked: nearly every
-    word would be.
+    2,000 characters are compared. In a text of 200 words and more (spaces are words here), a word that is more than a
+    hundredth of it is matched only next to a rarer one. Where the texts share fewer than half of their words, nothing
+    is marked: nearly every word would be.
 
     Args:
         first: a text.
@@ -71,7 +72,7 @@ def differing_words(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     """
     words = [_TOKENS.findall(text[:MAX_COMPARED]) for text in (first, second)]
     keys = [[word.casefold() if not word.isspace() else " " for word in side] for side in words]
-    # In texts of 200 words and more, what occurs often (spaces, too) starts no match: it would take cubic time.
+    # Matches that start at every space of a long text would take cubic time.
     matcher = difflib.SequenceMatcher(None, *keys, autojunk=True)
     is_similar = matcher.ratio() >= MIN_SHARED
     pieces: tuple[list[Piece], list[Piece]] = ([], [])

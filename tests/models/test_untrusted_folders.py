@@ -129,7 +129,7 @@ def test_an_encoder_folder_runs_no_code(tiny_bert_folder, tickets, tmp_path, mar
     spoil(encoder, marker)
     run = tmp_path / "run"
     options = ["--max-length", "16", "--objective", "ce", "--epochs", "1", "--output", str(run)]
-    code = main(["train", "--no-report", "--data", str(tickets), "--encoder", str(encoder), *options])
+    code = main(["train", "--data", str(tickets), "--encoder", str(encoder), *options])
     assert not marker.exists()
     if spoil in REFUSED:
         assert code == 2
@@ -195,7 +195,7 @@ def interrupted_run(tickets, tmp_path_factory) -> Path:
     """A run that was killed behind its first checkpoint."""
     run = tmp_path_factory.mktemp("runs") / "interrupted"
     options = ["--epochs", "500", "--patience", "500", "--confusion-epochs", "1", "--output", run]
-    process = labeldist("train", "--no-report", "--data", tickets, *SIZES, *options)
+    process = labeldist("train", "--data", tickets, *SIZES, *options)
     states = (run / "checkpoints").glob
     deadline = time.monotonic() + 120
     while len(list(states("checkpoint-*/trainer_state.json"))) < 2:
@@ -299,7 +299,7 @@ def refused_in_a_process_of_its_own(*arguments: Any) -> str:
 def test_a_run_with_trusted_code_needs_the_trust_again(trusted_encoder, tickets, tmp_path):
     encoder, marker = trusted_encoder
     run = tmp_path / "run"
-    train = ["train", "--no-report", "--data", str(tickets), "--encoder", str(encoder), *SHORT, "--objective", "ce"]
+    train = ["train", "--data", str(tickets), "--encoder", str(encoder), *SHORT, "--objective", "ce"]
     assert main([*train, TRUST, "--output", str(run)]) == 0
     marker.unlink()
     assert f"If you trust that code, give {TRUST} here, too" in refused_in_a_process_of_its_own(

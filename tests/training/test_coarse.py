@@ -70,7 +70,7 @@ def test_the_command_line_does_the_same(run, tmp_path, capsys):
     path = mixed_csv(tmp_path / "train.csv")
     tree = tmp_path / "tree.json"
     tree.write_text(json.dumps(GROUPS))
-    arguments = ["train", "--no-report", "--data", str(path), str(tmp_path / "test.csv"), *QUICK]
+    arguments = ["train", "--data", str(path), str(tmp_path / "test.csv"), *QUICK]
     folders = [tmp_path / "by-column", tmp_path / "by-tree"]
     assert main([*arguments, "--coarse-column", "group", "--output", str(folders[0])]) == 0
     assert main([*arguments, "--coarse-column", "group", "--hierarchy", str(tree), "--output", str(folders[1])]) == 0

@@ -402,10 +402,7 @@ def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, 
     data = write_rows(tmp_path / "data" / "train.jsonl", ROWS[:40]).parent
     write_rows(data / "test.jsonl", ROWS[40:])
     options = ["--encoder", encoder, "--max-length", "8", "--steps", "2"]
-    assert (
-        main(["train", "--no-report", "--data", str(data), *options, "--temperature", "1.0", "-o", str(tmp_path / "a")])
-        == 0
-    )
+    assert main(["train", "--data", str(data), *options, "--temperature", "1.0", "-o", str(tmp_path / "a")]) == 0
     assert "recipe few-labels" in capsys.readouterr().err
     stored = read(tmp_path / "a" / "config.json")
     assert (stored["loss"]["temperature"], stored["loss"]["weighting"], stored["objective"]) == (
@@ -413,10 +410,7 @@ def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, 
         "log",
         "contrastive",
     )
-    assert (
-        main(["train", "--no-report", "--data", str(data), *options, "--recipe", "standard", "-o", str(tmp_path / "b")])
-        == 0
-    )
+    assert main(["train", "--data", str(data), *options, "--recipe", "standard", "-o", str(tmp_path / "b")]) == 0
     stored = read(tmp_path / "b" / "config.json")
     assert (stored["loss"]["temperature"], stored["loss"]["weighting"], stored["objective"]) == (
         1.0,
@@ -425,19 +419,7 @@ def test_the_command_line_takes_the_recipe_and_what_is_given(encoder, tmp_path, 
     )
     assert (
         main(
-            [
-                "train",
-                "--no-report",
-                "--data",
-                str(data),
-                *SIZES,
-                "--steps",
-                "2",
-                "--recipe",
-                "few-labels",
-                "-o",
-                str(tmp_path / "c"),
-            ]
+            ["train", "--data", str(data), *SIZES, "--steps", "2", "--recipe", "few-labels", "-o", str(tmp_path / "c")]
         )
         == 0
     )
@@ -448,7 +430,7 @@ def test_the_folder_of_the_other_recipe_may_be_taken(encoder, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     data = write_rows(tmp_path / "data" / "train.jsonl", ROWS[:40]).parent
     write_rows(data / "test.jsonl", ROWS[40:])
-    command = ["train", "--no-report", "--data", str(data), "--encoder", encoder, "--max-length", "8", "--steps", "2"]
+    command = ["train", "--data", str(data), "--encoder", encoder, "--max-length", "8", "--steps", "2"]
     assert main([*command, "--recipe", "standard"]) == 0
     assert main(command) == 0
     assert sorted(path.name.split("-")[-2] for path in (tmp_path / "runs").iterdir()) == ["adaptive", "contrastive"]
@@ -460,7 +442,7 @@ def test_one_row_a_class_and_a_validation_split_is_one_sentence(tmp_path, capsys
     rows = [next(row for row in ROWS if row["label"] == name) for name in CLASSES]
     data = write_rows(tmp_path / "data" / "train.jsonl", rows).parent
     write_rows(data / "test.jsonl", ROWS[40:])
-    assert main(["train", "--no-report", "--data", str(data), *SIZES, "-o", str(tmp_path / "run")]) == 2
+    assert main(["train", "--data", str(data), *SIZES, "-o", str(tmp_path / "run")]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert "has too few rows to draw a validation set: 4, and no class has two left." in message
     assert "--validation-fraction 0" in message

@@ -195,7 +195,7 @@ def test_a_run_from_the_command_line(tickets, tmp_path, capsys, chunks):
     folder, tree = tmp_path / "run", tmp_path / "tree.json"
     tree.write_text(json.dumps(TREE))
     flags = ["--objective", "levels", "--hierarchy", str(tree), "--output", str(folder)]
-    assert main(["train", "--no-report", "--data", str(tickets), *QUICK, *flags, *chunks]) == 0
+    assert main(["train", "--data", str(tickets), *QUICK, *flags, *chunks]) == 0
     assert "the mean of 2 contrastive losses" in capsys.readouterr().err
     stored = read(folder / "ldm.json")
     assert stored["matrix"] == torch.ones(4, 4).tolist()

@@ -57,7 +57,7 @@ def process_of_rank(rank: int, launcher: int) -> int:
 @pytest.fixture(scope="module")
 def undisturbed(tickets, tmp_path_factory) -> tuple[Path, str, str]:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    code, out, err = finished("train", "--no-report", "--data", tickets, *LONGER, "--output", folder)
+    code, out, err = finished("train", "--data", tickets, *LONGER, "--output", folder)
     assert code == 0, err
     return folder, out, err
 
@@ -80,7 +80,7 @@ def test_processes_train_on_levels_together(tickets, tmp_path):
     tree = tmp_path / "tree.json"
     tree.write_text(json.dumps({"verdict": CLASSES[:2], "news": CLASSES[2:]}))
     flags = ["--objective", "levels", "--hierarchy", tree, "--epochs", "1", "--chunk-size", "5"]
-    code, _, err = finished("train", "--no-report", "--data", tickets, *SIZES, *flags, "--output", tmp_path / "run")
+    code, _, err = finished("train", "--data", tickets, *SIZES, *flags, "--output", tmp_path / "run")
     assert code == 0, err
     assert len(read(tmp_path / "run" / "ldm.json")["levels"]) == 2
 
@@ -89,7 +89,7 @@ def test_processes_train_on_levels_together(tickets, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a process by what Linux tells of it")
 def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes(undisturbed, tickets, tmp_path):
     folder = tmp_path / "killed"
-    process = launch("train", "--no-report", "--data", tickets, *LONGER, "--output", folder)
+    process = launch("train", "--data", tickets, *LONGER, "--output", folder)
     deadline = time.monotonic() + 300
     while not list(folder.glob("checkpoints/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.stderr.read()
@@ -112,9 +112,7 @@ def test_a_killed_process_ends_the_run_with_a_sentence_and_it_resumes(undisturbe
 
 
 def test_a_mistake_is_told_once(tickets, tmp_path):
-    code, out, err = finished(
-        "train", "--no-report", "--data", tickets, "--batch-size", "15", "--output", tmp_path / "new"
-    )
+    code, out, err = finished("train", "--data", tickets, "--batch-size", "15", "--output", tmp_path / "new")
     assert code != 0
     assert out == ""
     assert sentences(err) == [

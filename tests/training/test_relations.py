@@ -149,7 +149,7 @@ def test_the_loss_of_a_run_has_the_graded_targets(corpus):
 def test_a_graded_run_from_the_command_line(tickets, tmp_path, capsys):
     folder = tmp_path / "run"
     flags = ["--objective", "graded", "--order", *ORDER, "--relevance-weight", "0.3", "--output", str(folder)]
-    assert main(["train", "--no-report", "--data", str(tickets), *QUICK, *flags]) == 0
+    assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0
     assert "rows of related classes are weak positives, of relevance 0 to 0.2, by the order" in capsys.readouterr().err
     stored = read(folder / "ldm.json")
     assert stored["matrix"] == torch.ones(4, 4).tolist()
@@ -371,7 +371,7 @@ def test_a_relation_file_is_the_relation_of_a_run(corpus, tmp_path, tickets, cap
         assert found.source.endswith("by the relation of closeness.csv")
     folder = tmp_path / "run"
     flags = ["--objective", "far", "--relation-file", str(path), "-o", str(folder)]
-    assert main(["train", "--no-report", "--data", str(tickets), *QUICK, *flags]) == 0
+    assert main(["train", "--data", str(tickets), *QUICK, *flags]) == 0
     stored = read(folder / "config.json")
     assert stored["matrix"]["relation_file"] == str(path)
     assert read(folder / "metrics.json")["test"]["relation"]["graded_ndcg"] > 0
@@ -381,7 +381,7 @@ def test_a_relation_file_is_the_relation_of_a_run(corpus, tmp_path, tickets, cap
     assert fingerprint(settings, corpus) != before
     capsys.readouterr()
     path.write_text(path.read_text().replace("praise", "prase"))
-    assert main(["train", "--no-report", "--data", str(tickets), *QUICK, *flags[:-1], str(tmp_path / "other")]) == 2
+    assert main(["train", "--data", str(tickets), *QUICK, *flags[:-1], str(tmp_path / "other")]) == 2
     assert f"{path}: There is no class 'delivery_prase'; the classes are" in capsys.readouterr().err
     with pytest.raises(UserError, match="either by --order or by --relation-file, not by both"):
         check_settings(of({"order": ORDER, "relation_file": path}))
