@@ -109,6 +109,8 @@ def train_with_recipe(
         seed=seed,
         device="cuda" if device.startswith("cuda") else "cpu",
         progress=False,
+        # SetFit draws none either.
+        report=False,
         **{"max_length": MAX_LENGTH, **settings},
     )
     return lambda new: np.array([int(one["label"]) for one in run.predict(new)])
