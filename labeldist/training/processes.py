@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
@@ -48,6 +49,22 @@ def initialize(device: str) -> None:
     PartialState(cpu=device == "cpu")
     # A launcher stops the others when one has died: they say so, and how to go on.
     signal.signal(signal.SIGTERM, _stop)
+
+
+def device(kind: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        kind: `"cpu"` or `"cuda"`.
+
+    Examples:
+        >>> device("cpu")
+        device(type='cpu')
+    """
+    if kind == "cpu" or num_started() == 1:
+        return torch.device(kind)
+    assert (found := PartialState().device) is not None
+    return found
 
 
 def stop_listening() -> None:

@@ -20,7 +20,7 @@ from labeldist.training.config import LossSettings
 from labeldist.training.data.corpus import Corpus, joined, training_rows
 from labeldist.training.encoders import build_classifier
 from labeldist.training.errors import UserError
-from labeldist.training.fit import DivergedError, FitOptions, Fitted, fit, predict_batches
+from labeldist.training.fit import DivergedError, FitOptions, Fitted, fit, predict_batches, resolve_device
 from labeldist.training.frozen import fit_class_layer, rows_of_class_layer
 from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.levels import LevelContrast
@@ -134,6 +134,8 @@ def train_model(
             sentence = f"{run}: {error}"
             processes.on_main(lambda: run.fail(sentence))
             raise UserError(sentence) from error
+    else:
+        model.to(processes.device(resolve_device(settings.optim)))  # pyright: ignore[reportArgumentType]
     return TrainedModel(spec, corpus, model, tokenizer, tokens, fitted)
 
 

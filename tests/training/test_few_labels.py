@@ -321,6 +321,17 @@ def test_a_frozen_encoder_stays_as_it_is_and_serves(encoder):
     assert run.predict(TEXTS[0])[0]["label"] in CLASSES
 
 
+@pytest.mark.gpu
+def test_a_frozen_encoder_runs_on_the_gpu(encoder):
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    run = few(objective="logistic", encoder=encoder, recipe="standard", max_length=8)
+    assert torch.cuda.max_memory_allocated() > before
+    on_cpu = few(objective="logistic", encoder=encoder, recipe="standard", max_length=8, device="cpu")
+    first, second = (load_file(one.folder / "model" / "model.safetensors") for one in (run, on_cpu))
+    torch.testing.assert_close(first["classifier.weight"], second["classifier.weight"], atol=1e-2, rtol=1e-2)
+
+
 def test_class_names_that_read_alike_are_one_sentence_on_a_frozen_encoder(encoder):
     labels = ["a_b" if name == CLASSES[0] else "a-b" for name in LABELS]
     options = {"encoder": encoder, "max_length": 8, "recipe": "standard"}
