@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
+from benchmarks import records
 from benchmarks.integrations import table as integrations
 from benchmarks.loss import busy
 from benchmarks.loss.figures import draw, graded_table, table
@@ -19,7 +21,13 @@ from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
 from benchmarks.relations.by_probabilities import ranked_by_expected_gain
 from benchmarks.relations.protocol import CELLS, CORPORA, HIERARCHIES
-from benchmarks.relations.report import missing_cells, ranking_report, recorded_cells, relation_report
+from benchmarks.relations.report import (
+    differences_report,
+    missing_cells,
+    ranking_report,
+    recorded_cells,
+    relation_report,
+)
 from labeldist.evaluation import graded_ndcg
 from labeldist.training.measures import MEASURES
 
@@ -108,7 +116,27 @@ def test_a_report_of_a_cell_shows_plain_contrast_and_paired_differences_to_it(ce
         assert ("**" in rows[name]) == (low > 0 or high < 0)
 
 
-@pytest.mark.parametrize("cell", [cell for corpus in HIERARCHIES for cell in recorded_cells(corpus)])
+def ranked_cells():
+    cells = [cell for corpus in HIERARCHIES for cell in recorded_cells(corpus)]
+    return [cell for cell in cells if "by_probabilities" in records.load(tables.RESULTS / "relations" / f"{cell}.json")]
+
+
+@pytest.mark.parametrize("column", ["accuracy", "graded_ndcg"])
+def test_a_report_of_differences_has_a_column_for_each_cell(column):
+    cells = [cell for cell in recorded_cells("trec50") if cell.startswith("trec50-")]
+    assert len(cells) > 1
+    rows = [line.split(" | ") for line in differences_report(column, cells).splitlines()[2:]]
+    for place, cell in enumerate(cells, start=1):
+        objectives = tables.load(f"relations/{cell}").comparison.objectives
+        assert {row[0].strip("|` ") for row in rows} == objectives.keys()
+        means = {name: 100 * np.mean(getattr(scores, column)) for name, scores in objectives.items()}
+        for row in rows:
+            name, shown = row[0].strip("|` "), row[place].strip(" |").partition("<br>")[0].strip("*")
+            expected = means[name] - (0 if name == "contrastive" else means["contrastive"])
+            assert float(shown) == pytest.approx(expected, abs=0.051)
+
+
+@pytest.mark.parametrize("cell", ranked_cells())
 def test_a_report_of_a_ranking_shows_both_ways(cell):
     stored = json.loads((tables.RESULTS / "relations" / f"{cell}.json").read_text(encoding="utf-8"))
     rows = {line.split("`")[1]: line for line in ranking_report(cell).splitlines() if line[:3] == "| `"}
@@ -119,6 +147,26 @@ def test_a_report_of_a_ranking_shows_both_ways(cell):
         assert by_probabilities == pytest.approx(100 * np.mean(expected), abs=0.051)
         vectors = stored["comparison"]["objectives"][name]["graded_ndcg"]
         assert by_vectors == pytest.approx(100 * np.mean(vectors), abs=0.051)
+
+
+def test_a_ranking_by_probabilities_is_that_of_scikit_learn():
+    random = np.random.default_rng(0)
+    # More rows than are ranked at a time; the last class has no related row but its own.
+    probabilities, labels = random.dirichlet(np.full(5, 0.3), 600), random.integers(0, 4, 600)
+    labels[0] = 4
+    closeness = np.eye(5)
+    closeness[0, 1] = closeness[1, 0] = closeness[2, 3] = closeness[3, 2] = 0.5
+    gains = 4**closeness - 1
+    others = ~np.eye(600, dtype=bool)
+    scores = (probabilities @ gains @ probabilities.T)[others].reshape(600, -1)[1:]
+    found = gains[labels[:, None], labels][others].reshape(600, -1)[1:]
+    assert ranked_by_expected_gain(probabilities, labels, closeness) == pytest.approx(
+        {
+            "graded_ndcg": ndcg_score(found, scores, k=50),
+            "group_mean_average_precision": label_ranking_average_precision_score(found > 0, scores),
+        },
+        abs=1e-6,
+    )
 
 
 def test_a_ranking_by_sure_and_right_probabilities_is_that_of_graded_ndcg():

@@ -16,21 +16,17 @@ encoder as it came.
 
 import argparse
 import json
-import random
 import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import DATA, environment, read_rows
+from benchmarks.cells import environment
 from benchmarks.machine import current_commit
 from benchmarks.paper.record import record_of
-from benchmarks.relations.by_probabilities import measures_by_probabilities
 from benchmarks.relations.protocol import (
     CELLS,
-    CORPORA,
     HIERARCHIES,
     OBJECTIVES,
     SEEDS,
@@ -38,11 +34,7 @@ from benchmarks.relations.protocol import (
     UNSEEN_OBJECTIVES,
     flags_of,
     near_file,
-    relation_of,
-    unseen_of,
 )
-
-MAX_UNSEEN_ROWS = 4000
 
 
 def main() -> None:
@@ -88,59 +80,32 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     flags += ("--objectives", *objectives, "--seeds", *map(str, options.seeds))
     command = [sys.executable, "-m", "labeldist", "compare", *flags, "--jobs", str(jobs), "--output", str(folder)]
     log = options.work / f"{cell}{options.suffix}.log"
-    with log.open("w") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, env=environment(place), check=False)
-    if done.returncode:
-        print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
-        return False
+    log.write_text("")
+    commands = [command]
+    measured = folder / "measured.json"
+    if cell in UNSEEN or cell.rpartition("-")[0] in HIERARCHIES:
+        # Others may be left in the folder from an earlier command.
+        of = ["--objectives", *objectives, "--seeds", *map(str, options.seeds)]
+        module = [sys.executable, "-m", "benchmarks.relations.measures"]
+        commands.append([*module, cell, str(folder), *of, "--jobs", str(jobs), "--output", str(measured)])
+    for command in commands:
+        with log.open("a") as output:
+            done = subprocess.run(command, stdout=output, stderr=output, env=environment(place), check=False)
+        if done.returncode:
+            print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
+            return False
     together = "one run" if options.jobs == 1 else f"{options.jobs} runs"
     note = f"The packaged all-MiniLM-L6-v2, all of its weights trained; {together} at a time."
     record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
-    # Others may be left there from an earlier command.
-    runs = [(objective, seed) for objective in objectives for seed in options.seeds]
     if cell in UNSEEN:
-        record["unseen"] = _unseen_measures(cell, folder, runs)
-    elif (name := cell.rpartition("-")[0]) in HIERARCHIES:
-        measured = measures_by_probabilities(folder, relation_of(name), runs)
-        record["by_probabilities"] = {"commit": record["commit"], "runs": measured}
+        record["unseen"] = json.loads(measured.read_text(encoding="utf-8"))
+    elif len(commands) > 1:
+        runs = json.loads(measured.read_text(encoding="utf-8"))
+        record["by_probabilities"] = {"commit": record["commit"], "runs": runs}
     path = options.output / f"{cell}{options.suffix}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)
     return True
-
-
-def _unseen_measures(cell: str, folder: Path, runs: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Graded retrieval among rows of the classes that no run saw, of each run."""
-    import torch
-
-    import labeldist
-    from labeldist.evaluation import graded_ndcg, group_mean_average_precision
-
-    name = UNSEEN[cell]
-    separator, unseen = CORPORA[name].relation[1], unseen_of(name)
-    # Rows of train, too: most classes have few in test.
-    rows = [row for part in ("train", "test") for row in read_rows(DATA / name / f"{part}.jsonl.gz")]
-    rows = [row for row in rows if row["label"] in unseen]
-    random.Random(0).shuffle(rows)
-    rows = rows[:MAX_UNSEEN_ROWS]
-    names = sorted({row["label"] for row in rows})
-    relation = CORPORA[name].of(names)
-    labels = torch.tensor([names.index(row["label"]) for row in rows])
-    prefixes = [name.partition(separator)[0] for name in names]
-    groups = [sorted(set(prefixes)).index(prefix) for prefix in prefixes]
-
-    def measured(vectors: Any) -> dict[str, float]:
-        return {
-            "graded_ndcg": round(graded_ndcg(vectors, labels, 4**relation.closeness - 1), 6),
-            "group_mean_average_precision": round(group_mean_average_precision(vectors, labels, groups), 6),
-        }
-
-    results = []
-    for objective, seed in runs:
-        run = labeldist.load(folder / "runs" / f"{objective}-seed{seed}")
-        vectors = torch.from_numpy(run.embed([row["text"] for row in rows]))
-        results.append({"objective": objective, "seed": seed, **measured(vectors)})
-    return results
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks.relations.protocol import CELLS, CORPORA, UNSEEN
 from labeldist.training.study.results import SeedScores
 from labeldist.training.study.statistics import paired_difference
 
-__all__ = ["missing_cells", "ranking_report", "recorded_cells", "relation_report"]
+__all__ = ["differences_report", "missing_cells", "ranking_report", "recorded_cells", "relation_report"]
 
 FOLDER = RESULTS / "relations"
 BASELINE = "contrastive"
@@ -55,6 +55,33 @@ def relation_report(cell: str) -> str:
         cells = [_cell(objectives[name], objectives[BASELINE], column, name == BASELINE) for column in columns]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _facts(result)])
+
+
+def differences_report(column: str, cells: Sequence[str]) -> str:
+    """One measure in several cells: plain contrast, and the differences of the other objectives to it.
+
+    Args:
+        column: `"accuracy"`, or a measure of all these cells.
+        cells: that were recorded.
+    """
+    compared = {cell: load(f"relations/{cell}").comparison.objectives for cell in cells}
+    lines = [f"| {_heading(column)} | {' | '.join(_title(cell) for cell in cells)} |", f"|---|{'--:|' * len(cells)}"]
+    names = sorted(next(iter(compared.values())), key=lambda name: name != BASELINE)
+    for name in names:
+        found = [_cell(of[name], of[BASELINE], column, name == BASELINE) for of in compared.values()]
+        lines.append(f"| `{name}` | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def _title(cell: str) -> str:
+    """Data and labels of a cell.
+
+    Examples:
+        >>> _title("trec50-10"), _title("sst5-all")
+        ('trec50, 10 labels', 'sst5, all labels')
+    """
+    data, _, shots = cell.rpartition("-")
+    return f"{data}, {shots} labels"
 
 
 def ranking_report(cell: str) -> str:
