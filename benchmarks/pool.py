@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.machine import current_commit, versions_of, without_place
-from labeldist.training.study.workers import visible_gpus
+from labeldist.training.study.workers import end_with_parent, visible_gpus
 
 __all__ = ["Pool", "add_options", "facts", "gpus_of", "run_all", "settle"]
 
@@ -99,10 +99,15 @@ def _workers(pool: Pool, stack: ExitStack) -> list[ProcessPoolExecutor]:
         if found:
             os.environ["CUDA_VISIBLE_DEVICES"] = found[number % len(found)]
         context = get_context("spawn")
-        worker = ProcessPoolExecutor(1, mp_context=context, initializer=pool.prepare, initargs=pool.arguments)
+        worker = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=(pool.prepare, pool.arguments))
         stack.enter_context(worker).submit(int)
         workers.append(worker)
     return workers
+
+
+def _start(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
+    prepare(*arguments)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

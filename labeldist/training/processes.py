@@ -63,7 +63,8 @@ def device(kind: str) -> torch.device:
     """
     if kind == "cpu" or num_started() == 1:
         return torch.device(kind)
-    assert (found := PartialState().device) is not None
+    found = PartialState().device
+    assert found is not None
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Workers", "visible_gpus"]
+__all__ = ["Workers", "end_with_parent", "visible_gpus"]
 
 # Each worker's own value, such as the data of the comparison: handed over once, not with every call.
 _shared: Any = None
@@ -85,6 +85,18 @@ def visible_gpus() -> list[str]:
     return visible.split(",")[:number] if visible else [str(index) for index in range(number)]
 
 
+def end_with_parent() -> None:
+    """End this process when its parent ends: it must not train on beside the command that goes on."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "only a process that another one started"
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _start(threads: int, gpus: "SimpleQueue[str | None]", shared: Any) -> None:
     global _shared
     if gpu := gpus.get():
@@ -94,16 +106,8 @@ def _start(threads: int, gpus: "SimpleQueue[str | None]", shared: Any) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone speaks of it, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     warnings.simplefilter("ignore")
-
-
-def _end_with_parent() -> None:
-    """A worker must not outlive a killed parent: it would train on beside the command that goes on."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _do(action: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
