@@ -172,8 +172,9 @@ def fit(
     diverged_at, has_good_weights = None, True
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except LossNotFiniteError:
-        diverged_at = trainer.state.global_step + 1
+        trainer.check_loss()
+    except LossNotFiniteError as error:
+        diverged_at = error.step
         # Trackers and bars end as after any training.
         trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
         best = trainer.state.best_model_checkpoint
@@ -270,6 +271,9 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         dataloader_pin_memory=device == "cuda",
+        # Nothing waits for a GPU at each step: batches go there beside its work; `StoppingTrainer` looks at the loss.
+        accelerator_config={"non_blocking": device == "cuda"},
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         # A pretrained encoder may have weights that its output does not hang on; a TextCNN has none.
         ddp_find_unused_parameters=settings.model.encoder != "textcnn",

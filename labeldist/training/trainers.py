@@ -28,17 +28,45 @@ CHECKPOINT_EVERY_S, LOOKS_AT_TIME = 60.0, 20
 
 
 class LossNotFiniteError(Exception):
-    """Stops the Trainer in the middle of a step, before its weights change."""
+    """Stops the Trainer.
+
+    Args:
+        step: whose loss was NaN or infinite, counted from 1.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"the loss of step {step} is NaN or infinite")
+        self.step = step
+
+
+class _Later:
+    """A number on a device, read later without waiting for what the device was given to do since."""
+
+    def __init__(self, number: Tensor):
+        self._number = number.to("cpu", non_blocking=True)
+        self._is_there = None
+        if number.is_cuda:
+            self._is_there = torch.cuda.Event()
+            self._is_there.record()
+
+    def read(self) -> int:
+        if self._is_there is not None:
+            self._is_there.synchronize()
+        return int(self._number)
 
 
 class StoppingTrainer(Trainer):
-    """Stops at the first loss that is NaN or infinite: no later step makes up for it.
+    """Stops soon after the first loss that is NaN or infinite: no later step makes up for it.
+
+    A loss is looked at when the next step is under way, or before an evaluation: so the host gives a GPU its next step
+    while that still computes this one.
 
     Attributes:
         head_learning_rate: of everything but the encoder; that of the encoder if `None`.
     """
 
     head_learning_rate: float | None = None
+    _unchecked: tuple[int, _Later] | None = None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with groups of their own for what is not the encoder."""
@@ -55,13 +83,24 @@ class StoppingTrainer(Trainer):
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One step; raises `LossNotFiniteError` before the weights change."""
+        """One step; raises `LossNotFiniteError` for the step before."""
         loss = super().training_step(*args, **kwargs)
+        self.check_loss()
         # All processes stop together: one that went on would wait for the others forever.
         num_wrong = sum_over_processes((~torch.isfinite(loss.detach())).sum())
-        if num_wrong:
-            raise LossNotFiniteError
+        self._unchecked = self.state.global_step + 1, _Later(num_wrong)
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The Trainer's evaluation, of weights that no NaN has reached."""
+        self.check_loss()
+        return super().evaluate(*args, **kwargs)
+
+    def check_loss(self) -> None:
+        """Raise `LossNotFiniteError` if the loss of the newest step was NaN or infinite."""
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is not None and unchecked[1].read():
+            raise LossNotFiniteError(unchecked[0])
 
 
 class StoppingCachedTrainer(StoppingTrainer, CachedTrainer):

@@ -155,10 +155,42 @@ def test_training_that_diverges_stops_at_once_with_its_best_weights(tmp_path, mo
     assert np.mean(probabilities.argmax(dim=1).numpy() == SPLIT.labels) == pytest.approx(max(accuracies))
 
 
-@pytest.mark.parametrize("chunk_size", [None, 5])
-def test_training_that_diverges_in_its_first_epoch_has_no_weights_to_keep(tmp_path, monkeypatch, chunk_size):
-    with pytest.raises(DivergedError, match=r"^Training diverged at step 3, .* Try a smaller --learning-rate"):
-        diverged(tmp_path, monkeypatch, 3, chunk_size=chunk_size)
+# The loss of step 4 is the last one before an evaluation.
+@pytest.mark.parametrize(("step", "chunk_size"), [(3, None), (3, 5), (4, None)])
+def test_training_that_diverges_in_its_first_epoch_has_no_weights_to_keep(tmp_path, monkeypatch, step, chunk_size):
+    with pytest.raises(DivergedError, match=rf"^Training diverged at step {step}, .* Try a smaller --learning-rate"):
+        diverged(tmp_path, monkeypatch, step, chunk_size=chunk_size)
+
+
+def test_a_loss_that_is_not_finite_in_the_last_step_is_no_success(tmp_path, monkeypatch):
+    monkeypatch.setattr(Poisoned, "first_bad_step", 8)
+    settings = settings_of("demo", model=ModelSettings(embedding_dim=8), optim=OptimSettings(steps=8, batch_size=16))
+    model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
+    splits = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128)), EncodedSplit(Split([], SPLIT.labels[:0]), {})
+    with pytest.raises(DivergedError, match=r"^Training diverged at step 8, and no weights are kept"):
+        fit(model, Poisoned(None, model, views=1), splits, tokenizer, settings, FitOptions(tmp_path, 0, 1, 8))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("always:called a synchronizing CUDA operation")
+def test_no_step_waits_for_the_gpu(tmp_path, recwarn):
+    def waits(steps):
+        settings = settings_of("demo", optim=OptimSettings(steps=steps, batch_size=16))
+        model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
+        loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4), validate=False)
+        splits = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128)), EncodedSplit(Split([], SPLIT.labels[:0]), {})
+        options = FitOptions(tmp_path / str(steps), 0, 1, steps)
+        torch.cuda.set_sync_debug_mode("warn")
+        recwarn.clear()
+        try:
+            fit(model, TrainerObjective(loss, model), splits, tokenizer, settings, options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing CUDA operation" in str(warning.message) for warning in recwarn)
+
+    waits(40)
+    # It logs equally often.
+    assert waits(80) == waits(40)
 
 
 def test_training_stops_when_patience_ends(tmp_path):
