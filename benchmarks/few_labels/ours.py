@@ -34,7 +34,8 @@ class Options:
     """How `train_in_bare_loop` trains. The defaults are those of the recipe `few-labels`.
 
     Attributes:
-        steps: updates of the weights; the recipe's, which grow with the number of classes, if `None`.
+        steps: updates of the weights; if `None`, they grow with the number of classes, as in the recipe.
+        steps_per_class: then, beside those that every training has.
         batch_size: rows a step, each seen `views` times; all rows if there are fewer.
         learning_rate: of the encoder, at its highest.
         head_learning_rate: of the class layer, at its highest.
@@ -57,6 +58,7 @@ class Options:
     """
 
     steps: int | None = None
+    steps_per_class: int = STEPS_PER_CLASS
     batch_size: int = 128
     learning_rate: float = 5e-5
     head_learning_rate: float = 1e-2
@@ -142,7 +144,7 @@ def train_in_bare_loop(
     """
     chosen = Options(**options)
     if chosen.steps is None:
-        chosen = replace(chosen, steps=MIN_STEPS + STEPS_PER_CLASS * num_classes)
+        chosen = replace(chosen, steps=MIN_STEPS + chosen.steps_per_class * num_classes)
     set_seed(seed)
     model, tokenizer = _classifier(encoder, num_classes, chosen)
     model.to(device)
