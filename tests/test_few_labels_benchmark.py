@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,14 @@ from benchmarks.few_labels import record as records
 from benchmarks.few_labels import rows as benchmark_rows
 from benchmarks.few_labels import table as tables
 from benchmarks.few_labels.label_texts import label_texts
-from benchmarks.few_labels.ours import Options, _batches, _rate, train_in_bare_loop, train_with_recipe
+from benchmarks.few_labels.ours import (
+    Options,
+    _batches,
+    _batches_of_classes,
+    _rate,
+    train_in_bare_loop,
+    train_with_recipe,
+)
 from benchmarks.few_labels.pack import cut
 from benchmarks.few_labels.record import RESULTS, save
 from benchmarks.few_labels.rows import CORPORA, MAX_LENGTH, draw_rows
@@ -49,13 +57,15 @@ def test_every_class_has_a_text_of_its_own(corpus, corpora, monkeypatch):
 
 
 @pytest.mark.usefixtures("as_it_was")
-@pytest.mark.parametrize(("head", "pair_loss"), [("trained", "contrastive"), ("logistic", "cosine")])
-def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head, pair_loss):
+@pytest.mark.parametrize(
+    ("head", "pair_loss", "whole_classes"), [("trained", "contrastive", True), ("logistic", "cosine", False)]
+)
+def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head, pair_loss, whole_classes):
     rows = draw_rows("demo", 2, 0, "test")
     num_classes = len(rows.class_names)
     # A tiny encoder of random weights: large steps.
     options = {"steps": 60, "learning_rate": 1e-2, "dropout": 0.0, "encoder_dropout": 0.0}
-    options |= {"head": head, "pair_loss": pair_loss}
+    options |= {"head": head, "pair_loss": pair_loss, "whole_classes": whole_classes}
     setup = {
         "num_classes": num_classes, "encoder": str(tiny_bert_folder), "token_embeddings": "trained", **options,
     }  # fmt: skip
@@ -105,6 +115,20 @@ def test_steps_take_rows_in_turn_and_rates_rise_and_fall(num_rows, batch_size, s
     assert all(0 < rate <= 1 for rate in rates)
     top = int(np.argmax(rates))
     assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+
+
+@given(labels=st.lists(st.integers(0, 5), min_size=1), batch_size=st.integers(1, 20), steps=st.integers(1, 30))
+def test_batches_of_whole_classes_have_all_of_their_rows_and_take_classes_in_turn(labels, batch_size, steps):
+    labels = torch.tensor(labels)
+    sizes = labels.bincount()
+    taken = torch.zeros_like(sizes)
+    for batch in _batches_of_classes(labels, Options(steps=steps, batch_size=batch_size)):
+        classes = labels[batch].unique()
+        assert batch.unique().tolist() == sorted(batch.tolist())
+        assert len(batch) == sizes[classes].sum()
+        assert len(batch) <= batch_size or len(classes) == 1
+        taken[classes] += 1
+    assert taken[sizes > 0].max() - taken[sizes > 0].min() <= 1
 
 
 @given(st.lists(st.sampled_from(["delivery", "-----", "anti-establishmentarianism", "x" * 150, "\n", "é", "ok."])))

@@ -37,6 +37,8 @@ class Options:
         steps: updates of the weights; if `None`, they grow with the number of classes, as in the recipe.
         steps_per_class: then, beside those that every training has.
         batch_size: rows a step, each seen `views` times; all rows if there are fewer.
+        whole_classes: whether a batch has all rows of each of its classes: of as many as fit into `batch_size`, or
+            one. Otherwise rows are drawn at random, and few of a small batch meet a row of their class.
         learning_rate: of the encoder, at its highest.
         head_learning_rate: of the class layer, at its highest.
         warmup: share of the steps in which the learning rates rise; they fall to zero in the others.
@@ -60,6 +62,7 @@ class Options:
     steps: int | None = None
     steps_per_class: int = STEPS_PER_CLASS
     batch_size: int = 128
+    whole_classes: bool = False
     learning_rate: float = 5e-5
     head_learning_rate: float = 1e-2
     warmup: float = 0.0
@@ -221,7 +224,8 @@ def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor
         is_mixed = fastest_precision(labels.device.type, is_pretrained=True) == "bf16"
     lengths = tokens["attention_mask"].sum(dim=1)
     model.train()
-    for rows in _batches(len(labels), options):
+    batches = _batches_of_classes(labels.cpu(), options) if options.whole_classes else _batches(len(labels), options)
+    for rows in batches:
         # No wider than the longest row of the batch.
         width = int(lengths[rows].max())
         batch = {name: values[rows, :width].to(labels.device) for name, values in tokens.items()}
@@ -266,6 +270,30 @@ def _batches(num_rows: int, options: Options) -> Iterator[Tensor]:
             order = torch.cat([order, torch.randperm(num_rows)])
         yield order[:batch_size]
         order = order[batch_size:]
+
+
+def _batches_of_classes(labels: Tensor, options: Options) -> Iterator[Tensor]:
+    """Rows of each step: all rows of some classes; each class once before any comes again, in a new order.
+
+    Examples:
+        >>> options = Options(steps=3, batch_size=4)
+        >>> labels = torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> [len(rows) for rows in _batches_of_classes(labels, options)]
+        [4, 4, 4]
+    """
+    rows_of = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    order: list[int] = []
+    assert options.steps is not None
+    for _ in range(options.steps):
+        batch: dict[int, Tensor] = {}
+        while True:
+            order = order or torch.randperm(len(rows_of)).tolist()
+            label = order[-1]
+            size = sum(map(len, batch.values())) + len(rows_of[label])
+            if label in batch or (batch and size > options.batch_size):
+                break
+            batch[label] = rows_of[order.pop()]
+        yield torch.cat(list(batch.values()))
 
 
 @torch.inference_mode()
