@@ -58,7 +58,8 @@ def test_every_class_has_a_text_of_its_own(corpus, corpora, monkeypatch):
 
 @pytest.mark.usefixtures("as_it_was")
 @pytest.mark.parametrize(
-    ("head", "pair_loss", "whole_classes"), [("trained", "contrastive", True), ("logistic", "cosine", False)]
+    ("head", "pair_loss", "whole_classes"),
+    [("trained", "contrastive", False), ("logistic", "cosine", False), ("trained", "both", True)],
 )
 def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head, pair_loss, whole_classes):
     rows = draw_rows("demo", 2, 0, "test")

@@ -44,7 +44,8 @@ class Options:
         warmup: share of the steps in which the learning rates rise; they fall to zero in the others.
         weight_decay: of AdamW.
         pair_loss: the contrastive loss; or `"cosine"`, SetFit's mean squared error of cosines with 1 for rows of one
-            class and 0 for others, here over all pairs of a batch. Both kinds of pairs weigh the same.
+            class and 0 for others, here over all pairs of a batch. Both kinds of pairs weigh the same. Or `"both"`: the
+            sum of that and the contrastive loss times its temperature, which makes their gradients of like size.
         temperature: of the contrastive loss.
         ce_weight: of the cross-entropy; the loss of pairs has the rest.
         dropout: before the class layer.
@@ -67,7 +68,7 @@ class Options:
     head_learning_rate: float = 1e-2
     warmup: float = 0.0
     weight_decay: float = 0.1
-    pair_loss: Literal["contrastive", "cosine"] = "contrastive"
+    pair_loss: Literal["contrastive", "cosine", "both"] = "contrastive"
     temperature: float = 0.1
     ce_weight: float = 0.2
     dropout: float = 0.1
@@ -201,14 +202,7 @@ def _classifier(encoder: str, num_classes: int, options: Options) -> tuple[Contr
 def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor, options: Options) -> None:
     """The bare loop: batches, two losses, AdamW."""
     num_classes = model.config.num_labels
-    pair_loss: Callable[[Tensor, Tensor], Tensor] = _squared_errors_of_cosines
-    if options.pair_loss == "contrastive":
-        pair_loss = LabelDistanceContrastiveLoss(
-            StaticLDM.uniform(1.0, num_classes=num_classes),
-            temperature=options.temperature,
-            weighting="log",
-            validate=False,
-        )
+    pair_loss = _pair_loss(num_classes, options)
     if options.token_embeddings == "frozen":
         model.get_input_embeddings().requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -241,6 +235,22 @@ def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+
+
+def _pair_loss(num_classes: int, options: Options) -> Callable[[Tensor, Tensor], Tensor]:
+    if options.pair_loss == "cosine":
+        return _squared_errors_of_cosines
+    contrastive = LabelDistanceContrastiveLoss(
+        StaticLDM.uniform(1.0, num_classes=num_classes),
+        temperature=options.temperature,
+        weighting="log",
+        validate=False,
+    )
+    if options.pair_loss == "contrastive":
+        return contrastive
+    return lambda embeddings, labels: (
+        options.temperature * contrastive(embeddings, labels) + _squared_errors_of_cosines(embeddings, labels)
+    )
 
 
 def _squared_errors_of_cosines(embeddings: Tensor, labels: Tensor) -> Tensor:
