@@ -1,5 +1,6 @@
 """The comparison with SetFit on a few labels: its rows, our side of it, its driver and its tables."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from benchmarks.few_labels.ours import (
     _batches,
     _batches_of_classes,
     _rate,
+    _squared_errors_of_cosines,
     train_in_bare_loop,
     train_with_recipe,
 )
@@ -103,6 +105,17 @@ def test_the_public_door_takes_the_same_rows(tiny_bert_folder):
     assert with_texts(rows.evaluated.texts).shape == (len(rows.evaluated),)
     assert set(with_texts(rows.evaluated.texts).tolist()) <= set(range(num_classes))
     assert with_texts(rows.evaluated.texts).tolist() != without(rows.evaluated.texts).tolist()
+
+
+@given(labels=st.lists(st.integers(0, 2), min_size=1, max_size=8), seed=st.integers(0, 9))
+def test_the_loss_of_cosines_is_the_mean_of_the_means_over_both_kinds_of_pairs(labels, seed):
+    embeddings = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    pairs = list(itertools.permutations(range(len(labels)), 2))
+    cosine = {(i, j): torch.cosine_similarity(embeddings[i], embeddings[j], dim=0).item() for i, j in pairs}
+    same = [(cosine[i, j] - 1) ** 2 for i, j in pairs if labels[i] == labels[j]]
+    others = [cosine[i, j] ** 2 for i, j in pairs if labels[i] != labels[j]]
+    expected = sum(np.mean(errors) for errors in (same, others) if errors) / 2
+    assert _squared_errors_of_cosines(embeddings, torch.tensor(labels)).item() == pytest.approx(expected)
 
 
 @given(num_rows=st.integers(1, 50), batch_size=st.integers(1, 20), steps=st.integers(1, 30), warmup=st.floats(0.0, 1.0))

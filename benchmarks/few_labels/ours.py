@@ -258,7 +258,12 @@ def _squared_errors_of_cosines(embeddings: Tensor, labels: Tensor) -> Tensor:
     cosines = unit @ unit.T
     is_same = labels[:, None] == labels
     is_other_row = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    return ((cosines - 1)[is_same & is_other_row].square().mean() + cosines[~is_same].square().mean()) / 2
+
+    def error(wanted: float, pairs: Tensor) -> Tensor:
+        # A batch may have no pairs of a kind.
+        return ((cosines - wanted).square() * pairs).sum() / pairs.sum().clamp_min(1)
+
+    return (error(1.0, is_same & is_other_row) + error(0.0, ~is_same)) / 2
 
 
 def _rate(step: int, options: Options) -> float:
