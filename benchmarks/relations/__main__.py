@@ -84,7 +84,7 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     commands = [command]
     measured = folder / "measured.json"
     if cell in UNSEEN or cell.rpartition("-")[0] in HIERARCHIES:
-        # Others may be left in the folder from an earlier command.
+        # The folder may hold other runs, of an earlier command.
         of = ["--objectives", *objectives, "--seeds", *map(str, options.seeds)]
         module = [sys.executable, "-m", "benchmarks.relations.measures"]
         commands.append([*module, cell, str(folder), *of, "--jobs", str(jobs), "--output", str(measured)])

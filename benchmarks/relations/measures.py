@@ -1,6 +1,7 @@
 """What a cell of `benchmarks.relations` measures of every run beside the comparison: in processes of its own, on GPUs.
 
-python -m benchmarks.relations.measures unseen-trec50 runs/relations/unseen-trec50 --jobs 8 --output measured.json
+python -m benchmarks.relations.measures unseen-trec50 runs/relations/unseen-trec50 --objectives contrastive graded \
+    --seeds 0 1 --jobs 8 --output measured.json
 
 Of unseen classes: graded retrieval among their rows, which needs the weights of each run. Of a hierarchy: a ranking by
 the gain that the classifier expects, from the predictions.
@@ -58,7 +59,8 @@ def main() -> None:
         for seed in options.seeds
     ]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pool = Pool(min(options.jobs, len(tasks)), device, 1, torch.set_num_threads, (1,))
+    threads = max(1, torch.get_num_threads() // options.jobs)
+    pool = Pool(min(options.jobs, len(tasks)), device, threads, torch.set_num_threads, (threads,))
     found: list[dict[str, Any]] = []
 
     def finished(result: dict[str, Any]) -> str:
@@ -78,7 +80,7 @@ def measure(task: Task) -> dict[str, Any]:
     if task.cell in UNSEEN:
         measured = _of_unseen_classes(run, UNSEEN[task.cell])
     else:
-        measured = measures_by_probabilities(run, relation_of(task.cell.rpartition("-")[0]))
+        measured = measures_by_probabilities(run, _relation(task.cell.rpartition("-")[0]))
     return {"objective": task.objective, "seed": task.seed, **measured}
 
 
@@ -89,6 +91,9 @@ def _of_unseen_classes(run: Path, name: str) -> dict[str, float]:
         "graded_ndcg": round(graded_ndcg(vectors, labels, 4**relation.closeness - 1), 6),
         "group_mean_average_precision": round(group_mean_average_precision(vectors, labels, groups), 6),
     }
+
+
+_relation = lru_cache(relation_of)
 
 
 @lru_cache

@@ -38,6 +38,7 @@ from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.tokenized import EncodedSplit, Encodings, encode
 from labeldist.training.trainers import (
     CheckpointsByTime,
+    LossCheck,
     LossNotFiniteError,
     QuietProgress,
     StoppingCachedTrainer,
@@ -164,6 +165,7 @@ def fit(
         trainer.add_callback(QuietProgress(options.title))
     elif options.progress.tell is not None:
         trainer.add_callback(ToldProgress(options.progress.tell, options.title))
+    trainer.add_callback(LossCheck(trainer))
     checkpoint = None
     if options.resume and processes.is_main():
         checkpoint = newest_checkpoint(options.folder, needs_matrix=objective.ldm is not None)
@@ -172,7 +174,6 @@ def fit(
     diverged_at, has_good_weights = None, True
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trainer.check_loss()
     except LossNotFiniteError as error:
         diverged_at = error.step
         # Trackers and bars end as after any training.
@@ -271,7 +272,8 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         dataloader_pin_memory=device == "cuda",
-        # Nothing waits for a GPU at each step: batches go there beside its work; `StoppingTrainer` looks at the loss.
+        # One process waits for its GPU at no step, but in fp16: batches go there beside its work, and `StoppingTrainer`
+        # looks at the loss.
         accelerator_config={"non_blocking": device == "cuda"},
         logging_nan_inf_filter=False,
         remove_unused_columns=False,

@@ -1,5 +1,6 @@
 """One run: a corpus, an objective and a seed become a folder with model, matrix, metrics, predictions and pictures."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -277,7 +278,12 @@ def _carry_out(
                 corpus.class_names,
             )
         write_nearest(nearest, run.nearest)
-    write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": fitted.log_history})
+    # JSON has no NaN: a gradient norm can be one, of a step that fp16 leaves out.
+    log = [
+        {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
+        for row in fitted.log_history
+    ]
+    write_json(run.history, {"seconds": seconds, "diverged_at": fitted.diverged_at, "log": log})
     if options.report:
         pictures.draw_pictures(
             run.path,

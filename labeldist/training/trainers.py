@@ -16,6 +16,7 @@ from labeldist.training.output.progress import Tell
 
 __all__ = [
     "CheckpointsByTime",
+    "LossCheck",
     "LossNotFiniteError",
     "QuietProgress",
     "StoppingCachedTrainer",
@@ -58,8 +59,8 @@ class _Later:
 class StoppingTrainer(Trainer):
     """Stops soon after the first loss that is NaN or infinite: no later step makes up for it.
 
-    A loss is looked at when the next step is under way, or before an evaluation: so the host gives a GPU its next step
-    while that still computes this one.
+    A loss is looked at when the next step is under way, so that the host gives a GPU its next step while that still
+    computes this one. `LossCheck` looks at it before anything is logged, evaluated or saved.
 
     Attributes:
         head_learning_rate: of everything but the encoder; that of the encoder if `None`.
@@ -92,9 +93,12 @@ class StoppingTrainer(Trainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's evaluation, of weights that no NaN has reached."""
-        self.check_loss()
-        return super().evaluate(*args, **kwargs)
+        """The Trainer's evaluation, with its filter of losses that are not finite: it would keep training waiting."""
+        self.args.logging_nan_inf_filter = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.args.logging_nan_inf_filter = False
 
     def check_loss(self) -> None:
         """Raise `LossNotFiniteError` if the loss of the newest step was NaN or infinite."""
@@ -105,6 +109,27 @@ class StoppingTrainer(Trainer):
 
 class StoppingCachedTrainer(StoppingTrainer, CachedTrainer):
     """The same for batches in chunks."""
+
+
+class LossCheck(TrainerCallback):
+    """Looks at the newest loss before it is logged, and before weights that it made are evaluated or saved.
+
+    Comes after every callback that asks for such a thing.
+
+    Args:
+        trainer: whose loss it is.
+    """
+
+    def __init__(self, trainer: StoppingTrainer):
+        self._trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Look, if there is a reason to."""
+        if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
+            self._trainer.check_loss()
+
+    # An epoch of few rows may be a single step.
+    on_epoch_end = on_step_end
 
 
 class CheckpointsByTime(TrainerCallback):

@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import EvalPrediction
 
-from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss
+from labeldist import AdaptiveLDM, LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.integrations.transformers.callback import STATE_FILE
 from labeldist.training.checkpoints import newest_checkpoint
@@ -162,35 +163,84 @@ def test_training_that_diverges_in_its_first_epoch_has_no_weights_to_keep(tmp_pa
         diverged(tmp_path, monkeypatch, step, chunk_size=chunk_size)
 
 
-def test_a_loss_that_is_not_finite_in_the_last_step_is_no_success(tmp_path, monkeypatch):
-    monkeypatch.setattr(Poisoned, "first_bad_step", 8)
-    settings = settings_of("demo", model=ModelSettings(embedding_dim=8), optim=OptimSettings(steps=8, batch_size=16))
+class WithoutGradient(Poisoned):
+    """The same, but the gradients are finite: only the loss tells."""
+
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        loss = TrainerObjective.__call__(self, outputs, labels, num_items_in_batch)
+        self.step += self.model.training
+        return loss + float("nan") if self.model.training and self.step >= self.first_bad_step else loss
+
+
+def without_validation(folder, objective_class, steps: int, **options):
+    settings = settings_of(
+        "demo", model=ModelSettings(embedding_dim=8), optim=OptimSettings(steps=steps, batch_size=16)
+    )
     model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
     splits = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128)), EncodedSplit(Split([], SPLIT.labels[:0]), {})
-    with pytest.raises(DivergedError, match=r"^Training diverged at step 8, and no weights are kept"):
-        fit(model, Poisoned(None, model, views=1), splits, tokenizer, settings, FitOptions(tmp_path, 0, 1, 8))
+    return fit(
+        model,
+        objective_class(None, model, views=1),
+        splits,
+        tokenizer,
+        settings,
+        FitOptions(folder, 0, 1, steps, **options),
+    )
+
+
+@pytest.mark.parametrize("bad_step", [6, 7, 8])
+@pytest.mark.parametrize("bar", [True, False])
+@pytest.mark.parametrize("objective", [Poisoned, WithoutGradient])
+def test_a_loss_that_is_not_finite_near_the_end_is_no_success(tmp_path, monkeypatch, objective, bar, bad_step):
+    monkeypatch.setattr(objective, "first_bad_step", bad_step)
+    with pytest.raises(DivergedError, match=rf"^Training diverged at step {bad_step}, and no weights are kept"):
+        without_validation(tmp_path, objective, 8, progress=Progress(bar=bar))
+
+
+@pytest.mark.parametrize("bad_step", [3, 4, 5])
+def test_no_checkpoint_has_weights_that_a_bad_loss_made(tmp_path, monkeypatch, bad_step):
+    monkeypatch.setattr(Poisoned, "first_bad_step", bad_step)
+    monkeypatch.setattr("labeldist.training.trainers.CHECKPOINT_EVERY_S", 0.0)
+    with pytest.raises(DivergedError):
+        without_validation(tmp_path, Poisoned, 8)
+    checkpoints = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    # The two newest are kept.
+    assert checkpoints == [f"checkpoint-{step}" for step in range(max(1, bad_step - 2), bad_step)]
+
+
+def test_nothing_that_is_not_finite_is_logged(tmp_path, monkeypatch):
+    _, _, history = diverged(tmp_path, monkeypatch, 12)
+    assert len([row for row in history if "loss" in row]) == 2
+    assert all(np.isfinite(value) for row in history for value in row.values() if isinstance(value, float))
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("always:called a synchronizing CUDA operation")
-def test_no_step_waits_for_the_gpu(tmp_path, recwarn):
-    def waits(steps):
+def test_no_step_waits_for_the_gpu(tmp_path):
+    class Waiting(TrainerObjective):
+        def __call__(self, *args, **kwargs):
+            loss = super().__call__(*args, **kwargs)
+            loss.item()
+            return loss
+
+    def waits(objective, steps):
         settings = settings_of("demo", optim=OptimSettings(steps=steps, batch_size=16))
         model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
-        loss = LabelDistanceContrastiveLoss(AdaptiveLDM(4), validate=False)
+        loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(2.0, num_classes=4), validate=False)
         splits = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128)), EncodedSplit(Split([], SPLIT.labels[:0]), {})
-        options = FitOptions(tmp_path / str(steps), 0, 1, steps)
-        torch.cuda.set_sync_debug_mode("warn")
-        recwarn.clear()
-        try:
-            fit(model, TrainerObjective(loss, model), splits, tokenizer, settings, options)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        return sum("synchronizing CUDA operation" in str(warning.message) for warning in recwarn)
+        options = FitOptions(tmp_path / f"{objective.__name__}{steps}", 0, 1, steps)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                fit(model, objective(loss, model), splits, tokenizer, settings, options)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing CUDA operation" in str(warning.message) for warning in found)
 
-    waits(40)
-    # It logs equally often.
-    assert waits(80) == waits(40)
+    waits(TrainerObjective, 40)
+    # Both numbers of steps are logged equally often.
+    assert waits(TrainerObjective, 80) - waits(TrainerObjective, 40) < 10
+    assert waits(Waiting, 80) - waits(Waiting, 40) >= 40
 
 
 def test_training_stops_when_patience_ends(tmp_path):

@@ -204,11 +204,21 @@ def test_a_run_that_diverged_later_ends_with_its_best_weights_and_says_so(ticket
     from labeldist.training import run_model as module
 
     original = module.fit
-    monkeypatch.setattr(module, "fit", lambda *arguments: replace(original(*arguments), diverged_at=9))
+
+    def diverged(*arguments):
+        fitted = original(*arguments)
+        fitted.log_history.append({"step": 8, "grad_norm": float("nan")})
+        return replace(fitted, diverged_at=9)
+
+    monkeypatch.setattr(module, "fit", diverged)
     said = []
     train(tmp_path / "run", settings_of(tickets), "ce", say=said.append)
     assert [sentence for sentence in said if "stopped at step 9: its loss was NaN" in sentence]
-    assert read(tmp_path / "run" / "history.json")["diverged_at"] == 9
+    history = tmp_path / "run" / "history.json"
+    assert read(history)["diverged_at"] == 9
+    # JSON has no NaN.
+    assert "NaN" not in history.read_text()
+    assert read(history)["log"][-1] == {"step": 8}
 
 
 def test_a_second_process_is_told_and_writes_nothing(tickets, interrupted, tmp_path):
