@@ -25,7 +25,7 @@ def provenance(module: str, packages: Sequence[str], commit: str | None) -> dict
         "machine": describe_machine(),
         "versions": versions_of(*packages),
         "commit": commit or current_commit(),
-        "command": shlex.join(["python", "-m", module, *map(without_place, sys.argv[1:])]),
+        "command": command_of(module),
     }
 
 
@@ -52,11 +52,20 @@ def versions_of(*packages: str) -> dict[str, str]:
     return found
 
 
-def without_place(word: str) -> str:
+def command_of(module: str) -> str:
+    """The command that runs, as it is recorded.
+
+    Args:
+        module: that it names, of the benchmark.
+    """
+    return shlex.join(["python", "-m", module, *map(_without_place, sys.argv[1:])])
+
+
+def _without_place(word: str) -> str:
     """A word of a command as it is recorded: where a folder stands on one machine is nobody's business.
 
     Examples:
-        >>> without_place("mpnet=/home/me/mpnet"), without_place("trec")
+        >>> _without_place("mpnet=/home/me/mpnet"), _without_place("trec")
         ('mpnet=mpnet', 'trec')
     """
     before, equals, path = word.rpartition("=")

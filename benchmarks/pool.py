@@ -3,8 +3,6 @@
 import argparse
 import hashlib
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -15,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.machine import current_commit, versions_of, without_place
+from benchmarks.machine import command_of, current_commit, versions_of
 from labeldist.training.study.workers import end_with_parent, visible_gpus
 
 __all__ = ["Pool", "add_options", "facts", "gpus_of", "run_all", "settle"]
@@ -154,7 +152,7 @@ def facts(options: argparse.Namespace, module: str, packages: Sequence[str]) -> 
         "threads": options.threads,
         "versions": versions_of(*packages),
         "commit": options.commit or current_commit(),
-        "commands": [shlex.join(["python", "-m", module, *map(without_place, sys.argv[1:])])],
+        "commands": [command_of(module)],
         "encoder_sha256": hashlib.sha256((Path(options.encoder) / "model.safetensors").read_bytes()).hexdigest(),
     }
 

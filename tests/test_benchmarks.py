@@ -27,6 +27,7 @@ from benchmarks.relations.report import (
     ranking_report,
     recorded_cells,
     relation_report,
+    uses_report,
 )
 from labeldist.evaluation import graded_ndcg
 from labeldist.training.measures import MEASURES
@@ -134,6 +135,17 @@ def test_a_report_of_differences_has_a_column_for_each_cell(column):
             name, shown = row[0].strip("|` "), row[place].strip(" |").partition("<br>")[0].strip("*")
             expected = means[name] - (0 if name == "contrastive" else means["contrastive"])
             assert float(shown) == pytest.approx(expected, abs=0.051)
+
+
+def test_a_report_of_uses_has_the_differences_of_both_cells():
+    lines = [line.split(" | ") for line in uses_report().splitlines()]
+    graded = next(line for line in lines if line[0] == "| `graded`")
+    place = lines[0].index("newsgroups: group MAP |")
+    for cell, shown in zip(("20ng-10", "20ng-50"), graded[place].strip(" |").split(" / "), strict=True):
+        objectives = tables.load(f"relations/{cell}").comparison.objectives
+        scores = [objectives[name].group_mean_average_precision for name in ("graded", "contrastive")]
+        means = np.array(scores, dtype=float).mean(axis=1)
+        assert float(shown) == pytest.approx(100 * (means[0] - means[1]), abs=0.051)
 
 
 @pytest.mark.parametrize("cell", ranked_cells())

@@ -27,7 +27,6 @@ from benchmarks.few_labels.runs import METHODS, Task, prepare, run
 from benchmarks.few_labels.table import report
 from benchmarks.pool import Pool, add_options, facts, run_all, settle
 from benchmarks.records import resumed
-from labeldist.training.recipes import MIN_STEPS
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "setfit", "scikit-learn", "pytorch-metric-learning")
 SHOTS, SEEDS = [1, 3, 10, 20], [0, 1, 2, 3, 4, 5, 6, 7]
@@ -139,8 +138,7 @@ def _cost(task: Task) -> float:
         passes = 3 * 80 * num_rows
     elif task.method.startswith(("labeldist", "bare loop")):
         chosen = Options(**task.options)
-        steps = chosen.steps or MIN_STEPS + chosen.steps_per_class * len(rows.class_names)
-        passes = 3 * steps * chosen.views * min(chosen.batch_size, num_rows)
+        passes = 3 * chosen.num_steps(len(rows.class_names)) * chosen.views * min(chosen.batch_size, num_rows)
     return length * (passes + len(rows.evaluated))
 
 

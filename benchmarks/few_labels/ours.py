@@ -34,18 +34,19 @@ class Options:
     """How `train_in_bare_loop` trains. The defaults are those of the recipe `few-labels`.
 
     Attributes:
-        steps: updates of the weights; if `None`, they grow with the number of classes, as in the recipe.
-        steps_per_class: then, beside those that every training has.
+        steps: updates of the weights; if `None`, the recipe's minimum and `steps_per_class` for each class.
+        steps_per_class: see `steps`.
         batch_size: rows a step, each seen `views` times; all rows if there are fewer.
-        whole_classes: whether a batch has all rows of each of its classes: of as many as fit into `batch_size`, or
-            one. Otherwise rows are drawn at random, and few of a small batch meet a row of their class.
+        whole_classes: whether a batch has all rows of each of its classes, at least of one class. Otherwise rows are
+            drawn at random, and in a small batch few of them have another row of their class.
         learning_rate: of the encoder, at its highest.
         head_learning_rate: of the class layer, at its highest.
         warmup: share of the steps in which the learning rates rise; they fall to zero in the others.
         weight_decay: of AdamW.
         pair_loss: the contrastive loss; or `"cosine"`, SetFit's mean squared error of cosines with 1 for rows of one
-            class and 0 for others, here over all pairs of a batch. Both kinds of pairs weigh the same. Or `"both"`: the
-            sum of that and the contrastive loss times its temperature, which makes their gradients of like size.
+            class and 0 for others, here over all pairs of a batch, with the same weight for both kinds of pairs; or
+            `"both"`, the sum of it and of the contrastive loss times its temperature. The factor makes their gradients
+            about equally large.
         temperature: of the contrastive loss.
         ce_weight: of the cross-entropy; the loss of pairs has the rest.
         dropout: before the class layer.
@@ -80,6 +81,15 @@ class Options:
     is_mixed: bool | None = None
     token_embeddings: Literal["trained", "frozen"] = "frozen"
     tuned_share: float = 1.0
+
+    def num_steps(self, num_classes: int) -> int:
+        """Updates of the weights, for a number of classes.
+
+        Examples:
+            >>> Options(steps=7).num_steps(20), Options(steps_per_class=1).num_steps(20)
+            (7, 70)
+        """
+        return MIN_STEPS + self.steps_per_class * num_classes if self.steps is None else self.steps
 
 
 def train_with_recipe(
@@ -147,8 +157,7 @@ def train_in_bare_loop(
         The trained classifier, which predicts.
     """
     chosen = Options(**options)
-    if chosen.steps is None:
-        chosen = replace(chosen, steps=MIN_STEPS + chosen.steps_per_class * num_classes)
+    chosen = replace(chosen, steps=chosen.num_steps(num_classes))
     set_seed(seed)
     model, tokenizer = _classifier(encoder, num_classes, chosen)
     model.to(device)
@@ -290,11 +299,13 @@ def _batches(num_rows: int, options: Options) -> Iterator[Tensor]:
 def _batches_of_classes(labels: Tensor, options: Options) -> Iterator[Tensor]:
     """Rows of each step: all rows of some classes; each class once before any comes again, in a new order.
 
+    A batch ends early where its next class is one that it has.
+
     Examples:
-        >>> options = Options(steps=3, batch_size=4)
-        >>> labels = torch.tensor([0, 0, 1, 1, 2, 2])
-        >>> [len(rows) for rows in _batches_of_classes(labels, options)]
-        [4, 4, 4]
+        >>> options = Options(steps=3, batch_size=5)
+        >>> labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+        >>> {len(rows) for rows in _batches_of_classes(labels, options)} <= {2, 4}
+        True
     """
     rows_of = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
     order: list[int] = []

@@ -10,7 +10,6 @@ correctness gate in the same run, or the run ends. A case that does not fit says
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from benchmarks.loss.figures import draw, table
 from benchmarks.loss.measure import DTYPES, measure
 from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE
-from benchmarks.machine import current_commit, versions_of, without_place
+from benchmarks.machine import command_of, current_commit, versions_of
 from labeldist.training.machine import describe_machine
 
 ROWS = (256, 1024, 4096, 16384, 65536, 262144, 1048576)
@@ -42,7 +41,7 @@ def main() -> None:
         "temperature": TEMPERATURE,
         "versions": versions_of(*PACKAGES),
         "commit": options.commit or current_commit(),
-        "commands": [shlex.join(["python", "-m", "benchmarks.loss", *map(without_place, sys.argv[1:])])],
+        "commands": [command_of("benchmarks.loss")],
         "cases": [],
     }
     path = options.output or RESULTS / f"{options.device}-{options.dtype}.json"

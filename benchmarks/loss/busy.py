@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shlex
 import statistics
 import sys
 import time
@@ -31,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.loss.measure import floor, step_of
 from benchmarks.loss.methods import METHODS, NUM_CLASSES, TEMPERATURE, Problem
-from benchmarks.machine import current_commit, versions_of, without_place
+from benchmarks.machine import command_of, current_commit, versions_of
 from labeldist.backends import _threads
 from labeldist.backends._threads import CPUTimes, read_cpu_times
 from labeldist.training.machine import describe_machine
@@ -64,7 +63,7 @@ def main() -> None:
         "priority": _priority(),
         "versions": versions_of("torch"),
         "commit": options.commit or current_commit(),
-        "command": shlex.join(["python", "-m", "benchmarks.loss.busy", *map(without_place, sys.argv[1:])]),
+        "command": command_of("benchmarks.loss.busy"),
         "conditions": {},
     }
     for name, condition in conditions.items():

@@ -12,7 +12,6 @@ each size.
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.loss.measure import DTYPES, captured, step_of, timed
 from benchmarks.loss.methods import METHODS, Method, Problem
-from benchmarks.machine import current_commit, versions_of, without_place
+from benchmarks.machine import command_of, current_commit, versions_of
 from labeldist.backends.fused import medium, small
 from labeldist.training.machine import describe_machine
 
@@ -80,7 +79,7 @@ def main() -> None:
             "dtype": options.dtype,
             "versions": versions_of("torch", "triton"),
             "commit": current_commit(),
-            "command": f"python -m benchmarks.loss.host {shlex.join(map(without_place, sys.argv[1:]))}",
+            "command": command_of("benchmarks.loss.host"),
         }
         options.output.write_text(json.dumps({**record, "cases": cases}, indent=1) + "\n", encoding="utf-8")
 

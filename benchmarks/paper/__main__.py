@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.machine import current_commit, versions_of, without_place
+from benchmarks.machine import command_of, current_commit, versions_of
 from benchmarks.paper.costs import gpu_seconds, measured_seconds
 from benchmarks.paper.protocol import (
     ABLATION,
@@ -134,7 +134,7 @@ def _record(encoder: str, options: argparse.Namespace) -> Record:
         "machines": [describe_machine()],
         "versions": [versions],
         "commit": options.commit or current_commit(),
-        "commands": [shlex.join(["python", "-m", "benchmarks.paper", *map(without_place, sys.argv[1:])])],
+        "commands": [command_of("benchmarks.paper")],
         "runs": [],
     }
     if path.exists():

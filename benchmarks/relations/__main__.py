@@ -32,6 +32,7 @@ from benchmarks.relations.protocol import (
     SEEDS,
     UNSEEN,
     UNSEEN_OBJECTIVES,
+    corpus_of,
     flags_of,
     near_file,
 )
@@ -76,18 +77,16 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     flags = flags_of(cell, options.work, is_development=options.development) + tuple(options.options.split())
     objectives = options.objectives or (UNSEEN_OBJECTIVES if cell in UNSEEN else OBJECTIVES)
     if "uniform" in objectives:
-        flags += ("--matrix-file", str(near_file(UNSEEN.get(cell, cell.rpartition("-")[0]), options.work)))
-    flags += ("--objectives", *objectives, "--seeds", *map(str, options.seeds))
-    command = [sys.executable, "-m", "labeldist", "compare", *flags, "--jobs", str(jobs), "--output", str(folder)]
+        flags += ("--matrix-file", str(near_file(corpus_of(cell), options.work)))
+    # For the measures, too: the folder may hold other runs, of an earlier command.
+    runs = ["--objectives", *objectives, "--seeds", *map(str, options.seeds), "--jobs", str(jobs)]
+    python, measured = [sys.executable, "-m"], folder / "measured.json"
+    commands = [[*python, "labeldist", "compare", *flags, *runs, "--output", str(folder)]]
+    is_hierarchy = corpus_of(cell) in HIERARCHIES
+    if is_hierarchy:
+        commands.append([*python, "benchmarks.relations.measures", cell, str(folder), *runs, "--output", str(measured)])
     log = options.work / f"{cell}{options.suffix}.log"
     log.write_text("")
-    commands = [command]
-    measured = folder / "measured.json"
-    if cell in UNSEEN or cell.rpartition("-")[0] in HIERARCHIES:
-        # The folder may hold other runs, of an earlier command.
-        of = ["--objectives", *objectives, "--seeds", *map(str, options.seeds)]
-        module = [sys.executable, "-m", "benchmarks.relations.measures"]
-        commands.append([*module, cell, str(folder), *of, "--jobs", str(jobs), "--output", str(measured)])
     for command in commands:
         with log.open("a") as output:
             done = subprocess.run(command, stdout=output, stderr=output, env=environment(place), check=False)
@@ -97,11 +96,12 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     together = "one run" if options.jobs == 1 else f"{options.jobs} runs"
     note = f"The packaged all-MiniLM-L6-v2, all of its weights trained; {together} at a time."
     record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
-    if cell in UNSEEN:
-        record["unseen"] = json.loads(measured.read_text(encoding="utf-8"))
-    elif len(commands) > 1:
-        runs = json.loads(measured.read_text(encoding="utf-8"))
-        record["by_probabilities"] = {"commit": record["commit"], "runs": runs}
+    if is_hierarchy:
+        found = json.loads(measured.read_text(encoding="utf-8"))
+        if cell in UNSEEN:
+            record["unseen"] = found
+        else:
+            record["by_probabilities"] = {"commit": record["commit"], "runs": found}
     path = options.output / f"{cell}{options.suffix}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)

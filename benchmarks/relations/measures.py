@@ -23,7 +23,7 @@ import labeldist
 from benchmarks.cells import DATA, read_rows
 from benchmarks.pool import Pool, run_all
 from benchmarks.relations.by_probabilities import measures_by_probabilities
-from benchmarks.relations.protocol import CELLS, CORPORA, UNSEEN, relation_of, unseen_of
+from benchmarks.relations.protocol import CELLS, CORPORA, UNSEEN, corpus_of, relation_of, unseen_of
 from labeldist import Relation
 from labeldist.evaluation import graded_ndcg, group_mean_average_precision
 
@@ -77,10 +77,8 @@ def main() -> None:
 def measure(task: Task) -> dict[str, Any]:
     """The measures of one run, with its objective and seed."""
     run = task.folder / "runs" / f"{task.objective}-seed{task.seed}"
-    if task.cell in UNSEEN:
-        measured = _of_unseen_classes(run, UNSEEN[task.cell])
-    else:
-        measured = measures_by_probabilities(run, _relation(task.cell.rpartition("-")[0]))
+    name = corpus_of(task.cell)
+    measured = _of_unseen_classes(run, name) if task.cell in UNSEEN else measures_by_probabilities(run, _relation(name))
     return {"objective": task.objective, "seed": task.seed, **measured}
 
 

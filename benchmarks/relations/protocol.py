@@ -21,6 +21,7 @@ __all__ = [
     "UNSEEN",
     "UNSEEN_OBJECTIVES",
     "Corpus",
+    "corpus_of",
     "flags_of",
     "near_file",
     "relation_of",
@@ -81,6 +82,16 @@ UNSEEN = {"unseen-trec50": "trec50", "unseen-20ng": "20ng"}
 CELLS = [f"{name}-{shots or 'all'}" for name, corpus in CORPORA.items() for shots in corpus.shots] + list(UNSEEN)
 
 
+def corpus_of(cell: str) -> str:
+    """The corpus of a cell.
+
+    Examples:
+        >>> corpus_of("sst5-20"), corpus_of("unseen-trec50")
+        ('sst5', 'trec50')
+    """
+    return UNSEEN[cell] if cell in UNSEEN else cell.rpartition("-")[0]
+
+
 def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[str, ...]:
     """Data and settings of a cell, as flags of `labeldist compare`; writes data that no corpus folder holds.
 
@@ -88,11 +99,11 @@ def flags_of(cell: str, work: Path, *, is_development: bool = False) -> tuple[st
         >>> flags_of("sst5-20", Path("runs"))[2:4]
         ('--shots', '20')
     """
+    name = corpus_of(cell)
     if cell in UNSEEN:
-        name = UNSEEN[cell]
         data: tuple[str, ...] = ("--data", str(_without_unseen(name, work / f"{cell}-data")), *OF_UNSEEN)
     else:
-        name, _, shots = cell.rpartition("-")
+        shots = cell.rpartition("-")[2]
         folder = development(name, work / f"{name}-data") if is_development else DATA / name
         data = ("--data", str(folder), *(ALL if shots == "all" else ("--shots", shots, *FEW)))
         if name in HIERARCHIES:

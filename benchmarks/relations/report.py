@@ -1,20 +1,33 @@
 """The recorded cells of `benchmarks.relations` as Markdown, for the guides when the documentation is built."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from benchmarks.paper.tables import RESULTS, SHOWN, Result, command, load, on_lines
-from benchmarks.relations.protocol import CELLS, CORPORA, UNSEEN
+from benchmarks.relations.protocol import CELLS, CORPORA, corpus_of
 from labeldist.training.study.results import SeedScores
 from labeldist.training.study.statistics import paired_difference
 
-__all__ = ["differences_report", "missing_cells", "ranking_report", "recorded_cells", "relation_report"]
+__all__ = ["differences_report", "missing_cells", "ranking_report", "recorded_cells", "relation_report", "uses_report"]
 
 FOLDER = RESULTS / "relations"
 BASELINE = "contrastive"
 """Differences are to plain contrast: it is what a relation is added to."""
 OF_ORDERS = ("mean_absolute_error", "median_absolute_error", "quadratic_weighted_kappa")
+USES = {
+    "plain contrast, against two-view cross-entropy": (BASELINE, "ce-two-views"),
+    "`near`, against plain contrast": ("near", BASELINE),
+    **{f"`{name}`": (name, BASELINE) for name in ("far", "graded", "levels")},
+}
+OF_USES = (
+    ("stars: absolute error", "mean_absolute_error", ("sst5-20", "sst5-100")),
+    ("questions: nDCG", "graded_ndcg", ("trec50-10", "trec50-50")),
+    ("questions: group MAP", "group_mean_average_precision", ("trec50-10", "trec50-50")),
+    ("newsgroups: nDCG", "graded_ndcg", ("20ng-10", "20ng-50")),
+    ("newsgroups: group MAP", "group_mean_average_precision", ("20ng-10", "20ng-50")),
+)
+"""Heading, measure and cells of each column of `uses_report`."""
 OF_HIERARCHIES = (
     "group_accuracy",
     "expected_cost",
@@ -45,16 +58,9 @@ def missing_cells(corpora: Sequence[str]) -> str:
 def relation_report(cell: str) -> str:
     """A cell: plain contrast, and the differences of the other objectives to it, with command and machine."""
     result = load(f"relations/{cell}")
-    columns = ("accuracy", *_measures(result))
-    lines = [
-        f"| objective | {' | '.join(_heading(column) for column in columns)} |",
-        f"|---|{'--:|' * len(columns)}",
-    ]
     objectives = result.comparison.objectives
-    for name in sorted(objectives, key=lambda name: name != BASELINE):
-        cells = [_cell(objectives[name], objectives[BASELINE], column, name == BASELINE) for column in columns]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", _facts(result)])
+    columns = [(_heading(column), objectives, column) for column in ("accuracy", *_measures(result))]
+    return f"{_differences('objective', columns)}\n\n{_facts(result)}"
 
 
 def differences_report(column: str, cells: Sequence[str]) -> str:
@@ -64,12 +70,34 @@ def differences_report(column: str, cells: Sequence[str]) -> str:
         column: `"accuracy"`, or a measure of all these cells.
         cells: that were recorded.
     """
-    compared = {cell: load(f"relations/{cell}").comparison.objectives for cell in cells}
-    lines = [f"| {_heading(column)} | {' | '.join(_title(cell) for cell in cells)} |", f"|---|{'--:|' * len(cells)}"]
-    names = sorted(next(iter(compared.values())), key=lambda name: name != BASELINE)
-    for name in names:
-        found = [_cell(of[name], of[BASELINE], column, name == BASELINE) for of in compared.values()]
-        lines.append(f"| `{name}` | {' | '.join(found)} |")
+    columns = [(_title(cell), load(f"relations/{cell}").comparison.objectives, column) for cell in cells]
+    return _differences(_heading(column), columns)
+
+
+def _differences(title: str, columns: Sequence[tuple[str, Mapping[str, SeedScores], str]]) -> str:
+    """A table with a row for each objective.
+
+    Args:
+        title: heading of the objectives.
+        columns: each with its heading, the scores of the objectives, and the name of the measure.
+    """
+    lines = [f"| {title} | {' | '.join(heading for heading, _, _ in columns)} |", f"|---|{'--:|' * len(columns)}"]
+    for name in sorted(columns[0][1], key=lambda name: name != BASELINE):
+        cells = [_cell(scores[name], scores[BASELINE], column, name == BASELINE) for _, scores, column in columns]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def uses_report() -> str:
+    """Every use of a relation on every corpus: its mean difference, with fewer and with more labels per class."""
+    lines = [f"| use | {' | '.join(heading for heading, _, _ in OF_USES)} |", f"|---|{'--:|' * len(OF_USES)}"]
+    for use, (name, baseline) in USES.items():
+        cells = []
+        for _, column, recorded in OF_USES:
+            compared = [load(f"relations/{cell}").comparison.objectives for cell in recorded]
+            found = [_scale(column) * (_mean(of[name], column) - _mean(of[baseline], column)) for of in compared]
+            cells.append(" / ".join(_signed(value, _digits(column)) for value in found))
+        lines.append(f"| {use} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -102,8 +130,7 @@ def ranking_report(cell: str) -> str:
 
 
 def _cells(corpus: str) -> list[str]:
-    of_unseen = [cell for cell, name in UNSEEN.items() if name == corpus]
-    return [cell for cell in CELLS if cell.rpartition("-")[0] == corpus and cell not in UNSEEN] + of_unseen
+    return [cell for cell in CELLS if corpus_of(cell) == corpus]
 
 
 def _measures(result: Result) -> list[str]:
@@ -117,18 +144,33 @@ def _heading(column: str) -> str:
 
 
 def _cell(scores: SeedScores, baseline: SeedScores, column: str, is_baseline: bool) -> str:
-    scale = SHOWN[column][1] if column in SHOWN else 100
-    digits = 1 if scale > 1 else 3
+    scale, digits = _scale(column), _digits(column)
     found = [scale * value for value in getattr(scores, column)]
     if is_baseline:
         return f"{mean(found):.{digits}f}"
     difference = paired_difference(found, [scale * value for value in getattr(baseline, column)])
     bounds = [value for value in (difference.low, difference.high) if value is not None]
     assert len(bounds) == 2, "a recorded cell has two seeds or more"
-    # Without the sign of a zero.
-    middle, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in (difference.mean, *bounds))
+    middle, low, high = (_signed(value, digits) for value in (difference.mean, *bounds))
     is_clear = bounds[0] > 0 or bounds[1] < 0
     return f"{f'**{middle}**' if is_clear else middle}<br>{low} to {high}"
+
+
+def _scale(column: str) -> float:
+    return SHOWN[column][1] if column in SHOWN else 100
+
+
+def _digits(column: str) -> int:
+    return 1 if _scale(column) > 1 else 3
+
+
+def _mean(scores: SeedScores, column: str) -> float:
+    return mean(getattr(scores, column))
+
+
+def _signed(value: float, digits: int) -> str:
+    # Without the sign of a zero.
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _facts(result: Result) -> str:

@@ -272,8 +272,8 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         dataloader_pin_memory=device == "cuda",
-        # One process waits for its GPU at no step, but in fp16: batches go there beside its work, and `StoppingTrainer`
-        # looks at the loss.
+        # A step does not wait for the GPU to end the step before, except in fp16 and with several processes: batches
+        # are copied while it computes, and `StoppingTrainer` looks at the loss in place of the filter.
         accelerator_config={"non_blocking": device == "cuda"},
         logging_nan_inf_filter=False,
         remove_unused_columns=False,

@@ -41,7 +41,7 @@ class LossNotFiniteError(Exception):
 
 
 class _Later:
-    """A number on a device, read later without waiting for what the device was given to do since."""
+    """A number on a device, to be read later. Reading does not wait for work that the device got after it."""
 
     def __init__(self, number: Tensor):
         self._number = number.to("cpu", non_blocking=True)
@@ -59,8 +59,8 @@ class _Later:
 class StoppingTrainer(Trainer):
     """Stops soon after the first loss that is NaN or infinite: no later step makes up for it.
 
-    A loss is looked at when the next step is under way, so that the host gives a GPU its next step while that still
-    computes this one. `LossCheck` looks at it before anything is logged, evaluated or saved.
+    A loss is looked at only after the next step has been sent to the GPU, so that the GPU does not wait for the host.
+    `LossCheck` looks at it earlier where something is logged, evaluated or saved.
 
     Attributes:
         head_learning_rate: of everything but the encoder; that of the encoder if `None`.
@@ -93,7 +93,7 @@ class StoppingTrainer(Trainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's evaluation, with its filter of losses that are not finite: it would keep training waiting."""
+        """Evaluate. The mean loss leaves out losses that are not finite; in training, this would wait at each step."""
         self.args.logging_nan_inf_filter = True
         try:
             return super().evaluate(*args, **kwargs)
@@ -128,7 +128,7 @@ class LossCheck(TrainerCallback):
         if control.should_log or control.should_evaluate or control.should_save or control.should_training_stop:
             self._trainer.check_loss()
 
-    # An epoch of few rows may be a single step.
+    # Not at every end of an epoch: an epoch of few rows is a single step.
     on_epoch_end = on_step_end
 
 
