@@ -20,7 +20,7 @@ from benchmarks.few_labels.label_texts import label_texts
 from benchmarks.few_labels.ours import (
     Options,
     _batches,
-    _batches_of_classes,
+    _epoch,
     _rate,
     _squared_errors_of_cosines,
     train_in_bare_loop,
@@ -60,15 +60,15 @@ def test_every_class_has_a_text_of_its_own(corpus, corpora, monkeypatch):
 
 @pytest.mark.usefixtures("as_it_was")
 @pytest.mark.parametrize(
-    ("head", "pair_loss", "whole_classes"),
-    [("trained", "contrastive", False), ("logistic", "cosine", False), ("trained", "both", True)],
+    ("head", "pair_loss", "order"),
+    [("trained", "contrastive", "random"), ("logistic", "cosine", "random"), ("trained", "both", "classes")],
 )
-def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head, pair_loss, whole_classes):
+def test_the_bare_loop_learns_its_rows(tiny_bert_folder, head, pair_loss, order):
     rows = draw_rows("demo", 2, 0, "test")
     num_classes = len(rows.class_names)
     # A tiny encoder of random weights: large steps.
     options = {"steps": 60, "learning_rate": 1e-2, "dropout": 0.0, "encoder_dropout": 0.0}
-    options |= {"head": head, "pair_loss": pair_loss, "whole_classes": whole_classes}
+    options |= {"head": head, "pair_loss": pair_loss, "order": order}
     setup = {
         "num_classes": num_classes, "encoder": str(tiny_bert_folder), "token_embeddings": "trained", **options,
     }  # fmt: skip
@@ -118,12 +118,18 @@ def test_the_loss_of_cosines_is_the_mean_of_the_means_over_both_kinds_of_pairs(l
     assert _squared_errors_of_cosines(embeddings, torch.tensor(labels)).item() == pytest.approx(expected)
 
 
-@given(num_rows=st.integers(1, 50), batch_size=st.integers(1, 20), steps=st.integers(1, 30), warmup=st.floats(0.0, 1.0))
-def test_steps_take_rows_in_turn_and_rates_rise_and_fall(num_rows, batch_size, steps, warmup):
-    options = Options(steps=steps, batch_size=batch_size, warmup=warmup)
-    batches = list(_batches(num_rows, options))
-    assert [len(batch) for batch in batches] == [min(batch_size, num_rows)] * steps
-    taken = np.bincount(np.concatenate([batch.numpy() for batch in batches]), minlength=num_rows)
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=50),
+    batch_size=st.integers(1, 20),
+    order=st.sampled_from(["random", "classes"]),
+    steps=st.integers(1, 30),
+    warmup=st.floats(0.0, 1.0),
+)
+def test_steps_take_rows_in_turn_and_rates_rise_and_fall(labels, batch_size, order, steps, warmup):
+    options = Options(steps=steps, batch_size=batch_size, order=order, warmup=warmup)
+    batches = list(_batches(torch.tensor(labels), options))
+    assert [len(batch) for batch in batches] == [min(batch_size, len(labels))] * steps
+    taken = np.bincount(np.concatenate([batch.numpy() for batch in batches]), minlength=len(labels))
     assert taken.max() - taken.min() <= 2
     rates = [_rate(step, options) for step in range(steps)]
     assert all(0 < rate <= 1 for rate in rates)
@@ -131,18 +137,12 @@ def test_steps_take_rows_in_turn_and_rates_rise_and_fall(num_rows, batch_size, s
     assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
 
 
-@given(labels=st.lists(st.integers(0, 5), min_size=1), batch_size=st.integers(1, 20), steps=st.integers(1, 30))
-def test_batches_of_whole_classes_have_all_of_their_rows_and_take_classes_in_turn(labels, batch_size, steps):
-    labels = torch.tensor(labels)
-    sizes = labels.bincount()
-    taken = torch.zeros_like(sizes)
-    for batch in _batches_of_classes(labels, Options(steps=steps, batch_size=batch_size)):
-        classes = labels[batch].unique()
-        assert batch.unique().tolist() == sorted(batch.tolist())
-        assert len(batch) == sizes[classes].sum()
-        assert len(batch) <= batch_size or len(classes) == 1
-        taken[classes] += 1
-    assert taken[sizes > 0].max() - taken[sizes > 0].min() <= 1
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=50), batch_size=st.integers(1, 20))
+def test_an_epoch_in_the_order_of_classes_has_each_class_in_one_piece(labels, batch_size):
+    options = Options(batch_size=batch_size, order="classes")
+    rows = _epoch(torch.tensor(labels), options)
+    assert sorted(rows.tolist()) == list(range(len(labels)))
+    assert len(list(itertools.groupby(rows.tolist(), lambda row: labels[row]))) == len(set(labels))
 
 
 @given(st.lists(st.sampled_from(["delivery", "-----", "anti-establishmentarianism", "x" * 150, "\n", "é", "ok."])))

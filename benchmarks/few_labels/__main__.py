@@ -138,7 +138,7 @@ def _cost(task: Task) -> float:
         passes = 3 * 80 * num_rows
     elif task.method.startswith(("labeldist", "bare loop")):
         chosen = Options(**task.options)
-        passes = 3 * chosen.num_steps(len(rows.class_names)) * chosen.views * min(chosen.batch_size, num_rows)
+        passes = 3 * chosen.num_steps(len(rows.class_names)) * chosen.views * chosen.num_rows(num_rows)
     return length * (passes + len(rows.evaluated))
 
 

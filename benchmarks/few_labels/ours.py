@@ -25,6 +25,7 @@ from labeldist.training.fit import fastest_precision
 from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
 
 EVAL_BATCH_SIZE = 256
+MIN_BATCH, MAX_BATCH = 16, 128
 Predict = Callable[[Sequence[str]], np.ndarray]
 """From texts to class indices, `(N,)`."""
 
@@ -36,9 +37,11 @@ class Options:
     Attributes:
         steps: updates of the weights; if `None`, the recipe's minimum and `steps_per_class` for each class.
         steps_per_class: see `steps`.
-        batch_size: rows a step, each seen `views` times; all rows if there are fewer.
-        whole_classes: whether a batch has all rows of each of its classes, at least of one class. Otherwise rows are
-            drawn at random, and in a small batch few of them have another row of their class.
+        batch_size: rows a step, each seen `views` times; all rows if there are fewer. A fraction below 1 is of all
+            rows: then at least `MIN_BATCH` and at most `MAX_BATCH`.
+        order: of the rows in an epoch. In `"classes"` the rows of a class follow one another: a small batch has a few
+            classes, with all of their rows but at its ends. In `"random"` few rows of a small batch have another row of
+            their class.
         learning_rate: of the encoder, at its highest.
         head_learning_rate: of the class layer, at its highest.
         warmup: share of the steps in which the learning rates rise; they fall to zero in the others.
@@ -63,8 +66,8 @@ class Options:
 
     steps: int | None = None
     steps_per_class: int = STEPS_PER_CLASS
-    batch_size: int = 128
-    whole_classes: bool = False
+    batch_size: float = 128
+    order: Literal["random", "classes"] = "random"
     learning_rate: float = 5e-5
     head_learning_rate: float = 1e-2
     warmup: float = 0.0
@@ -90,6 +93,18 @@ class Options:
             (7, 70)
         """
         return MIN_STEPS + self.steps_per_class * num_classes if self.steps is None else self.steps
+
+    def num_rows(self, num_rows: int) -> int:
+        """Rows of a batch, for a number of rows to train on.
+
+        Examples:
+            >>> Options().num_rows(60), Options(batch_size=0.25).num_rows(60), Options(batch_size=0.25).num_rows(200)
+            (60, 16, 50)
+        """
+        size = round(self.batch_size)
+        if self.batch_size < 1:
+            size = min(MAX_BATCH, max(MIN_BATCH, round(self.batch_size * num_rows)))
+        return min(size, num_rows)
 
 
 def train_with_recipe(
@@ -227,8 +242,7 @@ def _fit(model: ContrastiveClassifier, tokens: dict[str, Tensor], labels: Tensor
         is_mixed = fastest_precision(labels.device.type, is_pretrained=True) == "bf16"
     lengths = tokens["attention_mask"].sum(dim=1)
     model.train()
-    batches = _batches_of_classes(labels.cpu(), options) if options.whole_classes else _batches(len(labels), options)
-    for rows in batches:
+    for rows in _batches(labels.cpu(), options):
         # No wider than the longest row of the batch.
         width = int(lengths[rows].max())
         batch = {name: values[rows, :width].to(labels.device) for name, values in tokens.items()}
@@ -284,42 +298,31 @@ def _rate(step: int, options: Options) -> float:
     return max(0.0, (options.steps - step) / max(1, options.steps - warmup))
 
 
-def _batches(num_rows: int, options: Options) -> Iterator[Tensor]:
-    """Rows of each step: epoch after epoch in a new order, without a smaller last batch."""
-    batch_size = min(options.batch_size, num_rows)
+def _batches(labels: Tensor, options: Options) -> Iterator[Tensor]:
+    """Rows of each step: epoch after epoch in a new order, without a smaller last batch.
+
+    Examples:
+        >>> labels = torch.tensor([0, 1, 2, 0, 1, 2])
+        >>> batches = list(_batches(labels, Options(steps=3, batch_size=2, order="classes")))
+        >>> [len(labels[rows].unique()) for rows in batches]
+        [1, 1, 1]
+    """
+    size = options.num_rows(len(labels))
     order = torch.empty(0, dtype=torch.int64)
     assert options.steps is not None
     for _ in range(options.steps):
-        if len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(num_rows)])
-        yield order[:batch_size]
-        order = order[batch_size:]
+        if len(order) < size:
+            order = torch.cat([order, _epoch(labels, options)])
+        yield order[:size]
+        order = order[size:]
 
 
-def _batches_of_classes(labels: Tensor, options: Options) -> Iterator[Tensor]:
-    """Rows of each step: all rows of some classes; each class once before any comes again, in a new order.
-
-    A batch ends early where its next class is one that it has.
-
-    Examples:
-        >>> options = Options(steps=3, batch_size=5)
-        >>> labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-        >>> {len(rows) for rows in _batches_of_classes(labels, options)} <= {2, 4}
-        True
-    """
-    rows_of = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
-    order: list[int] = []
-    assert options.steps is not None
-    for _ in range(options.steps):
-        batch: dict[int, Tensor] = {}
-        while True:
-            order = order or torch.randperm(len(rows_of)).tolist()
-            label = order[-1]
-            size = sum(map(len, batch.values())) + len(rows_of[label])
-            if label in batch or (batch and size > options.batch_size):
-                break
-            batch[label] = rows_of[order.pop()]
-        yield torch.cat(list(batch.values()))
+def _epoch(labels: Tensor, options: Options) -> Tensor:
+    order = torch.randperm(len(labels))
+    if options.order == "random":
+        return order
+    classes = torch.randperm(int(labels.max()) + 1)
+    return order[classes[labels[order]].argsort(stable=True)]
 
 
 @torch.inference_mode()
