@@ -169,7 +169,7 @@ def _train(settings: RunSettings, corpus: Corpus) -> int:
     with tempfile.TemporaryDirectory() as folder:
         options = FitOptions(Path(folder) / "checkpoints", SEED, settings.optim.epochs, None)
         fit(model, objective, (train, EncodedSplit(NO_ROWS, {"input_ids": []})), tokenizer, settings, options)
-    return settings.optim.epochs * -(-len(train) // settings.optim.batch_size)
+    return settings.optim.epochs * -(-len(train) // settings.batch_size)
 
 
 def _train_bare(settings: RunSettings, corpus: Corpus) -> int:
@@ -185,11 +185,11 @@ def _train_bare(settings: RunSettings, corpus: Corpus) -> int:
         weighting=loss_settings.weighting,
     ).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=optim.weight_decay)
-    num_steps = optim.epochs * -(-len(train) // optim.batch_size)
+    num_steps = optim.epochs * -(-len(train) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_steps)
     model.train()
     for _ in range(optim.epochs):
-        for rows in torch.randperm(len(train)).split(optim.batch_size):
+        for rows in torch.randperm(len(train)).split(settings.batch_size):
             examples = [train[int(row)] for row in rows]
             batch = {name: values.to(device) for name, values in tokenizer.pad(examples, return_tensors="pt").items()}
             targets = batch.pop("labels").repeat(2)

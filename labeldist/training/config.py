@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+BATCH_SIZE = 128
+"""Texts per step, if nothing else is said."""
+
 LABEL_TEXTS = ("none", "names", "given")
 """Values of `label_texts` other than a file; `given` stands for a mapping that was passed in Python."""
 
@@ -196,8 +199,12 @@ class OptimSettings:
     patience: int = 10
     """Stop after this many evaluations without a better validation accuracy.
     There is one evaluation per epoch; with `steps` there are five in total."""
-    batch_size: int = 128
-    """Texts per step, over all processes."""
+    batch_size: int | None = None
+    """Texts per step, over all processes. If not given: 128; with the recipe few-labels a quarter of the rows.
+    Then label texts count as rows, and a batch has at least 16 and at most 128 texts."""
+    batch_order: Literal["random", "classes"] = field(default="random", metadata=ADDED)
+    """`classes`: in each epoch the texts of a class follow one another, and the classes have a random order.
+    A small batch then has several texts of each of its classes."""
     chunk_size: int | None = None
     """Number of texts that are encoded together, for batches that do not fit in memory; all if not given."""
     learning_rate: float | None = None
@@ -232,6 +239,11 @@ class RunSettings:
         if not self.model.is_pretrained:
             return 1e-3
         return 5e-5 if self.optim.recipe == "few-labels" else 2e-5
+
+    @property
+    def batch_size(self) -> int:
+        """The batch size given, or the default."""
+        return BATCH_SIZE if self.optim.batch_size is None else self.optim.batch_size
 
     @property
     def confusion_epochs(self) -> int:

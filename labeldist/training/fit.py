@@ -38,6 +38,7 @@ from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.tokenized import EncodedSplit, Encodings, encode
 from labeldist.training.trainers import (
     CheckpointsByTime,
+    ClassAfterClass,
     LossCheck,
     LossNotFiniteError,
     QuietProgress,
@@ -158,6 +159,8 @@ def fit(
             else [CheckpointsByTime()],
         )
     trainer.head_learning_rate = settings.optim.head_learning_rate
+    if settings.optim.batch_order == "classes":
+        trainer.order = ClassAfterClass(splits[0].labels, model.classifier.out_features, options.seed)
     objective.attach(trainer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -250,7 +253,7 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         num_train_epochs=options.epochs,
         max_steps=options.steps or -1,
         # Processes share a batch: a run's settings mean the same on any number of them.
-        per_device_train_batch_size=optim.batch_size // num_processes(),
+        per_device_train_batch_size=settings.batch_size // num_processes(),
         per_device_eval_batch_size=EVAL_BATCH_SIZE,
         learning_rate=settings.learning_rate,
         weight_decay=optim.weight_decay,

@@ -376,7 +376,7 @@ def _count_once(
     splits = (EncodedSplit(train, encodings[0]), EncodedSplit(held_out, encodings[1]))
     objective = TrainerObjective(None, model, views=1, classification=with_coarse_labels(None, corpus))
     # Few rows make few steps an epoch: a model that has hardly begun confuses everything.
-    steps_per_epoch = math.ceil(len(train) / settings.optim.batch_size)
+    steps_per_epoch = math.ceil(len(train) / settings.batch_size)
     epochs = max(settings.confusion_epochs, math.ceil(MIN_COUNTING_STEPS / steps_per_epoch))
     processes.on_main(lambda: shutil.rmtree(scratch, ignore_errors=True))
     steps = settings.optim.steps and max(MIN_COUNTING_STEPS, settings.optim.steps // 5)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from labeldist.training.config import (
+    BATCH_SIZE,
     DataSettings,
     LossSettings,
     MatrixSettings,
@@ -26,6 +27,10 @@ MAX_FEW = 20
 
 MIN_STEPS, STEPS_PER_CLASS = 50, 3
 """Optimizer steps of few-labels: with few classes 50 are enough, and 50 classes gain by each hundred more."""
+
+BATCHES_PER_EPOCH, MIN_BATCH_SIZE = 4, 16
+"""A batch of few-labels is a quarter of the rows, within limits: from few rows it would else be all of them, and one
+step would be like the next."""
 
 COARSE_PASSES = 10
 """Least passes over coarse rows in few-labels: beside many of them the steps above would hardly reach each row."""
@@ -59,7 +64,7 @@ RECIPES: dict[RecipeName, Recipe] = {
             model=ModelSettings(projection="none", dropout=0.1, token_embeddings="frozen", class_layer="logistic"),
             loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),
-            optim=OptimSettings(epochs=NOT_BY_EPOCHS, batch_size=128, head_learning_rate=1e-2),
+            optim=OptimSettings(epochs=NOT_BY_EPOCHS, batch_order="classes", head_learning_rate=1e-2),
         ),
         "contrastive",
         (
@@ -119,10 +124,16 @@ class ByRecipe(Generic[T]):
         wanted = self.decided
         if wanted is None:
             wanted = self.few() if labels_per_class <= MAX_FEW else _with_optim(self.standard, recipe="standard")
+        if wanted.settings.optim.recipe == "few-labels" and wanted.settings.optim.batch_size is None:
+            data = wanted.settings.data
+            forms = 0 if data.label_texts == "none" else len(data.label_text_forms)
+            num_rows = (labels_per_class + forms) * num_classes + num_coarse
+            size = min(BATCH_SIZE, max(MIN_BATCH_SIZE, round(num_rows / BATCHES_PER_EPOCH)))
+            wanted = _with_optim(wanted, batch_size=size)
         optim = wanted.settings.optim
         # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
         if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == NOT_BY_EPOCHS:
-            coarse_steps = math.ceil(COARSE_PASSES * num_coarse / optim.batch_size)
+            coarse_steps = math.ceil(COARSE_PASSES * num_coarse / wanted.settings.batch_size)
             return _with_optim(wanted, steps=max(MIN_STEPS + STEPS_PER_CLASS * num_classes, coarse_steps))
         return wanted
 

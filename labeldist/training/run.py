@@ -163,7 +163,7 @@ def begin_processes(spec: RunSpec) -> None:
     """
     spec.check()
     processes.initialize(resolve_device(spec.settings.optim))
-    batch_size = spec.settings.optim.batch_size
+    batch_size = spec.settings.batch_size
     if batch_size % num_processes():
         raise UserError(
             f"--batch-size must be a multiple of the {num_processes()} processes, which share each batch, got "

@@ -31,7 +31,7 @@ def test_the_papers_settings_are_the_default():
     assert settings.loss == LossSettings(ce_weight=0.5, temperature=1.0, weighting="scale")
     assert (settings.matrix.max_distance, settings.matrix.warmup_fraction) == (5.0, 0.2)
     optim = settings.optim
-    assert (optim.epochs, optim.patience, optim.batch_size, optim.weight_decay) == (50, 10, 128, 0.1)
+    assert (optim.epochs, optim.patience, settings.batch_size, optim.weight_decay) == (50, 10, 128, 0.1)
     assert (settings.model.max_length, settings.model.projection, settings.model.dropout) == (128, "mlp", 0.5)
     check_settings(settings)
 
