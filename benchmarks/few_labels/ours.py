@@ -20,12 +20,12 @@ from benchmarks.few_labels.rows import MAX_LENGTH
 from labeldist import LabelDistanceContrastiveLoss, StaticLDM
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_tokenizer, without_progress_bar
+from labeldist.training.config import BATCH_SIZE
 from labeldist.training.data.corpus import Split
 from labeldist.training.fit import fastest_precision
-from labeldist.training.recipes import MIN_STEPS, STEPS_PER_CLASS
+from labeldist.training.recipes import MIN_BATCH_SIZE, MIN_STEPS, STEPS_PER_CLASS
 
 EVAL_BATCH_SIZE = 256
-MIN_BATCH, MAX_BATCH = 16, 128
 Predict = Callable[[Sequence[str]], np.ndarray]
 """From texts to class indices, `(N,)`."""
 
@@ -38,7 +38,7 @@ class Options:
         steps: updates of the weights; if `None`, the recipe's minimum and `steps_per_class` for each class.
         steps_per_class: see `steps`.
         batch_size: rows a step, each seen `views` times; all rows if there are fewer. A fraction below 1 is of all
-            rows: then at least `MIN_BATCH` and at most `MAX_BATCH`.
+            rows, and rounded to 16 rows at least and 128 at most.
         order: of the rows in an epoch. In `"classes"` the rows of a class follow one another: a small batch has a few
             classes, with all of their rows but at its ends. In `"random"` few rows of a small batch have another row of
             their class.
@@ -66,14 +66,14 @@ class Options:
 
     steps: int | None = None
     steps_per_class: int = STEPS_PER_CLASS
-    batch_size: float = 128
+    batch_size: float = 0.25
     order: Literal["random", "classes"] = "random"
-    learning_rate: float = 5e-5
+    learning_rate: float = 3e-5
     head_learning_rate: float = 1e-2
     warmup: float = 0.0
     weight_decay: float = 0.1
     pair_loss: Literal["contrastive", "cosine", "both"] = "contrastive"
-    temperature: float = 0.1
+    temperature: float = 0.07
     ce_weight: float = 0.2
     dropout: float = 0.1
     encoder_dropout: float | None = None
@@ -98,12 +98,14 @@ class Options:
         """Rows of a batch, for a number of rows to train on.
 
         Examples:
-            >>> Options().num_rows(60), Options(batch_size=0.25).num_rows(60), Options(batch_size=0.25).num_rows(200)
-            (60, 16, 50)
+            >>> Options(batch_size=32).num_rows(60), Options(batch_size=32).num_rows(20)
+            (32, 20)
+            >>> Options(batch_size=0.25).num_rows(60), Options(batch_size=0.25).num_rows(200)
+            (16, 50)
         """
         size = round(self.batch_size)
         if self.batch_size < 1:
-            size = min(MAX_BATCH, max(MIN_BATCH, round(self.batch_size * num_rows)))
+            size = min(BATCH_SIZE, max(MIN_BATCH_SIZE, round(self.batch_size * num_rows)))
         return min(size, num_rows)
 
 

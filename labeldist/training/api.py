@@ -288,7 +288,12 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     """What is wanted under the recipe that these data ask for; said where the data decided."""
     asked = wanted.standard.settings
     labels = raw.labels_per_class(asked.data.shots)
-    spec = wanted.chosen(labels, len(raw.class_names), num_coarse=0 if raw.coarse is None else len(raw.coarse.table))
+    spec = wanted.chosen(
+        labels,
+        len(raw.class_names),
+        num_coarse=0 if raw.coarse is None else len(raw.coarse.table),
+        num_processes=processes.num_started(),
+    )
     if asked.optim.recipe == "auto" and spec.settings.optim.recipe == "few-labels":
         texts = spec.settings.data.label_texts
         kinds = {"names": "with the class names as label texts", "none": "without label texts"}

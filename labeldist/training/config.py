@@ -200,15 +200,12 @@ class OptimSettings:
     """Stop after this many evaluations without a better validation accuracy.
     There is one evaluation per epoch; with `steps` there are five in total."""
     batch_size: int | None = None
-    """Texts per step, over all processes. If not given: 128; with the recipe few-labels a quarter of the rows.
-    Then label texts count as rows, and a batch has at least 16 and at most 128 texts."""
-    batch_order: Literal["random", "classes"] = field(default="random", metadata=ADDED)
-    """`classes`: in each epoch the texts of a class follow one another, and the classes have a random order.
-    A small batch then has several texts of each of its classes."""
+    """Texts per step, over all processes. If not given: 128.
+    With the recipe few-labels: a quarter of the training rows, label texts included, from 16 to 128."""
     chunk_size: int | None = None
     """Number of texts that are encoded together, for batches that do not fit in memory; all if not given."""
     learning_rate: float | None = None
-    """If not given: 1e-3 for textcnn, 2e-5 for transformers, 5e-5 for transformers with the recipe few-labels."""
+    """If not given: 1e-3 for textcnn, 2e-5 for transformers, 3e-5 for transformers with the recipe few-labels."""
     head_learning_rate: float | None = None
     """Learning rate of the class layer and the projection; that of the encoder if not given."""
     weight_decay: float = 0.1
@@ -238,7 +235,7 @@ class RunSettings:
             return self.optim.learning_rate
         if not self.model.is_pretrained:
             return 1e-3
-        return 5e-5 if self.optim.recipe == "few-labels" else 2e-5
+        return 3e-5 if self.optim.recipe == "few-labels" else 2e-5
 
     @property
     def batch_size(self) -> int:

@@ -38,7 +38,6 @@ from labeldist.training.output.progress import SILENT, Progress
 from labeldist.training.tokenized import EncodedSplit, Encodings, encode
 from labeldist.training.trainers import (
     CheckpointsByTime,
-    ClassAfterClass,
     LossCheck,
     LossNotFiniteError,
     QuietProgress,
@@ -159,8 +158,6 @@ def fit(
             else [CheckpointsByTime()],
         )
     trainer.head_learning_rate = settings.optim.head_learning_rate
-    if settings.optim.batch_order == "classes":
-        trainer.order = ClassAfterClass(splits[0].labels, model.classifier.out_features, options.seed)
     objective.attach(trainer)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

@@ -29,8 +29,8 @@ MIN_STEPS, STEPS_PER_CLASS = 50, 3
 """Optimizer steps of few-labels: with few classes 50 are enough, and 50 classes gain by each hundred more."""
 
 BATCHES_PER_EPOCH, MIN_BATCH_SIZE = 4, 16
-"""A batch of few-labels is a quarter of the rows, within limits: from few rows it would else be all of them, and one
-step would be like the next."""
+"""A batch of few-labels is a quarter of the rows, label texts included: at least `MIN_BATCH_SIZE`, at most
+`BATCH_SIZE`."""
 
 COARSE_PASSES = 10
 """Least passes over coarse rows in few-labels: beside many of them the steps above would hardly reach each row."""
@@ -62,9 +62,9 @@ RECIPES: dict[RecipeName, Recipe] = {
                 validation_fraction=0.0, label_texts="names", label_text_forms=("{}", "This sentence is {}")
             ),
             model=ModelSettings(projection="none", dropout=0.1, token_embeddings="frozen", class_layer="logistic"),
-            loss=LossSettings(ce_weight=0.2, temperature=0.1, weighting="log"),
+            loss=LossSettings(ce_weight=0.2, temperature=0.07, weighting="log"),
             matrix=MatrixSettings(confusion_from="cross-validation"),
-            optim=OptimSettings(epochs=NOT_BY_EPOCHS, batch_order="classes", head_learning_rate=1e-2),
+            optim=OptimSettings(epochs=NOT_BY_EPOCHS, head_learning_rate=1e-2),
         ),
         "contrastive",
         (
@@ -113,13 +113,14 @@ class ByRecipe(Generic[T]):
             return self.few() if shots is not None and shots <= MAX_FEW else None
         return self.few() if recipe == "few-labels" else _with_optim(self.standard, recipe="standard")
 
-    def chosen(self, labels_per_class: float, num_classes: int, num_coarse: int = 0) -> T:
+    def chosen(self, labels_per_class: float, num_classes: int, num_coarse: int = 0, num_processes: int = 1) -> T:
         """What holds for these data.
 
         Args:
             labels_per_class: training labels of a class, on average.
             num_classes: `C`.
             num_coarse: training rows of which only a group is known.
+            num_processes: that share each batch.
         """
         wanted = self.decided
         if wanted is None:
@@ -129,7 +130,7 @@ class ByRecipe(Generic[T]):
             forms = 0 if data.label_texts == "none" else len(data.label_text_forms)
             num_rows = (labels_per_class + forms) * num_classes + num_coarse
             size = min(BATCH_SIZE, max(MIN_BATCH_SIZE, round(num_rows / BATCHES_PER_EPOCH)))
-            wanted = _with_optim(wanted, batch_size=size)
+            wanted = _with_optim(wanted, batch_size=num_processes * math.ceil(size / num_processes))
         optim = wanted.settings.optim
         # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
         if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == NOT_BY_EPOCHS:

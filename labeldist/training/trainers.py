@@ -2,13 +2,10 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
@@ -19,7 +16,6 @@ from labeldist.training.output.progress import Tell
 
 __all__ = [
     "CheckpointsByTime",
-    "ClassAfterClass",
     "LossCheck",
     "LossNotFiniteError",
     "QuietProgress",
@@ -60,43 +56,6 @@ class _Later:
         return int(self._number)
 
 
-class ClassAfterClass(Sampler[int]):
-    """Rows of an epoch such that those of a class follow one another, in a random order of rows and classes.
-
-    Args:
-        labels: class of each row, `(N,)`.
-        num_classes: `C`; a row with another label is anywhere.
-        seed: of the order, with the epoch.
-
-    Examples:
-        >>> order = list(ClassAfterClass([0, 1, 0, 1], num_classes=2, seed=0))
-        >>> sorted(order[:2]) in ([0, 2], [1, 3])
-        True
-    """
-
-    def __init__(self, labels: Sequence[int] | np.ndarray, num_classes: int, seed: int):
-        self._labels = torch.as_tensor(labels)
-        self._num_classes = num_classes
-        self._seed, self._epoch = seed, 0
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __iter__(self) -> Iterator[int]:
-        random = torch.Generator().manual_seed(self._seed + self._epoch)
-        order = torch.randperm(len(self), generator=random)
-        places = torch.rand(self._num_classes, generator=random)
-        labels = self._labels[order]
-        is_class = (labels >= 0) & (labels < self._num_classes)
-        place = torch.rand(len(self), generator=random)
-        place[is_class] = places[labels[is_class]]
-        yield from order[place.argsort(stable=True)].tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0; accelerate does."""
-        self._epoch = epoch
-
-
 class StoppingTrainer(Trainer):
     """Stops soon after the first loss that is NaN or infinite: no later step makes up for it.
 
@@ -105,11 +64,9 @@ class StoppingTrainer(Trainer):
 
     Attributes:
         head_learning_rate: of everything but the encoder; that of the encoder if `None`.
-        order: of the rows in an epoch; random if `None`.
     """
 
     head_learning_rate: float | None = None
-    order: Sampler[int] | None = None
     _unchecked: tuple[int, _Later] | None = None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
@@ -125,9 +82,6 @@ class StoppingTrainer(Trainer):
                     group["params"] = [parameter for parameter in group["params"] if id(parameter) in encoder]
                     optimizer.add_param_group({**group, "params": heads, "lr": self.head_learning_rate})
         return optimizer
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        return super()._get_train_sampler(train_dataset) if self.order is None else self.order
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step; raises `LossNotFiniteError` for the step before."""

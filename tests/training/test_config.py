@@ -40,7 +40,7 @@ def test_the_learning_rate_follows_the_encoder_unless_given():
     assert RunSettings().learning_rate == 1e-3
     assert RunSettings(model=ModelSettings(encoder="minilm")).learning_rate == 2e-5
     few = OptimSettings(recipe="few-labels")
-    assert RunSettings(model=ModelSettings(encoder="minilm"), optim=few).learning_rate == 5e-5
+    assert RunSettings(model=ModelSettings(encoder="minilm"), optim=few).learning_rate == 3e-5
     assert RunSettings(optim=few).learning_rate == 1e-3
     assert RunSettings(optim=OptimSettings(learning_rate=0.5)).learning_rate == 0.5
 

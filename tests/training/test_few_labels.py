@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
@@ -22,7 +24,8 @@ from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.errors import UserError
 from labeldist.training.fit import FitOptions, training_arguments
 from labeldist.training.frozen import fit_class_layer
-from labeldist.training.recipes import MAX_FEW, MIN_STEPS, STEPS_PER_CLASS
+from labeldist.training.recipes import MAX_FEW, MIN_STEPS, RECIPES, STEPS_PER_CLASS, ByRecipe
+from labeldist.training.run_folder import RunSpec
 from runs import CLASSES, SIZES, messages, read, write_rows
 from runs import train_on_rows as train
 from tiny_bert import bert
@@ -392,6 +395,37 @@ def test_the_number_of_steps_grows_with_the_classes(encoder, monkeypatch):
     assert few(encoder=encoder, max_length=8).config.spec.settings.optim.steps == 6
     assert few(encoder=encoder, max_length=8, epochs=1).config.spec.settings.optim.steps is None
     assert (MIN_STEPS, STEPS_PER_CLASS) == (50, 3)
+
+
+@given(
+    labels=st.floats(1, 30),
+    num_classes=st.integers(2, 200),
+    forms=st.sampled_from([(), ("{}",), ("{}", "It is {}")]),
+    num_coarse=st.integers(0, 3000),
+    num_processes=st.integers(1, 8),
+)
+def test_a_batch_is_a_quarter_of_the_rows_within_limits(labels, num_classes, forms, num_coarse, num_processes):
+    def under(optim):
+        recipe = RECIPES["few-labels"].settings
+        data = replace(recipe.data, label_text_forms=forms, label_texts="names" if forms else "none")
+        settings = replace(recipe, data=data, optim=replace(recipe.optim, recipe="few-labels", **optim))
+        spec = RunSpec(settings, "contrastive", 0)
+        chosen = ByRecipe(spec, spec).chosen(labels, num_classes, num_coarse, num_processes)
+        return chosen.settings.batch_size
+
+    size, num_rows = under({}), (labels + len(forms)) * num_classes + num_coarse
+    assert size % num_processes == 0
+    assert 16 <= size < 128 + num_processes
+    assert size >= 128 or abs(size - max(16, num_rows / 4)) <= num_processes
+    assert under({"batch_size": 7}) == 7
+
+
+def test_a_batch_of_the_recipe_is_recorded_and_one_that_is_given_stands(encoder):
+    options: dict[str, Any] = {"encoder": encoder, "max_length": 8, "test": TEST, "steps": 1}
+    cases: list[dict[str, Any]] = [{}, {"batch_size": 5}, {"recipe": "standard", "objective": "ce"}]
+    runs = [train(TEXTS[:40], LABELS[:40], **options, **case) for case in cases]
+    # 40 rows and 8 of label texts; with many labels the default is what it was.
+    assert [run.config.spec.settings.batch_size for run in runs] == [16, 5, 128]
 
 
 def test_coarse_rows_count_in_the_number_of_steps(encoder, monkeypatch):

@@ -3,13 +3,16 @@
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +42,11 @@ class Workers:
         gpus = context.SimpleQueue()
         for gpu in itertools.islice(itertools.cycle(visible_gpus() or [None]), num_workers):
             gpus.put(gpu)
-        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=(threads, gpus, shared))
+        # In a file: a process that starts gets its arguments by a pipe, and while it imports, the next one would wait.
+        self._folder = tempfile.TemporaryDirectory()
+        path = Path(self._folder.name) / "shared"
+        path.write_bytes(pickle.dumps(shared, protocol=pickle.HIGHEST_PROTOCOL))
+        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=(threads, gpus, path))
 
     def submit(self, action: Callable[..., Any], *arguments: Any) -> Future:
         """Have `action(shared, *arguments)` done by one of them."""
@@ -55,6 +62,7 @@ class Workers:
             for child in set(multiprocessing.active_children()) - self._others:
                 child.terminate()
         self._pool.shutdown(wait=True)
+        self._folder.cleanup()
 
 
 @contextmanager
@@ -97,12 +105,12 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _start(threads: int, gpus: "SimpleQueue[str | None]", shared: Any) -> None:
+def _start(threads: int, gpus: "SimpleQueue[str | None]", path: Path) -> None:
     global _shared
     if gpu := gpus.get():
         # In time: PyTorch is imported, and has not looked for GPUs.
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    _shared = shared
+    _shared = pickle.loads(path.read_bytes())
     # Ctrl-C reaches every process of the terminal; the parent alone speaks of it, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)

@@ -24,6 +24,20 @@ def test_processes_take_the_gpus_in_turns(monkeypatch, gpus, expected):
     assert {gpu for _, gpu in seen} == expected
 
 
+def began(shared: bytes) -> tuple[int, float]:
+    return len(shared), time.time()
+
+
+def test_processes_start_beside_one_another_whatever_they_share():
+    # More than a pipe holds: a process that takes it from one would keep the next from starting.
+    with Workers(2, bytes(10_000_000)) as pool:
+        futures = [pool.submit(began), pool.submit(began)]
+        submitted = time.time()
+        found = [future.result() for future in futures]
+    assert [size for size, _ in found] == [10_000_000] * 2
+    assert min(when for _, when in found) > submitted
+
+
 def test_gpus_are_named_as_the_environment_names_them(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-abc")
