@@ -6,7 +6,7 @@ python -m benchmarks.few_labels.table benchmarks/results/few-labels/cuda.json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "settings",
     "table",
     "time_table",
+    "variants_table",
 ]
 
 ALL = "mean"
@@ -94,6 +95,25 @@ def comparison_table(record: dict[str, Any], first: str, second: str) -> str:
         means = [_mean(list(cells.get((corpus, shots), {}).values())) for cells in scores.values()]
         difference = _difference(scores, first, second, (corpus, shots))
         lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(means)} | {difference} |")
+    return "\n".join(lines)
+
+
+def variants_table(record: dict[str, Any], variants: Mapping[str, str]) -> str:
+    """Markdown: the mean accuracy over all corpora in percent, a line a variant, a column for each number of labels.
+
+    Args:
+        record: of the bare loop with variants.
+        variants: what each is called in the table, by its name in the record. An empty cell was not run.
+    """
+    scores = scores_of(record)
+    found = {run["variant"]: scores[name_of(run)] for run in record["runs"]}
+    shots = sorted({run["shots"] for run in record["runs"]})
+    headings = [f"{number} {'label' if number == 1 else 'labels'}" for number in shots]
+    lines = [f"| | {' | '.join(headings)} |", f"|---|{'--:|' * len(shots)}"]
+    for name, title in variants.items():
+        cells = [found[name].get((ALL, number)) for number in shots]
+        means = [f"{100 * mean(cell.values()):.1f}" if cell else "" for cell in cells]
+        lines.append(f"| {title} | {' | '.join(means)} |")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mean
 
 from benchmarks.paper.tables import RESULTS, SHOWN, Result, command, load, on_lines
@@ -9,7 +10,15 @@ from benchmarks.relations.protocol import CELLS, CORPORA, corpus_of
 from labeldist.training.study.results import SeedScores
 from labeldist.training.study.statistics import paired_difference
 
-__all__ = ["differences_report", "missing_cells", "ranking_report", "recorded_cells", "relation_report", "uses_report"]
+__all__ = [
+    "differences_report",
+    "missing_cells",
+    "ranking_report",
+    "recorded_cells",
+    "relation_report",
+    "unseen_report",
+    "uses_report",
+]
 
 FOLDER = RESULTS / "relations"
 BASELINE = "contrastive"
@@ -21,9 +30,9 @@ USES = {
     **{f"`{name}`": (name, BASELINE) for name in ("far", "graded", "levels")},
 }
 OF_USES = (
-    ("stars: absolute error", "mean_absolute_error", ("sst5-20", "sst5-100")),
-    ("questions: nDCG", "graded_ndcg", ("trec50-10", "trec50-50")),
-    ("questions: group MAP", "group_mean_average_precision", ("trec50-10", "trec50-50")),
+    ("stars: absolute error", "mean_absolute_error", ("sst5-20", "sst5-100", "sst5-all")),
+    ("questions: nDCG", "graded_ndcg", ("trec50-10", "trec50-50", "trec50-all")),
+    ("questions: group MAP", "group_mean_average_precision", ("trec50-10", "trec50-50", "trec50-all")),
     ("newsgroups: nDCG", "graded_ndcg", ("20ng-10", "20ng-50")),
     ("newsgroups: group MAP", "group_mean_average_precision", ("20ng-10", "20ng-50")),
 )
@@ -89,7 +98,7 @@ def _differences(title: str, columns: Sequence[tuple[str, Mapping[str, SeedScore
 
 
 def uses_report() -> str:
-    """Every use of a relation on every corpus: its mean difference, with fewer and with more labels per class."""
+    """Every use of a relation on every corpus: its mean difference, the fewest labels per class first."""
     lines = [f"| use | {' | '.join(heading for heading, _, _ in OF_USES)} |", f"|---|{'--:|' * len(OF_USES)}"]
     for use, (name, baseline) in USES.items():
         cells = []
@@ -99,6 +108,23 @@ def uses_report() -> str:
             cells.append(" / ".join(_signed(value, _digits(column)) for value in found))
         lines.append(f"| {use} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def unseen_report(cells: Sequence[str]) -> str:
+    """Graded retrieval among rows of classes that training did not see: plain contrast, and the differences to it.
+
+    Args:
+        cells: of unseen classes, that were recorded.
+    """
+    columns = []
+    for column in ("graded_ndcg", "group_mean_average_precision"):
+        for cell in cells:
+            scores = load(f"relations/{cell}").comparison.objectives
+            runs = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["unseen"]
+            found = {name: [run[column] for run in runs if run["objective"] == name] for name in scores}
+            of_unseen = {name: replace(scores[name], **{column: values}) for name, values in found.items()}
+            columns.append((f"{corpus_of(cell)}: {_heading(column)}", of_unseen, column))
+    return _differences("objective", columns)
 
 
 def _title(cell: str) -> str:

@@ -272,8 +272,9 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         dataloader_pin_memory=device == "cuda",
-        # A step does not wait for the GPU to end the step before, except in fp16 and with several processes: batches
-        # are copied while it computes, and `StoppingTrainer` looks at the loss in place of the filter.
+        # Here nothing waits for the GPU to end the step before, except in fp16 and with several processes: batches are
+        # copied while it computes, and `StoppingTrainer` looks at the loss in place of the filter. Models may wait: a
+        # TextCNN counts tokens, and a transformer looks whether a batch has padding.
         accelerator_config={"non_blocking": device == "cuda"},
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
