@@ -68,6 +68,7 @@ class StoppingTrainer(Trainer):
 
     head_learning_rate: float | None = None
     _unchecked: tuple[int, _Later] | None = None
+    _per_token: int | None = None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with groups of their own for what is not the encoder."""
@@ -82,6 +83,13 @@ class StoppingTrainer(Trainer):
                     group["params"] = [parameter for parameter in group["params"] if id(parameter) in encoder]
                     optimizer.add_param_group({**group, "params": heads, "lr": self.head_learning_rate})
         return optimizer
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As the Trainer counts them; it would count the weights at each step, which takes a millisecond."""
+        tokens = inputs["input_ids"].numel()
+        if self._per_token is None:
+            self._per_token = super().floating_point_ops(inputs) // tokens
+        return self._per_token * tokens
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One step; raises `LossNotFiniteError` for the step before."""

@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 import warnings
@@ -213,6 +214,30 @@ def test_nothing_that_is_not_finite_is_logged(tmp_path, monkeypatch):
     _, _, history = diverged(tmp_path, monkeypatch, 12)
     assert len([row for row in history if "loss" in row]) == 2
     assert all(np.isfinite(value) for row in history for value in row.values() if isinstance(value, float))
+
+
+def test_objects_that_others_froze_stay_frozen_and_no_others(tmp_path):
+    fitted(tmp_path / "first", 1)
+    assert gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        fitted(tmp_path / "second", 1)
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_operations_are_counted_as_the_trainer_counts_them(tmp_path):
+    fitted(tmp_path, 3)
+    newest = newest_checkpoint(tmp_path, needs_matrix=True)
+    assert newest is not None
+    state = json.loads((newest / "trainer_state.json").read_text())
+    model, tokenizer = build_classifier(settings_of("demo").model, SPLIT.texts, 4)
+    lengths = [len(tokens) for tokens in encode(SPLIT.texts, tokenizer, 128)["input_ids"]]
+    weights = model.num_parameters(exclude_embeddings=True)
+    # Three epochs of padded batches.
+    assert 3 * 6 * sum(lengths) * weights <= state["total_flos"] <= 3 * 6 * len(lengths) * max(lengths) * weights
+    assert state["total_flos"] % (6 * weights) == 0
 
 
 @pytest.mark.gpu
