@@ -20,13 +20,14 @@ from benchmarks.loss.measure import measure
 from benchmarks.loss.methods import METHODS
 from benchmarks.paper import tables
 from benchmarks.relations.by_probabilities import ranked_by_expected_gain
-from benchmarks.relations.protocol import CELLS, CORPORA, HIERARCHIES
+from benchmarks.relations.protocol import CELLS, CORPORA, HIERARCHIES, UNSEEN
 from benchmarks.relations.report import (
     differences_report,
     missing_cells,
     ranking_report,
     recorded_cells,
     relation_report,
+    unseen_report,
     uses_report,
 )
 from labeldist.evaluation import graded_ndcg
@@ -159,6 +160,19 @@ def test_a_report_of_a_ranking_shows_both_ways(cell):
         assert by_probabilities == pytest.approx(100 * np.mean(expected), abs=0.051)
         vectors = stored["comparison"]["objectives"][name]["graded_ndcg"]
         assert by_vectors == pytest.approx(100 * np.mean(vectors), abs=0.051)
+
+
+def test_a_report_of_unseen_classes_shows_their_rows_and_not_those_that_training_saw():
+    cells = [cell for cell in UNSEEN if cell in recorded_cells(UNSEEN[cell])]
+    assert cells
+    rows = {line.split("`")[1]: line.strip("| ").split(" | ") for line in unseen_report(cells).splitlines()[2:]}
+    columns = [(cell, measure) for measure in ("graded_ndcg", "group_mean_average_precision") for cell in cells]
+    for place, (cell, measure) in enumerate(columns, start=1):
+        runs = records.load(tables.RESULTS / "relations" / f"{cell}.json")["unseen"]
+        means = {name: 100 * np.mean([run[measure] for run in runs if run["objective"] == name]) for name in rows}
+        for name, row in rows.items():
+            expected = means[name] - (0 if name == "contrastive" else means["contrastive"])
+            assert float(row[place].partition("<br>")[0].strip("*")) == pytest.approx(expected, abs=0.051)
 
 
 @pytest.mark.parametrize("has_ties", [False, True])

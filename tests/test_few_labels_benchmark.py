@@ -264,6 +264,21 @@ def test_our_method_is_compared_with_setfit_given_the_same():
     ]
 
 
+def test_a_table_of_variants_has_means_over_all_corpora_and_leaves_out_what_was_not_run():
+    def run(variant, corpus, shots, accuracy):
+        about = {"method": "bare loop", "variant": variant, "corpus": corpus, "shots": shots, "seed": 0}
+        return {**about, "accuracy": accuracy}
+
+    found = [run("a", "trec", 1, 0.5), run("a", "mr", 1, 0.7), run("a", "trec", 3, 0.9)]
+    record = {"runs": [*found, run("b", "trec", 3, 0.8), run("b", "mr", 3, 0.6)]}
+    assert tables.variants_table(record, {"b": "second", "a": "first"}).splitlines() == [
+        "| | 1 label | 3 labels |",
+        "|---|--:|--:|",
+        "| second |  | 70.0 |",
+        "| first | 60.0 |  |",
+    ]
+
+
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_a_record_is_whole(path):
     record = records.load(path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import mean
 
 from benchmarks.paper.tables import RESULTS, SHOWN, Result, command, load, on_lines
-from benchmarks.relations.protocol import CELLS, CORPORA, corpus_of
+from benchmarks.relations.protocol import CELLS, HIERARCHIES, corpus_of
 from labeldist.training.study.results import SeedScores
 from labeldist.training.study.statistics import paired_difference
 
@@ -68,7 +68,7 @@ def relation_report(cell: str) -> str:
     """A cell: plain contrast, and the differences of the other objectives to it, with command and machine."""
     result = load(f"relations/{cell}")
     objectives = result.comparison.objectives
-    columns = [(_heading(column), objectives, column) for column in ("accuracy", *_measures(result))]
+    columns = [(_heading(column), objectives, column) for column in ("accuracy", *_measures(cell, objectives))]
     return f"{_differences('objective', columns)}\n\n{_facts(result)}"
 
 
@@ -159,10 +159,9 @@ def _cells(corpus: str) -> list[str]:
     return [cell for cell in CELLS if corpus_of(cell) == corpus]
 
 
-def _measures(result: Result) -> list[str]:
-    order = CORPORA[result.comparison.data].relation[0] == "--order"
-    names = OF_ORDERS if order else OF_HIERARCHIES
-    return [name for name in names if any(getattr(scores, name) for scores in result.comparison.objectives.values())]
+def _measures(cell: str, objectives: Mapping[str, SeedScores]) -> list[str]:
+    names = OF_HIERARCHIES if corpus_of(cell) in HIERARCHIES else OF_ORDERS
+    return [name for name in names if any(getattr(scores, name) for scores in objectives.values())]
 
 
 def _heading(column: str) -> str:
