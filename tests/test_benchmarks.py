@@ -166,10 +166,10 @@ def test_a_report_of_unseen_classes_shows_their_rows_and_not_those_that_training
     cells = [cell for cell in UNSEEN if cell in recorded_cells(UNSEEN[cell])]
     assert cells
     rows = {line.split("`")[1]: line.strip("| ").split(" | ") for line in unseen_report(cells).splitlines()[2:]}
-    columns = [(cell, measure) for measure in ("graded_ndcg", "group_mean_average_precision") for cell in cells]
-    for place, (cell, measure) in enumerate(columns, start=1):
+    columns = [(cell, column) for column in ("graded_ndcg", "group_mean_average_precision") for cell in cells]
+    for place, (cell, column) in enumerate(columns, start=1):
         runs = records.load(tables.RESULTS / "relations" / f"{cell}.json")["unseen"]
-        means = {name: 100 * np.mean([run[measure] for run in runs if run["objective"] == name]) for name in rows}
+        means = {name: 100 * np.mean([run[column] for run in runs if run["objective"] == name]) for name in rows}
         for name, row in rows.items():
             expected = means[name] - (0 if name == "contrastive" else means["contrastive"])
             assert float(row[place].partition("<br>")[0].strip("*")) == pytest.approx(expected, abs=0.051)
