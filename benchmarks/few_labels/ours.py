@@ -38,10 +38,10 @@ class Options:
         steps: updates of the weights; if `None`, the recipe's minimum and `steps_per_class` for each class.
         steps_per_class: see `steps`.
         batch_size: rows a step, each seen `views` times; all rows if there are fewer. A fraction below 1 is of all
-            rows, and rounded to 16 rows at least and 128 at most.
+            rows, limited to 16 to 128 rows.
         order: of the rows in an epoch. In `"classes"` the rows of a class follow one another: a small batch has a few
-            classes, with all of their rows but at its ends. In `"random"` few rows of a small batch have another row of
-            their class.
+            classes, with all rows of each class, except the first and the last class. In `"random"` few rows of a small
+            batch have another row of their class.
         learning_rate: of the encoder, at its highest.
         head_learning_rate: of the class layer, at its highest.
         warmup: share of the steps in which the learning rates rise; they fall to zero in the others.

@@ -9,9 +9,9 @@ record. Cells run beside one another and share the jobs; the GPUs are taken in t
 runs: the same command goes on where it was stopped, and a finished cell is only recorded again. `--development` judges
 by held-out training rows: options are chosen so, before any test row is seen.
 
-Cells `unseen-...` train on some of the classes and judge the embeddings of test rows of the others, which training
-never saw: graded nDCG@50 and group MAP, among these rows. Their record has a line for each run; `logistic` leaves the
-encoder as it came.
+Cells `unseen-...` train on some of the classes and judge the embeddings of rows of the others, which training never
+saw: graded nDCG@50 and group MAP among their training and test rows, at most 4,000. Their record has a line for each
+run; `logistic` leaves the encoder as it came.
 """
 
 import argparse

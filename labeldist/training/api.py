@@ -349,7 +349,8 @@ def carry_out_comparison(
     """
     known = wanted.decided
     check_spec(known or wanted.standard, jobs=jobs)
-    if known is not None:
+    # What few-labels chooses by the data is not known yet.
+    if known is not None and known.settings.optim.recipe == "standard":
         check_folder(known, folder)
     raw = read_rows(find(), wanted.standard.settings.data)
     spec = _chosen(wanted, raw, say)

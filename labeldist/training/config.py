@@ -28,7 +28,7 @@ __all__ = [
 
 
 BATCH_SIZE = 128
-"""Texts per step, if nothing else is said."""
+"""Default number of texts per step."""
 
 LABEL_TEXTS = ("none", "names", "given")
 """Values of `label_texts` other than a file; `given` stands for a mapping that was passed in Python."""
@@ -201,7 +201,7 @@ class OptimSettings:
     There is one evaluation per epoch; with `steps` there are five in total."""
     batch_size: int | None = None
     """Texts per step, over all processes. If not given: 128.
-    With the recipe few-labels: a quarter of the training rows, label texts included, from 16 to 128."""
+    With the recipe few-labels: a quarter of the training rows and of one label text per class, from 16 to 128."""
     chunk_size: int | None = None
     """Number of texts that are encoded together, for batches that do not fit in memory; all if not given."""
     learning_rate: float | None = None

@@ -1,6 +1,5 @@
 """One training by the Hugging Face Trainer: a classifier, a corpus, an objective."""
 
-import gc
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -174,8 +173,7 @@ def fit(
     checkpoint = processes.broadcast(checkpoint)
     diverged_at, has_good_weights = None, True
     try:
-        with _without_looking_at_old_objects():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except LossNotFiniteError as error:
         diverged_at = error.step
         # Trackers and bars end as after any training.
@@ -218,20 +216,6 @@ def _multiplies_bfloat16() -> bool:
     """Whether the CPU has matrix instructions for bfloat16 (AMX). An older torch does not tell."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
-
-
-@contextmanager
-def _without_looking_at_old_objects() -> Iterator[None]:
-    """The Trainer has all garbage collected when it begins: among the objects of all modules, for half a second."""
-    if gc.get_freeze_count():
-        # Frozen by others, and for as long as they want.
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @contextmanager

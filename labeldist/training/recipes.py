@@ -29,8 +29,8 @@ MIN_STEPS, STEPS_PER_CLASS = 50, 3
 """Optimizer steps of few-labels: with few classes 50 are enough, and 50 classes gain by each hundred more."""
 
 BATCHES_PER_EPOCH, MIN_BATCH_SIZE = 4, 16
-"""A batch of few-labels is a quarter of the rows, label texts included: at least `MIN_BATCH_SIZE`, at most
-`BATCH_SIZE`."""
+"""A batch of few-labels is a quarter of the rows, with one label text for each class: at least `MIN_BATCH_SIZE`, at
+most `BATCH_SIZE`."""
 
 COARSE_PASSES = 10
 """Least passes over coarse rows in few-labels: beside many of them the steps above would hardly reach each row."""
@@ -125,7 +125,11 @@ class ByRecipe(Generic[T]):
         wanted = self.decided
         if wanted is None:
             wanted = self.few() if labels_per_class <= MAX_FEW else _with_optim(self.standard, recipe="standard")
-        if wanted.settings.optim.recipe == "few-labels" and wanted.settings.optim.batch_size is None:
+        if wanted.settings.optim.recipe == "standard":
+            return wanted
+        # Written down: a later recipe may have others.
+        wanted = _with_optim(wanted, learning_rate=wanted.settings.learning_rate)
+        if wanted.settings.optim.batch_size is None:
             data = wanted.settings.data
             forms = 0 if data.label_texts == "none" else len(data.label_text_forms)
             num_rows = (labels_per_class + forms) * num_classes + num_coarse
@@ -133,7 +137,7 @@ class ByRecipe(Generic[T]):
             wanted = _with_optim(wanted, batch_size=num_processes * math.ceil(size / num_processes))
         optim = wanted.settings.optim
         # Epochs of very few rows are steps of very different numbers: count steps, unless epochs were asked for.
-        if optim.recipe == "few-labels" and optim.steps is None and optim.epochs == NOT_BY_EPOCHS:
+        if optim.steps is None and optim.epochs == NOT_BY_EPOCHS:
             coarse_steps = math.ceil(COARSE_PASSES * num_coarse / wanted.settings.batch_size)
             return _with_optim(wanted, steps=max(MIN_STEPS + STEPS_PER_CLASS * num_classes, coarse_steps))
         return wanted

@@ -1,5 +1,6 @@
 """One run: a corpus, an objective and a seed become a folder with model, matrix, metrics, predictions and pictures."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -164,7 +165,9 @@ def begin_processes(spec: RunSpec) -> None:
     spec.check()
     processes.initialize(resolve_device(spec.settings.optim))
     batch_size = spec.settings.batch_size
-    if batch_size % num_processes():
+    # The recipe's own is a multiple of them, and known after the data are read.
+    is_undecided = spec.settings.optim.batch_size is None and spec.settings.optim.recipe != "standard"
+    if not is_undecided and batch_size % num_processes():
         raise UserError(
             f"--batch-size must be a multiple of the {num_processes()} processes, which share each batch, got "
             f"{batch_size}."
@@ -227,7 +230,8 @@ def _carry_out_or_say(
 ) -> RunMetrics | None:
     """Carry out a run, or say in one sentence why it cannot go on and how it can."""
     try:
-        with writing_to(run.path, resume_hint=options.resume_hint or f"go on with --resume {run}"):
+        hint = options.resume_hint or f"go on with --resume {run}"
+        with writing_to(run.path, resume_hint=hint), _old_objects_left_alone():
             metrics = _carry_out(spec, corpus, run, options, resume=resume)
         processes.stop_listening()
         return metrics
@@ -239,6 +243,25 @@ def _carry_out_or_say(
                 f"Start them again with --resume {run}."
             ) from error
         raise
+
+
+@contextmanager
+def _old_objects_left_alone() -> Iterator[None]:
+    """Let a collection of garbage look at the objects of this run only.
+
+    The Trainer collects when it begins. To search the objects of all imported modules takes it up to half a second.
+    """
+    if gc.get_freeze_count():
+        # Others froze objects, and decide for how long.
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        # A trainer and its model hold each other: they must go before the next run begins.
+        gc.collect()
+        gc.unfreeze()
 
 
 def _carry_out(

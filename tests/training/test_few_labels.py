@@ -414,18 +414,33 @@ def test_a_batch_is_a_quarter_of_the_rows_within_limits(labels, num_classes, for
         return chosen.settings.batch_size
 
     size, num_rows = under({}), (labels + len(forms)) * num_classes + num_coarse
+    expected = min(128, max(16, round(num_rows / 4)))
     assert size % num_processes == 0
-    assert 16 <= size < 128 + num_processes
-    assert size >= 128 or abs(size - max(16, num_rows / 4)) <= num_processes
+    assert expected <= size < expected + num_processes
     assert under({"batch_size": 7}) == 7
 
 
 def test_a_batch_of_the_recipe_is_recorded_and_one_that_is_given_stands(encoder):
     options: dict[str, Any] = {"encoder": encoder, "max_length": 8, "test": TEST, "steps": 1}
     cases: list[dict[str, Any]] = [{}, {"batch_size": 5}, {"recipe": "standard", "objective": "ce"}]
-    runs = [train(TEXTS[:40], LABELS[:40], **options, **case) for case in cases]
-    # 40 rows and 8 of label texts; with many labels the default is what it was.
-    assert [run.config.spec.settings.batch_size for run in runs] == [16, 5, 128]
+    texts, labels = TEXTS[:40] * 2, LABELS[:40] * 2
+    runs = [train(texts, labels, **options, **case) for case in cases]
+    # A quarter of 80 rows and 8 of label texts; with many labels the default is what it was.
+    assert [run.config.spec.settings.batch_size for run in runs] == [22, 5, 128]
+    assert [run.config.spec.settings.optim.learning_rate for run in runs] == [3e-5, 3e-5, None]
+
+
+def test_a_comparison_with_the_recipe_goes_on_by_the_same_command(encoder, tmp_path):
+    options: dict[str, Any] = {"encoder": encoder, "max_length": 8, "test": TEST, "recipe": "few-labels"}
+    options |= {"objectives": ["ce", "contrastive"], "seeds": [0], "epochs": 1, "output": tmp_path / "compared"}
+    first, again = (compare(TEXTS[:40], LABELS[:40], **options) for _ in range(2))
+    assert again.comparison.objectives == first.comparison.objectives
+    with pytest.raises(UserError, match="holds a comparison with batch_size 16, not 8"):
+        compare(TEXTS[:40], LABELS[:40], **options, batch_size=8)
+    standard = {**options, "recipe": "standard", "output": tmp_path / "standard"}
+    compare(TEXTS[:40], LABELS[:40], **standard, batch_size=8)
+    with pytest.raises(UserError, match="with batch_size 8, which this command does not give"):
+        compare(TEXTS[:40], LABELS[:40], **standard)
 
 
 def test_coarse_rows_count_in_the_number_of_steps(encoder, monkeypatch):

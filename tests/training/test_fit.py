@@ -1,4 +1,3 @@
-import gc
 import json
 import shutil
 import warnings
@@ -214,17 +213,6 @@ def test_nothing_that_is_not_finite_is_logged(tmp_path, monkeypatch):
     _, _, history = diverged(tmp_path, monkeypatch, 12)
     assert len([row for row in history if "loss" in row]) == 2
     assert all(np.isfinite(value) for row in history for value in row.values() if isinstance(value, float))
-
-
-def test_objects_that_others_froze_stay_frozen_and_no_others(tmp_path):
-    fitted(tmp_path / "first", 1)
-    assert gc.get_freeze_count() == 0
-    gc.freeze()
-    try:
-        fitted(tmp_path / "second", 1)
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
 
 
 def test_operations_are_counted_as_the_trainer_counts_them(tmp_path):

@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, whether they can be repeated, and whether a kill costs anything."""
 
+import gc
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
 from labeldist.relation import AdaptiveRelevance
+from labeldist.training import run_model
 from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import (
     DataSettings,
@@ -514,3 +517,28 @@ def test_without_validation_rows_checkpoints_are_kept_by_time(tickets, tmp_path,
     resume_run(tmp_path / "cut", QUIET)
     for name in ("metrics.json", "predictions.jsonl", "model/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_models_of_earlier_runs_are_gone_when_the_next_begins(tickets, tmp_path, monkeypatch):
+    build, built, alive = run_model.build_classifier, weakref.WeakSet(), []
+
+    def counted(*args, **kwargs):
+        alive.append(len(built))
+        model, tokenizer = build(*args, **kwargs)
+        built.add(model)
+        return model, tokenizer
+
+    monkeypatch.setattr(run_model, "build_classifier", counted)
+    for seed in range(3):
+        train(tmp_path / str(seed), settings_of(tickets, epochs=1), "contrastive", seed=seed)
+    assert alive == [0, 0, 0]
+    assert gc.get_freeze_count() == 0
+
+
+def test_objects_that_others_froze_stay_frozen(tickets, tmp_path):
+    gc.freeze()
+    try:
+        train(tmp_path / "run", settings_of(tickets, epochs=1), "ce")
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

@@ -235,8 +235,9 @@ def check_folder(spec: CompareSpec, folder: Path) -> None:
             # Whether the data are the same, their fingerprint tells, wherever they lie.
             if name != "data" and (there := there_section.get(name)) != value:
                 option = "--" + name.replace("_", "-")
+                asked = f"not {value}" if value is not None else "which this command does not give"
                 raise UserError(
-                    f"{folder} holds a comparison with {option} {there}, not {value}. Choose another --output, or the "
+                    f"{folder} holds a comparison with {option} {there}, {asked}. Choose another --output, or the "
                     "same settings to go on with it."
                 )
 

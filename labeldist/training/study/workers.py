@@ -5,14 +5,12 @@ import multiprocessing
 import os
 import pickle
 import signal
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing.queues import SimpleQueue
-from pathlib import Path
+from multiprocessing.queues import Queue, SimpleQueue
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ class Workers:
 
     Args:
         num_workers: how many, >= 1.
-        shared: pickled once for each of them; the first argument of every call.
+        shared: pickled once, and sent to each of them; the first argument of every call.
     """
 
     def __init__(self, num_workers: int, shared: Any):
@@ -42,11 +40,13 @@ class Workers:
         gpus = context.SimpleQueue()
         for gpu in itertools.islice(itertools.cycle(visible_gpus() or [None]), num_workers):
             gpus.put(gpu)
-        # In a file: a process that starts gets its arguments by a pipe, and while it imports, the next one would wait.
-        self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name) / "shared"
-        path.write_bytes(pickle.dumps(shared, protocol=pickle.HIGHEST_PROTOCOL))
-        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=(threads, gpus, path))
+        # Not among the arguments of the processes: while one imports before it reads them, the next would not start.
+        self._handed = context.Queue()
+        pickled = pickle.dumps(shared, protocol=pickle.HIGHEST_PROTOCOL)
+        for _ in range(num_workers):
+            self._handed.put(pickled)
+        arguments = (threads, gpus, self._handed)
+        self._pool = ProcessPoolExecutor(num_workers, context, initializer=_start, initargs=arguments)
 
     def submit(self, action: Callable[..., Any], *arguments: Any) -> Future:
         """Have `action(shared, *arguments)` done by one of them."""
@@ -57,12 +57,13 @@ class Workers:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        # What is left in it, for processes that never started, is not waited for.
+        self._handed.cancel_join_thread()
         if kind is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             for child in set(multiprocessing.active_children()) - self._others:
                 child.terminate()
         self._pool.shutdown(wait=True)
-        self._folder.cleanup()
 
 
 @contextmanager
@@ -105,12 +106,12 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _start(threads: int, gpus: "SimpleQueue[str | None]", path: Path) -> None:
+def _start(threads: int, gpus: "SimpleQueue[str | None]", handed: "Queue[bytes]") -> None:
     global _shared
     if gpu := gpus.get():
         # In time: PyTorch is imported, and has not looked for GPUs.
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    _shared = pickle.loads(path.read_bytes())
+    _shared = pickle.loads(handed.get())
     # Ctrl-C reaches every process of the terminal; the parent alone speaks of it, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
