@@ -111,7 +111,7 @@ class ByRecipe(Generic[T]):
         recipe, shots = settings.optim.recipe, settings.data.shots
         if recipe == "auto" and settings.model.is_pretrained:
             return self.few() if shots is not None and shots <= MAX_FEW else None
-        return self.few() if recipe == "few-labels" else _with_optim(self.standard, recipe="standard")
+        return self.few() if recipe == "few-labels" else self.many()
 
     def chosen(self, labels_per_class: float, num_classes: int, num_coarse: int = 0, num_processes: int = 1) -> T:
         """What holds for these data.
@@ -124,7 +124,7 @@ class ByRecipe(Generic[T]):
         """
         wanted = self.decided
         if wanted is None:
-            wanted = self.few() if labels_per_class <= MAX_FEW else _with_optim(self.standard, recipe="standard")
+            wanted = self.few() if labels_per_class <= MAX_FEW else self.many()
         if wanted.settings.optim.recipe == "standard":
             return wanted
         # Written down: a later recipe may have others.
@@ -141,6 +141,10 @@ class ByRecipe(Generic[T]):
             coarse_steps = math.ceil(COARSE_PASSES * num_coarse / wanted.settings.batch_size)
             return _with_optim(wanted, steps=max(MIN_STEPS + STEPS_PER_CLASS * num_classes, coarse_steps))
         return wanted
+
+    def many(self) -> T:
+        """Under the recipe of many labels."""
+        return _with_optim(self.standard, recipe="standard", batch_size=self.standard.settings.batch_size)
 
     def few(self) -> T:
         """Under the recipe of few labels."""

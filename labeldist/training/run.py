@@ -164,10 +164,9 @@ def begin_processes(spec: RunSpec) -> None:
     """
     spec.check()
     processes.initialize(resolve_device(spec.settings.optim))
-    batch_size = spec.settings.batch_size
-    # The recipe's own is a multiple of them, and known after the data are read.
-    is_undecided = spec.settings.optim.batch_size is None and spec.settings.optim.recipe != "standard"
-    if not is_undecided and batch_size % num_processes():
+    batch_size = spec.settings.optim.batch_size
+    # A recipe decides on it after the data are read, unless one was given.
+    if batch_size is not None and batch_size % num_processes():
         raise UserError(
             f"--batch-size must be a multiple of the {num_processes()} processes, which share each batch, got "
             f"{batch_size}."
@@ -249,7 +248,8 @@ def _carry_out_or_say(
 def _old_objects_left_alone() -> Iterator[None]:
     """Let a collection of garbage look at the objects of this run only.
 
-    The Trainer collects when it begins. To search the objects of all imported modules takes it up to half a second.
+    The Trainer collects when it begins. That would search the objects of all imported modules, which takes longer than
+    many steps of a small model.
     """
     if gc.get_freeze_count():
         # Others froze objects, and decide for how long.

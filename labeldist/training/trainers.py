@@ -85,7 +85,7 @@ class StoppingTrainer(Trainer):
         return optimizer
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """The Trainer's count. The Trainer would count the weights again at each step, which takes a millisecond."""
+        """The Trainer's count. The Trainer would count the weights again at each step."""
         tokens = inputs["input_ids"].numel()
         if self._per_token is None:
             self._per_token = super().floating_point_ops(inputs) // tokens

@@ -426,7 +426,7 @@ def test_a_batch_of_the_recipe_is_recorded_and_one_that_is_given_stands(encoder)
     texts, labels = TEXTS[:40] * 2, LABELS[:40] * 2
     runs = [train(texts, labels, **options, **case) for case in cases]
     # A quarter of 80 rows and 8 of label texts; with many labels the default is what it was.
-    assert [run.config.spec.settings.batch_size for run in runs] == [22, 5, 128]
+    assert [run.config.spec.settings.optim.batch_size for run in runs] == [22, 5, 128]
     assert [run.config.spec.settings.optim.learning_rate for run in runs] == [3e-5, 3e-5, None]
 
 
@@ -438,9 +438,11 @@ def test_a_comparison_with_the_recipe_goes_on_by_the_same_command(encoder, tmp_p
     with pytest.raises(UserError, match="holds a comparison with batch_size 16, not 8"):
         compare(TEXTS[:40], LABELS[:40], **options, batch_size=8)
     standard = {**options, "recipe": "standard", "output": tmp_path / "standard"}
-    compare(TEXTS[:40], LABELS[:40], **standard, batch_size=8)
-    with pytest.raises(UserError, match="with batch_size 8, which this command does not give"):
-        compare(TEXTS[:40], LABELS[:40], **standard)
+    compare(TEXTS[:40], LABELS[:40], **standard, batch_size=8, chunk_size=4)
+    with pytest.raises(UserError, match="with batch_size 8, not 128"):
+        compare(TEXTS[:40], LABELS[:40], **standard, chunk_size=4)
+    with pytest.raises(UserError, match="with chunk_size 4, which this command does not give"):
+        compare(TEXTS[:40], LABELS[:40], **standard, batch_size=8)
 
 
 def test_coarse_rows_count_in_the_number_of_steps(encoder, monkeypatch):

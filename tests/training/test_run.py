@@ -35,7 +35,7 @@ from labeldist.training.folder_lock import owning
 from labeldist.training.inference import Predictor
 from labeldist.training.label_distances import MatrixChoice
 from labeldist.training.records import RunMetrics, Severity, read_record
-from labeldist.training.run import RunOptions, resume_run, start_run
+from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
 from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunConfig, RunSpec, check_new_folder
 from labeldist.training.run_results import KeptTables, tables_of_best_epoch
@@ -542,3 +542,16 @@ def test_objects_that_others_froze_stay_frozen(tickets, tmp_path):
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+def test_processes_share_a_batch_that_is_given_and_a_recipe_fits_its_own_to_them(monkeypatch):
+    monkeypatch.setattr("labeldist.training.run.num_processes", lambda: 3)
+    settings = settings_of("demo", optim=OptimSettings(recipe="few-labels"))
+    begin_processes(RunSpec(settings, "ce", 0))
+    for size, fits in ((15, True), (16, False)):
+        spec = RunSpec(replace(settings, optim=replace(settings.optim, batch_size=size)), "ce", 0)
+        if fits:
+            begin_processes(spec)
+        else:
+            with pytest.raises(UserError, match="multiple of the 3 processes, which share each batch, got 16"):
+                begin_processes(spec)
