@@ -84,6 +84,20 @@ class StoppingTrainer(Trainer):
                     optimizer.add_param_group({**group, "params": heads, "lr": self.head_learning_rate})
         return optimizer
 
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's batches. A training by steps drops the rows left over at the end of an epoch.
+
+        They would be a batch of their own, of a single row perhaps, and few rows have many epochs. Which rows are left
+        over differs from epoch to epoch.
+        """
+        size = self.args.train_batch_size * self.args.world_size
+        self.args.dataloader_drop_last = self.args.max_steps > 0 and len(self.train_dataset) >= size
+        try:
+            return super().get_train_dataloader()
+        finally:
+            # Evaluations go by it, too.
+            self.args.dataloader_drop_last = False
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """The Trainer's count. The Trainer would count the weights again at each step."""
         tokens = inputs["input_ids"].numel()

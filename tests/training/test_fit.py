@@ -90,6 +90,41 @@ def test_the_model_ends_with_its_best_epoch(tmp_path):
     assert max(accuracies) > 0.6
 
 
+class Counted(TrainerObjective):
+    """Notes how many rows each step of the training has."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.sizes: list[int] = []
+
+    def __call__(self, outputs, labels, *args, **kwargs):
+        if self.model.training:
+            self.sizes.append(len(labels))
+        return super().__call__(outputs, labels, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "sizes"),
+    [
+        # 60 rows are 3 batches of 17 and 9 rows over.
+        (17, 7, [17] * 7),
+        (20, 4, [20] * 4),
+        # Fewer rows than a batch are a batch.
+        (64, 3, [60] * 3),
+        (17, None, [17, 17, 17, 9] * 2),
+    ],
+)
+def test_a_training_by_steps_has_full_batches(tmp_path, batch_size, steps, sizes):
+    settings = settings_of("demo", optim=OptimSettings(recipe="standard", steps=steps, batch_size=batch_size))
+    model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
+    split = EncodedSplit(SPLIT, encode(SPLIT.texts, tokenizer, 128))
+    objective = Counted(None, model, views=1)
+    fitted = fit(model, objective, (split, split), tokenizer, settings, FitOptions(tmp_path, 0, 2, steps))
+    assert objective.sizes == sizes
+    # Evaluations have all rows.
+    assert any("eval_accuracy" in row for row in fitted.log_history)
+
+
 def test_training_tells_how_far_it_is(tmp_path):
     told = []
     torch.manual_seed(0)
