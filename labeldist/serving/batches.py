@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from labeldist.models.two_heads import TwoHeads
 
-__all__ = ["BATCH_SIZE", "Encodings", "Pad", "Predictions", "predict_encoded"]
+__all__ = ["BATCH_SIZE", "Encodings", "Pad", "Predictions", "pad_as", "padded", "predict_encoded"]
 
 BATCH_SIZE = 256
 """Texts that a batch holds."""
@@ -18,6 +19,35 @@ Encodings = Mapping[str, list[list[int]]]
 
 Pad = Callable[[dict[str, list[list[int]]]], Mapping[str, Tensor]]
 """Makes a batch of equally long rows from some of the encodings."""
+
+
+def pad_as(tokenizer: Any) -> Pad:
+    """Pads as a transformers tokenizer does, in a tenth of its time."""
+    values = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    return lambda rows: padded(rows, values, left=tokenizer.padding_side == "left")
+
+
+def padded(rows: Encodings, values: Mapping[str, int], *, left: bool = False) -> dict[str, Tensor]:
+    """A batch of encoded texts: int64, each tensor `(B, L)`, with the length L of the longest text.
+
+    Args:
+        rows: the texts, at least one.
+        values: what fills up the rows of each name; 0 if it has none.
+        left: whether padding comes before the text.
+
+    Examples:
+        >>> padded({"input_ids": [[5, 6, 7], [8]]}, {"input_ids": 1})
+        {'input_ids': tensor([[5, 6, 7],
+                [8, 1, 1]])}
+    """
+    batch = {}
+    for name, lists in rows.items():
+        length = max(map(len, lists))
+        table = np.full((len(lists), length), values.get(name, 0), dtype=np.int64)
+        for place, row in zip(table, lists, strict=True):
+            place[length - len(row) if left else 0 :][: len(row)] = row
+        batch[name] = torch.from_numpy(table)
+    return batch
 
 
 class Predictions(NamedTuple):

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.pretrained import load_tokenizer
-from labeldist.serving.batches import Encodings
+from labeldist.serving.batches import Encodings, pad_as
 
 __all__ = ["PretrainedTokenizer", "load_pretrained", "load_saved_tokenizer"]
 
@@ -47,4 +47,4 @@ class PretrainedTokenizer:
 
     def pad(self, rows: dict[str, list[list[int]]]) -> Mapping[str, Tensor]:
         """A batch of `encode`'s rows, each tensor `(B, L)`."""
-        return self.tokenizer.pad(rows, return_tensors="pt")  # type: ignore[return-value]
+        return pad_as(self.tokenizer)(rows)

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from labeldist.serving.batches import Encodings
+from labeldist.serving.batches import Encodings, padded
 
 __all__ = ["TextTokenizer"]
 
@@ -57,14 +56,8 @@ class TextTokenizer:
 
     def pad(self, rows: dict[str, list[list[int]]]) -> dict[str, Tensor]:
         """A batch of `encode`'s rows: `input_ids` and `attention_mask`, each `(B, L)`, int64."""
-        ids = rows["input_ids"]
-        length = max(map(len, ids))
-        gaps = [[self._pad_id] * (length - len(row)) for row in ids]
-        padded = [gap + row if self._pads_left else row + gap for row, gap in zip(ids, gaps, strict=True)]
-        lengths = torch.tensor([len(row) for row in ids])[:, None]
-        position = torch.arange(length)
-        is_token = position >= length - lengths if self._pads_left else position < lengths
-        return {"input_ids": torch.tensor(padded), "attention_mask": is_token.long()}
+        mask = [[1] * len(row) for row in rows["input_ids"]]
+        return padded({**rows, "attention_mask": mask}, {"input_ids": self._pad_id}, left=self._pads_left)
 
     def _id_of(self, name: str, options: dict[str, Any]) -> int:
         token = options.get(name)

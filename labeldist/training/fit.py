@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import (
-    DataCollatorWithPadding,
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedTokenizerBase,
@@ -29,13 +28,13 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from labeldist.distributed import num_processes
 from labeldist.integrations.transformers import TrainerObjective
 from labeldist.models.classifier import ContrastiveClassifier
-from labeldist.serving.batches import BATCH_SIZE, Predictions, predict_encoded
+from labeldist.serving.batches import BATCH_SIZE, Predictions, pad_as, predict_encoded
 from labeldist.training import processes
 from labeldist.training.checkpoints import newest_checkpoint, remove_later
 from labeldist.training.config import OptimSettings, RunSettings
 from labeldist.training.errors import UserError
 from labeldist.training.output.progress import SILENT, Progress
-from labeldist.training.tokenized import EncodedSplit, Encodings, encode
+from labeldist.training.tokenized import Collator, EncodedSplit, Encodings, encode
 from labeldist.training.trainers import (
     CheckpointsByTime,
     LossCheck,
@@ -150,7 +149,7 @@ def fit(
             args=training_arguments(settings, options, has_validation=has_validation),
             train_dataset=splits[0],
             eval_dataset=splits[1] if has_validation else None,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            data_collator=Collator(tokenizer),
             compute_loss_func=objective,
             compute_metrics=validation_metrics,
             callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.optim.patience)]
@@ -273,8 +272,8 @@ def training_arguments(settings: RunSettings, options: FitOptions, *, has_valida
         fp16=precision == "fp16",
         dataloader_pin_memory=device == "cuda",
         # Here nothing waits for the GPU to end the step before, except in fp16 and with several processes: batches are
-        # copied while it computes, and `StoppingTrainer` looks at the loss in place of the filter. Models may wait: a
-        # TextCNN counts tokens, and a transformer looks whether a batch has padding.
+        # copied while it computes, and `StoppingTrainer` looks at the loss in place of the filter. A transformer may
+        # wait: it looks whether a batch has padding.
         accelerator_config={"non_blocking": device == "cuda"},
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
@@ -332,4 +331,4 @@ def predict_batches(
     """
     encodings = encode(texts, tokenizer, max_length) if encodings is None else encodings
     with progress.counted("predicting", len(texts), "row") as advance:
-        return predict_encoded(model, encodings, lambda rows: tokenizer.pad(rows, return_tensors="pt"), advance=advance)
+        return predict_encoded(model, encodings, pad_as(tokenizer), advance=advance)

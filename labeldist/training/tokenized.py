@@ -4,12 +4,14 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from labeldist.serving.batches import pad_as
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import Corpus, Split
 
-__all__ = ["EncodedSplit", "Encodings", "TokenCache", "encode"]
+__all__ = ["Collator", "EncodedSplit", "Encodings", "TokenCache", "encode"]
 
 Encodings = dict[str, list[list[int]]]
 """Lists of token ids, and whatever else a tokenizer returns, not padded: one list per text under each name."""
@@ -80,3 +82,20 @@ class EncodedSplit(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = {name: values[index] for name, values in self.encodings.items()}
         return {**row, "labels": int(self.labels[index])}
+
+
+class Collator:
+    """Makes the batches of an `EncodedSplit`, as `DataCollatorWithPadding` does.
+
+    Args:
+        tokenizer: of the texts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._pad = pad_as(tokenizer)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pad the rows of a batch; with their labels, `(B,)`."""
+        names = [name for name in rows[0] if name != "labels"]
+        batch = self._pad({name: [row[name] for row in rows] for name in names})
+        return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}

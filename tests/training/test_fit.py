@@ -264,7 +264,8 @@ def test_operations_are_counted_as_the_trainer_counts_them(tmp_path):
 
 
 @pytest.mark.gpu
-def test_no_step_waits_for_the_gpu(tiny_bert_folder, tmp_path):
+@pytest.mark.parametrize("encoder", ["textcnn", "bert"])
+def test_no_step_waits_for_the_gpu(tiny_bert_folder, tmp_path, encoder):
     class Waiting(TrainerObjective):
         def __call__(self, *args, **kwargs):
             loss = super().__call__(*args, **kwargs)
@@ -272,7 +273,8 @@ def test_no_step_waits_for_the_gpu(tiny_bert_folder, tmp_path):
             return loss
 
     def waits(objective, steps):
-        model_settings = ModelSettings(encoder=str(tiny_bert_folder), projection_dim=8, max_length=64)
+        chosen = encoder if encoder == "textcnn" else str(tiny_bert_folder)
+        model_settings = ModelSettings(encoder=chosen, projection_dim=8, max_length=64)
         settings = settings_of("demo", model=model_settings, optim=OptimSettings(steps=steps, batch_size=16))
         model, tokenizer = build_classifier(settings.model, SPLIT.texts, 4)
         loss = LabelDistanceContrastiveLoss(StaticLDM.uniform(2.0, num_classes=4), validate=False)

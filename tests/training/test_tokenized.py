@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
+from transformers import DataCollatorWithPadding
 
 from labeldist.training.data.corpus import Split, load_corpus
 from labeldist.training.encoders import train_tokenizer
-from labeldist.training.tokenized import EncodedSplit, TokenCache, encode
+from labeldist.training.tokenized import Collator, EncodedSplit, TokenCache, encode
 from runs import messages, settings_of
 
 ROWS = messages(60)
@@ -27,6 +29,25 @@ def test_a_text_without_tokens_becomes_an_unknown_word():
     encodings = encode(["a", "\u200b"], tokenizer, 4)
     assert encodings["input_ids"][1] == [tokenizer.unk_token_id]
     assert encodings["attention_mask"][1] == [1]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("values", [(0, 0), (7, 3)])
+def test_batches_are_those_of_the_collator_of_transformers(side, values):
+    tokenizer: Any = train_tokenizer(SPLIT.texts)
+    tokenizer.padding_side = side
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(values[0])
+    tokenizer._pad_token_type_id = values[1]
+    encodings = encode(SPLIT.texts, tokenizer, 128)
+    encodings["token_type_ids"] = [[i % 2 for i in range(len(ids))] for ids in encodings["input_ids"]]
+    split = EncodedSplit(SPLIT, encodings)
+    for rows in ([3], [0, 1, 2, 3], range(60)):
+        found = Collator(tokenizer)([split[row] for row in rows])
+        expected = DataCollatorWithPadding(tokenizer)([split[row] for row in rows])
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            assert tensor.tolist() == expected[name].tolist()
+            assert tensor.dtype == expected[name].dtype
 
 
 def test_a_row_holds_tokens_and_label():
