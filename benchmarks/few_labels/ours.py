@@ -23,6 +23,7 @@ from labeldist.models.pretrained import load_tokenizer, without_progress_bar
 from labeldist.training.config import BATCH_SIZE
 from labeldist.training.data.corpus import Split
 from labeldist.training.fit import fastest_precision
+from labeldist.training.frozen import threads_for_logistic
 from labeldist.training.recipes import MIN_BATCH_SIZE, MIN_STEPS, STEPS_PER_CLASS
 
 EVAL_BATCH_SIZE = 256
@@ -202,7 +203,8 @@ def logistic_head(vectors: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarr
     """A logistic regression on unit vectors, as scikit-learn sets it up: from vectors to class indices."""
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(max_iter=1000).fit(vectors, labels)
+    with threads_for_logistic(vectors, len(np.unique(labels))):
+        fitted = LogisticRegression(max_iter=1000).fit(vectors, labels)
     return lambda new: fitted.predict(new)
 
 

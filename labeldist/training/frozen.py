@@ -1,9 +1,12 @@
 """Class layers that are fitted, not trained: logistic regression and class centroids on an encoder's vectors."""
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from labeldist.label_texts import names_without_meaning
@@ -13,11 +16,13 @@ from labeldist.training.data.corpus import Corpus, Split, joined
 from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.objectives import OBJECTIVES, FrozenHead, Objective
 
-__all__ = ["fit_class_layer", "note_on_class_layer", "rows_of_class_layer"]
+__all__ = ["fit_class_layer", "note_on_class_layer", "rows_of_class_layer", "threads_for_logistic"]
 
 MAX_ITERATIONS = 1000
 # Cosines lie close together: this makes probabilities of them, as in the contrast.
 TEMPERATURE = 0.1
+PRODUCTS_OF_ONE_THREAD = 10**9
+"""Most multiplications of all rows by all classes that one thread does alone."""
 
 
 def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:
@@ -43,6 +48,19 @@ def note_on_class_layer(objective: Objective, corpus: Corpus) -> str | None:
     mute = names_without_meaning(corpus.class_names)
     little = f"; {len(mute)} of {len(corpus.class_names)} names say little ({listed(mute, 5)})" if mute else ""
     return f"label texts: {num_rows} rows from the class names for {objective}, as none were given{little}"
+
+
+def threads_for_logistic(rows: NDArray[np.floating], num_classes: int) -> AbstractContextManager[object]:
+    """Within it, a logistic regression of few rows is fitted by one thread.
+
+    Each iteration has hundreds of small products. To share them takes longer than to compute them: 570 rows of 384
+    numbers in 47 classes take 0.12 s on two idle cores, 1 s on two busy ones, and 0.02 to 0.06 s on one thread.
+
+    Args:
+        rows: `(N, D)`.
+        num_classes: `C`.
+    """
+    return threadpool_limits(1 if rows.size * num_classes <= PRODUCTS_OF_ONE_THREAD else None, user_api="blas")
 
 
 def fit_class_layer(
@@ -79,9 +97,9 @@ def fit_class_layer(
     rows = rows / length
     num_classes = model.classifier.out_features
     if kind == "logistic":
-        fitted = LogisticRegression(max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None).fit(
-            rows, labels
-        )
+        regression = LogisticRegression(max_iter=MAX_ITERATIONS, class_weight="balanced" if balanced else None)
+        with threads_for_logistic(rows, num_classes):
+            fitted = regression.fit(rows, labels)
         weight, bias = np.asarray(fitted.coef_), np.asarray(fitted.intercept_)
         if num_classes == 2:
             # One score for two classes: half of it for the one, half against the other.

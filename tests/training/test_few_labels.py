@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from labeldist.cli import main
 from labeldist.models.classifier import ContrastiveClassifier
 from labeldist.models.textcnn import TextCNN
+from labeldist.training import frozen
 from labeldist.training.api import compare
 from labeldist.training.config import ModelSettings, OptimSettings, RunSettings
 from labeldist.training.data.corpus import Split, read_corpus
@@ -279,6 +281,26 @@ def test_a_fitted_class_layer_decides_as_scikit_learn(num_classes):
     with torch.no_grad():
         decided = model.classifier(new).argmax(dim=1).numpy()
     assert (decided == (new_unit @ centroids.T).argmax(axis=1)).all()
+
+
+@pytest.mark.parametrize(("most", "is_limited"), [(80 * 300 * 4, True), (80 * 300 * 4 - 1, False)])
+def test_a_small_regression_has_one_thread(monkeypatch, most, is_limited):
+    def threads():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    class Watched(LogisticRegression):
+        def fit(self, *args, **kwargs):
+            found.append(threads())
+            return super().fit(*args, **kwargs)
+
+    found: list[list[int]] = []
+    monkeypatch.setattr(frozen, "LogisticRegression", Watched)
+    monkeypatch.setattr(frozen, "PRODUCTS_OF_ONE_THREAD", most)
+    model = ContrastiveClassifier(TextCNN(vocab_size=9), 4)
+    with threadpool_limits(2, user_api="blas"):
+        fit_class_layer(model, torch.randn(80, 300), np.arange(80) % 4, "logistic")
+        assert set(threads()) == {2}
+    assert set(found[0]) == ({1} if is_limited else {2})
 
 
 def test_a_logistic_class_layer_weighs_the_classes_as_asked():
