@@ -34,7 +34,7 @@ def restored():
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.utils.deterministic.fill_uninitialized_memory = True
+        torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore[reportAttributeAccessIssue]
         logging.getLogger().setLevel(level)
         os.environ.clear()
         os.environ.update(environment)

@@ -18,7 +18,12 @@ def seed_everything(seed: int) -> None:
     """
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    deterministic.fill_uninitialized_memory = False
+    _fill_new_tensors(False)
+
+
+def _fill_new_tensors(wanted: bool) -> None:
+    # The module makes it up when it is imported, where no type checker looks.
+    deterministic.fill_uninitialized_memory = wanted  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def global_state_restored() -> Iterator[None]:
     python, numpy, here = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = deterministic.fill_uninitialized_memory
+    fills: bool = deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -45,4 +50,4 @@ def global_state_restored() -> Iterator[None]:
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
-        deterministic.fill_uninitialized_memory = fills
+        _fill_new_tensors(fills)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -90,8 +91,8 @@ class StoppingTrainer(Trainer):
         They would be a batch of their own, of a single row perhaps, and few rows have many epochs. Which rows are left
         over differs from epoch to epoch.
         """
-        size = self.args.train_batch_size * self.args.world_size
-        self.args.dataloader_drop_last = self.args.max_steps > 0 and len(self.train_dataset) >= size
+        rows, size = self.train_dataset, self.args.train_batch_size * self.args.world_size
+        self.args.dataloader_drop_last = self.args.max_steps > 0 and isinstance(rows, Sized) and len(rows) >= size
         try:
             return super().get_train_dataloader()
         finally:

@@ -97,7 +97,7 @@ def test_the_callers_random_states_are_left_alone():
     train(TEXTS, LABELS, objective="ce", **{**SMALL, "epochs": 1})
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
     assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_an_unknown_setting_is_told_with_the_nearest():

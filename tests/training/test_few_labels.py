@@ -158,8 +158,8 @@ def test_without_validation_rows_training_runs_to_its_end():
     run = few(objective="contrastive", validation_fraction=0, steps=7)
     assert run.config.num_rows["validation"] == 0
     assert run.metrics.best_validation_accuracy is None
-    # 40 rows in batches of 16: three steps an epoch.
-    assert run.metrics.num_epochs == pytest.approx(7 / 3)
+    # 40 rows have two full batches of 16 an epoch.
+    assert run.metrics.num_epochs == pytest.approx(7 / 2)
     assert read(run.folder / "history.json")["log"][-1]["step"] == 7
 
 
