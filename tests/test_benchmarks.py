@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ from benchmarks.relations.protocol import CELLS, CORPORA, HIERARCHIES, UNSEEN
 from benchmarks.relations.report import (
     differences_report,
     missing_cells,
+    ranking_differences,
     ranking_report,
     recorded_cells,
     relation_report,
@@ -153,13 +155,33 @@ def test_a_report_of_uses_has_the_differences_of_both_cells():
 def test_a_report_of_a_ranking_shows_both_ways(cell):
     stored = json.loads((tables.RESULTS / "relations" / f"{cell}.json").read_text(encoding="utf-8"))
     rows = {line.split("`")[1]: line for line in ranking_report(cell).splitlines() if line[:3] == "| `"}
-    assert rows.keys() == stored["comparison"]["objectives"].keys()
+    # All objectives, or those that were ranked.
+    assert list(rows) == [
+        name
+        for name in stored["comparison"]["objectives"]
+        if any(one["objective"] == name for one in stored["by_probabilities"]["runs"])
+    ]
     for name, row in rows.items():
         expected = [one["graded_ndcg"] for one in stored["by_probabilities"]["runs"] if one["objective"] == name]
         by_vectors, by_probabilities = map(float, row.split(" | ")[1:3])
         assert by_probabilities == pytest.approx(100 * np.mean(expected), abs=0.051)
         vectors = stored["comparison"]["objectives"][name]["graded_ndcg"]
         assert by_vectors == pytest.approx(100 * np.mean(vectors), abs=0.051)
+
+
+def test_a_report_of_differences_of_rankings_is_paired_by_seed():
+    cells = ranked_cells()
+    rows = dict(zip(cells, ranking_differences(cells).splitlines()[2:], strict=True))
+    for cell, row in rows.items():
+        stored = json.loads((tables.RESULTS / "relations" / f"{cell}.json").read_text(encoding="utf-8"))
+        runs = {one["seed"]: one for one in stored["by_probabilities"]["runs"] if one["objective"] == "contrastive"}
+        for column, shown in zip(("graded_ndcg", "group_mean_average_precision"), row.split(" | ")[1:], strict=True):
+            vectors = stored["comparison"]["objectives"]["graded"][column]
+            pairs = zip(stored["comparison"]["seeds"], vectors, strict=True)
+            found = 100 * np.array([runs[seed][column] - value for seed, value in pairs])
+            gap = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5
+            numbers = [float(number) for number in re.findall(r"[+-]?\d+\.\d", shown)]
+            assert numbers == pytest.approx([found.mean(), found.mean() - gap, found.mean() + gap], abs=0.051)
 
 
 def test_a_report_of_unseen_classes_shows_their_rows_and_not_those_that_training_saw():

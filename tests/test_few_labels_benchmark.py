@@ -17,6 +17,8 @@ from benchmarks.few_labels import record as records
 from benchmarks.few_labels import rows as benchmark_rows
 from benchmarks.few_labels import table as tables
 from benchmarks.few_labels.label_texts import label_texts
+from benchmarks.few_labels.objectives import CORPORA as OBJECTIVES_OF
+from benchmarks.few_labels.objectives import objectives_table, recorded
 from benchmarks.few_labels.ours import (
     Options,
     _batches,
@@ -287,3 +289,34 @@ def test_a_record_is_whole(path):
     assert record["commit"]
     assert record["evaluated"] == "test"
     assert len({records.key_of(run) for run in record["runs"]}) == len(record["runs"])
+
+
+# Every objective, by the recipe
+
+
+def test_the_objectives_are_compared_and_recorded(corpora, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.few_labels.objectives", "--corpora", "trec50", "--shots", "5"]
+    command += ["--seeds", "0", "1", "--objectives", "ce-two-views", "contrastive", "graded", "--commit", "abc1234"]
+    command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "found"), "--options", "--steps 1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LABELDIST_DATA": str(corpora)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stored = json.loads((tmp_path / "found" / "trec50-5.json").read_text())
+    assert stored["commit"] == "abc1234"
+    assert list(stored["comparison"]["objectives"]) == ["ce-two-views", "contrastive", "graded"]
+    settings = stored["comparison"]["provenance"]["settings"]
+    assert settings["optim"]["recipe"] == "few-labels"
+    assert settings["data"]["label_texts"] == "trec50-texts.json"
+    texts = json.loads((tmp_path / "work" / "trec50-texts.json").read_text())
+    assert texts["NUM:dist"] == label_texts("trec50", ["NUM:dist"])[0]
+    lines = objectives_table("trec50", tmp_path / "found").splitlines()
+    assert lines[0] == "| trec50 | 5 labels |"
+    accuracies = stored["comparison"]["objectives"]["contrastive"]["accuracy"]
+    assert float(lines[2].split(" | ")[1].strip(" |*")) == pytest.approx(100 * np.mean(accuracies), abs=0.051)
+
+
+def test_tables_of_objectives_show_what_was_recorded_and_say_what_was_not(tmp_path):
+    assert objectives_table("r52", tmp_path) == "r52: not run."
+    for corpus in OBJECTIVES_OF:
+        shown = objectives_table(corpus)
+        assert all(f"{shots} labels" in shown for shots in recorded(corpus))

@@ -7,12 +7,15 @@ from statistics import mean
 
 from benchmarks.paper.tables import RESULTS, SHOWN, Result, command, load, on_lines
 from benchmarks.relations.protocol import CELLS, HIERARCHIES, corpus_of
-from labeldist.training.study.results import SeedScores
+from labeldist.training.output.words import points
+from labeldist.training.study.results import PairedDifference, SeedScores
 from labeldist.training.study.statistics import paired_difference
 
 __all__ = [
     "differences_report",
+    "differences_table",
     "missing_cells",
+    "ranking_differences",
     "ranking_report",
     "recorded_cells",
     "relation_report",
@@ -37,6 +40,7 @@ OF_USES = (
     ("newsgroups: group MAP", "group_mean_average_precision", ("20ng-10", "20ng-50")),
 )
 """Heading, measure and cells of each column of `uses_report`."""
+OF_RANKINGS = {"graded_ndcg": "nDCG@50 %", "group_mean_average_precision": "group MAP %"}
 OF_HIERARCHIES = (
     "group_accuracy",
     "expected_cost",
@@ -69,7 +73,7 @@ def relation_report(cell: str) -> str:
     result = load(f"relations/{cell}")
     objectives = result.comparison.objectives
     columns = [(_heading(column), objectives, column) for column in ("accuracy", *_measures(cell, objectives))]
-    return f"{_differences('objective', columns)}\n\n{_facts(result)}"
+    return f"{differences_table('objective', columns)}\n\n{_facts(result)}"
 
 
 def differences_report(column: str, cells: Sequence[str]) -> str:
@@ -80,10 +84,10 @@ def differences_report(column: str, cells: Sequence[str]) -> str:
         cells: that were recorded.
     """
     columns = [(_title(cell), load(f"relations/{cell}").comparison.objectives, column) for cell in cells]
-    return _differences(_heading(column), columns)
+    return differences_table(_heading(column), columns)
 
 
-def _differences(title: str, columns: Sequence[tuple[str, Mapping[str, SeedScores], str]]) -> str:
+def differences_table(title: str, columns: Sequence[tuple[str, Mapping[str, SeedScores], str]]) -> str:
     """A table with a row for each objective.
 
     Args:
@@ -124,7 +128,7 @@ def unseen_report(cells: Sequence[str]) -> str:
             found = {name: [run[column] for run in runs if run["objective"] == name] for name in scores}
             of_unseen = {name: replace(scores[name], **{column: values}) for name, values in found.items()}
             columns.append((f"{corpus_of(cell)}: {_heading(column)}", of_unseen, column))
-    return _differences("objective", columns)
+    return differences_table("objective", columns)
 
 
 def _title(cell: str) -> str:
@@ -139,20 +143,49 @@ def _title(cell: str) -> str:
 
 
 def ranking_report(cell: str) -> str:
-    """A cell of a hierarchy: how well rows are ranked by their vectors, and by the gain that the classifier expects."""
+    """A cell of a hierarchy: how well rows are ranked by their vectors, and by the gain that the classifier expects.
+
+    Args:
+        cell: whose record has such a ranking, of all its objectives or some.
+    """
     objectives = load(f"relations/{cell}").comparison.objectives
-    ranked = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]
-    commit = ranked["commit"]
-    columns = {"graded_ndcg": "nDCG@50 %", "group_mean_average_precision": "group MAP %"}
-    headings = [f"{title} by {what}" for title in columns.values() for what in ("vectors", "probabilities")]
+    ranked = _ranked(cell)
+    headings = [f"{title} by {what}" for title in OF_RANKINGS.values() for what in ("vectors", "probabilities")]
     lines = [f"| objective | {' | '.join(headings)} |", f"|---|{'--:|' * len(headings)}"]
     for name, scores in objectives.items():
         cells = []
-        for column in columns:
-            by_probabilities = [run[column] for run in ranked["runs"] if run["objective"] == name]
-            cells += [f"{100 * mean(values):.1f}" for values in (getattr(scores, column), by_probabilities)]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        for column in OF_RANKINGS if name in ranked else ():
+            cells += [f"{100 * mean(values):.1f}" for values in (getattr(scores, column), ranked[name][column])]
+        if cells:
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    commit = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]["commit"]
     return "\n".join([*lines, "", f"Means over the seeds; ranked by probabilities at commit {commit}."])
+
+
+def ranking_differences(cells: Sequence[str]) -> str:
+    """Plain contrast ranked by probabilities, less graded targets ranked by vectors, paired by seed.
+
+    Args:
+        cells: whose records have such a ranking of plain contrast.
+    """
+    lines = [f"| | {' | '.join(OF_RANKINGS.values())} |", f"|---|{'--:|' * len(OF_RANKINGS)}"]
+    for cell in cells:
+        graded, ranked = load(f"relations/{cell}").comparison.objectives["graded"], _ranked(cell)[BASELINE]
+        found = [paired_difference(ranked[column], getattr(graded, column)) for column in OF_RANKINGS]
+        shown = [f"{points(one.mean)} ({' to '.join(map(points, _bounds(one)))})" for one in found]
+        lines.append(f"| {_title(cell)} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _ranked(cell: str) -> dict[str, dict[str, list[float]]]:
+    """The measures of a ranking by probabilities, by objective, in the order of the seeds."""
+    runs = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]["runs"]
+    runs.sort(key=lambda run: run["seed"])
+    names = dict.fromkeys(run["objective"] for run in runs)
+    return {
+        name: {column: [run[column] for run in runs if run["objective"] == name] for column in OF_RANKINGS}
+        for name in names
+    }
 
 
 def _cells(corpus: str) -> list[str]:
@@ -174,11 +207,16 @@ def _cell(scores: SeedScores, baseline: SeedScores, column: str, is_baseline: bo
     if is_baseline:
         return f"{mean(found):.{digits}f}"
     difference = paired_difference(found, [scale * value for value in getattr(baseline, column)])
-    bounds = [value for value in (difference.low, difference.high) if value is not None]
-    assert len(bounds) == 2, "a recorded cell has two seeds or more"
+    bounds = _bounds(difference)
     middle, low, high = (_signed(value, digits) for value in (difference.mean, *bounds))
     is_clear = bounds[0] > 0 or bounds[1] < 0
     return f"{f'**{middle}**' if is_clear else middle}<br>{low} to {high}"
+
+
+def _bounds(difference: PairedDifference) -> tuple[float, float]:
+    bounds = [value for value in (difference.low, difference.high) if value is not None]
+    assert len(bounds) == 2, "a recorded cell has two seeds or more"
+    return bounds[0], bounds[1]
 
 
 def _scale(column: str) -> float:
