@@ -32,7 +32,7 @@ from labeldist.training.run_data import read_run_corpus
 from labeldist.training.run_folder import RunSpec
 from labeldist.training.run_model import make_objective
 from labeldist.training.seeding import seed_everything
-from labeldist.training.tokenized import EncodedSplit, TokenCache
+from labeldist.training.tokenized import Collator, EncodedSplit, TokenCache
 
 RESULTS = Path(__file__).resolve().parent / "results" / "training"
 PACKAGES = ("torch", "transformers", "accelerate", "pytorch-metric-learning")
@@ -187,11 +187,13 @@ def _train_bare(settings: RunSettings, corpus: Corpus) -> int:
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=optim.weight_decay)
     num_steps = optim.epochs * -(-len(train) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_steps)
+    # Batches made as the library makes them: it is the loops that are compared.
+    collate = Collator(tokenizer)
     model.train()
     for _ in range(optim.epochs):
         for rows in torch.randperm(len(train)).split(settings.batch_size):
             examples = [train[int(row)] for row in rows]
-            batch = {name: values.to(device) for name, values in tokenizer.pad(examples, return_tensors="pt").items()}
+            batch = {name: values.to(device) for name, values in collate(examples).items()}
             targets = batch.pop("labels").repeat(2)
             output = model(**batch)
             loss = (1 - loss_settings.ce_weight) * contrastive(output.embeddings, targets)

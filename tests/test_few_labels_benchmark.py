@@ -319,4 +319,4 @@ def test_tables_of_objectives_show_what_was_recorded_and_say_what_was_not(tmp_pa
     assert objectives_table("r52", tmp_path) == "r52: not run."
     for corpus in OBJECTIVES_OF:
         shown = objectives_table(corpus)
-        assert all(f"{shots} labels" in shown for shots in recorded(corpus))
+        assert all(f"{cell.shots} labels" in shown for cell in recorded(corpus))

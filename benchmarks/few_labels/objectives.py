@@ -4,8 +4,9 @@ python -m benchmarks.few_labels.objectives                                     #
 python -m benchmarks.few_labels.objectives --corpora trec --shots 5 10 --jobs 2 --output trial
 python -m benchmarks.few_labels.objectives --shown trial                       # the tables of records
 
-Classes whose names are a hierarchy have the objectives of a relation, too. Confusions for `static`, `uniform` and
-`adaptive` are counted by cross-validation on the training rows. Corpora stand in $LABELDIST_DATA. A finished comparison
+Classes whose names are a hierarchy have the objectives of a relation, too. Confusions for `static` and `uniform` are
+counted by cross-validation on the training rows. `adaptive` learns from validation rows, of which the recipe has none:
+in comparisons of its own, with plain contrast, a fifth of the labels is held out. Corpora stand in $LABELDIST_DATA. A finished comparison
 is only recorded again, and one that was stopped goes on where the folder `--work` still has its runs.
 """
 
@@ -13,18 +14,18 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cells import DATA, environment
 from benchmarks.few_labels.label_texts import label_texts
-from benchmarks.few_labels.rows import read
+from benchmarks.few_labels.rows import MAX_LENGTH, read
 from benchmarks.machine import current_commit
 from benchmarks.paper.record import RESULTS, record_of
 from benchmarks.paper.tables import load
 from benchmarks.relations.report import differences_table
 
-__all__ = ["CORPORA", "FOLDER", "SHOTS", "flags_of", "objectives_of", "objectives_table", "recorded"]
+__all__ = ["CORPORA", "FOLDER", "SHOTS", "Cell", "objectives_table", "recorded"]
 
 FOLDER = RESULTS / "few-labels" / "objectives"
 CORPORA: dict[str, tuple[str, ...]] = {
@@ -36,8 +37,62 @@ CORPORA: dict[str, tuple[str, ...]] = {
 """With the flags that say how the classes are related."""
 SHOTS = (5, 10, 20, 50)
 SEEDS = (0, 1, 2, 3, 4)
-OF_ALL = ("ce-two-views", "contrastive", "uniform", "static", "adaptive")
+OF_ALL = ("ce-two-views", "contrastive", "uniform", "static")
 OF_RELATIONS = ("near", "far", "graded")
+OF_HELD_OUT = ("contrastive", "adaptive")
+HELD_OUT = 0.2
+"""Of the labels, for validation, where `adaptive` is compared."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison.
+
+    Attributes:
+        corpus: one of `CORPORA`.
+        shots: labels per class.
+        is_held_out: whether a fifth of them is held out for validation.
+
+    Examples:
+        >>> str(Cell("trec", 5)), str(Cell("trec", 5, is_held_out=True))
+        ('trec-5', 'trec-5-held-out')
+        >>> Cell("trec50", 5).objectives
+        ('ce-two-views', 'contrastive', 'uniform', 'static', 'near', 'far', 'graded')
+    """
+
+    corpus: str
+    shots: int
+    is_held_out: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.corpus}-{self.shots}{'-held-out' if self.is_held_out else ''}"
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What is compared."""
+        if self.is_held_out:
+            return OF_HELD_OUT
+        return OF_ALL + (OF_RELATIONS if CORPORA[self.corpus] else ())
+
+    def flags(self, work: Path) -> tuple[str, ...]:
+        """Data and settings, as flags of `labeldist compare`; writes the label texts, of which every cell has the same.
+
+        Args:
+            work: folder that receives the label texts.
+        """
+        path = work / f"{self.corpus}-texts.json"
+        if not path.exists():
+            names = read(self.corpus).class_names
+            texts = dict(zip(names, label_texts(self.corpus, names), strict=True))
+            path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+        # The recipe is the default with up to 20 labels only.
+        data = ("--data", str(DATA / self.corpus), "--shots", str(self.shots), "--recipe", "few-labels")
+        held_out = ("--validation-fraction", str(HELD_OUT)) if self.is_held_out else ()
+        relation = () if self.is_held_out else CORPORA[self.corpus]
+        return (
+            *(*data, "--label-texts", str(path), *held_out, *relation),
+            *("--encoder", "minilm", "--max-length", str(MAX_LENGTH)),
+        )
 
 
 def main() -> None:
@@ -48,13 +103,13 @@ def main() -> None:
         return
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    failed = [
-        f"{corpus}-{shots}"
+    cells = [
+        Cell(corpus, shots, is_held_out)
         for corpus in options.corpora
         for shots in options.shots
-        if not _carry_out(corpus, shots, options)
+        for is_held_out in ((False, True) if options.objectives is None else (False,))
     ]
-    if failed:
+    if failed := [str(cell) for cell in cells if not _carry_out(cell, options)]:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
@@ -73,60 +128,38 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def objectives_of(corpus: str) -> tuple[str, ...]:
-    """What is compared.
-
-    Examples:
-        >>> objectives_of("trec50")
-        ('ce-two-views', 'contrastive', 'uniform', 'static', 'adaptive', 'near', 'far', 'graded')
-    """
-    return OF_ALL + (OF_RELATIONS if CORPORA[corpus] else ())
-
-
-def flags_of(corpus: str, shots: int, work: Path) -> tuple[str, ...]:
-    """Data and settings, as flags of `labeldist compare`; writes the label texts, of which every method has the same.
-
-    Args:
-        corpus: one of `CORPORA`.
-        shots: labels per class.
-        work: folder that receives the label texts.
-    """
-    path = work / f"{corpus}-texts.json"
-    if not path.exists():
-        names = read(corpus).class_names
-        texts = dict(zip(names, label_texts(corpus, names), strict=True))
-        path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
-    # The recipe is the default with up to 20 labels only.
-    data = ("--data", str(DATA / corpus), "--shots", str(shots), "--recipe", "few-labels", "--label-texts", str(path))
-    return (*data, *CORPORA[corpus], "--encoder", "minilm", "--max-length", "128")
-
-
-def recorded(corpus: str, folder: Path = FOLDER) -> list[int]:
-    """The numbers of labels that a corpus has a record of."""
-    return [shots for shots in SHOTS if (folder / f"{corpus}-{shots}.json").exists()]
+def recorded(corpus: str, folder: Path = FOLDER) -> list[Cell]:
+    """The cells of a corpus that have a record; those with rows held out last."""
+    cells = [Cell(corpus, shots, is_held_out) for is_held_out in (False, True) for shots in SHOTS]
+    return [cell for cell in cells if (folder / f"{cell}.json").exists()]
 
 
 def objectives_table(corpus: str, folder: Path = FOLDER) -> str:
     """Markdown: accuracy of plain contrast, and the others' differences to it, a column for each number of labels."""
-    results = {shots: load(str(folder.resolve() / f"{corpus}-{shots}")) for shots in recorded(corpus, folder)}
-    columns = [(f"{shots} labels", result.comparison.objectives, "accuracy") for shots, result in results.items()]
-    if not columns:
+    results = {cell: load(str(folder.resolve() / str(cell))) for cell in recorded(corpus, folder)}
+    if not results:
         return f"{corpus}: not run."
+    found = []
+    for title, is_held_out in ((corpus, False), (f"{corpus}, a fifth held out", True)):
+        columns = [
+            (f"{cell.shots} labels", result.comparison.objectives, "accuracy")
+            for cell, result in results.items()
+            if cell.is_held_out == is_held_out
+        ]
+        found += [differences_table(title, columns)] if columns else []
     made = dict.fromkeys(
         f"{result.provenance.machine}; torch {result.provenance.versions['torch']}; commit {result.commit}."
         for result in results.values()
     )
-    return f"{differences_table(corpus, columns)}\n\n{' '.join(made)}"
+    return "\n\n".join([*found, " ".join(made)])
 
 
-def _carry_out(corpus: str, shots: int, options: argparse.Namespace) -> bool:
+def _carry_out(cell: Cell, options: argparse.Namespace) -> bool:
     """One cell, from its command to its record; whether there is one."""
-    cell = f"{corpus}-{shots}"
-    folder, log = options.work / cell, options.work / f"{cell}.log"
-    objectives: Sequence[str] = options.objectives or objectives_of(corpus)
-    command = [sys.executable, "-m", "labeldist", "compare", *flags_of(corpus, shots, options.work)]
-    command += ["--objectives", *objectives, "--seeds", *map(str, options.seeds), "--jobs", str(options.jobs)]
-    command += ["--output", str(folder), *options.options.split()]
+    folder, log = options.work / str(cell), options.work / f"{cell}.log"
+    command = [sys.executable, "-m", "labeldist", "compare", *cell.flags(options.work)]
+    command += ["--objectives", *(options.objectives or cell.objectives), "--seeds", *map(str, options.seeds)]
+    command += ["--jobs", str(options.jobs), "--output", str(folder), *options.options.split()]
     with log.open("w") as output:
         done = subprocess.run(command, stdout=output, stderr=output, env=environment(0), check=False)
     if done.returncode:
