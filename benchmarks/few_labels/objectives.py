@@ -6,8 +6,8 @@ python -m benchmarks.few_labels.objectives --shown trial                       #
 
 Classes whose names are a hierarchy have the objectives of a relation, too. Confusions for `static` and `uniform` are
 counted by cross-validation on the training rows. `adaptive` learns from validation rows, of which the recipe has none:
-in comparisons of its own, with plain contrast, a fifth of the labels is held out. Corpora stand in $LABELDIST_DATA. A finished comparison
-is only recorded again, and one that was stopped goes on where the folder `--work` still has its runs.
+in comparisons of its own, with plain contrast, a fifth of the labels is held out. Corpora stand in $LABELDIST_DATA. A
+finished comparison is only recorded again, and one that was stopped goes on where the folder `--work` has its runs.
 """
 
 import argparse
