@@ -6,8 +6,9 @@ python -m benchmarks.few_labels.objectives --shown trial                       #
 
 Classes whose names are a hierarchy have the objectives of a relation, too. Confusions for `static` and `uniform` are
 counted by cross-validation on the training rows. `adaptive` learns from validation rows, of which the recipe has none:
-in comparisons of its own, with plain contrast, a fifth of the labels is held out. Corpora stand in $LABELDIST_DATA. A
-finished comparison is only recorded again, and one that was stopped goes on where the folder `--work` has its runs.
+it has comparisons of its own, with plain contrast, where as many more rows are held out for validation. Corpora stand
+in $LABELDIST_DATA. A finished comparison is only recorded again, and one that was stopped goes on where the folder
+`--work` has its runs.
 """
 
 import argparse
@@ -39,9 +40,7 @@ SHOTS = (5, 10, 20, 50)
 SEEDS = (0, 1, 2, 3, 4)
 OF_ALL = ("ce-two-views", "contrastive", "uniform", "static")
 OF_RELATIONS = ("near", "far", "graded")
-OF_HELD_OUT = ("contrastive", "adaptive")
-HELD_OUT = 0.2
-"""Of the labels, for validation, where `adaptive` is compared."""
+OF_VALIDATION = ("contrastive", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -51,27 +50,27 @@ class Cell:
     Attributes:
         corpus: one of `CORPORA`.
         shots: labels per class.
-        is_held_out: whether a fifth of them is held out for validation.
+        has_validation: whether as many more rows are held out for validation.
 
     Examples:
-        >>> str(Cell("trec", 5)), str(Cell("trec", 5, is_held_out=True))
-        ('trec-5', 'trec-5-held-out')
+        >>> str(Cell("trec", 5)), str(Cell("trec", 5, has_validation=True))
+        ('trec-5', 'trec-5-validation')
         >>> Cell("trec50", 5).objectives
         ('ce-two-views', 'contrastive', 'uniform', 'static', 'near', 'far', 'graded')
     """
 
     corpus: str
     shots: int
-    is_held_out: bool = False
+    has_validation: bool = False
 
     def __str__(self) -> str:
-        return f"{self.corpus}-{self.shots}{'-held-out' if self.is_held_out else ''}"
+        return f"{self.corpus}-{self.shots}{'-validation' if self.has_validation else ''}"
 
     @property
     def objectives(self) -> tuple[str, ...]:
         """What is compared."""
-        if self.is_held_out:
-            return OF_HELD_OUT
+        if self.has_validation:
+            return OF_VALIDATION
         return OF_ALL + (OF_RELATIONS if CORPORA[self.corpus] else ())
 
     def flags(self, work: Path) -> tuple[str, ...]:
@@ -87,8 +86,11 @@ class Cell:
             path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
         # The recipe is the default with up to 20 labels only.
         data = ("--data", str(DATA / self.corpus), "--shots", str(self.shots), "--recipe", "few-labels")
-        held_out = ("--validation-fraction", str(HELD_OUT)) if self.is_held_out else ()
-        relation = () if self.is_held_out else CORPORA[self.corpus]
+        table = read(self.corpus)
+        num_held_out = self.shots * len(table.class_names)
+        share = round(num_held_out / len(table.tables["train"]), 6)
+        held_out = ("--validation-fraction", str(share)) if self.has_validation else ()
+        relation = () if self.has_validation else CORPORA[self.corpus]
         return (
             *(*data, "--label-texts", str(path), *held_out, *relation),
             *("--encoder", "minilm", "--max-length", str(MAX_LENGTH)),
@@ -104,10 +106,10 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
     cells = [
-        Cell(corpus, shots, is_held_out)
+        Cell(corpus, shots, has_validation)
         for corpus in options.corpora
         for shots in options.shots
-        for is_held_out in ((False, True) if options.objectives is None else (False,))
+        for has_validation in ((False, True) if options.objectives is None else (False,))
     ]
     if failed := [str(cell) for cell in cells if not _carry_out(cell, options)]:
         sys.exit(f"failed: {', '.join(failed)}")
@@ -116,7 +118,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=CORPORA)
-    parser.add_argument("--shots", type=int, nargs="+", default=list(SHOTS), help="labels per class")
+    parser.add_argument("--shots", type=int, nargs="+", default=list(SHOTS), choices=SHOTS, help="labels per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--objectives", nargs="+", help="default: all of a corpus")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the GPUs share them")
@@ -129,8 +131,8 @@ def _options() -> argparse.Namespace:
 
 
 def recorded(corpus: str, folder: Path = FOLDER) -> list[Cell]:
-    """The cells of a corpus that have a record; those with rows held out last."""
-    cells = [Cell(corpus, shots, is_held_out) for is_held_out in (False, True) for shots in SHOTS]
+    """The cells of a corpus that have a record; those with validation rows last."""
+    cells = [Cell(corpus, shots, has_validation) for has_validation in (False, True) for shots in SHOTS]
     return [cell for cell in cells if (folder / f"{cell}.json").exists()]
 
 
@@ -140,11 +142,11 @@ def objectives_table(corpus: str, folder: Path = FOLDER) -> str:
     if not results:
         return f"{corpus}: not run."
     found = []
-    for title, is_held_out in ((corpus, False), (f"{corpus}, a fifth held out", True)):
+    for title, has_validation in ((corpus, False), (f"{corpus}, with validation rows", True)):
         columns = [
             (f"{cell.shots} labels", result.comparison.objectives, "accuracy")
             for cell, result in results.items()
-            if cell.is_held_out == is_held_out
+            if cell.has_validation == has_validation
         ]
         found += [differences_table(title, columns)] if columns else []
     made = dict.fromkeys(
@@ -156,7 +158,9 @@ def objectives_table(corpus: str, folder: Path = FOLDER) -> str:
 
 def _carry_out(cell: Cell, options: argparse.Namespace) -> bool:
     """One cell, from its command to its record; whether there is one."""
-    folder, log = options.work / str(cell), options.work / f"{cell}.log"
+    folder, log, begun = (options.work / f"{cell}{ending}" for ending in ("", ".log", ".commit"))
+    if not begun.exists():
+        begun.write_text(options.commit or current_commit())
     command = [sys.executable, "-m", "labeldist", "compare", *cell.flags(options.work)]
     command += ["--objectives", *(options.objectives or cell.objectives), "--seeds", *map(str, options.seeds)]
     command += ["--jobs", str(options.jobs), "--output", str(folder), *options.options.split()]
@@ -167,7 +171,7 @@ def _carry_out(cell: Cell, options: argparse.Namespace) -> bool:
         return False
     together = "one run" if options.jobs == 1 else f"{options.jobs} runs"
     note = f"The packaged all-MiniLM-L6-v2, by the recipe of few labels with label texts; {together} at a time."
-    record = record_of(folder, note=note, commit=options.commit or current_commit())
+    record = record_of(folder, note=note, commit=begun.read_text())
     path = options.output / f"{cell}.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{cell}: {path}", flush=True)
