@@ -22,7 +22,8 @@ MAX_ITERATIONS = 1000
 # Cosines lie close together: this makes probabilities of them, as in the contrast.
 TEMPERATURE = 0.1
 PRODUCTS_OF_ONE_THREAD = 10**9
-"""Most multiplications of all rows by all classes that one thread does alone."""
+"""Most multiplications of all rows by all classes that one thread does alone. For 6e8, one thread takes 1.2 s and two
+threads 1.7 to 2.0 s, on two idle cores."""
 
 
 def rows_of_class_layer(objective: Objective, corpus: Corpus) -> Split:

@@ -13,8 +13,8 @@ from transformers import set_seed
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and PyTorch, and ask PyTorch for deterministic algorithms where it has them.
 
-    New tensors are not filled with NaN, as PyTorch then does by default: it would take a kernel for each, of which a
-    step of a small encoder has a thousand. Nothing here reads a tensor before it is written.
+    PyTorch would then fill each new tensor with NaN: a thousand kernels in each step of a small encoder. It is told not
+    to, since nothing here reads a tensor before it is written.
     """
     set_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -22,7 +22,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _fill_new_tensors(wanted: bool) -> None:
-    # The module makes it up when it is imported, where no type checker looks.
+    # Type checkers do not see it: the module replaces its own class to have it.
     deterministic.fill_uninitialized_memory = wanted  # pyright: ignore[reportAttributeAccessIssue]
 
 
