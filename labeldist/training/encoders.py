@@ -23,7 +23,7 @@ __all__ = ["build_classifier", "parameter_count", "train_tokenizer"]
 
 
 def build_classifier(
-    settings: ModelSettings, train_texts: Sequence[str], num_classes: int
+    settings: ModelSettings, train_texts: Sequence[str], num_classes: int, *, is_checked: bool = False
 ) -> tuple[ContrastiveClassifier, PreTrainedTokenizerBase]:
     """A fresh classifier and its tokenizer. Weights are drawn from the global random state.
 
@@ -31,6 +31,7 @@ def build_classifier(
         settings: of the model.
         train_texts: give TextCNN its vocabulary; a pretrained encoder is checked on them, if there are any.
         num_classes: `C`.
+        is_checked: whether the encoder was checked on such texts before, and need not be again.
 
     Raises:
         UserError: if the encoder is unknown, cannot be reached, or needs a package that is not installed.
@@ -51,7 +52,7 @@ def build_classifier(
         )
         return ContrastiveClassifier(encoder, num_classes, **heads), tokenizer
     name = _minilm_folder() if settings.encoder == "minilm" else settings.encoder
-    return _pretrained(name, train_texts, num_classes, heads, settings)
+    return _pretrained(name, () if is_checked else train_texts, num_classes, heads, settings)
 
 
 def _minilm_folder() -> str:

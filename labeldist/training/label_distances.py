@@ -368,7 +368,7 @@ def _count_once(
     train, held_out = training_rows(corpus, parts[0]), parts[1]
     num_classes = len(corpus.class_names)
     seed_everything(seed)
-    model, tokenizer = build_classifier(settings.model, train.texts, num_classes)
+    model, tokenizer = build_classifier(settings.model, train.texts, num_classes, is_checked=True)
     if tokens is None:
         encodings = [encode(part.texts, tokenizer, settings.model.max_length) for part in (train, held_out)]
     else:

@@ -156,6 +156,7 @@ def resume_run(
         # Another process may have ended it while this one read the data.
         if processes.broadcast(run.is_finished):
             return run.read_metrics()
+        processes.on_all(lambda: check_encoder(spec.settings, corpus))
         return _carry_out_or_say(spec, corpus, run, options, resume=True)
 
 

@@ -111,7 +111,7 @@ def train_model(
     settings = spec.settings
     seed_everything(spec.seed)
     rows = training_rows(corpus)
-    model, tokenizer = build_classifier(settings.model, rows.texts, len(corpus.class_names))
+    model, tokenizer = build_classifier(settings.model, rows.texts, len(corpus.class_names), is_checked=True)
     fitted = Fitted([])
     if OBJECTIVES[spec.objective].frozen_head is None:
         train, validation = (

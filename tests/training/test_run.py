@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from labeldist.evaluation import mistake_severity
 from labeldist.ldm import AdaptiveLDM
 from labeldist.relation import AdaptiveRelevance
-from labeldist.training import run_model
+from labeldist.training import encoders, run_model
 from labeldist.training.checkpoints import newest_checkpoint
 from labeldist.training.config import (
     DataSettings,
@@ -548,6 +549,27 @@ def test_the_objects_of_modules_are_not_searched_for_garbage(tickets, tmp_path, 
     monkeypatch.setattr(gc, "get_freeze_count", lambda count=gc.get_freeze_count: max(375, count()))
     train(tmp_path / "run", settings_of(tickets, epochs=1), "ce")
     assert frozen[0] > 100_000
+
+
+def test_an_encoder_is_checked_once_and_again_when_the_run_goes_on(tickets, tiny_bert_folder, tmp_path, monkeypatch):
+    check, checked = encoders.check_encoder, []
+
+    def counted(*args, **kwargs):
+        checked.append(kwargs["name"])
+        return check(*args, **kwargs)
+
+    monkeypatch.setattr(encoders, "check_encoder", counted)
+    folder = shutil.copytree(tiny_bert_folder, tmp_path / "bert")
+    settings = settings_of(tickets, model=ModelSettings(encoder=str(folder), max_length=16), epochs=2)
+    # Its confusions are counted by trainings of their own.
+    settings = replace(settings, matrix=replace(settings.matrix, confusion_from="cross-validation"))
+    train_until_killed(tmp_path / "run", settings, "static")
+    assert checked == [str(folder)]
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][:] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="vectors that are not finite: its weights are damaged"):
+        resume_run(tmp_path / "run", QUIET)
 
 
 def test_objects_that_others_froze_stay_frozen(tickets, tmp_path):

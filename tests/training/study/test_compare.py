@@ -190,9 +190,9 @@ def spied(monkeypatch) -> dict[str, int]:
     calls = {"read": 0, "built": 0, "tokenized": 0}
     build, rows = encoders.build_classifier, sources.read_rows
 
-    def building(*arguments):
+    def building(*arguments, **options):
         calls["built"] += 1
-        model, tokenizer = build(*arguments)
+        model, tokenizer = build(*arguments, **options)
         original = type(tokenizer).__call__
 
         def tokenizing(self, texts, **options):
