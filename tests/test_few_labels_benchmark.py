@@ -17,7 +17,7 @@ from benchmarks.few_labels import record as records
 from benchmarks.few_labels import rows as benchmark_rows
 from benchmarks.few_labels import table as tables
 from benchmarks.few_labels.label_texts import label_texts
-from benchmarks.few_labels.objectives import objectives_table, recorded
+from benchmarks.few_labels.objectives import missing, objectives_tables, recorded
 from benchmarks.few_labels.ours import (
     Options,
     _batches,
@@ -308,20 +308,19 @@ def test_the_objectives_are_compared_and_recorded(corpora, tmp_path):
     assert settings["data"]["label_texts"] == "trec50-texts.json"
     texts = json.loads((tmp_path / "work" / "trec50-texts.json").read_text())
     assert texts["NUM:dist"] == label_texts("trec50", ["NUM:dist"])[0]
-    lines = objectives_table("trec50", tmp_path / "found").splitlines()
+    lines = objectives_tables(["trec50"], tmp_path / "found").splitlines()
     assert lines[0] == "| trec50 | 5 labels |"
     accuracies = stored["comparison"]["objectives"]["contrastive"]["accuracy"]
     assert float(lines[2].split(" | ")[1].strip(" |*")) == pytest.approx(100 * np.mean(accuracies), abs=0.051)
 
 
 def test_tables_of_objectives_show_what_was_recorded_and_say_what_was_not(tmp_path):
-    assert objectives_table("r52", tmp_path) == "r52: not run."
     path = RESULTS.parent / "relations" / "trec50-10.json"
     stored = json.loads(path.read_text(encoding="utf-8"))
     for name in ("r52-5", "r52-20", "r52-20-validation"):
         (tmp_path / f"{name}.json").write_text(json.dumps(stored), encoding="utf-8")
     assert [str(cell) for cell in recorded("r52", tmp_path)] == ["r52-5", "r52-20", "r52-20-validation"]
-    first, second, made = objectives_table("r52", tmp_path).split("\n\n")
+    first, second, made = objectives_tables(["trec", "r52"], tmp_path).split("\n\n")
     assert first.splitlines()[0] == "| r52 | 5 labels | 20 labels |"
     assert second.splitlines()[0] == "| r52, with validation rows | 20 labels |"
     scores = {name: np.array(of["accuracy"]) for name, of in stored["comparison"]["objectives"].items()}
@@ -329,3 +328,5 @@ def test_tables_of_objectives_show_what_was_recorded_and_say_what_was_not(tmp_pa
     graded = next(line for line in second.splitlines() if line.startswith("| `graded` | "))
     assert float(graded.split(" | ")[1].partition("<br>")[0].strip("*")) == pytest.approx(difference, abs=0.051)
     assert made.endswith(f"commit {stored['commit']}.")
+    # Of 5 labels, the cell with validation rows is missing.
+    assert missing(tmp_path) == "Not run yet: trec; trec50; 20ng; r52 with 5, 10, 50 labels."

@@ -15,6 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from benchmarks.paper.record import RESULTS, record_of
 from benchmarks.paper.tables import load
 from benchmarks.relations.report import differences_table
 
-__all__ = ["CORPORA", "FOLDER", "SHOTS", "Cell", "objectives_table", "recorded"]
+__all__ = ["CORPORA", "FOLDER", "SHOTS", "Cell", "missing", "objectives_tables", "recorded"]
 
 FOLDER = RESULTS / "few-labels" / "objectives"
 CORPORA: dict[str, tuple[str, ...]] = {
@@ -101,7 +102,7 @@ def main() -> None:
     """Read the command line, compare, record."""
     options = _options()
     if options.shown:
-        print("\n\n".join(objectives_table(corpus, options.shown) for corpus in options.corpora))
+        print(objectives_tables(options.corpora, options.shown))
         return
     options.work.mkdir(parents=True, exist_ok=True)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -136,23 +137,37 @@ def recorded(corpus: str, folder: Path = FOLDER) -> list[Cell]:
     return [cell for cell in cells if (folder / f"{cell}.json").exists()]
 
 
-def objectives_table(corpus: str, folder: Path = FOLDER) -> str:
-    """Markdown: accuracy of plain contrast, and the others' differences to it, a column for each number of labels."""
-    results = {cell: load(str(folder.resolve() / str(cell))) for cell in recorded(corpus, folder)}
-    if not results:
-        return f"{corpus}: not run."
+def missing(folder: Path = FOLDER) -> str:
+    """A sentence that names what has no record, validation rows or not; empty if there is nothing."""
     found = []
-    for title, has_validation in ((corpus, False), (f"{corpus}, with validation rows", True)):
-        columns = [
-            (f"{cell.shots} labels", result.comparison.objectives, "accuracy")
-            for cell, result in results.items()
-            if cell.has_validation == has_validation
-        ]
-        found += [differences_table(title, columns)] if columns else []
-    made = dict.fromkeys(
-        f"{result.provenance.machine}; torch {result.provenance.versions['torch']}; commit {result.commit}."
-        for result in results.values()
-    )
+    for corpus in CORPORA:
+        there = set(recorded(corpus, folder))
+        shots = [str(number) for number in SHOTS if not {Cell(corpus, number), Cell(corpus, number, True)} <= there]
+        if shots:
+            found.append(corpus if not there else f"{corpus} with {', '.join(shots)} labels")
+    return f"Not run yet: {'; '.join(found)}." if found else ""
+
+
+def objectives_tables(corpora: Sequence[str] = tuple(CORPORA), folder: Path = FOLDER) -> str:
+    """Markdown: accuracy of plain contrast, and the others' differences to it, a column for each number of labels.
+
+    Args:
+        corpora: whose records are shown, a table each, and one more where there are validation rows.
+        folder: of the records.
+    """
+    found, made = [], {}
+    for corpus in corpora:
+        results = {cell: load(str(folder.resolve() / str(cell))) for cell in recorded(corpus, folder)}
+        for title, has_validation in ((corpus, False), (f"{corpus}, with validation rows", True)):
+            columns = [
+                (f"{cell.shots} labels", result.comparison.objectives, "accuracy")
+                for cell, result in results.items()
+                if cell.has_validation == has_validation
+            ]
+            found += [differences_table(title, columns)] if columns else []
+        for result in results.values():
+            versions = result.provenance.versions
+            made[f"{result.provenance.machine}; torch {versions['torch']}; commit {result.commit}."] = None
     return "\n\n".join([*found, " ".join(made)])
 
 
