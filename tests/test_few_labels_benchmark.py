@@ -328,5 +328,6 @@ def test_tables_of_objectives_show_what_was_recorded_and_say_what_was_not(tmp_pa
     graded = next(line for line in second.splitlines() if line.startswith("| `graded` | "))
     assert float(graded.split(" | ")[1].partition("<br>")[0].strip("*")) == pytest.approx(difference, abs=0.051)
     assert made.endswith(f"commit {stored['commit']}.")
-    # Of 5 labels, the cell with validation rows is missing.
-    assert missing(tmp_path) == "Not run yet: trec; trec50; 20ng; r52 with 5, 10, 50 labels."
+    assert missing(tmp_path) == (
+        "Not run yet: trec; trec50; 20ng; r52 with 10, 50 labels; r52 with 5, 10, 50 labels and validation rows."
+    )

@@ -138,13 +138,17 @@ def recorded(corpus: str, folder: Path = FOLDER) -> list[Cell]:
 
 
 def missing(folder: Path = FOLDER) -> str:
-    """A sentence that names what has no record, validation rows or not; empty if there is nothing."""
+    """A sentence that names what has no record; empty if there is nothing."""
     found = []
     for corpus in CORPORA:
-        there = set(recorded(corpus, folder))
-        shots = [str(number) for number in SHOTS if not {Cell(corpus, number), Cell(corpus, number, True)} <= there]
-        if shots:
-            found.append(corpus if not there else f"{corpus} with {', '.join(shots)} labels")
+        there = recorded(corpus, folder)
+        if not there:
+            found.append(corpus)
+            continue
+        for has_validation, what in ((False, "labels"), (True, "labels and validation rows")):
+            shots = [str(number) for number in SHOTS if Cell(corpus, number, has_validation) not in there]
+            if shots:
+                found.append(f"{corpus} with {', '.join(shots)} {what}")
     return f"Not run yet: {'; '.join(found)}." if found else ""
 
 
