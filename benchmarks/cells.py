@@ -1,16 +1,17 @@
-"""What benchmarks of `labeldist compare` share: the corpora, rows held out of train, and a GPU for each command."""
+"""What benchmarks of `labeldist compare` share: the corpora, rows held out of train, and how its commands are run."""
 
 import gzip
 import json
 import os
 import random
+import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labeldist.training.study.workers import visible_gpus
 
-__all__ = ["DATA", "development", "environment", "read_rows", "write_rows"]
+__all__ = ["DATA", "at_a_time", "development", "environment", "read_rows", "run_commands", "write_rows"]
 
 DATA = Path(os.environ.get("LABELDIST_DATA", "../shared/data"))
 """One folder for each corpus, with `train.jsonl.gz` and `test.jsonl.gz`."""
@@ -72,3 +73,34 @@ def environment(place: int, *, is_offline: bool = True, threads: int | None = No
         "TOKENIZERS_PARALLELISM": "false",
         **({"HF_HUB_OFFLINE": "1"} if is_offline else {}),
     }
+
+
+def run_commands(cell: str, commands: Sequence[Sequence[str]], log: Path, variables: Mapping[str, str]) -> bool:
+    """Run the commands of a cell, one after the other; say so if one fails, and leave out the others.
+
+    Args:
+        cell: its name.
+        commands: each with its arguments.
+        log: receives all that they print.
+        variables: their environment.
+
+    Returns:
+        Whether all went well.
+    """
+    with log.open("w") as output:
+        for command in commands:
+            done = subprocess.run(command, stdout=output, stderr=output, env=variables, check=False)
+            if done.returncode:
+                print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
+                return False
+    return True
+
+
+def at_a_time(jobs: int) -> str:
+    """How many runs shared the machine, in words.
+
+    Examples:
+        >>> at_a_time(1), at_a_time(4)
+        ('one run at a time', '4 runs at a time')
+    """
+    return f"{'one run' if jobs == 1 else f'{jobs} runs'} at a time"

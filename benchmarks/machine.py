@@ -32,7 +32,7 @@ def provenance(module: str, packages: Sequence[str], commit: str | None) -> dict
 def write_record(record: dict[str, Any], path: Path) -> None:
     """Write a record as JSON, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def current_commit() -> str:

@@ -13,16 +13,15 @@ in $LABELDIST_DATA. A finished comparison is only recorded again, and one that w
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.cells import DATA, environment
+from benchmarks.cells import DATA, at_a_time, environment, run_commands
 from benchmarks.few_labels.label_texts import label_texts
 from benchmarks.few_labels.rows import MAX_LENGTH, read
-from benchmarks.machine import current_commit
+from benchmarks.machine import current_commit, write_record
 from benchmarks.paper.record import RESULTS, record_of
 from benchmarks.paper.tables import load
 from benchmarks.relations.report import differences_table
@@ -80,22 +79,17 @@ class Cell:
         Args:
             work: folder that receives the label texts.
         """
-        path = work / f"{self.corpus}-texts.json"
+        path, raw = work / f"{self.corpus}-texts.json", read(self.corpus)
+        names = raw.class_names
         if not path.exists():
-            names = read(self.corpus).class_names
             texts = dict(zip(names, label_texts(self.corpus, names), strict=True))
             path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
         # The recipe is the default with up to 20 labels only.
         data = ("--data", str(DATA / self.corpus), "--shots", str(self.shots), "--recipe", "few-labels")
-        table = read(self.corpus)
-        num_held_out = self.shots * len(table.class_names)
-        share = round(num_held_out / len(table.tables["train"]), 6)
-        held_out = ("--validation-fraction", str(share)) if self.has_validation else ()
-        relation = () if self.has_validation else CORPORA[self.corpus]
-        return (
-            *(*data, "--label-texts", str(path), *held_out, *relation),
-            *("--encoder", "minilm", "--max-length", str(MAX_LENGTH)),
-        )
+        own = CORPORA[self.corpus]
+        if self.has_validation:
+            own = ("--validation-fraction", str(round(self.shots * len(names) / len(raw.tables["train"]), 6)))
+        return (*data, "--label-texts", str(path), *own, "--encoder", "minilm", "--max-length", str(MAX_LENGTH))
 
 
 def main() -> None:
@@ -105,7 +99,7 @@ def main() -> None:
         print(objectives_tables(options.corpora, options.shown))
         return
     options.work.mkdir(parents=True, exist_ok=True)
-    options.output.mkdir(parents=True, exist_ok=True)
+    # Objectives that are named are compared without validation rows.
     cells = [
         Cell(corpus, shots, has_validation)
         for corpus in options.corpora
@@ -121,7 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=CORPORA)
     parser.add_argument("--shots", type=int, nargs="+", default=list(SHOTS), choices=SHOTS, help="labels per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--objectives", nargs="+", help="default: all of a corpus")
+    parser.add_argument("--objectives", nargs="+", help="without validation rows; default: all")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the GPUs share them")
     parser.add_argument("--work", type=Path, default=Path("runs/few-labels"), help="folder of the runs")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the records")
@@ -183,16 +177,11 @@ def _carry_out(cell: Cell, options: argparse.Namespace) -> bool:
     command = [sys.executable, "-m", "labeldist", "compare", *cell.flags(options.work)]
     command += ["--objectives", *(options.objectives or cell.objectives), "--seeds", *map(str, options.seeds)]
     command += ["--jobs", str(options.jobs), "--output", str(folder), *options.options.split()]
-    with log.open("w") as output:
-        done = subprocess.run(command, stdout=output, stderr=output, env=environment(0), check=False)
-    if done.returncode:
-        print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
+    if not run_commands(str(cell), [command], log, environment(0)):
         return False
-    together = "one run" if options.jobs == 1 else f"{options.jobs} runs"
-    note = f"The packaged all-MiniLM-L6-v2, by the recipe of few labels with label texts; {together} at a time."
-    record = record_of(folder, note=note, commit=begun.read_text())
+    note = f"The packaged all-MiniLM-L6-v2, by the recipe of few labels with label texts; {at_a_time(options.jobs)}."
     path = options.output / f"{cell}.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record(record_of(folder, note=note, commit=begun.read_text()), path)
     print(f"{cell}: {path}", flush=True)
     return True
 

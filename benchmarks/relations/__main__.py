@@ -16,14 +16,13 @@ run; `logistic` leaves the encoder as it came.
 
 import argparse
 import json
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import environment
-from benchmarks.machine import current_commit
+from benchmarks.cells import at_a_time, environment, run_commands
+from benchmarks.machine import current_commit, write_record
 from benchmarks.paper.record import record_of
 from benchmarks.relations.protocol import (
     CELLS,
@@ -85,16 +84,9 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
     is_hierarchy = corpus_of(cell) in HIERARCHIES
     if is_hierarchy:
         commands.append([*python, "benchmarks.relations.measures", cell, str(folder), *runs, "--output", str(measured)])
-    log = options.work / f"{cell}{options.suffix}.log"
-    log.write_text("")
-    for command in commands:
-        with log.open("a") as output:
-            done = subprocess.run(command, stdout=output, stderr=output, env=environment(place), check=False)
-        if done.returncode:
-            print(f"{cell}: failed, see {log}\n{log.read_text()[-1500:]}", flush=True)
-            return False
-    together = "one run" if options.jobs == 1 else f"{options.jobs} runs"
-    note = f"The packaged all-MiniLM-L6-v2, all of its weights trained; {together} at a time."
+    if not run_commands(cell, commands, options.work / f"{cell}{options.suffix}.log", environment(place)):
+        return False
+    note = f"The packaged all-MiniLM-L6-v2, all of its weights trained; {at_a_time(options.jobs)}."
     record: dict[str, Any] = record_of(folder, note=note, commit=options.commit or current_commit())
     if is_hierarchy:
         found = json.loads(measured.read_text(encoding="utf-8"))
@@ -103,7 +95,7 @@ def _carry_out(cell: str, place: int, jobs: int, options: argparse.Namespace) ->
         else:
             record["by_probabilities"] = {"commit": record["commit"], "runs": found}
     path = options.output / f"{cell}{options.suffix}.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record(record, path)
     print(f"{cell}: {path}", flush=True)
     return True
 

@@ -1,10 +1,10 @@
 """The recorded cells of `benchmarks.relations` as Markdown, for the guides when the documentation is built."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
 
+from benchmarks import records
 from benchmarks.paper.tables import RESULTS, SHOWN, Result, command, load, on_lines
 from benchmarks.relations.protocol import CELLS, HIERARCHIES, corpus_of
 from labeldist.training.output.words import points
@@ -124,7 +124,7 @@ def unseen_report(cells: Sequence[str]) -> str:
     for column in ("graded_ndcg", "group_mean_average_precision"):
         for cell in cells:
             scores = load(f"relations/{cell}").comparison.objectives
-            runs = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["unseen"]
+            runs = records.load(FOLDER / f"{cell}.json")["unseen"]
             found = {name: [run[column] for run in runs if run["objective"] == name] for name in scores}
             of_unseen = {name: replace(scores[name], **{column: values}) for name, values in found.items()}
             columns.append((f"{corpus_of(cell)}: {_heading(column)}", of_unseen, column))
@@ -158,12 +158,12 @@ def ranking_report(cell: str) -> str:
             cells += [f"{100 * mean(values):.1f}" for values in (getattr(scores, column), ranked[name][column])]
         if cells:
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    commit = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]["commit"]
+    commit = records.load(FOLDER / f"{cell}.json")["by_probabilities"]["commit"]
     return "\n".join([*lines, "", f"Means over the seeds; ranked by probabilities at commit {commit}."])
 
 
 def ranking_differences(cells: Sequence[str]) -> str:
-    """Plain contrast ranked by probabilities, less graded targets ranked by vectors, paired by seed.
+    """Plain contrast ranked by probabilities, minus graded targets ranked by vectors, paired by seed.
 
     Args:
         cells: whose records have such a ranking of plain contrast.
@@ -179,8 +179,7 @@ def ranking_differences(cells: Sequence[str]) -> str:
 
 def _ranked(cell: str) -> dict[str, dict[str, list[float]]]:
     """The measures of a ranking by probabilities, by objective, in the order of the seeds."""
-    runs = json.loads((FOLDER / f"{cell}.json").read_text(encoding="utf-8"))["by_probabilities"]["runs"]
-    runs.sort(key=lambda run: run["seed"])
+    runs = sorted(records.load(FOLDER / f"{cell}.json")["by_probabilities"]["runs"], key=lambda run: run["seed"])
     names = dict.fromkeys(run["objective"] for run in runs)
     return {
         name: {column: [run[column] for run in runs if run["objective"] == name] for column in OF_RANKINGS}

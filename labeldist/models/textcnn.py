@@ -80,8 +80,8 @@ class TextCNN(nn.Module):
         input_ids = input_ids.masked_fill(~attention_mask.bool(), self.padding_idx)
         # A graph that is exported must not hang on how many tokens its example has.
         is_recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        # Hooks on the embedding, such as the Trainer's NEFTune, expect `(B, L, D)`. On a GPU, padding
-        # costs less than waiting for the number of tokens.
+        # Hooks on the embedding, such as the Trainer's NEFTune, expect `(B, L, D)`. On a GPU, padding costs less than
+        # waiting for the number of tokens.
         has_rows = is_recorded or bool(self.embedding._forward_hooks) or input_ids.device.type != "cpu"
         maximum = self._maximum_over_rows if has_rows else self._maximum_over_time
         pooled = maximum(input_ids, is_token)

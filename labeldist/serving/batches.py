@@ -22,7 +22,7 @@ Pad = Callable[[dict[str, list[list[int]]]], Mapping[str, Tensor]]
 
 
 def pad_as(tokenizer: Any) -> Pad:
-    """Pads as a transformers tokenizer does, in a tenth of its time."""
+    """Padding as a transformers tokenizer does it, without the checks that it makes of each row."""
     values = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     return lambda rows: padded(rows, values, left=tokenizer.padding_side == "left")
 

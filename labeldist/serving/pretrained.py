@@ -34,6 +34,7 @@ class PretrainedTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
         self.tokenizer = tokenizer
         self._max_length = max_length
+        self._pad = pad_as(tokenizer)
 
     def encode(self, texts: list[str]) -> Encodings:
         """Whatever the tokenizer returns for `texts`, cut to `max_length` tokens, not padded."""
@@ -47,4 +48,4 @@ class PretrainedTokenizer:
 
     def pad(self, rows: dict[str, list[list[int]]]) -> Mapping[str, Tensor]:
         """A batch of `encode`'s rows, each tensor `(B, L)`."""
-        return pad_as(self.tokenizer)(rows)
+        return self._pad(rows)

@@ -344,8 +344,7 @@ class RunMetrics(Record):
         num_ldm_updates: how often adaptive distances had moved when the kept weights were trained.
         best_validation_accuracy: of the kept weights, before a class layer is fitted on trained vectors; of the fitted
             layer on a frozen encoder; None without validation rows.
-        num_epochs: epochs that ran, whole or in part. With `--steps`, an epoch leaves out
-            the rows that fill no batch.
+        num_epochs: epochs that ran, whole or in part. With `--steps`, an epoch leaves out the rows that fill no batch.
         num_parameters: trainable and frozen parameters of the model.
         test: metrics on the test rows.
         calibration: of the probabilities; None without validation rows.
