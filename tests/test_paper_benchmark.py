@@ -96,7 +96,7 @@ def made(**about):
 def record_of(*runs, encoder="textcnn"):
     facts = {
         "encoder": encoder, "title": "an encoder", "options": "", "machines": ["a machine"], "versions": ["torch 2"],
-        "commit": "abc", "commands": [], "runs": list(runs),
+        "commit": "abc", "commands": [], "temperatures": list(TEMPERATURES), "runs": list(runs),
     }  # fmt: skip
     return facts
 
@@ -308,8 +308,23 @@ def test_a_tuned_table_has_the_chosen_temperature_and_shares_what_has_none(tmp_p
     text = report(tmp_path)
     assert "| TREC-6 | textcnn | 60.0 | 70.0 | 80.0 | 75.0 | 0.1 |" in text
     # The paper's own: its runs are those of the paper's setting.
-    save(record_of(made(objective="adaptive"), *development_runs({1.0: 0.9})), tmp_path / "textcnn.json", key_of)
+    save(
+        record_of(made(objective="adaptive"), *development_runs({**chosen, 1.0: 0.9})),
+        tmp_path / "textcnn.json",
+        key_of,
+    )
     assert Results(tmp_path).scores("textcnn", "trec", "tuned", "adaptive") == {0: 0.5}
+
+
+def test_no_temperature_is_shown_as_chosen_before_all_its_runs_are_there(tmp_path):
+    runs = development_runs(dict(zip(TEMPERATURES, (0.8, 0.7, 0.6, 0.5), strict=True)))
+    del runs[3], runs[-4:]
+    runs[-1] = {name: value for name, value in runs[-1].items() if name != "accuracy"} | {"failed": "diverged"}
+    save(record_of(*runs), tmp_path / "textcnn.json", key_of)
+    results = Results(tmp_path)
+    assert results.temperature("textcnn", "trec") is None
+    assert results.scores("textcnn", "trec", "tuned", "adaptive") == {}
+    assert "| TREC-6 | textcnn | 80.0 (3 of 4 runs) | 70.0 | failed | not run |  |" in report(tmp_path)
 
 
 def test_two_classes_have_one_matrix(tmp_path):

@@ -131,6 +131,7 @@ def _record(encoder: str, options: argparse.Namespace) -> Record:
         "title": ENCODERS[encoder].title,
         "weights_sha256": _weights_sha256(options.folders[encoder]),
         "options": options.options,
+        "temperatures": options.temperatures,
         "machines": [describe_machine()],
         "versions": [versions],
         "commit": options.commit or current_commit(),
@@ -138,7 +139,7 @@ def _record(encoder: str, options: argparse.Namespace) -> Record:
         "runs": [],
     }
     if path.exists():
-        same, joined = ("encoder", "weights_sha256", "options"), ("machines", "versions", "commit")
+        same, joined = ("encoder", "weights_sha256", "options", "temperatures"), ("machines", "versions", "commit")
         facts = records.resumed(facts, path, same=same, joined=joined)
     return Record(path, facts)
 

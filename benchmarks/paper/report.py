@@ -23,6 +23,7 @@ from benchmarks.paper.protocol import (
     PAPER,
     PAPER_ABLATION,
     Setting,
+    objectives_of,
     seeds_of,
 )
 from benchmarks.paper.runs import chosen_temperature
@@ -77,8 +78,11 @@ class Results:
         return self.records[encoder]["runs"] if encoder in self.records else []
 
     def temperature(self, encoder: str, corpus: str) -> float | None:
-        """The temperature that the development runs of a cell chose; `None` without any."""
-        return chosen_temperature(self.development(encoder, corpus))
+        """The temperature that the development runs of a cell chose; `None` until all of them are there."""
+        if encoder not in self.records:
+            return None
+        each = runs_at_a_temperature(encoder, corpus)
+        return chosen_temperature(self.development(encoder, corpus), self.records[encoder]["temperatures"], each)
 
     def development(self, encoder: str, corpus: str) -> list[Run]:
         """The development runs of a cell."""
@@ -190,24 +194,44 @@ def ablation_table(results: Results, setting: Setting = "paper") -> str:
 
 def temperature_table(results: Results) -> str:
     """Markdown: accuracy on development rows at each temperature, and the one chosen; empty without such runs."""
-    temperatures = sorted(
-        {run["temperature"] for corpus, encoder in _cells(results) for run in results.development(encoder, corpus)},
-        reverse=True,
-    )
+    begun = [(corpus, encoder) for corpus, encoder in _cells(results) if results.development(encoder, corpus)]
+    temperatures = sorted({one for _, name in begun for one in results.records[name]["temperatures"]}, reverse=True)
     lines = [
         f"| corpus | encoder | {' | '.join(f'{value:g}' for value in temperatures)} | chosen |",
         f"|---|---|{'--:|' * (len(temperatures) + 1)}",
     ]
-    for corpus, encoder in _cells(results):
-        runs = results.development(encoder, corpus)
-        if runs:
-            cells = []
-            for temperature in temperatures:
-                found = [run["accuracy"] for run in runs if run["temperature"] == temperature and "accuracy" in run]
-                cells.append(f"{100 * mean(found):.1f}" if found else "failed")
-            chosen = _temperature(results.temperature(encoder, corpus))
-            lines.append(f"| {CORPORA[corpus].title} | {encoder} | {' | '.join(cells)} | {chosen} |")
+    for corpus, encoder in begun:
+        runs, each = results.development(encoder, corpus), runs_at_a_temperature(encoder, corpus)
+        cells = [_development([run for run in runs if run["temperature"] == one], each) for one in temperatures]
+        chosen = _temperature(results.temperature(encoder, corpus))
+        lines.append(f"| {CORPORA[corpus].title} | {encoder} | {' | '.join(cells)} | {chosen} |")
     return "\n".join(lines) if temperatures else ""
+
+
+def runs_at_a_temperature(encoder: str, corpus: str) -> int:
+    """Number of development runs of a cell at each temperature.
+
+    Examples:
+        >>> runs_at_a_temperature("textcnn", "trec")
+        4
+    """
+    return len(objectives_of(corpus, "development")) * len(seeds_of(encoder, "development"))
+
+
+def _development(runs: Sequence[Run], number: int) -> str:
+    """Mean accuracy of the development runs at a temperature, or what is wrong with them.
+
+    Examples:
+        >>> run = {"accuracy": 0.5}
+        >>> _development([run, run], 2), _development([run], 2), _development([], 2), _development([run, {}], 2)
+        ('50.0', '50.0 (1 of 2 runs)', 'not run', 'failed')
+    """
+    found = [run["accuracy"] for run in runs if "accuracy" in run]
+    if len(found) < len(runs):
+        return "failed"
+    if not runs:
+        return "not run"
+    return f"{100 * mean(found):.1f}" + (f" ({len(runs)} of {number} runs)" if len(runs) < number else "")
 
 
 def report(folder: Path, *, level: int = 2) -> str:

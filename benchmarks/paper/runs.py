@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,26 +102,28 @@ class Record:
         """The temperature that the development runs of a corpus choose; `None` until all of them are there."""
         with self._lock:
             runs = [run for run in self.facts["runs"] if run["corpus"] == corpus and run["setting"] == "development"]
-        wanted = [
-            {"temperature": temperature, "objective": objective, "seed": seed}
-            for temperature in temperatures
-            for objective in objectives_of(corpus, "development")
-            for seed in seeds
-        ]
-        there = [{name: run[name] for name in ("temperature", "objective", "seed")} for run in runs]
-        return chosen_temperature(runs) if all(one in there for one in wanted) else None
+        return chosen_temperature(runs, temperatures, len(objectives_of(corpus, "development")) * len(seeds))
 
 
-def chosen_temperature(runs: Sequence[Run]) -> float | None:
+def chosen_temperature(runs: Sequence[Run], temperatures: Sequence[float], runs_each: int) -> float | None:
     """The temperature of the highest mean accuracy on development rows; of equals the one closest to the paper's 1.
 
-    A temperature at which a run failed is not taken.
+    A temperature at which a run failed is not taken. None is taken before all runs are there.
+
+    Args:
+        runs: the development runs of a cell.
+        temperatures: to choose from.
+        runs_each: number of runs at each of them.
 
     Examples:
         >>> runs = [{"temperature": at, "accuracy": found} for at, found in ((1.0, 0.8), (0.1, 0.9), (0.1, None))]
-        >>> chosen_temperature(runs), chosen_temperature(runs[:2])
+        >>> chosen_temperature([*runs, runs[0]], (1.0, 0.1), 2), chosen_temperature(runs[:2], (1.0, 0.1), 1)
         (1.0, 0.1)
+        >>> chosen_temperature(runs, (1.0, 0.1), 2)
     """
+    there = Counter(run["temperature"] for run in runs)
+    if any(there[temperature] < runs_each for temperature in temperatures):
+        return None
     by_temperature: dict[float, list[float | None]] = {}
     for run in runs:
         by_temperature.setdefault(run["temperature"], []).append(run.get("accuracy"))
