@@ -173,8 +173,19 @@ def test_relevance_is_the_weighted_closeness_from_the_level_on(relation, weight,
     for a in range(relation.num_classes):
         for b in range(relation.num_classes):
             close = relation.closeness[a, b].item()
-            expected = 1.0 if a == b else weight * close if close >= level else 0.0
+            expected = 1.0 if a == b else weight * close if close >= level - 5e-6 else 0.0
             assert table[a, b].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_classes", [3, 6, 11, 21])
+def test_a_level_of_an_order_includes_the_classes_at_it(num_classes):
+    relation = Relation.from_order(num_classes=num_classes)
+    for steps in range(1, num_classes):
+        # As a user writes it: 0.4, where float32 holds 0.39999998.
+        level = round(1 - steps / (num_classes - 1), 5)
+        related = relation.relevance(weight=1.0, level=level)[0, 1:].nonzero().flatten() + 1
+        # A closeness of 0 has a relevance of 0 at every level.
+        assert related.tolist() == list(range(1, min(steps + 1, num_classes - 1)))
 
 
 @brief

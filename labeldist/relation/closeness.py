@@ -13,6 +13,7 @@ from labeldist.messages import listed, shown
 
 # Offered where class names have no separator: what labels are commonly divided by.
 SEPARATORS = (":", ".", "/", "_", "-", " ")
+_ROUNDING = 5e-6
 
 
 def checked_closeness(value: float) -> float:
@@ -31,8 +32,12 @@ def check_relevance_options(weight: float, level: float) -> None:
 
 
 def relevance_of(closeness: Tensor, weight: float, level: float) -> Tensor:
-    """Graded targets, `(C, C)`: `weight` times the closeness, 0 below `level`, and 1 on the diagonal."""
-    return (weight * closeness).masked_fill(closeness < level, 0).fill_diagonal_(1)
+    """Graded targets, `(C, C)`: `weight` times the closeness, 0 below `level`, and 1 on the diagonal.
+
+    A closeness that differs from the level by rounding alone is not below it: 1 - 3/5 is a bit less than 0.4.
+    """
+    rounding = max(_ROUNDING, torch.finfo(closeness.dtype).eps)
+    return (weight * closeness).masked_fill(closeness < level - rounding, 0).fill_diagonal_(1)
 
 
 def of_unlikeness(values: ArrayLike, one: str, many: str) -> Tensor:
