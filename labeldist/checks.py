@@ -159,7 +159,9 @@ def check_labels(
         raise TypeError(f"{name} must be integers (class indices), got {labels.dtype}. Convert them with .long().")
     if not num_rows or not can_read_values(labels, validate):
         return
-    smallest, largest = (int(value) for value in labels.aminmax())
+    # PyTorch has no aminmax of wide unsigned integers.
+    is_known = labels.dtype.is_signed or labels.dtype == torch.uint8
+    smallest, largest = (int(value) for value in (labels if is_known else labels.long()).aminmax())
     if smallest < 0 or largest >= num_classes:
         raise ValueError(
             f"{name} must lie in [0, {num_classes}) for an LDM of {num_classes} classes, got values from {smallest} "

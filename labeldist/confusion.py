@@ -37,7 +37,7 @@ def as_counts(counts: ArrayLike) -> Tensor:
             array as `sklearn.metrics.confusion_matrix` returns it, or nested sequences.
 
     Returns:
-        `(C, C)`, on the device of `counts` if that is a tensor, otherwise on the CPU.
+        `(C, C)`, int64 or floating point, on the device of `counts` if that is a tensor, otherwise on the CPU.
 
     Raises:
         ValueError: if the matrix is not square, or an entry is negative, not finite, or not a whole number, as in
@@ -49,6 +49,8 @@ def as_counts(counts: ArrayLike) -> Tensor:
                 [ 0, 10]])
     """
     counts = torch.as_tensor(counts)
+    # Sums of narrow integers overflow.
+    counts = counts if counts.is_floating_point() else counts.long()
     check_matrix(counts, whole="Confusion counts", entries="Confusion counts")
     if counts.is_floating_point() and (counts != counts.round()).any():
         share = next(value for value in counts.flatten().tolist() if value != round(value))
@@ -57,6 +59,18 @@ def as_counts(counts: ArrayLike) -> Tensor:
             "scikit-learn, confusion_matrix(..., normalize=None)."
         )
     return counts
+
+
+def class_tensor(classes: ArrayLike) -> Tensor:
+    """Class indices in any form as a tensor, on the device of `classes` if that is a tensor.
+
+    Examples:
+        >>> class_tensor([1, 0]), class_tensor([]).dtype
+        (tensor([1, 0]), torch.int64)
+    """
+    tensor = torch.as_tensor(classes)
+    # An empty list has no type of its own: torch takes it for floating point.
+    return tensor if tensor.numel() else tensor.long()
 
 
 def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> Tensor:
@@ -79,7 +93,7 @@ def confusion_counts(labels: ArrayLike, predictions: ArrayLike, num_classes: int
         tensor([[1, 1],
                 [0, 1]])
     """
-    labels, predictions = torch.as_tensor(labels), torch.as_tensor(predictions)
+    labels, predictions = class_tensor(labels), class_tensor(predictions)
     check_labels(labels, len(labels), num_classes)
     check_labels(predictions, len(labels), num_classes, name="predictions", rows="labels")
     cells = labels.long() * num_classes + predictions.long()

@@ -37,10 +37,22 @@ def test_counts_of_two_parts_add_up_to_those_of_the_whole(rows, cut):
     assert whole.sum() == len(rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
+)
 def test_classes_may_have_any_integer_dtype(dtype):
     labels = torch.tensor([0, 99, 99], dtype=dtype)
     assert confusion_counts(labels, labels, 100)[99, 99] == 2
+
+
+def test_empty_lists_are_no_rows():
+    assert confusion_counts([], [], 2).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.float32])
+def test_counts_of_a_narrow_dtype_add_up(dtype):
+    assert most_confused_pairs(np.array([[0, 100], [100, 0]], dtype=np.int8))[0].num_mistakes == 200
+    assert most_confused_pairs(np.array([[0, 128], [128, 0]], dtype=dtype))[0].num_mistakes == 256
 
 
 @pytest.mark.parametrize(

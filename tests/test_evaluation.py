@@ -303,10 +303,14 @@ def test_no_gradient_is_recorded(similarities):
     assert [matrix.requires_grad for matrix in similarities] == [False]
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.uint16])
 def test_labels_may_be_any_integers(dtype):
     embeddings, labels = normal(10, 3), torch.arange(10) % 3
-    assert embedding_metrics(embeddings, labels.to(dtype)) == embedding_metrics(embeddings, labels)
+    expected = embedding_metrics(embeddings, labels)
+    assert embedding_metrics(embeddings, labels.to(dtype)) == expected
+    for same in (labels.to(dtype).numpy(), labels.tolist()):
+        assert embedding_metrics(embeddings, same) == expected
+        assert embedding_metrics(embeddings, same, ref_emb=embeddings, ref_labels=same)["precision_at_1"] == 1
 
 
 ROWS, LABELS = torch.ones(2, 3), torch.tensor([0, 1])

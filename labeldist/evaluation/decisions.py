@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labeldist.checks import check_labels, check_matrix
-from labeldist.confusion import ArrayLike, confusion_counts
+from labeldist.confusion import ArrayLike, class_tensor, confusion_counts
 
 __all__ = [
     "decide",
@@ -182,17 +182,11 @@ def group_numbers(groups: Sequence[object] | Tensor) -> Tensor:
 
 def _classes(labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Checked classes on the CPU."""
-    labels, predictions = _class_tensor(labels), _class_tensor(predictions)
+    labels, predictions = class_tensor(labels).cpu(), class_tensor(predictions).cpu()
     bound = 2**62 if num_classes is None else num_classes
     check_labels(labels, len(labels), bound)
     check_labels(predictions, len(labels), bound, name="predictions", rows="labels")
     return labels.long(), predictions.long()
-
-
-def _class_tensor(classes: ArrayLike) -> Tensor:
-    tensor = torch.as_tensor(classes).cpu()
-    # An empty list has no type of its own: torch takes it for floating point.
-    return tensor if tensor.numel() else tensor.long()
 
 
 def checked_probabilities(probabilities: ArrayLike) -> Tensor:

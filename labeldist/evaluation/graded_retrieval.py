@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from labeldist.checks import check_count, check_matrix, check_rows
-from labeldist.confusion import ArrayLike
+from labeldist.confusion import ArrayLike, class_tensor
 from labeldist.evaluation.decisions import group_numbers
 from labeldist.evaluation.retrieval import BLOCK_ROWS
 from labeldist.functional import unit_rows
@@ -126,12 +126,12 @@ def _rankings(
     embeddings: Tensor, labels: ArrayLike, num_classes: int, ref_emb: ArrayLike | None, ref_labels: ArrayLike | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of queries: their classes, `(block,)`, and the classes of their references, nearest first."""
-    labels = torch.as_tensor(labels)
+    labels = class_tensor(labels)
     check_rows(embeddings, labels, num_classes)
     if (ref_emb is None) != (ref_labels is None):
         raise ValueError("ref_emb and ref_labels go together: pass both or neither.")
     is_self = ref_emb is None
-    others, other_labels = (embeddings, labels) if is_self else (torch.as_tensor(ref_emb), torch.as_tensor(ref_labels))
+    others, other_labels = (embeddings, labels) if is_self else (torch.as_tensor(ref_emb), class_tensor(ref_labels))
     if not is_self:
         check_rows(others, other_labels, num_classes, prefix="ref_", dim=embeddings.shape[1])
     for name, rows in (("embeddings", embeddings), ("ref_emb", others)):

@@ -7,6 +7,7 @@ from pytorch_metric_learning.distances import DotProductSimilarity
 from torch import Tensor
 
 from labeldist.checks import check_rows
+from labeldist.confusion import ArrayLike, class_tensor
 from labeldist.functional import unit_rows
 
 __all__ = ["METRICS", "embedding_metrics"]
@@ -18,7 +19,7 @@ BLOCK_ROWS = 256
 
 @torch.no_grad()
 def embedding_metrics(
-    embeddings: Tensor, labels: Tensor, *, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
+    embeddings: Tensor, labels: ArrayLike, *, ref_emb: Tensor | None = None, ref_labels: ArrayLike | None = None
 ) -> dict[str, float]:
     r"""Measure how often the nearest neighbors of a row, by cosine, have its class.
 
@@ -40,9 +41,9 @@ def embedding_metrics(
 
     Args:
         embeddings: queries, `(B, D)`, floating point, finite; rows may have any length. Computed in float32.
-        labels: class of each query, `(B,)`, any integers.
+        labels: class of each query, `(B,)`, any integers: a tensor, a numpy array or a list.
         ref_emb: references, `(R, D)`; `None` uses the other queries. A query that is also in `ref_emb` finds itself.
-        ref_labels: class of each reference, `(R,)`; required with `ref_emb`.
+        ref_labels: class of each reference, `(R,)`, in the same form; required with `ref_emb`.
 
     Returns:
         The three metrics by name, each in [0, 1]; NaN if no query has a reference of its class.
@@ -63,6 +64,8 @@ def embedding_metrics(
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
     from pytorch_metric_learning.utils.inference import CustomKNN
 
+    labels = class_tensor(labels)
+    ref_labels = None if ref_labels is None else class_tensor(ref_labels)
     _check_rows(embeddings, labels, ref_emb, ref_labels)
     rows, classes, references, ref_classes = _prepared(embeddings, labels, ref_emb, ref_labels)
     num_same = torch.bincount(ref_classes, minlength=int(classes.max()) + 1)[classes]
