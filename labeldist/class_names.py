@@ -62,6 +62,7 @@ def class_index(name: Class, class_names: Sequence[str]) -> int:
 
     Raises:
         ValueError: if there is no such class.
+        TypeError: if it is neither a name nor an index.
 
     Examples:
         >>> class_index("slow", ["fast", "slow"]), class_index(0, ["fast", "slow"])
@@ -71,7 +72,7 @@ def class_index(name: Class, class_names: Sequence[str]) -> int:
         if name not in class_names:
             raise ValueError(_unknown(name, class_names))
         return class_names.index(name)
-    return _check_index(operator.index(name), len(class_names))
+    return _check_index(_as_index(name), len(class_names))
 
 
 def class_indices(names: Iterable[Class], class_names: Sequence[str]) -> list[int]:
@@ -79,6 +80,7 @@ def class_indices(names: Iterable[Class], class_names: Sequence[str]) -> list[in
 
     Raises:
         ValueError: if there is no such class.
+        TypeError: if one is neither a name nor an index.
 
     Examples:
         >>> class_indices(["slow", 0], ["fast", "slow"])
@@ -89,12 +91,22 @@ def class_indices(names: Iterable[Class], class_names: Sequence[str]) -> list[in
     found: list[int] = []
     for name in names:
         if not isinstance(name, str):
-            found.append(_check_index(operator.index(name), len(class_names)))
+            found.append(_check_index(_as_index(name), len(class_names)))
         elif name in index:
             found.append(index[name])
         else:
             raise ValueError(_unknown(name, class_names))
     return found
+
+
+def _as_index(value: Any) -> int:
+    # True would be class 1: a mask of classes was meant.
+    if isinstance(value, bool) or not hasattr(value, "__index__") or str(getattr(value, "dtype", "")) == "torch.bool":
+        raise TypeError(
+            f"A class is a name or an index, got {value!r}. Give a mask of classes as a boolean tensor, where one is "
+            "taken."
+        )
+    return operator.index(value)
 
 
 def checked_pairs(pairs: Iterable[Any], entry: str) -> Iterator[tuple[Class, Class, list[Any]]]:

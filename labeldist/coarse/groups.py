@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,8 @@ def group_masks(
         >>> group_masks({"number": ["count", "date"]}, class_names=["count", "place", "date"])
         tensor([[ True, False,  True]])
     """
+    if isinstance(groups, np.ndarray):
+        groups = torch.from_numpy(groups)
     if isinstance(groups, Tensor):
         if class_names is not None:
             num_classes = len(class_names)

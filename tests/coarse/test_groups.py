@@ -1,5 +1,6 @@
 """Groups of classes: masks, inner nodes of a hierarchy, prefixes of names."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -50,12 +51,23 @@ def test_there_may_be_no_group():
             ValueError,
             "groups must have shape (G, 3), got (1, 2).",
         ),
+        (
+            [[True, False, True]],
+            {"num_classes": 3},
+            TypeError,
+            "A class is a name or an index, got True. Give a mask of classes as a boolean tensor, where one is taken.",
+        ),
         ([[0, 7]], {"num_classes": 3}, ValueError, "A class index must lie in [0, 3), got 7."),
         ([[0]], {}, ValueError, "Give class_names, or num_classes of at least 1; got num_classes=None."),
     ],
 )
 def test_bad_groups_are_told(groups, options, error, sentence):
     assert refusal_of(error, group_masks, groups, **options) == sentence
+
+
+def test_a_mask_of_numpy_is_taken_as_one_of_torch():
+    masks = np.array([[True, False, True]])
+    assert torch.equal(group_masks(masks, num_classes=3), torch.from_numpy(masks))
 
 
 def test_each_inner_node_with_a_name_holds_all_classes_below_it():
