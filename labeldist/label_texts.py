@@ -1,7 +1,8 @@
 """Label texts: names or descriptions of the classes, used as training rows."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from labeldist.class_names import appearance, nearest_name
 from labeldist.messages import listed, shown
@@ -72,7 +73,7 @@ def label_text_rows(
     Args:
         class_names: name of each class, C of them.
         texts: one or several sentences for each class, by class name, in any language. `None` uses the names, as
-            `name_as_text` writes them.
+            `name_as_text` writes them; where it writes two names alike, such as C and C++, as they are.
         forms: sentences with `{}` in the place of the text; each text becomes a row in each form.
 
     Returns:
@@ -86,6 +87,8 @@ def label_text_rows(
     Examples:
         >>> label_text_rows(["card_arrival", "lost_card"])
         (['card arrival', 'lost card'], [0, 1])
+        >>> label_text_rows(["-1", "1"])
+        (['-1', '1'], [0, 1])
         >>> label_text_rows(["NUM", "LOC"], {"NUM": ["how many", "how much"], "LOC": "a place"})
         (['how many', 'how much', 'a place'], [0, 0, 1])
         >>> label_text_rows(["sport", "art"], forms=["{}", "This sentence is {}"])
@@ -96,7 +99,7 @@ def label_text_rows(
         if not isinstance(name, str):
             raise TypeError(f"class names must be strings, got {name!r}. Write {str(name)!r}.")
     if texts is None:
-        texts = {name: name_as_text(name) for name in class_names}
+        texts = _names_as_texts(class_names)
     for name in texts:
         if name not in class_names:
             raise ValueError(f"label texts must be of the classes, got {shown(name)}.{nearest_name(name, class_names)}")
@@ -105,7 +108,8 @@ def label_text_rows(
     missing = []
     for index, name in enumerate(class_names):
         given = texts.get(name, ())
-        if not isinstance(given, Iterable):
+        # The order of a set changes from process to process.
+        if not isinstance(given, Iterable) or isinstance(given, (Set, Mapping)):
             raise TypeError(f"label texts must be one sentence or a list of them, got {given!r} for {shown(name)}.")
         sentences = [given] if isinstance(given, str) else list(given)
         if not sentences:
@@ -122,6 +126,12 @@ def label_text_rows(
         )
     _check_distinct(rows, labels, class_names)
     return rows, labels
+
+
+def _names_as_texts(class_names: Sequence[str]) -> dict[str, str]:
+    texts = {name: name_as_text(name) for name in class_names}
+    times = Counter(map(appearance, texts.values()))
+    return {name: text if times[appearance(text)] == 1 else name for name, text in texts.items()}
 
 
 def check_forms(forms: Sequence[str]) -> None:
