@@ -4,6 +4,7 @@ Importing the package imports none of its parts: each name is read from its modu
 """
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -117,13 +118,22 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     home = {**_HOMES, **_WITH_EXTRAS}.get(name)
     if home is not None:
-        value = getattr(importlib.import_module(f"labeldist.{home}"), name)
+        value = getattr(_imported(home), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"labeldist.{name}")
+        value = _imported(name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _imported(name: str) -> Any:
+    # Packages that are imported along draw random numbers, and the caller's must not depend on when they are.
+    state = random.getstate()
+    try:
+        return importlib.import_module(f"labeldist.{name}")
+    finally:
+        random.setstate(state)
 
 
 def __dir__() -> list[str]:

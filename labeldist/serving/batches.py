@@ -90,7 +90,7 @@ def predict_encoded(
         outputs = model.heads_of(encoded)
         parts = (outputs.logits.float().softmax(dim=1), outputs.embeddings.float(), encoded.float())
         # Each at its place: with many classes, a list of batches and what it becomes take memory twice.
-        found = found or [torch.empty(len(order), part.shape[1]) for part in parts]
+        found = found or [torch.empty(len(order), part.shape[1], dtype=torch.float32) for part in parts]
         for whole, part in zip(found, parts, strict=True):
             whole[rows] = part.cpu()
         if advance is not None:

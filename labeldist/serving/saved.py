@@ -53,6 +53,12 @@ class SavedClassifier:
             ValueError: if a file is damaged, or the files do not belong together.
         """
         config = read_config(folder)
+        # A model begins with random weights: the caller's random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]):
+            return cls._from_folder(folder, config, max_length, device)
+
+    @classmethod
+    def _from_folder(cls, folder: Path, config: dict[str, Any], max_length: int, device: str) -> "SavedClassifier":
         try:
             if config["encoder"].get("model_type") == "textcnn":
                 model: TwoHeads = TwoHeadedTextCNN(config)

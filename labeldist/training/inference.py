@@ -92,7 +92,7 @@ class Predictor:
     def vectors(self, texts: list[str]) -> Tensor:
         """The encoder's vectors, `(N, hidden_size)`, float32 on the CPU."""
         if not texts:
-            return torch.empty(0, self.classifier.model.classifier.in_features)
+            return torch.empty(0, self.classifier.model.classifier.in_features, dtype=torch.float32)
         return self.classifier.predict(texts).vectors
 
     @cached_property
