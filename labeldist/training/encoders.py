@@ -88,6 +88,11 @@ def _pretrained(
         raise UserError(f"The encoder {name} cannot be loaded: {first_line(error)}.") from error
     if settings.token_embeddings == "frozen":
         model.get_input_embeddings().requires_grad_(False)
+    if (special := tokenizer.num_special_tokens_to_add()) >= settings.max_length:
+        raise UserError(
+            f"--max-length must be above {special}, the special tokens that {settings.encoder} adds to each text, got "
+            f"{settings.max_length}."
+        )
     if train_texts:
         check_encoder(model, tokenizer, train_texts, max_length=settings.max_length, name=name)
     return model, tokenizer
