@@ -6,8 +6,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils import deterministic
 from transformers import set_seed
+from transformers.utils import logging
+
+from labeldist.training.processes import num_started
 
 
 def seed_everything(seed: int) -> None:
@@ -28,7 +32,7 @@ def _fill_new_tensors(wanted: bool) -> None:
 
 @contextmanager
 def global_state_restored() -> Iterator[None]:
-    """Give a caller's random states and its choice of algorithms back at the end of the block.
+    """Give a caller's random states, choice of algorithms and accelerate's state back at the end of the block.
 
     Examples:
         >>> before = torch.get_rng_state()
@@ -41,6 +45,10 @@ def global_state_restored() -> Iterator[None]:
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fills: bool = deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
+    verbosity = logging.get_verbosity()
+    # Each a dictionary that all objects of a class share; of several processes it holds their group, and stays.
+    shared = [] if num_started() > 1 else [one._shared_state for one in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(one) for one in shared]
     try:
         yield
     finally:
@@ -51,3 +59,7 @@ def global_state_restored() -> Iterator[None]:
             torch.cuda.set_rng_state_all(gpus)
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         _fill_new_tensors(fills)
+        logging.set_verbosity(verbosity)
+        for state, values in zip(shared, before, strict=True):
+            state.clear()
+            state.update(values)
