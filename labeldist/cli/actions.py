@@ -83,11 +83,11 @@ def _report(command: ReportOf) -> None:
 
 def _train(command: Train, under_few_labels: Train) -> None:
     from labeldist.training import processes
-    from labeldist.training.api import carry_out_run, resume_run_in
+    from labeldist.training.api import carry_out_run
     from labeldist.training.data.sources import find_source
     from labeldist.training.output.progress import SILENT
     from labeldist.training.output.terminal import train_summary
-    from labeldist.training.run import RunOptions
+    from labeldist.training.run import RunOptions, resume_run
     from labeldist.training.run_folder import RunFolder, RunSpec
 
     say, note = _say, _say if command.verbose else _say_nothing
@@ -98,7 +98,7 @@ def _train(command: Train, under_few_labels: Train) -> None:
     folder = command.folder()
     if command.resume is not None:
         _check_resume_alone(command)
-        resume_run_in(folder, options, trust_remote_code=command.model.trust_remote_code)
+        resume_run(folder, options, trust_remote_code=command.model.trust_remote_code)
     else:
         wanted = ByRecipe(*(RunSpec(one.settings(), one.objective, one.seed) for one in (command, under_few_labels)))
 

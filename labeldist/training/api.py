@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from labeldist.training import processes
 from labeldist.training.arguments import FindSource, found, in_python, plain, says_it_in_python, settings_of
 from labeldist.training.data.corpus import Corpus, RawCorpus
-from labeldist.training.data.label_texts import LabelTexts, with_label_texts
+from labeldist.training.data.label_texts import LabelTexts, names_read_alike, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
 from labeldist.training.label_distances import draw_folds, needs_counting
@@ -24,9 +24,9 @@ from labeldist.training.recipes import RECIPES, ByRecipe, Recipe
 from labeldist.training.record_json import typed
 from labeldist.training.relations import check_relation_is_given
 from labeldist.training.results import FinishedComparison, TemporaryFolder, TrainedRun
-from labeldist.training.run import RunOptions, begin_processes, resume_run, start_run
+from labeldist.training.run import RunOptions, begin_processes, check_fingerprint, resume_run, start_run
 from labeldist.training.run_data import draw_splits, read_rows
-from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder
+from labeldist.training.run_folder import RunFolder, RunSpec, check_new_folder, check_same_settings
 from labeldist.training.seeding import global_state_restored
 from labeldist.training.study.compare import CompareSpec, check_folder, check_spec
 from labeldist.training.study.compare import compare as compare_runs
@@ -80,7 +80,8 @@ def train(
             2**32 - 1.
         output: the run folder: new or empty. `None` uses a temporary folder, which is deleted together with the
             returned object; `TrainedRun.save` copies it.
-        resume: continue an interrupted run in `output` with its own settings, if there is one.
+        resume: continue an interrupted run in `output`, if there is one; data and settings must be the same. A
+            finished run is returned as it is.
         report: draw pictures and write report.html into the run folder, which takes seconds. `TrainedRun.report` makes
             the page later, without the map of the embeddings and the most similar training texts.
         progress: draw a progress bar; `None` draws one if standard error is a terminal.
@@ -94,7 +95,7 @@ def train(
     Raises:
         TypeError: if a setting is unknown (the message suggests the nearest name) or has a wrong type.
         labeldist.training.errors.UserError: if a value is out of range, the data cannot be used, or `output` exists
-            and is not empty.
+            and is not empty; with `resume`, if it holds a run with other data or settings.
 
     Examples:
         >>> texts = ["is it fast?", "it is fast", "is it slow?", "it is slow"] * 5
@@ -120,7 +121,7 @@ def train(
     )
     with _folder_for(output) as (folder, temporary), global_state_restored():
         if resume and output is not None and RunFolder(folder).is_begun:
-            resume_run_in(folder, options, find, texts, trust_remote_code=trusts)
+            go_on_with_run(wanted, find, folder, options, texts)
         else:
             carry_out_run(wanted, find, lambda spec: folder, options, texts)
         return TrainedRun(folder, temporary=temporary, trust_remote_code=trusts)
@@ -217,6 +218,7 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
             it. Code in the run folder never runs.
 
     Raises:
+        TypeError: if `device` is another word. `CUDA_VISIBLE_DEVICES` chooses among several GPUs.
         labeldist.training.errors.UserError: if the folder is not a run folder, or its run is not finished.
 
     Examples:
@@ -225,6 +227,7 @@ def load(run: str | Path, *, device: str = "auto", trust_remote_code: bool = Fal
         ...
         labeldist.training.errors.UserError: nowhere is no run folder of labeldist: it has no config.json.
     """
+    device = typed(Literal["auto", "cpu", "cuda"], device, "device")
     RunFolder(Path(run)).read_finished()
     return TrainedRun(Path(run), device=device, trust_remote_code=trust_remote_code)
 
@@ -262,6 +265,7 @@ def carry_out_run(
     Raises:
         UserError: see `labeldist.training.run.start_run`.
     """
+    wanted = _with_texts_of_use(wanted)
     known = wanted.decided
 
     def check(spec: RunSpec) -> None:
@@ -284,9 +288,32 @@ def carry_out_run(
     start_run(spec, processes.on_all(draw), folder_of(spec), options)
 
 
+def _with_texts_of_use(wanted: ByRecipe[RunSpec]) -> ByRecipe[RunSpec]:
+    """Without label texts for an objective that takes none; a `UserError` if they were asked for."""
+    objective = wanted.few_labels.objective
+    spec = OBJECTIVES[objective]
+    if spec.frozen_head is None or spec.label_texts:
+        return wanted
+    if wanted.standard.settings.data.label_texts != "none":
+        raise UserError(
+            f"--label-texts belongs to objectives that train on them, got --objective {objective}. Use "
+            f"{objective}-label-texts."
+        )
+    return _without_label_texts(wanted)
+
+
+def _without_label_texts(wanted: ByRecipe[Spec]) -> ByRecipe[Spec]:
+    few = wanted.few_labels.settings
+    few = replace(few, data=replace(few.data, label_texts="none"))
+    return replace(wanted, few_labels=replace(wanted.few_labels, settings=few))
+
+
 def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     """What is wanted under the recipe that these data ask for; said where the data decided."""
     asked = wanted.standard.settings
+    # What was not asked for must not fail.
+    if asked.data.label_texts == "none" and names_read_alike(raw.class_names):
+        wanted = _without_label_texts(wanted)
     labels = raw.labels_per_class(asked.data.shots)
     spec = wanted.chosen(
         labels,
@@ -305,31 +332,35 @@ def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     return spec
 
 
-def resume_run_in(
+def go_on_with_run(
+    wanted: ByRecipe[RunSpec],
+    find: FindSource,
     folder: Path,
     options: RunOptions,
-    find: FindSource | None = None,
     label_texts: LabelTexts | None = None,
-    *,
-    trust_remote_code: bool = False,
 ) -> None:
-    """Continue a run. Its data are read from the files that it names.
+    """Continue a run that was begun with the same data and settings; of a finished one they are checked only.
 
-    If the texts were in memory, or the label texts were given as a mapping, `find` finds the data instead.
+    Arguments as in `carry_out_run`.
 
     Raises:
-        UserError: see `labeldist.training.run.resume_run`.
+        UserError: if data or settings differ, or see `labeldist.training.run.resume_run`.
     """
-    config = RunFolder(folder).read_config()
-    settings = config.spec.settings
-    in_files = settings.data.data and (settings.data.label_texts != "given" or label_texts is None)
-    if find is None or in_files or RunFolder(folder).is_finished:
-        resume_run(folder, options, trust_remote_code=trust_remote_code)
-        return
-    data = settings.data
-    raw = with_label_texts(read_rows(find(), data), data, label_texts)
-    corpus = draw_splits(raw, data, config.spec.seed)
-    resume_run(folder, options, corpus, trust_remote_code=trust_remote_code)
+    trusts = wanted.standard.settings.model.trust_remote_code
+    begun = RunFolder(folder).read_config().spec
+    raw = processes.on_all(lambda: read_rows(find(), begun.settings.data))
+
+    def check() -> Corpus:
+        data = begun.settings.data
+        corpus = draw_splits(with_label_texts(raw, data, label_texts), data, begun.seed)
+        check_fingerprint(folder, corpus)
+        # After the data: settings that a recipe derives from them would differ with them.
+        asked = _chosen(_with_texts_of_use(wanted), raw, _nothing)
+        asked = replace(asked, settings=asked.settings.with_absolute_paths())
+        check_same_settings(begun.to_json(), asked.to_json(), f"{folder} holds a run")
+        return corpus
+
+    resume_run(folder, options, processes.on_all(check), trust_remote_code=trusts)
 
 
 def carry_out_comparison(

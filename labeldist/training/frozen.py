@@ -16,7 +16,13 @@ from labeldist.training.data.corpus import Corpus, Split, joined
 from labeldist.training.data.label_texts import names_as_rows
 from labeldist.training.objectives import OBJECTIVES, FrozenHead, Objective
 
-__all__ = ["fit_class_layer", "note_on_class_layer", "rows_of_class_layer", "threads_for_logistic"]
+__all__ = [
+    "fit_class_layer",
+    "note_on_class_layer",
+    "note_on_unused_rows",
+    "rows_of_class_layer",
+    "threads_for_logistic",
+]
 
 MAX_ITERATIONS = 1000
 # Cosines lie close together: this makes probabilities of them, as in the contrast.
@@ -49,6 +55,16 @@ def note_on_class_layer(objective: Objective, corpus: Corpus) -> str | None:
     mute = names_without_meaning(corpus.class_names)
     little = f"; {len(mute)} of {len(corpus.class_names)} names say little ({listed(mute, 5)})" if mute else ""
     return f"label texts: {num_rows} rows from the class names for {objective}, as none were given{little}"
+
+
+def note_on_unused_rows(objective: Objective, corpus: Corpus) -> str | None:
+    """What a user must know of additional training rows: that an objective on the frozen encoder takes none of them."""
+    spec = OBJECTIVES[objective]
+    if spec.frozen_head is None:
+        return None
+    unused = {"label texts": () if spec.label_texts else corpus.label_texts, "coarse rows": corpus.coarse}
+    names = [name for name, rows in unused.items() if len(rows)]
+    return f"{objective}: fitted without the {' and '.join(names)}" if names else None
 
 
 def threads_for_logistic(rows: NDArray[np.floating], num_classes: int) -> AbstractContextManager[object]:

@@ -14,7 +14,7 @@ from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.calibration import calibration_of
 from labeldist.training.config import RunSettings
-from labeldist.training.data.corpus import Corpus, training_rows
+from labeldist.training.data.corpus import NO_ROWS, Corpus, training_rows
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
@@ -23,7 +23,7 @@ from labeldist.training.fit import (
     resolve_device,
 )
 from labeldist.training.folder_lock import owning
-from labeldist.training.frozen import note_on_class_layer, rows_of_class_layer
+from labeldist.training.frozen import note_on_class_layer, note_on_unused_rows, rows_of_class_layer
 from labeldist.training.label_distances import (
     MatrixChoice,
     check_matrix,
@@ -147,17 +147,23 @@ def resume_run(
     begin_processes(spec)
     given = corpus
     corpus = processes.on_all(lambda: given or read_run_corpus(spec.settings, spec.seed))
-    if processes.on_all(lambda: fingerprint(spec.settings, corpus)) != config.fingerprint:
-        raise UserError(
-            f"The data of {folder}, or a file that its settings name, changed since the run began. "
-            "Choose another --output."
-        )
+    processes.on_all(lambda: check_fingerprint(folder, corpus))
     with _owned_by_main(folder):
         # Another process may have ended it while this one read the data.
         if processes.broadcast(run.is_finished):
             return run.read_metrics()
         processes.on_all(lambda: check_encoder(spec.settings, corpus))
         return _carry_out_or_say(spec, corpus, run, options, resume=True)
+
+
+def check_fingerprint(folder: Path, corpus: Corpus) -> None:
+    """Raise `UserError` if a corpus, or a file that settings name, is not what the run in a folder began with."""
+    config = RunFolder(folder).read_config()
+    if fingerprint(config.spec.settings, corpus) != config.fingerprint:
+        raise UserError(
+            f"The data of {folder}, or a file that its settings name, changed since the run began. "
+            "Choose another --output."
+        )
 
 
 def begin_processes(spec: RunSpec) -> None:
@@ -415,17 +421,22 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
         say(f"The {what} had not moved before the best epoch: the model is that of plain contrast.")
 
 
-def _num_rows(corpus: Corpus) -> dict[str, int]:
-    """Of each split; of label texts and coarse rows where there are any."""
+def _num_rows(spec: RunSpec, corpus: Corpus) -> dict[str, int]:
+    """Of each split; of label texts and coarse rows where there are any that the objective takes."""
     rows = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    extra = {"label texts": corpus.label_texts, "coarse": corpus.coarse}
+    objective = OBJECTIVES[spec.objective]
+    is_frozen = objective.frozen_head is not None
+    extra = {
+        "label texts": NO_ROWS if is_frozen and not objective.label_texts else corpus.label_texts,
+        "coarse": NO_ROWS if is_frozen else corpus.coarse,
+    }
     return {name: len(split) for name, split in {**rows, **extra}.items() if name in rows or len(split)}
 
 
 def _notes(spec: RunSpec, corpus: Corpus) -> tuple[str, ...]:
     """What was decided about the data, and about the rows of a class layer."""
-    note = note_on_class_layer(spec.objective, corpus)
-    return corpus.notes if note is None else (*corpus.notes, note)
+    notes = (note_on_class_layer(spec.objective, corpus), note_on_unused_rows(spec.objective, corpus))
+    return (*corpus.notes, *filter(None, notes))
 
 
 def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
@@ -433,7 +444,7 @@ def _config(spec: RunSpec, corpus: Corpus, digest: str) -> RunConfig:
         spec=spec,
         data_name=corpus.name,
         class_names=corpus.class_names,
-        num_rows=_num_rows(corpus),
+        num_rows=_num_rows(spec, corpus),
         notes=_notes(spec, corpus),
         fingerprint=digest,
         num_processes=num_processes(),

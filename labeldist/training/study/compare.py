@@ -37,7 +37,7 @@ from labeldist.training.run import (
     start_run,
 )
 from labeldist.training.run_data import draw_splits, fingerprint
-from labeldist.training.run_folder import MAX_SEED, RunFolder, RunSpec, check_new_folder
+from labeldist.training.run_folder import MAX_SEED, RunFolder, RunSpec, check_new_folder, check_same_settings
 from labeldist.training.study.comparison import build_comparison
 from labeldist.training.study.confusion_maps import draw_confusions
 from labeldist.training.study.results import Comparison, FinishedRun, Provenance
@@ -225,21 +225,11 @@ def check_folder(spec: CompareSpec, folder: Path) -> None:
         check_new_folder(folder)
         return
     stored, wanted = read_json(folder / COMPARE_CONFIG), to_json(spec.settings.with_absolute_paths())
-    for section, options in wanted.items():
-        there_section = stored.get(section) if isinstance(stored, dict) else None
-        if not isinstance(there_section, dict):
-            raise UserError(
-                f"{folder / COMPARE_CONFIG} was not written by this version of labeldist. Choose another --output."
-            )
-        for name, value in options.items():
-            # Whether the data are the same, their fingerprint tells, wherever they lie.
-            if name != "data" and (there := there_section.get(name)) != value:
-                option = "--" + name.replace("_", "-")
-                asked = f"not {value}" if value is not None else "which this command does not give"
-                raise UserError(
-                    f"{folder} holds a comparison with {option} {there}, {asked}. Choose another --output, or the "
-                    "same settings to go on with it."
-                )
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(section), dict) for section in wanted):
+        raise UserError(
+            f"{folder / COMPARE_CONFIG} was not written by this version of labeldist. Choose another --output."
+        )
+    check_same_settings(stored, wanted, f"{folder} holds a comparison")
 
 
 def _draw(spec: CompareSpec, data: RawCorpus) -> dict[int, Corpus]:
