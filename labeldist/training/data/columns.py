@@ -24,6 +24,8 @@ __all__ = [
     "text_of",
 ]
 
+_TABLE = re.compile(r"\.[ct]sv(\.gz)?$")
+
 MAX_TEXT = 2**22
 """Characters of one text. A model reads a text's first tokens, but a tokenizer takes memory for all of them."""
 
@@ -63,6 +65,15 @@ class Place:
             'train.csv, line 3'
         """
         return f"{self.name}, {self.unit} {number}"
+
+    def of_columns(self, number: int) -> str:
+        """Where the names of the columns of a row stand: in a header, or in the row itself.
+
+        Examples:
+            >>> Place("train.csv").of_columns(2), Place("train.jsonl").of_columns(2)
+            ('train.csv', 'train.jsonl, line 2')
+        """
+        return self.name if _TABLE.search(self.name) else self.at(number)
 
 
 @dataclass(frozen=True)
@@ -158,12 +169,12 @@ def labeled_table(
     coarse: list[str] | None = [] if may_lack_label and coarse_column is not None else None
     for number, row in rows:
         if not texts:
-            text = find_text_column(row, place.at(number), named=text_column, other=label_column)
+            text = find_text_column(row, place.of_columns(number), named=text_column, other=label_column)
             label = _find_label_column(
-                row, place.at(number), named=label_column, text_column=text, coarse_column=coarse_column
+                row, place.of_columns(number), named=label_column, text_column=text, coarse_column=coarse_column
             )
             if coarse is not None:
-                _find_coarse_column(row, place.at(number), group, others=(text, label))
+                _find_coarse_column(row, place.of_columns(number), group, others=(text, label))
         value, name = row.get(text), row.get(label)
         if not is_text(value):
             value = text_of(row, text, place.at(number))
@@ -195,7 +206,7 @@ def find_text_column(row: dict[str, Any], where: str, *, named: str | None = Non
 
     Args:
         row: the first row.
-        where: its place, for the message.
+        where: where the names of the columns stand, for the message.
         named: the column that the user named.
         other: a column that it cannot be.
 
@@ -203,12 +214,14 @@ def find_text_column(row: dict[str, Any], where: str, *, named: str | None = Non
         UserError: if it is not there.
 
     Examples:
-        >>> find_text_column({"id": 7, "Review": "not slow at all"}, "train.csv, line 2")
+        >>> find_text_column({"id": 7, "Review": "not slow at all"}, "train.csv")
         'Review'
     """
     if named is None and len(row) == 1 and other is None:
         return next(iter(row))
-    return find_column(row, where, named=named, known=TEXT_COLUMNS, other=other, option="--text-column", kind="text")
+    return find_column(
+        row, where, named=named, known=TEXT_COLUMNS, others=(other,), option="--text-column", kind="text"
+    )
 
 
 def _find_label_column(
@@ -216,17 +229,16 @@ def _find_label_column(
 ) -> str:
     if named == text_column:
         raise UserError(f"--text-column and --label-column must differ, got {named!r} for both.")
-    if named is None:
-        row = {name: value for name, value in row.items() if name != coarse_column}
+    others = (text_column, coarse_column)
     return find_column(
-        row, where, named=named, known=LABEL_COLUMNS, other=text_column, option="--label-column", kind="label"
+        row, where, named=named, known=LABEL_COLUMNS, others=others, option="--label-column", kind="label"
     )
 
 
 def _find_coarse_column(row: dict[str, Any], where: str, named: str, *, others: Sequence[str]) -> None:
     if named in others:
         raise UserError(f"--coarse-column must differ from the columns of text and label, got {named!r}.")
-    find_column(row, where, named=named, known=(), other=None, option="--coarse-column", kind="coarse label")
+    find_column(row, where, named=named, known=(), option="--coarse-column", kind="coarse label")
 
 
 def find_column(
@@ -237,18 +249,18 @@ def find_column(
     known: Sequence[str],
     option: str,
     kind: str,
-    other: str | None = None,
+    others: Sequence[str | None] = (),
 ) -> str:
     """The column of `row` that the user named, or the first of those that are known to hold such values.
 
     Args:
         row: the first row.
-        where: its place, for the message.
+        where: where the names of the columns stand, for the message.
         named: the column that the user named.
         known: names to look for, in lower case.
         option: that names the column.
         kind: what the column holds, for the message.
-        other: a column that it cannot be.
+        others: columns that it cannot be.
 
     Raises:
         UserError: if it is not there.
@@ -262,13 +274,13 @@ def find_column(
             f"{where}: there is no column {shown(named)} ({option}); the columns are {there}."
             f"{nearest_name(named, names)}"
         )
-    folded = {name.casefold(): name for name in reversed(names) if name != other}
+    folded = {name.casefold(): name for name in reversed(names) if name not in others}
     for candidate in known:
         if candidate in folded:
             return folded[candidate]
     raise UserError(
         f"{where}: no column is known to hold the {kind} ({', '.join(known[:7])}, ...); the columns are {there}. "
-        f"Name it with {option}."
+        f"Name it with {option}.{' A csv or tsv file needs a header.' if _TABLE.search(where) else ''}"
     )
 
 

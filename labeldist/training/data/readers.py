@@ -160,7 +160,7 @@ def read_texts(
     place = place_of(path)
     for number, row in read_rows(path, note=note, table_format=table_format):
         if text_column is None or text_column not in row:
-            text_column = find_text_column(row, place.at(number), named=text_column)
+            text_column = find_text_column(row, place.of_columns(number), named=text_column)
         text = row[text_column]
         yield text if is_text(text) else text_of(row, text_column, place.at(number))
 

@@ -50,18 +50,20 @@ class ColumnFinder:
         row: the first row.
         where: its place.
         named: what the user names.
+        header: where the names of the columns stand, if not in the row.
 
     Raises:
         UserError: for a missing label, and where no column holds labels or predictions, or a named one is not there.
     """
 
-    def __init__(self, row: Mapping[str, Any], where: str, named: PredictionColumns):
+    def __init__(self, row: Mapping[str, Any], where: str, named: PredictionColumns, header: str | None = None):
         first = dict(row)
+        self.header = header or where
         self.is_named = named.probability is not None
         self.dropped: dict[str, str] = {}
         self.num_missing = 0
         self.label = find_column(
-            first, where, named=named.label, known=TRUE_COLUMNS, option="--label-column", kind="label"
+            first, self.header, named=named.label, known=TRUE_COLUMNS, option="--label-column", kind="label"
         )
         others = [self.label]
         self.all = _optional(first, ALL_PROBABILITIES, others)
@@ -71,14 +73,14 @@ class ColumnFinder:
             others.append(self.predicted)
         self.probability = (
             find_column(
-                first, where, named=named.probability, known=(), option="--probability-column", kind="probability"
+                first, self.header, named=named.probability, known=(), option="--probability-column", kind="probability"
             )
             if named.probability is not None
             # The columns of the classes say it, one of which may have such a name.
             else (None if self.by_class_columns else _optional(first, PROBABILITY_COLUMNS, others))
         )
         self.text = (
-            find_column(first, where, named=named.text, known=TEXT_COLUMNS, option="--text-column", kind="text")
+            find_column(first, self.header, named=named.text, known=TEXT_COLUMNS, option="--text-column", kind="text")
             if named.text is not None
             else _optional(first, TEXT_COLUMNS, [*others, *([self.probability] if self.probability else [])])
         )
@@ -94,7 +96,13 @@ class ColumnFinder:
                 return found
         try:
             return find_column(
-                others, where, named=named, known=PREDICTED_COLUMNS, option="--prediction-column", kind="prediction"
+                dict(row),
+                self.header,
+                named=named,
+                known=PREDICTED_COLUMNS,
+                option="--prediction-column",
+                kind="prediction",
+                others=(self.label,),
             )
         except UserError as error:
             more = "" if named else " Or give each class a column of its probability, with the name of the class."

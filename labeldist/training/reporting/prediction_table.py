@@ -88,7 +88,7 @@ def read_predictions(
     read = _Columns()
     finder: ColumnFinder | None = None
     for number, row in read_rows(path, note=note, table_format=table_format):
-        finder = finder or ColumnFinder(row, place.at(number), named)
+        finder = finder or ColumnFinder(row, place.at(number), named, place.of_columns(number))
         _read_row(read, row, finder, place.at(number))
         read.numbers.append(number)
     assert finder is not None

@@ -263,7 +263,7 @@ def test_texts_come_from_a_found_a_named_or_the_only_column(tmp_path):
     assert list(read_texts(path)) == ["a"]
     assert list(read_texts(path, "note")) == ["b"]
     assert list(read_texts(write_jsonl(tmp_path / "b.jsonl", [{"whatever": "c"}, {"whatever": "d"}]))) == ["c", "d"]
-    with pytest.raises(UserError, match=r"line 2: there is no column 'nota' \(--text-column\); .* mean 'note'\?"):
+    with pytest.raises(UserError, match=r"a.csv: there is no column 'nota' \(--text-column\); .* mean 'note'\?"):
         list(read_texts(path, "nota"))
 
 
