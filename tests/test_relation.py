@@ -382,6 +382,7 @@ def test_classes_that_are_numbers_are_named_by_them(tmp_path):
         ),
         ("r.json", '{"closeness": [[1, 2], [1, 1]], "class_names": ["a", "b"]}', "Entries of closeness must lie in"),
         ("r.json", '{"a": ["a", "c"]}', "There is no class 'c'; the classes are a, b."),
+        ("r.json", '{"a": {"b": 3}, "b": {"a": 10}}', "this reads like costs, {true class: {chosen class: cost}}. A"),
         ("r.json", '{"a": ["a"]}', "The hierarchy must hold every class, 'b' is missing."),
         ("r.csv", ",a,b\n", "the table must have class names in its first row and a row for each class."),
         ("r.csv", ",a,b\na,1,0\n", "rows and columns must name the same classes, and 'b' has no row."),

@@ -49,6 +49,11 @@ def parse_relation(text: str, suffix: str) -> Described:
     if not isinstance(content, dict | list):
         raise ValueError(f"a relation is a JSON object with one of {', '.join(KEYS)}, or a hierarchy itself.")
     found = [key for key in KEYS if key in content] if isinstance(content, dict) else []
+    if isinstance(content, dict) and not found and _is_table(content):
+        raise ValueError(
+            "this reads like costs, {true class: {chosen class: cost}}. A relation takes them as rows of numbers: "
+            '{"class_names": [...], "costs": [[...], ...]}.'
+        )
     if isinstance(content, list) or not found:
         # A hierarchy as `--hierarchy` takes it.
         return "hierarchy", _named(content, "hierarchy"), None
@@ -65,6 +70,12 @@ def parse_relation(text: str, suffix: str) -> Described:
             raise ValueError(f'{key!r} needs "class_names" beside it, the classes of its rows and columns in order.')
         _check_table(value, names)
     return key, value, names
+
+
+def _is_table(content: dict[str, Any]) -> bool:
+    """Whether all values are objects that hold numbers alone, as in a file of costs."""
+    cells = [cell for row in content.values() for cell in (row.values() if isinstance(row, dict) else [None])]
+    return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 
 
 def table_of_text(text: str, delimiter: str) -> tuple[list[list[float]], tuple[str, ...]]:

@@ -214,7 +214,9 @@ def parse_pair(text: str, class_names: Sequence[str]) -> tuple[str, str]:
     known = {name.strip() for name in class_names}
     pieces = text.split(",")
     if len(pieces) < 2:
-        raise UserError(f"A confusable pair is written first,second, got {shown(text)}.")
+        raise UserError(
+            f"A confusable pair is written first,second, got {shown(text)}. In Python, give a list of pairs of names."
+        )
     splits = [(",".join(pieces[:i]).strip(), ",".join(pieces[i:]).strip()) for i in range(1, len(pieces))]
     valid = [pair for pair in splits if pair[0] in known and pair[1] in known]
     if len(valid) > 1:
@@ -258,12 +260,20 @@ def _json_of(text: str) -> Any:
         raise ValueError("the JSON is nested too deeply.") from error
 
 
+def _under(content: Any) -> str:
+    # As `--hierarchy` and `--relation-file` take it.
+    is_tree = isinstance(content, dict) and content and all(isinstance(one, dict | list) for one in content.values())
+    return ' Put a hierarchy under the key "hierarchy".' if is_tree else ""
+
+
 def _parse_json(text: str) -> dict[str, Any]:
     content = _json_of(text)
     found = [key for key in _KEYS if key in content] if isinstance(content, dict) else []
     if len(found) != 1:
         got = " and ".join(found) or "none of them"
-        raise ValueError(f"a matrix file is one JSON object with exactly one of {', '.join(_KEYS)}, got {got}.")
+        raise ValueError(
+            f"a matrix file is one JSON object with exactly one of {', '.join(_KEYS)}, got {got}.{_under(content)}"
+        )
     unknown = set(content) - {found[0], "max_distance", *(("class_names",) if found[0] == "matrix" else ())}
     # A run writes where its matrix is from, and more that is of no use here.
     if unknown and not {"matrix", "class_names", "source"} <= content.keys():

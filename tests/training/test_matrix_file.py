@@ -76,6 +76,7 @@ def test_numeric_class_names_are_names_not_indices(tmp_path):
         ("[" * 100_000, "nested too deeply"),
         ([1], "one JSON object with exactly one of pairs, groups, hierarchy, matrix, got none of them"),
         ({}, "got none of them"),
+        ({"sport": ["guns"]}, 'got none of them. Put a hierarchy under the key "hierarchy".'),
         ({"pairs": [], "groups": []}, "got pairs and groups"),
         ({"pairs": [], "taus": 3}, "beside 'pairs' there is 'taus'"),
         ({"pairs": [], "max_distance": "5"}, "max_distance must be a number above 0, got '5'"),
