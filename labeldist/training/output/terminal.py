@@ -101,7 +101,7 @@ def _relation(metrics: PredictionMetrics, width: int) -> list[str]:
     if found.expected_cost is not None and not isinstance(metrics, CostedMetrics):
         lines.append(
             f"Mean cost: {found.expected_cost:.4g} deciding for the most probable class, "
-            f"{found.least_expected_cost:.4g} at least expected cost"
+            f"{found.least_expected_cost:.4g} for the class of least expected cost"
         )
     related = {
         "group accuracy": found.group_accuracy,
@@ -118,8 +118,8 @@ def _costs(metrics: PredictionMetrics, width: int) -> list[str]:
         return []
     costs = metrics.costs
     return wrap(
-        f"Mean cost: {costs.most_probable:.4g} deciding for the most probable class, {costs.least_expected:.4g} at "
-        f"least expected cost (accuracy {percent(costs.least_expected_accuracy)} %)",
+        f"Mean cost: {costs.most_probable:.4g} deciding for the most probable class, {costs.least_expected:.4g} for "
+        f"the class of least expected cost (accuracy {percent(costs.least_expected_accuracy)} %)",
         width,
         INDENT,
     )
@@ -298,9 +298,10 @@ def _table(comparison: Comparison, columns: Sequence[Column], width: int) -> str
 
 def _pair_changes(objective: str, pairs: PairChanges, baseline: str, width: int) -> list[str]:
     lines: list[str] = []
-    for word, changes in (("repairs", pairs.repaired), ("breaks", pairs.broken)):
+    # Confusions that went to third classes are no repair: the right rows tell.
+    for word, changes in (("less", pairs.repaired), ("more", pairs.broken)):
         if changes:
-            lines.append(f"{objective} {word}")
+            lines.append(f"{objective} confuses {word} often")
             for change in changes[:NUM_PAIRS_SHOWN]:
                 lines += [INDENT + line for line in wrap(_pair_change(change), width - len(INDENT), INDENT)]
     return lines or wrap(f"{objective} confuses every pair of classes as often as {baseline}.", width, INDENT)
@@ -310,7 +311,6 @@ def _pair_change(change: PairChange) -> str:
     line = f"{_name(change.first)} / {_name(change.second)}: {change.base:.1f} to {change.other:.1f}"
     if change.base_right is None or change.other_right is None:
         return line
-    # Confusions that went to third classes are no repair.
     return f"{line} (right: {change.base_right:.1f} to {change.other_right:.1f})"
 
 

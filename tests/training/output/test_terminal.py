@@ -185,11 +185,11 @@ def test_each_repaired_or_broken_pair_has_a_line():
     other = metrics_of([[7, 1, 1], [0, 12, 0], [0, 0, 9]], ["ask", "tell", "order"])
     comparison = build_comparison([finished("ce", 0, base), finished("adaptive", 0, other)], **WHERE)
     lines = comparison_table(comparison).splitlines()
-    start = lines.index("adaptive repairs")
+    start = lines.index("adaptive confuses less often")
     assert lines[start + 1 : start + 5] == [
         "  ask / tell: 4.0 to 1.0 (right: 14.0 to 19.0)",
         "  tell / order: 3.0 to 0.0 (right: 18.0 to 21.0)",
-        "adaptive breaks",
+        "adaptive confuses more often",
         "  ask / order: 0.0 to 1.0 (right: 14.0 to 16.0)",
     ]
 
