@@ -295,7 +295,7 @@ def _related(objective: Objective, settings: RunSettings, names: tuple[str, ...]
     matrix, described, kind = settings.matrix, relation_in_words(settings), OBJECTIVES[objective].matrix
     if OBJECTIVES[objective].is_permuted:
         relation = _exchanged(relation, seed)
-        described += " between randomly exchanged classes"
+        described += ", its classes exchanged at random"
     if kind == "none":
         return MatrixChoice(None, f"none: cross-entropy alone, with soft labels by {described}")
     ones = StaticLDM.uniform(1.0, class_names=names)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labeldist.distributed import num_processes
+from labeldist.messages import listed
 from labeldist.serving.batches import Predictions
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.calibration import calibration_of
 from labeldist.training.config import RunSettings
 from labeldist.training.data.corpus import NO_ROWS, Corpus, training_rows
+from labeldist.training.data.notes import matters
 from labeldist.training.encoders import build_classifier, parameter_count
 from labeldist.training.errors import LostProcessError, UserError
 from labeldist.training.fit import (
@@ -56,6 +58,7 @@ from labeldist.training.run_results import (
     write_predictions,
 )
 from labeldist.training.tokenized import TokenCache
+from labeldist.training.unused import unused_settings
 
 FROZEN_BY_PYTHON = 1000
 """Most objects that Python itself leaves out of garbage collection when it starts: 375 in Python 3.12."""
@@ -278,9 +281,9 @@ def _carry_out(
     spec: RunSpec, corpus: Corpus, run: RunFolder, options: RunOptions, *, resume: bool
 ) -> RunMetrics | None:
     for note in _notes(spec, corpus):
-        # A test set that was drawn, or that shares texts with train, decides what the numbers mean; label texts, rows
-        # that only a group is known of, and rows that were left out, what was trained.
-        (options.say if note.startswith(("test:", "label texts:", "coarse:")) else options.note)(note)
+        (options.say if matters(note) else options.note)(note)
+    if unused := unused_settings(spec):
+        options.say(f"--objective {spec.objective} does not use {listed(map(_flag, unused), 9)}.")
     tokens = options.tokens or TokenCache()
     choice = _chosen_matrix(spec, corpus, run, options, tokens)
     # Exclude confusion counting from the time: several objectives share it.
@@ -419,6 +422,10 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
     if OBJECTIVES[spec.objective].matrix == "adaptive" and not num_updates:
         what = "graded targets" if spec.settings.matrix.adaptive_use == "graded" else "label distances"
         say(f"The {what} had not moved before the best epoch: the model is that of plain contrast.")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _num_rows(spec: RunSpec, corpus: Corpus) -> dict[str, int]:

@@ -208,7 +208,7 @@ def _notes(
         named = [f"{name} {counts[name]} ({len(members)} classes)" for name, members in kept.items()]
         notes.append(f"coarse: {counts.total()} rows of train have a coarse label, by group: {listed(named, _SHOWN)}")
     else:
-        notes.append("coarse: no row of train has a coarse label alone")
+        notes.append("groups: every row of train has a class, none a group alone")
     if num_with_all:
         notes.append(
             f"coarse: {num_with_all} rows whose coarse label allows every class were left out: they have no gradient"

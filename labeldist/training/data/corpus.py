@@ -273,7 +273,8 @@ def read_source(
         )
     for part in present[1:]:
         check_no_group(tables[part], part, groups, class_names)
-        _check_labels(tables[part], class_names, f"does not stand in {tables['train'].place.name}")
+        name = tables["train"].place.name
+        _check_labels(tables[part], class_names, f"does not stand in {name}", "add rows of these classes to train")
     notes = [] if source.name == DEMO or (text_column and label_column) else column_notes(tables)
     notes += [note for table in tables.values() for note in table.notes] + look_alike_notes(class_names)
     if "test" in tables:
@@ -356,7 +357,7 @@ def split_of_table(table: Table, class_names: Sequence[str]) -> Split:
     Raises:
         UserError: if a label is not one of the classes.
     """
-    _check_labels(table, class_names, "is no class of the model")
+    _check_labels(table, class_names, "is no class of the model", "train with rows of these classes")
     return Split(table.texts, _indices(table, class_names))
 
 
@@ -387,7 +388,7 @@ def _check_options(validation_fraction: float, seed: int, shots: int | None) -> 
         raise UserError(f"--shots must be at least 1, got {shots}.")
 
 
-def _check_labels(table: Table, class_names: Sequence[str], complaint: str) -> None:
+def _check_labels(table: Table, class_names: Sequence[str], complaint: str, remedy: str) -> None:
     known = set(class_names)
     unknown = natural_order(set(table.labels) - known)
     if not unknown:
@@ -395,7 +396,8 @@ def _check_labels(table: Table, class_names: Sequence[str], complaint: str) -> N
     number, label = next(row for row in zip(table.numbers, table.labels, strict=True) if row[1] not in known)
     others = f", like {len(unknown) - 1} more ({listed(unknown, 5)})" if len(unknown) > 1 else ""
     hint = nearest_name(label, class_names)
-    raise UserError(f"{table.place.at(number)}: the label {shown(label)} {complaint}{others}.{hint}")
+    cure = hint or f" Leave such rows out, or {remedy}; the classes are {listed(class_names, 10)}."
+    raise UserError(f"{table.place.at(number)}: the label {shown(label)} {complaint}{others}.{cure}")
 
 
 def _draw(tables: dict[str, Table], part: str, fraction: float, seed: int, class_names: Sequence[str]) -> list[str]:
@@ -427,10 +429,10 @@ def _draw_shots(tables: dict[str, Table], shots: int, seed: int, class_names: Se
     tables["train"] = train.take(draw_shots(_indices(train, class_names), shots, seed))
     counts = Counter(tables["train"].labels)
     fewer = [f"{name} {counts[name]}" for name in class_names if counts[name] < shots]
-    note = f"train: {len(tables['train'])} of {len(train)} rows, {shots} a class, drawn by seed {seed}"
-    return [
-        note + (f"; fewer, all there are, in {len(fewer)} of {len(class_names)} ({listed(fewer, 5)})" if fewer else "")
-    ]
+    notes = [f"train: {len(tables['train'])} of {len(train)} rows, {shots} a class, drawn by seed {seed}"]
+    if fewer:
+        notes.append(f"shots: {len(fewer)} of {len(class_names)} classes have fewer rows ({listed(fewer, 5)})")
+    return notes
 
 
 def _indices(table: Table, class_names: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ from labeldist.reports.findings import find
 from labeldist.reports.page import About
 from labeldist.reports.report import Report, nearest_by_words
 from labeldist.training.data.dialects import TableFormat
+from labeldist.training.data.notes import look_alike_notes
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
 from labeldist.training.output.progress import SILENT, Progress
@@ -63,6 +64,8 @@ def table_report(
 
     with progress.step(f"reading {path}"):
         predictions = read_predictions(path, columns, table_format=table_format, note=take, say=take_and_say)
+    for clause in look_alike_notes(predictions.class_names):
+        take_and_say(clause)
     if train is not None:
         if predictions.texts is None:
             raise UserError(f"--train compares texts, and {path} has no column of texts. Name it with --text-column.")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from labeldist.training.atomic import read_json, write_json, writing_to
 from labeldist.training.config import RunSettings, check_settings
 from labeldist.training.data.corpus import Corpus, RawCorpus
+from labeldist.training.data.notes import matters
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import owning
 from labeldist.training.frozen import note_on_class_layer
@@ -146,7 +147,8 @@ def compare(
         check_folder(spec, folder)
     study = _Study(spec.settings, folder, corpora := _draw(spec, data), _fingerprints(spec, corpora))
     for note in corpora[spec.seeds[0]].notes:
-        if note.startswith(("label texts:", "coarse:")):
+        # What is drawn differs from seed to seed.
+        if matters(note) and " drawn from " not in note:
             say(note)
     for note in filter(None, (note_on_class_layer(name, corpora[spec.seeds[0]]) for name in spec.objectives)):
         say(note)

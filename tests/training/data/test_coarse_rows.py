@@ -81,7 +81,7 @@ def test_a_coarse_label_that_is_a_class_of_the_hierarchy_is_that_class(tmp_path)
     corpus = read(path, hierarchy=json.dumps(TREE), column="group").draw()
     assert not len(corpus.coarse)
     assert corpus.groups == {}
-    assert "coarse: no row of train has a coarse label alone" in corpus.notes
+    assert "groups: every row of train has a class, none a group alone" in corpus.notes
 
 
 def test_rows_without_a_label_and_rows_that_allow_all_are_left_out_and_said(tmp_path):
@@ -171,14 +171,15 @@ SEEN = "some,,number"
         (
             [*fine(), SEEN],
             {"column": "groups"},
-            "train.csv, line 2: there is no column 'groups' (--coarse-column); the columns are 'text', 'label', "
+            "train.csv: there is no column 'groups' (--coarse-column); the columns are 'text', 'label', "
             "'group'. Did you mean 'group'?",
         ),
         (
             [*fine(), SEEN],
             {"column": "label"},
-            "train.csv, line 2: no column is known to hold the label (label, labels, intent, category, class, topic, "
-            "target, ...); the columns are 'text', 'group'. Name it with --label-column.",
+            "train.csv: no column is known to hold the label (label, labels, intent, category, class, topic, "
+            "target, ...); the columns are 'text', 'label', 'group'. Name it with --label-column. "
+            "A csv or tsv file needs a header.",
         ),
         (
             [*fine(), SEEN],
