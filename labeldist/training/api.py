@@ -4,7 +4,7 @@ The command line calls `carry_out_run` and `carry_out_comparison`, too.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +185,8 @@ def compare(
     _check_objectives(*(objectives or ()))
     find, names = found(data, labels, test, validation)
     texts = _as_setting(label_texts, settings)
+    if not isinstance(seeds, Iterable):
+        raise TypeError(f"seeds must be a list of whole numbers, got {seeds!r}.")
     all_seeds = typed(tuple[int, ...], [plain(seed) for seed in seeds], "seeds")
     least_gain = typed(float, plain(margin), "margin")
 
@@ -275,7 +277,8 @@ def carry_out_run(
     check(known or wanted.standard)
     folders = {folder_of(spec) for spec in ([known] if known else [wanted.standard, wanted.few()])}
     if len(folders) == 1:
-        processes.on_main(lambda: check_new_folder(*folders))
+        folder = folders.pop()
+        processes.on_main(lambda: check_new_folder(folder))
     raw = processes.on_all(lambda: read_rows(find(), wanted.standard.settings.data))
     spec = _chosen(wanted, raw, options.say)
     if known is None:

@@ -218,6 +218,8 @@ def costs_of(costs: Costs | None, order: Sequence[Any], class_names: Sequence[st
     """
     if costs is not None and order:
         raise UserError("Give what mistakes cost either by --costs or by --order, not by both.")
+    if isinstance(order, str):
+        raise UserError(f"--order must be a list of all classes, got {shown(order)}.")
     if isinstance(costs, str | Path):
         return read_cost_file(costs, class_names)
     source = "--order" if order else "--costs"

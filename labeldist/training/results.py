@@ -14,9 +14,9 @@ import numpy as np
 
 from labeldist.messages import escape_controls
 from labeldist.training.arguments import says_it_in_python
-from labeldist.training.data.columns import text_of
+from labeldist.training.data.columns import Place, labeled_table, text_of
 from labeldist.training.data.corpus import read_split, split_of_table
-from labeldist.training.data.memory import memory_source
+from labeldist.training.data.memory import rows_of
 from labeldist.training.errors import UserError
 from labeldist.training.measures import MEASURES
 from labeldist.training.output.words import change, percent, verdict_sentence
@@ -36,6 +36,8 @@ _NUM_CONFUSED_SHOWN = 5
 
 def _checked(texts: str | Iterable[str]) -> list[str]:
     """One text or several as a list, each a string that is not blank."""
+    if not isinstance(texts, Iterable):
+        raise UserError(f"texts must be one text or several, got {texts!r}.")
     texts = [texts] if isinstance(texts, str) else list(texts)
     return [text_of({"text": text}, "text", f"Text {number}") for number, text in enumerate(texts, 1)]
 
@@ -213,7 +215,11 @@ class TrainedRun:
             split = read_split(data, self.class_names, text_column=text_column, label_column=label_column)
             return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
         table = data if labels is None else (data, labels)
-        rows = memory_source({"train": table}).table("train", text_column=text_column, label_column=label_column)
+        rows = labeled_table(
+            rows_of(table, "data")(), Place("data", "row"), text_column=text_column, label_column=label_column
+        )
+        if not len(rows):
+            raise UserError("data holds no rows.")
         split = split_of_table(rows, self.class_names)
         return self._predictor.evaluate(split, table_of_costs, calibrated=calibrated)
 
@@ -237,7 +243,7 @@ class TrainedRun:
             labeldist.training.errors.UserError: if `folder` exists and is not empty.
         """
         folder = Path(folder)
-        check_new_folder(folder)
+        check_new_folder(folder, "Choose another folder.")
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return folder
 

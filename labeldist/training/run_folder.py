@@ -357,8 +357,8 @@ def _object(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raise `UserError` if `folder` exists with anything in it."""
+def check_new_folder(folder: Path, cure: str | None = None) -> None:
+    """Raise `UserError` if `folder` exists with anything in it; the cure is another `--output`, or what is given."""
     with writing_to(folder):
         # Ignore a partial first file left by a killed run, and this process's own lock.
         free = (".json.partial", LOCK_FILE)
@@ -367,4 +367,5 @@ def check_new_folder(folder: Path) -> None:
         )
     if is_taken:
         hint = f" To go on with it: --resume {folder}." if RunFolder(folder).is_begun else ""
-        raise UserError(f"{folder} exists already and is never overwritten. Choose another --output.{hint}")
+        cure = cure or f"Choose another --output.{hint}"
+        raise UserError(f"{folder} exists already and is never overwritten. {cure}")

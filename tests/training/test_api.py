@@ -77,7 +77,7 @@ def test_a_loaded_run_predicts_and_evaluates(run, tmp_path):
     assert again.evaluate(TEXTS[90:], LABELS[90:]) == run.metrics.test
     with pytest.raises(UserError, match="Text 2: the text is empty"):
         run.predict(["a", " "])
-    with pytest.raises(UserError, match=r"texts \(train\), row 1: the label 'no' is no class"):
+    with pytest.raises(UserError, match=r"data, row 1: the label 'no' is no class"):
         run.evaluate(["a"], ["no"])
 
 
@@ -92,6 +92,7 @@ def test_a_temporary_run_goes_with_its_object():
 
 
 def test_the_callers_random_states_are_left_alone():
+    torch.use_deterministic_algorithms(False)
     torch.manual_seed(5)
     np.random.seed(5)
     random.seed(5)
@@ -140,6 +141,20 @@ def test_float64_may_be_the_callers_default(objective, tmp_path):
         assert load(trained.folder).embed([]).dtype == np.float32
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_mistakes_of_a_call_are_told_in_its_words(run, tmp_path):
+    for message, call in (
+        ("data: texts and labels must be equally many, got 2", lambda: run.evaluate(["a", "b"], ["x"])),
+        ("data holds no rows", lambda: run.evaluate([], [])),
+        ("texts must be one text or several, got 3", lambda: run.predict(3)),
+        ("order must be a list of all classes, got 'a b'", lambda: run.predict("x", order="a b")),
+        (r"exists already and is never overwritten. Choose another folder\.$", lambda: run.save(run.folder)),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    with pytest.raises(TypeError, match="seeds must be a list of whole numbers, got 2"):
+        compare(TEXTS, LABELS, seeds=2)  # type: ignore[arg-type]
 
 
 def test_another_device_is_refused(finished_run):
