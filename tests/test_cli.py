@@ -816,6 +816,34 @@ def test_predict_refuses_mistakes(refusal, finished_run, tmp_path, monkeypatch):
     assert refusal("predict", finished_run) == "standard input holds no texts."
 
 
+def test_a_text_after_an_order_is_told(refusal, finished_run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    sentence = refusal("predict", finished_run, "--order", *CLASSES, "never too fast")
+    assert sentence.startswith("--order: There is no class 'never too fast'")
+    assert sentence.endswith(" Texts go before --order.")
+
+
+def test_settings_that_an_objective_leaves_aside_are_told(capsys, tickets, tmp_path):
+    flags = ["--objective", "ce", "--temperature", "0.1", "--max-distance", "3", "--softness", "1", "--no-report"]
+    assert main(["train", "--data", str(tickets), *QUICK, *flags, "-o", str(tmp_path / "run")]) == 0
+    words = " ".join(capsys.readouterr().err.split())
+    assert "--objective ce does not use --temperature, --softness, --max-distance." in words
+
+
+def test_classes_that_look_alike_are_told_to_everybody(capsys, tmp_path):
+    rows = messages(120)
+    for row in rows[::5]:
+        row["label"] = row["label"].upper()
+    data = write_rows(tmp_path / "train.jsonl", rows)
+    flags = [*QUICK, "--objective", "ce", "--no-report", "-o", str(tmp_path / "run")]
+    assert main(["train", "--data", str(data), *flags]) == 0
+    assert "labels that look alike are different classes: " in " ".join(capsys.readouterr().err.split())
+    table = tmp_path / "predictions.csv"
+    table.write_text("label,prediction\na,a\nb,B\na,b\n", encoding="utf-8")
+    assert main(["report", str(table)]) == 0
+    assert "labels that look alike are different classes: 'B' and 'b' (case)" in capsys.readouterr().err
+
+
 def test_predict_leaves_the_files_of_others_alone(finished_run):
     write("out.jsonl.partial", "another process's")
     assert main(["predict", str(finished_run), "is it fast?", "-o", "out.jsonl"]) == 0

@@ -218,7 +218,8 @@ def _predict(command: Predict) -> None:
     if table_format and command.file is None:
         raise UserError("--delimiter and --quotes belong to --file.")
     if not command.texts and command.file is None and sys.stdin.isatty():
-        raise UserError("Give texts on the command line, a file by --file, or pipe texts in.")
+        where = " (before --order)" if command.order else ""
+        raise UserError(f"Give texts on the command line{where}, a file by --file, or pipe texts in.")
     _check_new_file(command.output)
     predictor = Predictor.from_run(command.run, device=command.device, trust_remote_code=command.trust_remote_code)
     given = [text_of({"text": text}, "text", f"Text {i}") for i, text in enumerate(command.texts, 1)]
@@ -230,7 +231,12 @@ def _predict(command: Predict) -> None:
         # Here: other predictions need none of it.
         from labeldist.training.relations import costs_of
 
-        costs = costs_of(command.costs, command.order, predictor.class_names)
+        try:
+            costs = costs_of(command.costs, command.order, predictor.class_names)
+        except UserError as error:
+            # It takes all words that follow it.
+            cure = " Texts go before --order." if command.order and not command.texts and not command.file else ""
+            raise UserError(f"{error}{cure}") from error
     predictions = predictor.predictions(texts, costs, top_k=command.top_k, calibrated=command.calibrated)
     if command.output is not None or not sys.stdout.isatty():
         predictions = _counted(predictions)

@@ -227,7 +227,7 @@ class Predict:
     """Costs of mistakes, to choose the class of least expected cost: a JSON file, or a csv or tsv table.
     JSON is {true class: {chosen class: cost}}. A table has class names in its first row and column."""
     order: tuple[str, ...] = ()
-    """All classes from one end to the other: each step between true and chosen class costs 1."""
+    """All classes from one end to the other: each step between true and chosen class costs 1. Texts go before it."""
     calibrated: bool = False
     """Use probabilities at the temperature that was fitted on the validation rows of the run, also with costs."""
     top_k: Annotated[int | None, arg(aliases=["-k"])] = None

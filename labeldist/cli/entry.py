@@ -82,7 +82,7 @@ def _parsed(argv: list[str]) -> Any:
     return tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="labeldist",
-        description="Train text classifiers whose classes are easily confused, by label-distance contrastive learning.",
+        description="Train text classifiers whose classes are easily confused, and see what they confuse.",
         args=argv or ["--help"],
         config=_configuration(),
     )

@@ -55,10 +55,10 @@ class DataSettings:
     """Column with the coarse label (a group of classes) of training rows whose label is missing."""
     hierarchy: str | None = None
     """JSON file {group: [classes or nested groups]}. A training label that names a group is a coarse label.
-    The objectives near, far, graded and levels use the hierarchy as the relation of the classes."""
+    The objectives that use a relation of the classes (near, far, graded, ...) take it from the hierarchy."""
     hierarchy_separator: str | None = None
     """Text between the parts of class names such as NUM:date. A training label that is a prefix is a coarse label.
-    The objectives near, far, graded and levels use these parts as the relation of the classes."""
+    The objectives that use a relation of the classes (near, far, graded, ...) take it from these parts."""
     costs: str | None = field(default=None, metadata=ADDED)
     """Costs of mistakes, to measure them on the test rows: a JSON file {true class: {chosen class: cost}}, or a table.
     A csv or tsv table has class names in its first row and column."""
@@ -173,10 +173,10 @@ class MatrixSettings:
     """adaptive: push confused classes apart harder (`near`, the paper), or all others (`far`).
     `graded`: rows of confused classes are weak positives."""
     order: tuple[str, ...] = ()
-    """All classes from one end to the other, such as `bad fair good`: the relation for near, far, graded and levels.
+    """All classes from one end to the other, such as `bad fair good`: the relation for near, far, graded, ...
     The run then measures the mean absolute error in steps of this order."""
     relation_file: Path | None = field(default=None, metadata=ADDED)
-    """The relation for near, far, graded and levels: a csv or tsv table of closeness, or JSON.
+    """The relation for near, far, graded, ...: a csv or tsv table of closeness, or JSON.
     A table has class names in its first row and column.
     JSON contains closeness, distances, costs, an order, groups, pairs or a hierarchy."""
     relevance_weight: float = 0.1
