@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from labeldist.class_names import Class, class_indices, resolve_names
+from labeldist.confusion import ArrayLike
 from labeldist.ldm.hierarchy import Hierarchy
 from labeldist.messages import shown
 
@@ -20,12 +20,16 @@ _MAX_DEPTH = 1000
 
 
 def group_masks(
-    groups: Tensor | Groups, *, class_names: Sequence[str] | None = None, num_classes: int | None = None
+    groups: Tensor | Groups | ArrayLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
 ) -> Tensor:
     """Convert groups of classes to a mask.
 
     Args:
-        groups: `{"number": ["count", "date"]}`, a list of lists of classes (names or indices), or a boolean `(G, C)`.
+        groups: `{"number": ["count", "date"]}`, a list of lists of classes (names or indices), or a boolean `(G, C)`:
+            a tensor or a numpy array.
         class_names: one name per class.
         num_classes: `C`, instead of names. If `groups` is a tensor, neither is needed.
 
@@ -41,8 +45,9 @@ def group_masks(
         >>> group_masks({"number": ["count", "date"]}, class_names=["count", "place", "date"])
         tensor([[ True, False,  True]])
     """
-    if isinstance(groups, np.ndarray):
-        groups = torch.from_numpy(groups)
+    # A numpy array, without a need of numpy.
+    if hasattr(groups, "__array__"):
+        groups = torch.as_tensor(groups)
     if isinstance(groups, Tensor):
         if class_names is not None:
             num_classes = len(class_names)
