@@ -16,6 +16,7 @@ from benchmarks.outside.__main__ import main
 from benchmarks.outside.methods import METHODS, Task, run
 from benchmarks.outside.rows import ALL, draw
 from benchmarks.outside.trainers import R_DROP_WEIGHT, SMOOTHING, plain, r_drop, smoothed, supcon
+from benchmarks.records import load
 from labeldist.training.config import DataSettings
 from labeldist.training.data.corpus import load_corpus
 from labeldist.training.run_data import draw_splits
@@ -173,6 +174,28 @@ def test_a_table_compares_every_method_with_the_plain_trainer():
     assert "Without trainer there is nothing to compare with." in tables.report(record)
     record["runs"] = []
     assert tables.report(record) == "No run has ended."
+
+
+def test_a_table_of_methods_has_the_difference_to_the_library():
+    record = made_record()
+    for one in record["runs"]:
+        one["method"] = "labeldist" if one["method"] == "trainer" else one["method"]
+    lines = tables.methods_table(record).splitlines()
+    assert lines[0] == "| method | a, all labels: % | seconds |"
+    assert "| labeldist | 80.0 | 3 |" in lines
+    assert "| r-drop | 82.0<br>+2.0 (-0.5 to +4.5) | 3 |" in lines
+    assert "| setfit | 79.0<br>-1.0 | 2 |" in lines
+
+
+@pytest.mark.parametrize("path", sorted(tables.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_has_every_method_of_every_seed(path):
+    record = load(path)
+    assert len({key_of(one) for one in record["runs"]}) == len(record["runs"])
+    assert record["evaluated"] == "test"
+    assert record["steps"] is None
+    cells = {(one["corpus"], one["shots"], one["seed"]) for one in record["runs"]}
+    found = {(one["method"], one["corpus"], one["shots"], one["seed"]) for one in record["runs"]}
+    assert found == {(method, *cell) for method in METHODS for cell in cells}
 
 
 def test_cross_entropy_is_the_plain_loss():

@@ -5,6 +5,7 @@ python -m benchmarks.outside.table RECORD.json
 
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.few_labels.table import scores_of, settings, table, time_table
@@ -12,8 +13,10 @@ from benchmarks.records import load
 from labeldist.training.output.words import points
 from labeldist.training.study.statistics import holm, paired_difference
 
-__all__ = ["difference_table", "report"]
+__all__ = ["RESULTS", "difference_table", "methods_table", "report"]
 
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "outside"
+OWN = "labeldist"
 BASE = "trainer"
 """What every other method is compared with: cross-entropy by the Trainer as it comes."""
 
@@ -53,6 +56,30 @@ def difference_table(record: dict[str, Any], base: str = BASE) -> str:
                 at = "" if p_value is None else f", p {p_value:.2f}"
                 row.append(f"{points(difference.mean)} ({points(difference.low)} to {points(difference.high)}{at})")
         lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def methods_table(record: dict[str, Any]) -> str:
+    """Markdown: a line for each method, with accuracy, seconds to train and, below, the difference to `labeldist`.
+
+    Differences are in points, paired by seed, with 95 % intervals that are not corrected for the number of looks.
+    """
+    scores, seconds = scores_of(record), scores_of(record, "train_seconds")
+    cells = [cell for cell in scores[OWN] if cell[0] != "mean"]
+    headings = [f"{corpus}, {shots or 'all'} labels: % | seconds" for corpus, shots in cells]
+    lines = [f"| method | {' | '.join(headings)} |", f"|---|{'--:|--:|' * len(cells)}"]
+    for method in scores:
+        columns = []
+        for cell in cells:
+            found = scores[method].get(cell, {})
+            shown = f"{100 * mean(found.values()):.1f}" if found else "not run"
+            if found and method != OWN:
+                seeds = sorted(found.keys() & scores[OWN][cell].keys())
+                one = paired_difference([found[seed] for seed in seeds], [scores[OWN][cell][seed] for seed in seeds])
+                bounds = "" if one.low is None or one.high is None else f" ({points(one.low)} to {points(one.high)})"
+                shown += f"<br>{points(one.mean)}{bounds}"
+            columns += [shown, f"{mean(seconds[method][cell].values()):.0f}" if found else ""]
+        lines.append(f"| {method} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 
