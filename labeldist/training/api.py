@@ -360,7 +360,9 @@ def go_on_with_run(
         # After the data: settings that a recipe derives from them would differ with them.
         asked = _chosen(_with_texts_of_use(wanted), raw, _nothing)
         asked = replace(asked, settings=asked.settings.with_absolute_paths())
-        check_same_settings(begun.to_json(), asked.to_json(), f"{folder} holds a run")
+        # Of a folder, no trust is ever read; whether there is enough, `resume_run` finds out.
+        free = ("data", "trust_remote_code")
+        check_same_settings(begun.to_json(), asked.to_json(), f"{folder} holds a run", but=free)
         return corpus
 
     resume_run(folder, options, processes.on_all(check), trust_remote_code=trusts)

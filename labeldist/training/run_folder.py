@@ -1,7 +1,7 @@
 """A run's folder: the names of its files, what is written into them, and what makes it whole."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,16 @@ class RunSpec:
         check_seed(self.seed)
 
 
-def check_same_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any], holds: str) -> None:
+def check_same_settings(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], holds: str, *, but: Sequence[str] = ("data",)
+) -> None:
     """Raise `UserError` unless settings are those that a folder was begun with.
-
-    Where the data lie is left out, since their fingerprint tells whether they are the same.
 
     Args:
         stored: settings of the folder, as JSON: options, or sections of them.
         wanted: those asked for, likewise.
         holds: what the folder holds, for the message.
+        but: options that may differ: where the data lie, since their fingerprint tells whether they are the same.
 
     Examples:
         >>> check_same_settings({"model": {"dropout": 0.5}}, {"model": {"dropout": 0.1}}, "a holds a run")
@@ -64,8 +65,8 @@ def check_same_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any], ho
     for name, value in wanted.items():
         there = stored.get(name)
         if isinstance(value, dict) and isinstance(there, dict) and name in _SECTIONS:
-            check_same_settings(there, value, holds)
-        elif name not in ("data", "trust_remote_code") and there != value:
+            check_same_settings(there, value, holds, but=but)
+        elif name not in but and there != value:
             asked = f"not {value}" if value is not None else "which this call does not give"
             raise UserError(
                 f"{holds} with --{name.replace('_', '-')} {there}, {asked}. Choose another --output, or the same "
