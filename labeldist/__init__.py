@@ -128,7 +128,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _imported(name: str) -> Any:
-    # Packages that are imported along draw random numbers, and the caller's must not depend on when they are.
+    # Some packages draw random numbers on import; the caller's random state must not change.
     state = random.getstate()
     try:
         return importlib.import_module(f"labeldist.{name}")

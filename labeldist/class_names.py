@@ -100,7 +100,7 @@ def class_indices(names: Iterable[Class], class_names: Sequence[str]) -> list[in
 
 
 def _as_index(value: Any) -> int:
-    # True would be class 1: a mask of classes was meant.
+    # True counts as 1, but whoever passes it means a mask of classes.
     if isinstance(value, bool) or not hasattr(value, "__index__") or str(getattr(value, "dtype", "")) == "torch.bool":
         raise TypeError(
             f"A class is a name or an index, got {value!r}. Give a mask of classes as a boolean tensor, where one is "

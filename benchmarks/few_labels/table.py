@@ -19,6 +19,7 @@ __all__ = [
     "RESULTS",
     "comparison_table",
     "default_pairs",
+    "difference",
     "difference_table",
     "load",
     "report",
@@ -77,7 +78,7 @@ def difference_table(record: dict[str, Any], pairs: Sequence[tuple[str, str]] | 
         f"|---|--:|{'--:|' * len(pairs)}",
     ]
     for corpus, shots in _cells(record):
-        cells = [_difference(scores, first, second, (corpus, shots)) for first, second in pairs]
+        cells = [difference(scores, first, second, (corpus, shots)) for first, second in pairs]
         if any(cells):
             lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -93,8 +94,8 @@ def comparison_table(record: dict[str, Any], first: str, second: str) -> str:
     # A stable sort: the order of corpora stays.
     for corpus, shots in sorted(_cells(record), key=lambda cell: cell[0] != ALL):
         means = [_mean(list(cells.get((corpus, shots), {}).values())) for cells in scores.values()]
-        difference = _difference(scores, first, second, (corpus, shots))
-        lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(means)} | {difference} |")
+        means.append(difference(scores, first, second, (corpus, shots)))
+        lines.append(f"| {corpus} | {shots or 'all'} | {' | '.join(means)} |")
     return "\n".join(lines)
 
 
@@ -202,15 +203,16 @@ def _cells(record: dict[str, Any]) -> list[tuple[str, int]]:
     return [(corpus, number) for corpus in [*_corpora(record), ALL] for number in shots]
 
 
-def _difference(scores: Scores, first: str, second: str, cell: tuple[str, int]) -> str:
+def difference(scores: Scores, first: str, second: str, cell: tuple[str, int]) -> str:
+    """The difference of two methods in points, paired by seed, with its 95 % interval; empty without a common seed."""
     ours, theirs = scores[first].get(cell, {}), scores[second].get(cell, {})
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         return ""
-    difference = paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-    if difference.low is None or difference.high is None:
-        return points(difference.mean)
-    return f"{points(difference.mean)} ({points(difference.low)} to {points(difference.high)})"
+    found = paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+    if found.low is None or found.high is None:
+        return points(found.mean)
+    return f"{points(found.mean)} ({points(found.low)} to {points(found.high)})"
 
 
 def _mean(scores: list[float]) -> str:

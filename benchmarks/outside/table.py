@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.few_labels.table import scores_of, settings, table, time_table
+from benchmarks.few_labels.table import difference, scores_of, settings, table, time_table
 from benchmarks.records import load
 from labeldist.training.output.words import points
 from labeldist.training.study.statistics import holm, paired_difference
@@ -60,7 +60,7 @@ def difference_table(record: dict[str, Any], base: str = BASE) -> str:
 
 
 def methods_table(record: dict[str, Any]) -> str:
-    """Markdown: a line for each method, with accuracy, seconds to train and, below, the difference to `labeldist`.
+    """Markdown: a line for each method: accuracy, below it the difference to `labeldist`, and seconds to train.
 
     Differences are in points, paired by seed, with 95 % intervals that are not corrected for the number of looks.
     """
@@ -74,10 +74,7 @@ def methods_table(record: dict[str, Any]) -> str:
             found = scores[method].get(cell, {})
             shown = f"{100 * mean(found.values()):.1f}" if found else "not run"
             if found and method != OWN:
-                seeds = sorted(found.keys() & scores[OWN][cell].keys())
-                one = paired_difference([found[seed] for seed in seeds], [scores[OWN][cell][seed] for seed in seeds])
-                bounds = "" if one.low is None or one.high is None else f" ({points(one.low)} to {points(one.high)})"
-                shown += f"<br>{points(one.mean)}{bounds}"
+                shown += f"<br>{difference(scores, method, OWN, cell)}"
             columns += [shown, f"{mean(seconds[method][cell].values()):.0f}" if found else ""]
         lines.append(f"| {method} | {' | '.join(columns)} |")
     return "\n".join(lines)

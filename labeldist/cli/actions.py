@@ -234,7 +234,7 @@ def _predict(command: Predict) -> None:
         try:
             costs = costs_of(command.costs, command.order, predictor.class_names)
         except UserError as error:
-            # It takes all words that follow it.
+            # --order takes all words that follow it.
             cure = " Texts go before --order." if command.order and not command.texts and not command.file else ""
             raise UserError(f"{error}{cure}") from error
     predictions = predictor.predictions(texts, costs, top_k=command.top_k, calibrated=command.calibrated)

@@ -45,7 +45,7 @@ def group_masks(
         >>> group_masks({"number": ["count", "date"]}, class_names=["count", "place", "date"])
         tensor([[ True, False,  True]])
     """
-    # A numpy array, without a need of numpy.
+    # A NumPy array; the core does not import NumPy.
     if hasattr(groups, "__array__"):
         groups = torch.as_tensor(groups)
     if isinstance(groups, Tensor):

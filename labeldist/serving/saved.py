@@ -53,7 +53,7 @@ class SavedClassifier:
             ValueError: if a file is damaged, or the files do not belong together.
         """
         config = read_config(folder)
-        # A model begins with random weights: the caller's random numbers stay as they are.
+        # Building a model draws random weights; the caller's random state must not change.
         with torch.random.fork_rng(devices=[]):
             return cls._from_folder(folder, config, max_length, device)
 

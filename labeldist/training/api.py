@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from labeldist.class_names import look_alikes
 from labeldist.training import processes
 from labeldist.training.arguments import FindSource, found, in_python, plain, says_it_in_python, settings_of
 from labeldist.training.data.corpus import Corpus, RawCorpus
-from labeldist.training.data.label_texts import LabelTexts, names_read_alike, with_label_texts
+from labeldist.training.data.label_texts import LabelTexts, with_label_texts
 from labeldist.training.data.names import data_name
 from labeldist.training.errors import UserError
 from labeldist.training.label_distances import draw_folds, needs_counting
@@ -267,7 +268,7 @@ def carry_out_run(
     Raises:
         UserError: see `labeldist.training.run.start_run`.
     """
-    wanted = _with_texts_of_use(wanted)
+    wanted = _without_unused_texts(wanted)
     known = wanted.decided
 
     def check(spec: RunSpec) -> None:
@@ -291,8 +292,8 @@ def carry_out_run(
     start_run(spec, processes.on_all(draw), folder_of(spec), options)
 
 
-def _with_texts_of_use(wanted: ByRecipe[RunSpec]) -> ByRecipe[RunSpec]:
-    """Without label texts for an objective that takes none; a `UserError` if they were asked for."""
+def _without_unused_texts(wanted: ByRecipe[RunSpec]) -> ByRecipe[RunSpec]:
+    """Drop the default label texts if the objective uses none; raise `UserError` if the user asked for some."""
     objective = wanted.few_labels.objective
     spec = OBJECTIVES[objective]
     if spec.frozen_head is None or spec.label_texts:
@@ -314,8 +315,8 @@ def _without_label_texts(wanted: ByRecipe[Spec]) -> ByRecipe[Spec]:
 def _chosen(wanted: ByRecipe[Spec], raw: RawCorpus, say: Say) -> Spec:
     """What is wanted under the recipe that these data ask for; said where the data decided."""
     asked = wanted.standard.settings
-    # What was not asked for must not fail.
-    if asked.data.label_texts == "none" and names_read_alike(raw.class_names):
+    # Names that differ in case alone are no label texts, and a default must not fail.
+    if asked.data.label_texts == "none" and look_alikes(raw.class_names):
         wanted = _without_label_texts(wanted)
     labels = raw.labels_per_class(asked.data.shots)
     spec = wanted.chosen(
@@ -342,12 +343,12 @@ def go_on_with_run(
     options: RunOptions,
     label_texts: LabelTexts | None = None,
 ) -> None:
-    """Continue a run that was begun with the same data and settings; of a finished one they are checked only.
+    """Continue a run that was begun with the same data and settings. For a finished run, only check them.
 
     Arguments as in `carry_out_run`.
 
     Raises:
-        UserError: if data or settings differ, or see `labeldist.training.run.resume_run`.
+        UserError: if data or settings differ; or as in `labeldist.training.run.resume_run`.
     """
     trusts = wanted.standard.settings.model.trust_remote_code
     begun = RunFolder(folder).read_config().spec
@@ -357,10 +358,10 @@ def go_on_with_run(
         data = begun.settings.data
         corpus = draw_splits(with_label_texts(raw, data, label_texts), data, begun.seed)
         check_fingerprint(folder, corpus)
-        # After the data: settings that a recipe derives from them would differ with them.
-        asked = _chosen(_with_texts_of_use(wanted), raw, _nothing)
+        # After the data, because a recipe derives settings from them.
+        asked = _chosen(_without_unused_texts(wanted), raw, _nothing)
         asked = replace(asked, settings=asked.settings.with_absolute_paths())
-        # Of a folder, no trust is ever read; whether there is enough, `resume_run` finds out.
+        # A stored config never grants trust; `resume_run` checks whether it is needed.
         free = ("data", "trust_remote_code")
         check_same_settings(begun.to_json(), asked.to_json(), f"{folder} holds a run", but=free)
         return corpus

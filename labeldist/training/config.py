@@ -22,6 +22,7 @@ __all__ = [
     "OptimSettings",
     "RunSettings",
     "check_settings",
+    "flag_of",
     "option_names",
     "section_of",
 ]
@@ -278,6 +279,16 @@ class RunSettings:
 def _absolute(name: str) -> str:
     """A name of the hub stays as it is."""
     return str(Path(name).absolute()) if Path(name).exists() else name
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting on the command line.
+
+    Examples:
+        >>> flag_of("max_distance")
+        '--max-distance'
+    """
+    return f"--{name.replace('_', '-')}"
 
 
 def section_of(option: str) -> str | None:

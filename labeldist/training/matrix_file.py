@@ -261,7 +261,7 @@ def _json_of(text: str) -> Any:
 
 
 def _under(content: Any) -> str:
-    # As `--hierarchy` and `--relation-file` take it.
+    # A bare tree, as `--hierarchy` and `--relation-file` take it.
     is_tree = isinstance(content, dict) and content and all(isinstance(one, dict | list) for one in content.values())
     return ' Put a hierarchy under the key "hierarchy".' if is_tree else ""
 

@@ -14,7 +14,7 @@ from labeldist.serving.batches import Predictions
 from labeldist.training import processes
 from labeldist.training.atomic import write_json, writing_to
 from labeldist.training.calibration import calibration_of
-from labeldist.training.config import RunSettings
+from labeldist.training.config import RunSettings, flag_of
 from labeldist.training.data.corpus import NO_ROWS, Corpus, training_rows
 from labeldist.training.data.notes import matters
 from labeldist.training.encoders import build_classifier, parameter_count
@@ -283,7 +283,7 @@ def _carry_out(
     for note in _notes(spec, corpus):
         (options.say if matters(note) else options.note)(note)
     if unused := unused_settings(spec):
-        options.say(f"--objective {spec.objective} does not use {listed(map(_flag, unused), 9)}.")
+        options.say(f"--objective {spec.objective} does not use {listed(map(flag_of, unused), 9)}.")
     tokens = options.tokens or TokenCache()
     choice = _chosen_matrix(spec, corpus, run, options, tokens)
     # Exclude confusion counting from the time: several objectives share it.
@@ -422,10 +422,6 @@ def _say_what_happened(spec: RunSpec, fitted: Fitted, num_updates: int, say: Cal
     if OBJECTIVES[spec.objective].matrix == "adaptive" and not num_updates:
         what = "graded targets" if spec.settings.matrix.adaptive_use == "graded" else "label distances"
         say(f"The {what} had not moved before the best epoch: the model is that of plain contrast.")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _num_rows(spec: RunSpec, corpus: Corpus) -> dict[str, int]:

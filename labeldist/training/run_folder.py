@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labeldist.training.atomic import make_readable_like_others, read_json, write_json, writing_to
-from labeldist.training.config import RunSettings, check_settings
+from labeldist.training.config import RunSettings, check_settings, flag_of
 from labeldist.training.errors import UserError
 from labeldist.training.folder_lock import LOCK_FILE
 from labeldist.training.matrix_json import matrix_from_json
@@ -69,7 +69,7 @@ def check_same_settings(
         elif name not in but and there != value:
             asked = f"not {value}" if value is not None else "which this call does not give"
             raise UserError(
-                f"{holds} with --{name.replace('_', '-')} {there}, {asked}. Choose another --output, or the same "
+                f"{holds} with {flag_of(name)} {there}, {asked}. Choose another --output, or the same "
                 "settings to go on with it."
             )
 

@@ -46,7 +46,7 @@ def global_state_restored() -> Iterator[None]:
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     fills: bool = deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
     verbosity = logging.get_verbosity()
-    # Each a dictionary that all objects of a class share; of several processes it holds their group, and stays.
+    # Dictionaries of classes. With several processes they hold the process group and must stay.
     shared = [] if num_started() > 1 else [one._shared_state for one in (PartialState, AcceleratorState, GradientState)]
     before = [dict(one) for one in shared]
     try:

@@ -9,6 +9,7 @@ __all__ = ["unused_settings"]
 _OF_CONTRAST = ("ce_weight", "temperature", "weighting")
 _OF_DISTANCES = ("max_distance",)
 _OF_TARGETS = ("relevance_weight", "relevance_level")
+_OF_CLASSIFICATION = {"soft-labels": "softness", "margin": "class_margin"}
 _OF_UPDATES = ("warmup_fraction", "update_every", "normalization", "symmetric", "adaptive_use")
 
 
@@ -24,7 +25,7 @@ def unused_settings(spec: RunSpec) -> list[str]:
     used = _used(spec.objective, spec.settings.matrix.adaptive_use)
     recipe = RECIPES["few-labels" if spec.settings.optim.recipe == "few-labels" else "standard"].settings
     sections = ((spec.settings.loss, recipe.loss), (spec.settings.matrix, recipe.matrix))
-    known = (*_OF_CONTRAST, "softness", "class_margin", *_OF_DISTANCES, *_OF_TARGETS, *_OF_UPDATES)
+    known = (*_OF_CONTRAST, *_OF_CLASSIFICATION.values(), *_OF_DISTANCES, *_OF_TARGETS, *_OF_UPDATES)
     return [
         name
         for given, default in sections
@@ -35,13 +36,16 @@ def unused_settings(spec: RunSpec) -> list[str]:
 
 def _used(objective: Objective, adaptive_use: str) -> set[str]:
     spec = OBJECTIVES[objective]
+    is_graded = spec.matrix == "graded" or (spec.matrix == "adaptive" and adaptive_use == "graded")
     used: set[str] = set()
     if spec.matrix != "none":
-        used |= {*_OF_CONTRAST}
-    if spec.matrix in ("spread", "static", "near", "far") or (spec.matrix == "adaptive" and adaptive_use != "graded"):
-        used |= {*_OF_DISTANCES}
-    if spec.matrix == "graded" or (spec.matrix == "adaptive" and adaptive_use == "graded"):
-        used |= {*_OF_TARGETS}
+        used.update(_OF_CONTRAST)
+    if spec.matrix in ("spread", "static", "adaptive", "near", "far") and not is_graded:
+        used.update(_OF_DISTANCES)
+    if is_graded:
+        used.update(_OF_TARGETS)
     if spec.matrix == "adaptive":
-        used |= {*_OF_UPDATES}
-    return used | {"soft-labels": {"softness"}, "margin": {"class_margin"}}.get(spec.classification or "", set())
+        used.update(_OF_UPDATES)
+    if spec.classification is not None:
+        used.add(_OF_CLASSIFICATION[spec.classification])
+    return used

@@ -24,7 +24,7 @@ __all__ = [
     "text_of",
 ]
 
-_TABLE = re.compile(r"\.[ct]sv(\.gz)?$")
+_TABLE = re.compile(r"\.[ct]sv(\.gz)?$", re.IGNORECASE)
 
 MAX_TEXT = 2**22
 """Characters of one text. A model reads a text's first tokens, but a tokenizer takes memory for all of them."""
@@ -70,8 +70,8 @@ class Place:
         """Where the names of the columns of a row stand: in a header, or in the row itself.
 
         Examples:
-            >>> Place("train.csv").of_columns(2), Place("train.jsonl").of_columns(2)
-            ('train.csv', 'train.jsonl, line 2')
+            >>> Place("Train.CSV").of_columns(2), Place("train.jsonl").of_columns(2)
+            ('Train.CSV', 'train.jsonl, line 2')
         """
         return self.name if _TABLE.search(self.name) else self.at(number)
 

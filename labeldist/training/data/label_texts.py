@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from labeldist.class_names import look_alikes
 from labeldist.label_texts import label_text_rows, names_without_meaning
 from labeldist.messages import listed, shown
 from labeldist.training.config import DataSettings
@@ -16,7 +15,7 @@ from labeldist.training.data.corpus import Corpus, RawCorpus, Split, without_tex
 from labeldist.training.data.sources import find_source
 from labeldist.training.errors import UserError
 
-__all__ = ["LabelTexts", "names_as_rows", "names_read_alike", "with_label_texts"]
+__all__ = ["LabelTexts", "names_as_rows", "with_label_texts"]
 
 LabelTexts = Mapping[str, str | Sequence[str]]
 """One sentence or several for each class, by class name."""
@@ -58,16 +57,6 @@ def with_label_texts(raw: RawCorpus, data: DataSettings, given: LabelTexts | Non
             "each class helps more: --label-texts FILE"
         )
     return replace(raw, label_texts=Split(texts, np.asarray(labels, dtype=np.int64)), notes=(*raw.notes, *notes))
-
-
-def names_read_alike(class_names: Sequence[str]) -> bool:
-    """Whether two class names differ in nothing that a reader sees, such as case, and so are no label texts.
-
-    Examples:
-        >>> names_read_alike(["thanks", "Thanks"]), names_read_alike(["C", "C++"])
-        (True, False)
-    """
-    return bool(look_alikes(class_names))
 
 
 def names_as_rows(corpus: Corpus) -> Split:

@@ -298,7 +298,7 @@ def _table(comparison: Comparison, columns: Sequence[Column], width: int) -> str
 
 def _pair_changes(objective: str, pairs: PairChanges, baseline: str, width: int) -> list[str]:
     lines: list[str] = []
-    # Confusions that went to third classes are no repair: the right rows tell.
+    # Fewer confusions are no repair if the rows went to third classes; the right rows show it.
     for word, changes in (("less", pairs.repaired), ("more", pairs.broken)):
         if changes:
             lines.append(f"{objective} confuses {word} often")

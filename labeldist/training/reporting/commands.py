@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from labeldist.training.config import RunSettings
+from labeldist.training.config import RunSettings, flag_of
 from labeldist.training.recipes import RECIPES
 from labeldist.training.run_folder import RunSpec
 
@@ -73,9 +73,9 @@ def _options(settings: RunSettings) -> Iterator[str]:
 
 
 def _option(name: str, value: Any) -> Iterator[str]:
-    option = f"--{name.replace('_', '-')}"
+    option = flag_of(name)
     if isinstance(value, bool):
-        yield option if value else f"--no-{name.replace('_', '-')}"
+        yield option if value else f"--no-{option.removeprefix('--')}"
     elif isinstance(value, tuple):
         yield from (option, *map(str, value))
     elif value is not None:

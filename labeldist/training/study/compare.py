@@ -147,7 +147,7 @@ def compare(
         check_folder(spec, folder)
     study = _Study(spec.settings, folder, corpora := _draw(spec, data), _fingerprints(spec, corpora))
     for note in corpora[spec.seeds[0]].notes:
-        # What is drawn differs from seed to seed.
+        # Which rows are drawn depends on the seed.
         if matters(note) and " drawn from " not in note:
             say(note)
     for note in filter(None, (note_on_class_layer(name, corpora[spec.seeds[0]]) for name in spec.objectives)):
